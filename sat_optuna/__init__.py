@@ -1,0 +1,76 @@
+"""Find out in which residual blocks of a CNN self-attention pays.
+
+Names are imported when they are first used, so that `import sat_optuna` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sat_optuna.attention import build_attention
+    from sat_optuna.backbones import build_backbone
+    from sat_optuna.cost import Cost, measure
+    from sat_optuna.data import load_dataset
+    from sat_optuna.evidence.retrain import retrain
+    from sat_optuna.scheme import Scheme
+    from sat_optuna.search.objective import SupernetObjective, TrainObjective
+    from sat_optuna.search.sampler import PolicyGradientSampler
+    from sat_optuna.search.study import best_ticket
+    from sat_optuna.supernet import Supernet
+    from sat_optuna.surgery import materialise
+    from sat_optuna.ticket import AttentionSpec, Ticket
+    from sat_optuna.tracking import MLflowLog
+    from sat_optuna.training import fit, pretrain
+
+__all__ = [
+    "AttentionSpec",
+    "Cost",
+    "MLflowLog",
+    "PolicyGradientSampler",
+    "Scheme",
+    "Supernet",
+    "SupernetObjective",
+    "Ticket",
+    "TrainObjective",
+    "best_ticket",
+    "build_attention",
+    "build_backbone",
+    "fit",
+    "load_dataset",
+    "materialise",
+    "measure",
+    "pretrain",
+    "retrain",
+]
+
+_HOMES = {
+    "AttentionSpec": "ticket",
+    "Cost": "cost",
+    "MLflowLog": "tracking",
+    "PolicyGradientSampler": "search.sampler",
+    "Scheme": "scheme",
+    "Supernet": "supernet",
+    "SupernetObjective": "search.objective",
+    "Ticket": "ticket",
+    "TrainObjective": "search.objective",
+    "best_ticket": "search.study",
+    "build_attention": "attention",
+    "build_backbone": "backbones",
+    "fit": "training",
+    "load_dataset": "data",
+    "materialise": "surgery",
+    "measure": "cost",
+    "pretrain": "training",
+    "retrain": "evidence.retrain",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

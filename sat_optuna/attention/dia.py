@@ -1,0 +1,84 @@
+"""Dense-and-Implicit Attention (Huang et al., AAAI 2020, arXiv:1905.10671).
+
+One LSTM cell for all blocks of a stage; from connected block to connected block it carries (h, c):
+
+    y = mean over H, W of x
+    (i, f, g, o) = A(y) + B(h)        A, B: Linear(C, C/r), ReLU, Linear(C/r, 4C)
+    c' = sigmoid(f) c + sigmoid(i) tanh(g)
+    h' = sigmoid(o) sigmoid(c')
+    out = h' * x
+
+h and c are zeros at the first connected block of a stage. The paper draws the cell (fig. 3) and
+numbers none of these lines; they follow the authors' code, in which the last activation is a
+sigmoid where an LSTM has tanh.
+
+Differs from the paper: the cell's state is kept in float32 at least.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sat_optuna.attention.contract import (
+    Attention,
+    AttentionError,
+    State,
+    full_precision,
+    whole_number,
+)
+
+__all__ = ["DIA"]
+
+
+class DIA(Attention):
+    """A gate in (0, 1) for each channel, from an LSTM that runs along the blocks of a stage."""
+
+    sharings: ClassVar[tuple[str, ...]] = ("stage",)
+    recurrent: ClassVar[bool] = True
+
+    def __init__(self, channels: int, *, reduction: int = 4) -> None:
+        """Build the cell.
+
+        Args:
+            channels: C of the features.
+            reduction: channels to each hidden unit of A and B; rounded down to whole units.
+
+        Raises:
+            AttentionError: `reduction` is no whole number from 1 to `channels`.
+        """
+        super().__init__()
+        hidden = channels // whole_number("dia", "reduction", reduction)
+        if hidden < 1:
+            raise AttentionError(
+                f"dia has reduction = {reduction} for {channels} channels, which leaves no "
+                f"hidden unit; choose at most {channels}"
+            )
+        self.from_features = _two_layers(channels, hidden)
+        self.from_state = _two_layers(channels, hidden)
+
+    def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """Rescale each channel by the cell's new output.
+
+        Args:
+            features: (N, C, H, W).
+            state: (h, c), each (N, C), of the last connected block; None at the first.
+
+        Returns:
+            (N, C, H, W) features times the gate of their channel, and the new (h, c).
+        """
+        means = features.mean((2, 3))
+        if state is None:
+            state = (torch.zeros_like(full_precision(means)),) * 2
+        hidden, cell = state
+        gates = self.from_features(means) + self.from_state(hidden.to(means.dtype))
+        keep_in, forget, candidate, keep_out = full_precision(gates).chunk(4, dim=1)
+        cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
+        hidden = keep_out.sigmoid() * cell.sigmoid()
+        return features * hidden.to(features.dtype)[:, :, None, None], (hidden, cell)
+
+
+def _two_layers(channels: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 4 * channels)
+    )

@@ -1,0 +1,137 @@
+"""CIFAR residual networks (He et al., CVPR 2016, arXiv:1512.03385, section 4.2).
+
+Three stages of n blocks with w, 2w and 4w channels (w = 16 there): resnet20/32/44/56/110 have
+basic blocks and parameter-free shortcuts (option A: every second pixel, zero channels added), and
+n = 3/5/7/9/18. resnet164 has n = 18 post-activation bottlenecks of 4w, 8w and 16w channels with
+projection shortcuts (option B).
+
+Differs from the paper: the zero channels of option A go half on each side, as in the common
+re-implementations (the paper does not say where); resnet164 comes from the sequel
+(arXiv:1603.05027) and is post-activation here; input channels, width, stem stride and blocks a
+stage can be chosen.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sat_optuna.backbones.contract import Backbone, BackboneError, Block
+
+__all__ = ["BasicBlock", "Bottleneck", "basic_resnet", "bottleneck_resnet"]
+
+_EXPANSION = 4
+_STAGES = 3
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions beside a shortcut without parameters."""
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stride = stride
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        missing = channels - in_channels
+        self.padding = (0, 0, 0, 0, missing // 2, missing - missing // 2)
+
+    def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, C, H, W) features and the shortcut of the same shape.
+
+        Args:
+            x: (N, C_in, H_in, W_in).
+        """
+        features = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        features = self.bn2(self.conv2(features))
+        shortcut = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+        return features, F.pad(shortcut, self.padding) if any(self.padding) else shortcut
+
+    def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:
+        """Return relu(features + shortcut), (N, C, H, W)."""
+        return F.relu(features + shortcut, inplace=True)
+
+
+class Bottleneck(Block):
+    """A 3x3 convolution between two of 1x1, beside a shortcut, projected where shapes differ."""
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.channels = channels
+        inner = channels // _EXPANSION
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.projection: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.projection = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, C, H, W) features and the shortcut of the same shape.
+
+        Args:
+            x: (N, C_in, H_in, W_in).
+        """
+        features = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        features = F.relu(self.bn2(self.conv2(features)), inplace=True)
+        return self.bn3(self.conv3(features)), self.projection(x)
+
+    def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:
+        """Return relu(features + shortcut), (N, C, H, W)."""
+        return F.relu(features + shortcut, inplace=True)
+
+
+def _resnet(
+    block: Callable[..., Block],
+    *,
+    expansion: int,
+    in_channels: int,
+    classes: int,
+    width: int,
+    stem_stride: int,
+    blocks: Sequence[int],
+) -> Backbone:
+    _check(in_channels=in_channels, classes=classes, width=width, stem_stride=stem_stride)
+    if len(blocks) != _STAGES or min(blocks) < 1:
+        raise BackboneError(
+            f"blocks = {tuple(blocks)} given; a CIFAR ResNet has {_STAGES} stages, "
+            "give each at least one block"
+        )
+    stem = nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
+    stages: list[list[Block]] = []
+    inputs = width
+    for stage, size in enumerate(blocks):
+        channels = expansion * width * 2**stage
+        first = block(inputs, channels, stride=1 if stage == 0 else 2)
+        stages.append([first, *(block(channels, channels, stride=1) for _ in range(size - 1))])
+        inputs = channels
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+    backbone = Backbone(stem=stem, stages=stages, head=head)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return backbone
+
+
+def _check(**settings: object) -> None:
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BackboneError(
+                f"{name} = {value!r} given; give a whole number that is at least 1"
+            )
+
+
+basic_resnet = partial(_resnet, BasicBlock, expansion=1)
+bottleneck_resnet = partial(_resnet, Bottleneck, expansion=_EXPANSION)

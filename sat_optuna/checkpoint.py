@@ -1,0 +1,108 @@
+"""Checkpoints: tensors and a JSON record in one safetensors file; no pickle anywhere.
+
+The record can be read without importing torch, so that finding a step done costs nothing.
+"""
+
+import json
+import os
+import platform
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sat_optuna.errors import CheckpointError
+from sat_optuna.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["EpochRecord", "environment", "load_tensors", "read_record", "save_checkpoint", "versions"]
+
+_KEY = "sat_optuna"
+_PACKAGES = ("sat_optuna", "torch", "torchvision", "optuna", "mlflow", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """What one epoch did.
+
+    Attributes:
+        epoch: from 0.
+        loss: mean cross-entropy of the training steps.
+        accuracy: per cent of augmented training images classified right during the steps.
+        lr: learning rate of the last step.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    lr: float
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Return what a training's bits depend on beside its seed: versions, machine, threads."""
+    kept = {name: version(name) for name in ("torch", "numpy")}
+    machine = f"{platform.machine()} {platform.system()} {os.cpu_count()} cores"
+    return {"versions": kept, "machine": machine, "device": device, "threads": threads}
+
+
+def save_checkpoint(path: Path, tensors: "Mapping[str, Tensor]", record: Mapping[str, Any]) -> Path:
+    """Write tensors and record to `path`, whole or not at all.
+
+    Args:
+        path: the file.
+        tensors: by name; stored contiguous.
+        record: anything JSON can hold.
+    """
+    from safetensors.torch import save
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    payload = save(plain, metadata={_KEY: json.dumps(record)})
+    return write_atomically(path, lambda temporary: temporary.write_bytes(payload))
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the JSON record of a checkpoint without reading its tensors.
+
+    Raises:
+        CheckpointError: there is no such file, or it is cut or not ours.
+    """
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
+            if path.stat().st_size != 8 + length + max(ends, default=0):
+                raise ValueError("its length is not the one it declares")  # noqa: TRY301
+        record: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
+    except (OSError, ValueError, KeyError, TypeError, struct.error, MemoryError) as error:
+        raise CheckpointError(
+            f"cannot read checkpoint {path}: {error}; delete it and run the same command again"
+        ) from error
+    return record
+
+
+def load_tensors(path: Path) -> "dict[str, Tensor]":
+    """Return the tensors of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: there is no such file, or it is cut or not ours.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read_record(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot read checkpoint {path}: {error}; delete it and run the same command again"
+        ) from error

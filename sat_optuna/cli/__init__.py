@@ -1,0 +1,108 @@
+"""The command line: `sat-optuna COMMAND STUDY|TICKET`; one command a file, imported when run."""
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import click
+
+from sat_optuna.errors import SatOptunaError
+
+__all__ = ["main", "sat_optuna"]
+
+# In the order of a study's life, which `--help` keeps.
+_COMMANDS = {
+    "new": "new:new",
+    "check": "check:check",
+    "run": "run:run",
+    "pretrain": "pretrain:pretrain",
+    "search": "search:search",
+    "trials": "trials:trials",
+    "ticket": "ticket:ticket",
+    "retrain": "retrain:retrain",
+    "report": "report:report",
+    "show": "show:show",
+    "ls": "ls:ls",
+    "data": "data:data",
+    "dashboard": "dashboard:dashboard",
+    "ui": "ui:ui",
+    "doctor": "doctor:doctor",
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command's file when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(
+            importlib.import_module(f"sat_optuna.cli.{module}"), attribute
+        )
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Turn our errors into one sentence and exit code 1; `--debug` shows where they arose."""
+        try:
+            return super().invoke(ctx)
+        except SatOptunaError as error:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Also show the libraries' own messages.")
+@click.option("-q", "--quiet", is_flag=True, help="Show results alone, no progress.")
+@click.option("--debug", is_flag=True, help="Show where an error arose.")
+@click.version_option(package_name="sat_optuna", prog_name="sat-optuna")
+@click.pass_context
+def sat_optuna(ctx: click.Context, *, verbose: bool, quiet: bool, debug: bool) -> None:
+    """Find out in which residual blocks of a CNN self-attention pays.
+
+    \b
+    sat-optuna run studies/quickstart     the whole road, about five minutes
+    sat-optuna new mine                   a study of your own, then edit its study.toml
+    sat-optuna run mine                   pretrain, search, retrain with controls, report
+
+    STUDY is a folder that holds study.toml, or the name of one under studies/.
+    Each option can be set by environment, SAT_OPTUNA_<COMMAND>_<OPTION>.
+    """
+    from sat_optuna.cli.console import Console
+
+    ctx.obj = Console(quiet=quiet, verbose=verbose)
+    del debug  # read by _Lazy.invoke
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0 ok, 1 our error, 2 usage, 130 interrupted."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        # SIGTERM closes trials, runs and child processes the way Ctrl-C does.
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        code = sat_optuna.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="sat-optuna",
+            standalone_mode=False,
+            auto_envvar_prefix="SAT_OPTUNA",
+        )
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted; the same command goes on from here.", err=True)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 0
+    return code if isinstance(code, int) else 0

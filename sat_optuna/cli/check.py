@@ -1,0 +1,26 @@
+"""`sat-optuna check`: every fault of study.toml at once."""
+
+import click
+
+from sat_optuna.cli.console import Console
+from sat_optuna.cli.workspace import Workspace
+
+__all__ = ["check"]
+
+
+@click.command(epilog="Example: sat-optuna check mine; next: sat-optuna run mine")
+@click.argument("study")
+@click.pass_obj
+def check(console: Console, *, study: str) -> None:
+    """Show every fault of study.toml at once; trains nothing."""
+    workspace = Workspace.open(study)
+    workspace.check_attention()
+    from sat_optuna.backbones import backbone_stages
+
+    config = workspace.config
+    stages = backbone_stages(config.network.backbone, config.network.blocks or None)
+    choices = (len(config.attention.kinds) + 1) ** sum(stages)
+    console.result(
+        f"{workspace.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages {stages}, "
+        f"{choices:,} schemes; next: sat-optuna run {study}"
+    )

@@ -1,0 +1,22 @@
+"""`sat-optuna new`: write a commented study.toml."""
+
+from pathlib import Path
+
+import click
+
+from sat_optuna.cli.console import Console
+from sat_optuna.cli.workspace import STUDIES
+from sat_optuna.config import StudyConfig
+from sat_optuna.study_toml import write_config
+
+__all__ = ["new"]
+
+
+@click.command(epilog="Example: sat-optuna new mine; next: sat-optuna check mine")
+@click.argument("study")
+@click.pass_obj
+def new(console: Console, *, study: str) -> None:
+    """Write studies/STUDY/study.toml, every key with its default and a comment."""
+    folder = Path(study) if Path(study).name != study else STUDIES / study
+    path = write_config(folder / "study.toml", StudyConfig())
+    console.result(f"{path} written; edit it, then: sat-optuna check {study}")

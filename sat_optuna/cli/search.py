@@ -1,0 +1,150 @@
+"""`sat-optuna search`: let the study's sampler look for the ticket."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from sat_optuna.cli.console import Console
+from sat_optuna.cli.tracked import Tracker, tracked
+from sat_optuna.cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+__all__ = ["NO_MLFLOW", "TRIALS", "search", "search_step"]
+
+TRIALS = click.option(
+    "--trials",
+    type=click.IntRange(min=1),
+    help="Total of finished trials of the study, in place of study.toml's search.trials.",
+)
+NO_MLFLOW = click.option(
+    "--no-mlflow", is_flag=True, help="Log nothing to MLflow; a later run without it catches up."
+)
+
+
+def search_step(
+    workspace: Workspace,
+    console: Console,
+    *,
+    mlflow: bool,
+    suffix: str = "",
+    sampler: str | None = None,
+    trials: int | None = None,
+) -> None:
+    """Bring a study of this workspace to its total of finished trials.
+
+    Args:
+        workspace: whose objective and storage are used.
+        console: shows progress.
+        mlflow: whether each trial is logged.
+        suffix: of the study's name; the search itself has none.
+        sampler: replaces search.sampler, for controls.
+        trials: replaces search.trials, for controls.
+    """
+    from sat_optuna.search.study import (
+        build_pruner,
+        build_sampler,
+        create_study,
+        finished_trials,
+    )
+
+    config, name = workspace.config, workspace.name + suffix
+    total = trials or config.search.trials
+    study = create_study(
+        workspace.db,
+        name,
+        config=config,
+        sampler=build_sampler(
+            sampler or config.search.sampler, seed=config.seed, batch=config.search.batch
+        ),
+        pruner=build_pruner(config.search.pruner),
+    )
+    done = len(finished_trials(study))
+    title = f"search{suffix.replace('.', ' ')}"
+    with tracked(workspace, study, enabled=mlflow) as tracker:
+        if done >= total:
+            console.result(f"{title}: done already, {done} trials in {workspace.db}")
+            return
+        now = _run(workspace, console, study, total=total, title=title, tracker=tracker)
+    left = total - done - now
+    if left > 0:
+        console.result(
+            f"{title}: stopped by search.timeout with {left} trials to go; "
+            f"the same command goes on: sat-optuna search {workspace.name}"
+        )
+        return
+    console.result(
+        f"{title}: {now} trials now, {done + now} in all, in {workspace.db}; "
+        f"next: sat-optuna retrain {workspace.name}"
+    )
+
+
+def _run(
+    workspace: Workspace,
+    console: Console,
+    study: "optuna.Study",
+    *,
+    total: int,
+    title: str,
+    tracker: Tracker,
+) -> int:
+    from sat_optuna.search.objective import SupernetObjective, TrainObjective
+    from sat_optuna.search.study import finished_trials, run_trials
+
+    config = workspace.config
+    scored_by_training = config.search.objective == "train"
+    pretrained = not scored_by_training or config.search.start == "supernet"
+    net = workspace.trained_supernet() if pretrained else workspace.fresh_supernet()
+    objective: SupernetObjective | TrainObjective
+    if scored_by_training:
+        objective = TrainObjective(
+            net,
+            workspace.data,
+            epochs=config.search.epochs,
+            seed=config.seed,
+            sparsity_weight=config.search.sparsity_weight,
+            config=config.train,
+        )
+    else:
+        objective = SupernetObjective(
+            net,
+            workspace.data,
+            sparsity_weight=config.search.sparsity_weight,
+            calibration=config.search.calibration,
+            seed=config.seed,
+        )
+    done = finished_trials(study)
+    best = max((t.value for t in done if t.value is not None), default=float("-inf"))
+    with console.progress(title, total, len(done)) as bar:
+
+        def on_trial(trial: "FrozenTrial") -> None:
+            nonlocal best
+            if trial.value is not None:
+                best = max(best, trial.value)
+            tracker(trial)
+            bar.advance(f"best reward {best:.3f}")
+
+        return run_trials(
+            study,
+            objective,
+            trials=total,
+            batch=config.search.batch,
+            stages=objective.stages,
+            kinds=objective.kinds,
+            timeout=config.search.timeout,
+            on_trial=on_trial,
+        )
+
+
+@click.command(epilog="Example: sat-optuna search mine --trials 200; next: sat-optuna trials mine")
+@click.argument("study")
+@TRIALS
+@NO_MLFLOW
+@click.pass_obj
+def search(console: Console, *, study: str, trials: int | None, no_mlflow: bool) -> None:
+    """Search for the ticket; continues a study that exists, also one that was killed."""
+    workspace = Workspace.open(study, trials=trials)
+    with workspace.locked():
+        search_step(workspace, console, mlflow=not no_mlflow)

@@ -1,0 +1,75 @@
+"""A study's trials on their way to MLflow, or to nowhere with --no-mlflow."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sat_optuna.cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from sat_optuna.tracking import MLflowLog
+
+__all__ = ["Tracker", "open_log", "tracked"]
+
+Tracker = Callable[["FrozenTrial"], None]
+
+
+@contextmanager
+def open_log(workspace: Workspace, study: "optuna.Study") -> Iterator["MLflowLog"]:
+    """Open the study's parent run, and close it with how the block ended."""
+    from sat_optuna.search.study import UUID_KEY
+    from sat_optuna.tracking import MLflowLog
+
+    log = MLflowLog(workspace.mlruns)
+    log.open_study(
+        study.study_name, study.user_attrs[UUID_KEY], config=workspace.config.to_dict()
+    )
+    log.reap()
+    try:
+        yield log
+    except KeyboardInterrupt:
+        log.close_study("KILLED")
+        raise
+    except BaseException:
+        log.close_study("FAILED")
+        raise
+    log.close_study()
+
+
+@contextmanager
+def tracked(workspace: Workspace, study: "optuna.Study", *, enabled: bool) -> Iterator[Tracker]:
+    """Log to MLflow what earlier processes finished, and yield what logs the next trial."""
+    from sat_optuna.search.study import finished_trials, ticket_of
+
+    if not enabled:
+        yield lambda _trial: None
+        return
+    with open_log(workspace, study) as log:
+
+        def log_trial(trial: "FrozenTrial") -> None:
+            numbers = {
+                name: float(value)
+                for name, value in trial.user_attrs.items()
+                if isinstance(value, int | float)
+            }
+            curve = [value for _, value in sorted(trial.intermediate_values.items())]
+            ticket = ticket_of(study, trial).to_json() if "scheme" in trial.user_attrs else None
+            log.log_trial(
+                trial.number,
+                scheme=trial.user_attrs.get("scheme", ""),
+                state=trial.state.name,
+                value=trial.value,
+                metrics=numbers,
+                params=trial.params,
+                curves={"reward by epoch": curve} if curve else {},
+                artifact=("ticket.json", ticket) if ticket else None,
+                started=trial.datetime_start,
+                ended=trial.datetime_complete,
+            )
+
+        for trial in finished_trials(study):
+            log_trial(trial)
+        yield log_trial

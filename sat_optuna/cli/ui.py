@@ -1,0 +1,31 @@
+"""`sat-optuna ui`: compare tickets in the MLflow UI."""
+
+from pathlib import Path
+
+import click
+
+from sat_optuna.cli.console import Console
+from sat_optuna.cli.dashboard import PORT
+
+__all__ = ["ui"]
+
+
+@click.command(epilog="Example: sat-optuna ui --port 5001")
+@click.option("--port", type=PORT, default=5000, show_default=True, help="On 127.0.0.1.")
+@click.option(
+    "--mlruns",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("mlruns"),
+    show_default=True,
+    help="Folder that holds mlflow.db.",
+)
+@click.pass_obj
+def ui(console: Console, *, port: int, mlruns: Path) -> None:
+    """Compare tickets in the MLflow UI, on this machine only, until Ctrl-C."""
+    from sat_optuna.dashboard import serve_mlflow
+
+    serve_mlflow(
+        mlruns,
+        port=port,
+        on_ready=lambda url: console.result(f"MLflow: {url} (Ctrl-C ends it)"),
+    )

@@ -1,0 +1,232 @@
+"""Where a study keeps its things, and how its parts are put together from study.toml."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sat_optuna.checkpoint import read_record
+from sat_optuna.config import StudyConfig, fingerprint, with_trials
+from sat_optuna.errors import CheckpointError, ConfigError, StudyError
+from sat_optuna.study_toml import load_config
+
+if TYPE_CHECKING:
+    import optuna
+
+    from sat_optuna.data.split import Split
+    from sat_optuna.supernet import Supernet
+    from sat_optuna.training import Checkpoint
+
+__all__ = ["STUDIES", "Workspace", "find_study"]
+
+STUDIES = Path("studies")
+
+
+def find_study(text: str) -> Path:
+    """Return the folder of a study given as a folder or as a name under studies/.
+
+    Raises:
+        StudyError: neither holds a study.toml.
+    """
+    from sat_optuna.registry import nearest
+
+    for folder in (Path(text), STUDIES / text):
+        if (folder / "study.toml").is_file():
+            return folder.resolve()
+    known = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
+    listed = f"known: {', '.join(known)}" if known else "there is none here yet"
+    raise StudyError(
+        f"no study {text!r}: neither {text}/study.toml nor {STUDIES / text}/study.toml exists"
+        f"{nearest(text, known)}; {listed}; make one with: sat-optuna new {Path(text).name}"
+    )
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A study's folder.
+
+    Attributes:
+        folder: holds study.toml; absolute.
+        config: its resolved configuration.
+    """
+
+    folder: Path
+    config: StudyConfig
+
+    @classmethod
+    def open(cls, study: str, *, trials: int | None = None) -> "Workspace":
+        """Find a study and read its study.toml; names are checked, nothing heavy is imported.
+
+        Args:
+            study: folder or name.
+            trials: replaces search.trials where given.
+
+        Raises:
+            StudyError: there is no such study.
+            ConfigError: study.toml has faults.
+        """
+        from sat_optuna.attention import ATTENTION
+        from sat_optuna.backbones import BACKBONES
+        from sat_optuna.data import DATASETS
+
+        folder = find_study(study)
+        known = {
+            "modules": ATTENTION.names(),
+            "backbones": BACKBONES.names(),
+            "datasets": DATASETS.names(),
+        }
+        config = load_config(folder / "study.toml", known=known)
+        return cls(folder, with_trials(config, trials))
+
+    @property
+    def name(self) -> str:
+        """Name of the study: its folder's."""
+        return self.folder.name
+
+    @property
+    def db(self) -> Path:
+        """Optuna's database."""
+        return self.folder / "study.db"
+
+    @property
+    def work(self) -> Path:
+        """What this machine made and git ignores."""
+        return self.folder / "work"
+
+    @property
+    def tickets(self) -> Path:
+        """The tickets' JSON files."""
+        return self.folder / "tickets"
+
+    @property
+    def mlruns(self) -> Path:
+        """The project's mlruns/: of the nearest parent that has one, else beside studies/."""
+        for parent in self.folder.parents:
+            if (parent / "mlruns").is_dir():
+                return parent / "mlruns"
+        return self.folder.parent.parent / "mlruns"
+
+    @property
+    def supernet_path(self) -> Path:
+        """Checkpoint of the pretraining."""
+        return self.work / "supernet.safetensors"
+
+    @property
+    def pretrain_fingerprint(self) -> str:
+        """Fingerprint of what decides the supernet's weights."""
+        return fingerprint(self.config, without=("search", "retrain"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study for one writing process; the lock dies with the process.
+
+        Raises:
+            StudyError: another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        self.work.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.work / "lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise StudyError(
+                f"study {self.name!r} is being run by another process; "
+                "wait for it, or end it, and run the same command again"
+            ) from error
+
+    def pretrained_epochs(self) -> int:
+        """Return the finished epochs of the supernet, 0 without a checkpoint; imports no torch.
+
+        Raises:
+            CheckpointError: the checkpoint is broken or of another configuration.
+        """
+        if not self.supernet_path.exists():
+            return 0
+        record = read_record(self.supernet_path)
+        if record.get("fingerprint") != self.pretrain_fingerprint:
+            raise CheckpointError(
+                f"{self.supernet_path} was trained with another configuration than study.toml's; "
+                "restore study.toml, or make a new study for the new one, or move the file away "
+                "to train it again"
+            )
+        return len(record["history"])
+
+    @cached_property
+    def data(self) -> "Split":
+        """The data set, on the GPU where there is one."""
+        from sat_optuna.data import load_configured
+        from sat_optuna.training import pick_device
+
+        return load_configured(
+            self.config.data, seed=self.config.seed, device=str(pick_device())
+        )
+
+    def check_attention(self) -> None:
+        """Check each module's settings.
+
+        Raises:
+            ConfigError: all faults at once.
+        """
+        from sat_optuna.attention import attention_faults
+
+        faults = [f for spec in self.config.attention.kinds for f in attention_faults(spec)]
+        if faults:
+            raise ConfigError(str(self.folder / "study.toml"), faults)
+
+    def fresh_supernet(self) -> "Supernet":
+        """Build the supernet with fresh weights, on the GPU where there is one."""
+        from sat_optuna.supernet import Supernet
+        from sat_optuna.training import pick_device
+
+        self.check_attention()
+        settings: dict[str, Any] = asdict(self.config.network)
+        blocks = settings.pop("blocks")
+        net = Supernet(
+            settings.pop("backbone"),
+            attention=self.config.attention.kinds,
+            in_channels=self.data.shape[0],
+            classes=self.data.classes,
+            seed=self.config.seed,
+            blocks=blocks or None,
+            **settings,
+        )
+        return net.to(pick_device())
+
+    def trained_supernet(self) -> "Supernet":
+        """Build the supernet with the pretrained weights.
+
+        Raises:
+            StudyError: it is not pretrained yet.
+        """
+        from sat_optuna.checkpoint import load_tensors
+
+        epochs = self.config.pretrain.epochs
+        if (done := self.pretrained_epochs()) < epochs:
+            raise StudyError(
+                f"the supernet of study {self.name!r} has {done} of {epochs} epochs; "
+                f"run: sat-optuna pretrain {self.name}"
+            )
+        net = self.fresh_supernet()
+        tensors = load_tensors(self.supernet_path)
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
+        net.load_state_dict(weights)
+        return net
+
+    def checkpoint(self) -> "Checkpoint":
+        """Checkpoint of the pretraining."""
+        from sat_optuna.training import Checkpoint
+
+        return Checkpoint(self.supernet_path, self.pretrain_fingerprint)
+
+    def load_study(self, suffix: str = "") -> "optuna.Study":
+        """Open the study, or with a suffix one that belongs to it, for reading.
+
+        Raises:
+            StudyError: no search was run yet.
+        """
+        from sat_optuna.search.study import load_study
+
+        return load_study(self.db, self.name + suffix)

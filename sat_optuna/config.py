@@ -1,0 +1,223 @@
+"""The configuration of a study: one frozen dataclass, a section each for the keys of study.toml.
+
+Each key is a dataclass field with its default; the comment that `sat-optuna new` writes beside it
+and the limits that checking uses are the field's own metadata, so they cannot drift apart.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from sat_optuna.ticket import AttentionSpec
+
+__all__ = [
+    "CHANGEABLE",
+    "AttentionConfig",
+    "DataConfig",
+    "NetworkConfig",
+    "PretrainConfig",
+    "RetrainConfig",
+    "SearchConfig",
+    "StudyConfig",
+    "TrainConfig",
+    "differences",
+    "fingerprint",
+    "with_trials",
+]
+
+
+def _key(default: Any, comment: str, **limits: Any) -> Any:
+    """A field with the comment that study.toml shows and the limits that checking uses.
+
+    Limits: `least` and `most` (inclusive), `choices` (a tuple), `registry` (its name).
+    """
+    metadata = {"comment": comment, **limits}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """[data]: what is learnt from."""
+
+    name: str = _key("mnist5k", "see: sat-optuna ls datasets", registry="datasets")
+    valid: float = _key(0.2, "share of the training part", least=0.01, most=0.9)
+    limit: int = _key(0, "training images kept, equally from each class; 0 keeps all", least=0)
+    size: int = _key(0, "images are resized to size x size; 0 keeps theirs", least=0)
+    root: str = _key("", "folder of the data; empty: where `sat-optuna data get` puts it")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """[network]: the CNN whose blocks are asked about."""
+
+    backbone: str = _key("resnet20", "see: sat-optuna ls backbones", registry="backbones")
+    width: int = _key(16, "channels of the first stage", least=4)
+    stem_stride: int = _key(1, "stride of the first convolution", least=1, most=4)
+    blocks: tuple[int, ...] = _key(tuple, "blocks of each stage; empty: the backbone's own")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionConfig:
+    """[attention]: the modules a block may carry."""
+
+    kinds: tuple[AttentionSpec, ...] = _key(
+        lambda: (AttentionSpec(kind="se", settings={"reduction": 16}),),
+        "each block: none, or one of these",
+        registry="modules",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """[train]: how every network of the study is trained."""
+
+    batch: int = _key(64, "images a step", least=1)
+    lr: float = _key(0.1, "peak learning rate", least=1e-8)
+    momentum: float = _key(0.9, "of SGD", least=0.0, most=0.9999)
+    nesterov: bool = _key(True, "Nesterov's form of momentum")
+    weight_decay: float = _key(5e-4, "on all parameters", least=0.0)
+    schedule: str = _key(
+        "one-cycle",
+        "or 'cosine', or 'step' (a tenth after 1/2 and after 3/4 of the epochs)",
+        choices=("one-cycle", "cosine", "step"),
+    )
+    label_smoothing: float = _key(
+        0.0, "share of the label spread over all classes", least=0.0, most=0.9
+    )
+    shift: int = _key(2, "augmentation: random shifts of up to so many pixels", least=0)
+    flip: bool = _key(False, "augmentation: random mirroring")
+    cutout: int = _key(0, "augmentation: side of a square set to zero", least=0)
+    precision: str = _key(
+        "auto",
+        "or 'float32', 'bfloat16', 'float16'; auto: what pays on this device",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    memory_format: str = _key(
+        "auto",
+        "or 'contiguous', 'channels_last'; auto: what pays on this device",
+        choices=("auto", "contiguous", "channels_last"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainConfig:
+    """[pretrain]: the supernet under random schemes."""
+
+    epochs: int = _key(10, "epochs of the supernet", least=1)
+    connect: float = _key(
+        0.5, "probability of a connection in a random scheme", least=0.0, most=1.0
+    )
+    draws: str = _key(
+        "iid",
+        "or 'antithetic' (scheme, then its complement), 'balanced' (slots equally on and off)",
+        choices=("iid", "antithetic", "balanced"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """[search]: the Optuna study."""
+
+    objective: str = _key("supernet", "or 'train'", choices=("supernet", "train"))
+    sampler: str = _key(
+        "policy",
+        "or 'paper', 'tpe', 'random', 'nsga2'",
+        choices=("policy", "paper", "tpe", "random", "nsga2"),
+    )
+    trials: int = _key(60, "finished trials of the study", least=1)
+    batch: int = _key(8, "trials asked, scored and told together", least=1)
+    sparsity_weight: float = _key(2.0, "accuracy points for all connections dropped")
+    calibration: int = _key(
+        512, "training images that set BatchNorm before a scheme is scored", least=2
+    )
+    timeout: float = _key(0.0, "seconds after which no new batch is asked; 0: none", least=0.0)
+    epochs: int = _key(2, "objective 'train': epochs of a trial", least=1)
+    start: str = _key(
+        "scratch", "objective 'train': or 'supernet', its weights", choices=("scratch", "supernet")
+    )
+    pruner: str = _key(
+        "none",
+        "objective 'train': or 'median', 'halving', 'hyperband'",
+        choices=("none", "median", "halving", "hyperband"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainConfig:
+    """[retrain]: the ticket and its controls from scratch, on train + validation."""
+
+    epochs: int = _key(10, "epochs of a retraining", least=1)
+    seeds: tuple[int, ...] = _key(lambda: (0, 1, 2), "one retraining a seed, at least 3")
+    workers: int = _key(0, "retrainings at the same time; 0: one a core", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyConfig:
+    """A whole study.toml."""
+
+    seed: int = _key(0, "everything random is a function of this", least=0)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    retrain: RetrainConfig = field(default_factory=RetrainConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, section by section."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+# What may change between two runs of one study without making it another study.
+CHANGEABLE = ("search.trials", "search.timeout", "retrain")
+
+
+def fingerprint(config: StudyConfig, *, without: Iterable[str] = ()) -> str:
+    """Return 16 hex digits that change with any key except those of `without`.
+
+    Args:
+        config: the study's configuration.
+        without: keys `section.key` or whole sections left out.
+    """
+    flat = _flatten(config.to_dict())
+    kept = {k: v for k, v in sorted(flat.items()) if not _under(k, without)}
+    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
+
+
+def differences(
+    stored: Mapping[str, Any], given: Mapping[str, Any], *, without: Iterable[str] = CHANGEABLE
+) -> tuple[str, ...]:
+    """Return a line for each key in which two `to_dict()` differ, except those of `without`."""
+    old, new = _flatten(stored), _flatten(given)
+    return tuple(
+        f"{key}: {old.get(key, 'absent')!r} is stored, {new.get(key, 'absent')!r} is given"
+        for key in sorted(old.keys() | new.keys())
+        if not _under(key, without) and old.get(key, "absent") != new.get(key, "absent")
+    )
+
+
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _under(key: str, roots: Iterable[str]) -> bool:
+    return any(key == root or key.startswith(f"{root}.") for root in roots)
+
+
+def with_trials(config: StudyConfig, trials: int | None) -> StudyConfig:
+    """Return the configuration with another `search.trials` where one is given."""
+    if trials is None:
+        return config
+    return replace(config, search=replace(config.search, trials=trials))

@@ -1,0 +1,287 @@
+"""The real optuna-dashboard and the real MLflow UI, on loopback alone: neither knows passwords.
+
+Both functions block until Ctrl-C, SIGTERM or SIGHUP and then return; call them in the main thread.
+"""
+
+import contextlib
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from sat_optuna.errors import ServerError
+from sat_optuna.tracking import MLFLOW_SETTINGS, store_uri
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["serve_dashboard", "serve_mlflow"]
+
+_START_SECONDS = 180.0  # MLflow imports for 10 s on a busy machine
+_STOP_SECONDS = 10.0
+
+
+def _ignore(_url: str) -> None:
+    """Do nothing: the default of `on_ready`."""
+
+
+def serve_dashboard(
+    storage_url: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    on_ready: Callable[[str], object] = _ignore,
+) -> None:
+    """Serve optuna-dashboard on a study's storage until the process is told to end.
+
+    Args:
+        storage_url: Optuna's, for example `sqlite:///studies/mnist5k-se/study.db`; it must exist.
+        host: a loopback address, or localhost.
+        port: where to listen; 0 takes a free one.
+        on_ready: called with the server's URL once it answers.
+
+    Raises:
+        ServerError: the port is in use, the host is not this machine's loopback, or the storage
+            cannot be read.
+    """
+    _check_host(host)
+    with _until_told_to_end():
+        server_class = _ServerV6 if ":" in host else _Server
+        try:
+            server = make_server(host, port, _dashboard(storage_url), server_class, _SilentHandler)
+        except (OSError, OverflowError) as error:
+            raise _cannot_listen(host, port, error) from error
+        with server:
+            on_ready(_url(host, server.server_port))
+            server.serve_forever()
+
+
+def serve_mlflow(
+    root: str | Path = "mlruns",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    on_ready: Callable[[str], object] = _ignore,
+) -> None:
+    """Serve the MLflow UI on a folder of runs until the process is told to end.
+
+    Args:
+        root: the folder that holds mlflow.db; MLFLOW_TRACKING_URI wins where it is set.
+        host: a loopback address, or localhost.
+        port: where to listen; 0 takes a free one.
+        on_ready: called with the server's URL once it answers.
+
+    Raises:
+        ServerError: the port is in use, the host is not this machine's loopback, there are no
+            runs yet, the runs are on a tracking server, or MLflow does not start.
+    """
+    _check_host(host)
+    uri = _served_uri(Path(root))
+    port = _free_port(host, port)
+    with _until_told_to_end(), tempfile.TemporaryFile() as log:
+        # A session of its own: Ctrl-C then reaches this process alone, which ends the others.
+        child = subprocess.Popen(
+            _mlflow_command(Path(root), host, port),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_mlflow_environment(uri),
+            start_new_session=True,
+        )
+        try:
+            _wait_until_healthy(_url(host, port), child, log)
+            on_ready(_url(host, port))
+            code = child.wait()
+            raise ServerError(f"the MLflow server has ended with code {code}: {_last_line(log)}")
+        finally:
+            _end_group(child)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # a browser that keeps its connection must not hold up the end
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _SilentHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Write no line a request."""
+
+
+def _dashboard(storage_url: str) -> "WSGIApplication":
+    import sqlalchemy.exc
+    from optuna.storages import RDBStorage
+    from optuna_dashboard import wsgi
+
+    try:
+        # A search that is writing locks SQLite for moments; 60 s of patience instead of 5.
+        patience = {"timeout": 60} if storage_url.startswith("sqlite") else {}
+        storage = RDBStorage(storage_url, engine_kwargs={"connect_args": patience})
+        return _only_from_here(wsgi(storage))
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ServerError(
+            f"optuna-dashboard cannot read {storage_url}: {reason}; "
+            "give the folder of a study that this version has written"
+        ) from error
+
+
+def _only_from_here(dashboard: "WSGIApplication") -> "WSGIApplication":
+    """Refuse what a foreign web page makes the browser send: optuna-dashboard checks neither.
+
+    Without the check of Host a page can rebind its own name to 127.0.0.1 and delete studies.
+    """
+
+    def guarded(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        host, origin = f"//{environ.get('HTTP_HOST', '')}", environ.get("HTTP_ORIGIN")
+        if _is_loopback(_hostname(host)) and (origin is None or _is_loopback(_hostname(origin))):
+            return dashboard(environ, start)
+        start("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"only pages of this machine may ask\n"]
+
+    return guarded
+
+
+def _served_uri(root: Path) -> str:
+    uri = store_uri(root)
+    if uri.startswith(("http:", "https:")):
+        raise ServerError(
+            f"MLFLOW_TRACKING_URI names the server {uri}, which has a UI of its own; "
+            "open it in a browser, or unset the variable to see the runs of this folder"
+        )
+    database = root.resolve() / "mlflow.db"
+    if uri == f"sqlite:///{database}" and not database.exists():
+        raise ServerError(f"{root} holds no mlflow.db: no run was logged there; run a study first")
+    return uri
+
+
+def _mlflow_command(root: Path, host: str, port: int) -> list[str]:
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
+    command += ["--artifacts-destination", str(root.resolve() / "artifacts")]
+    return [*command, "--host", host, "--port", str(port)]
+
+
+def _mlflow_environment(uri: str) -> dict[str, str]:
+    return {
+        **MLFLOW_SETTINGS,
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not an argument: all users can read those, passwords too
+        # Its job runner would be eight more processes and 2 GB for features that nobody uses here.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def _wait_until_healthy(url: str, child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    # No proxy of the environment stands between this machine and itself.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            code = child.returncode
+            raise ServerError(f"the MLflow server ended with code {code}: {_last_line(log)}")
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            opener.open(f"{url}/health", timeout=5).close()
+            return
+        time.sleep(0.2)
+    raise ServerError(
+        f"the MLflow server has not answered for {_START_SECONDS:.0f} s: {_last_line(log)}"
+    )
+
+
+def _last_line(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    """End a child and all its descendants, by force where asking does not help."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(_STOP_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+@contextlib.contextmanager
+def _until_told_to_end() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP end the block as Ctrl-C does, and let none of the three out."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for number in before:  # a second Ctrl-C must not break off the clearing up
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What is ignored stays so: nohup means it.
+    before = {n: signal.getsignal(n) for n in ends if signal.getsignal(n) != signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_host(host: str) -> None:
+    if not _is_loopback(host):
+        raise ServerError(
+            f"host {host} given, but the server has no password and listens on this machine "
+            "alone; give 127.0.0.1 or localhost, and come from elsewhere through an SSH tunnel"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _hostname(url: str) -> str:
+    with contextlib.suppress(ValueError):
+        return urlsplit(url).hostname or ""
+    return ""
+
+
+def _free_port(host: str, port: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> ServerError:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return ServerError(
+            f"port {port} of {host} is in use; end what listens there or choose another "
+            "port with --port"
+        )
+    return ServerError(f"cannot listen on port {port} of {host}: {error}; choose another --port")
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,102 @@
+"""Data sets by name; importing this package imports no torch.
+
+A data set is a `Source` (source.py) in a file of its own; `DATASETS` knows it by the text
+`"module:class"`, so that listing names costs nothing.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sat_optuna.config import DataConfig
+from sat_optuna.registry import Registry
+
+if TYPE_CHECKING:
+    from sat_optuna.data.source import Source
+    from sat_optuna.data.split import Split
+
+__all__ = ["DATASETS", "data_root", "get_dataset", "load_configured", "load_dataset"]
+
+DATASETS: Registry["type[Source]"] = Registry("data set")
+DATASETS.add("mnist5k", "sat_optuna.data.mnist5k:Mnist5k")
+DATASETS.add("fashion-mnist", "sat_optuna.data.fashion_mnist:FashionMnist")
+DATASETS.add("cifar10", "sat_optuna.data.cifar:Cifar10")
+DATASETS.add("cifar100", "sat_optuna.data.cifar:Cifar100")
+DATASETS.add("stl10", "sat_optuna.data.stl10:Stl10")
+DATASETS.add("imagefolder", "sat_optuna.data.imagefolder:ImageFolder")
+
+
+def data_root() -> Path:
+    """Return the folder data sets lie in: $SAT_OPTUNA_DATA, or ~/.cache/sat_optuna/data."""
+    named = os.environ.get("SAT_OPTUNA_DATA")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "sat_optuna" / "data"
+
+
+def load_dataset(
+    name: str,
+    *,
+    seed: int = 0,
+    valid: float = 0.2,
+    root: Path | None = None,
+    limit: int | None = None,
+    size: int | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+) -> "Split":
+    """Read a data set and split its training part into train and valid.
+
+    Args:
+        name: one of `DATASETS.names()`.
+        seed: draws the split; the test part does not depend on it.
+        valid: share of the training part that becomes `valid`, 0 < valid < 1, stratified.
+        root: folder of the data sets, for `imagefolder` the folder that holds `train`;
+            `data_root()` if None.
+        limit: training images kept before the split, stratified, the same for every seed; all
+            if None.
+        size: side in pixels the images are brought to (`imagefolder`, `stl10`).
+        device: where the tensors shall live.
+        workers: processes that decode images (`imagefolder` alone).
+
+    Raises:
+        UnknownName: no data set of that name.
+        DataError: files are missing or broken, or a setting does not fit the data.
+    """
+    source = DATASETS.get(name)()
+    from sat_optuna.data.source import Options
+
+    options = Options(
+        root=data_root() if root is None else root,
+        seed=seed,
+        valid=valid,
+        limit=limit,
+        size=size,
+        device=device,
+        workers=workers,
+    )
+    return source.load(options)
+
+
+def get_dataset(name: str, root: Path | None = None) -> Path:
+    """Bring a data set to `root` (`data_root()` if None) and return where its files lie.
+
+    Nothing is fetched if it is there already.
+
+    Raises:
+        UnknownName: no data set of that name.
+        DataError: it cannot be fetched; the sentence says which files to put where.
+        WriteError: `root` cannot be written.
+    """
+    return DATASETS.get(name)().get(data_root() if root is None else root)
+
+
+def load_configured(config: DataConfig, *, seed: int, device: str = "cpu") -> "Split":
+    """Read the data set that a study's [data] names; see `load_dataset`."""
+    return load_dataset(
+        config.name,
+        seed=seed,
+        valid=config.valid,
+        root=Path(config.root).expanduser() if config.root else None,
+        limit=config.limit or None,
+        size=config.size or None,
+        device=device,
+    )

@@ -1,0 +1,182 @@
+"""What a data set is to the package: a class that fetches it and splits it."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from typing_extensions import override
+
+from sat_optuna.data.split import (
+    Images,
+    Split,
+    TensorImages,
+    channel_statistics,
+    pixel_counts,
+    stratified_split,
+    stratified_subset,
+)
+from sat_optuna.errors import DataError
+
+__all__ = ["ArraySource", "Arrays", "Options", "Source", "limited"]
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images (N, C, H, W) and labels (N,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a data set is to be read and split; `load_dataset` says what each one means."""
+
+    root: Path
+    seed: int
+    valid: float
+    limit: int | None
+    size: int | None
+    device: str
+    workers: int
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise DataError(f"size is a number of pixels from 1, got {self.size}; 64 is usual")
+        if self.workers < 0:
+            raise DataError(f"workers is a number of processes from 0, got {self.workers}")
+
+    def split_settings(self) -> str:
+        """Return the settings that decide which pixels train and valid hold, as JSON."""
+        return json.dumps([self.seed, self.valid, self.limit, self.size])
+
+
+class Source(ABC):
+    """A data set: where it comes from and how it is read."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def load(self, options: Options) -> Split:
+        """Read and split it.
+
+        Raises:
+            DataError: files are missing or broken, or an option does not fit the data.
+        """
+
+    @abstractmethod
+    def get(self, root: Path) -> Path:
+        """Fetch it into `root` unless it is there, and return where its files lie.
+
+        Raises:
+            DataError: it cannot be fetched; the sentence says which files to put where.
+            WriteError: `root` cannot be written.
+        """
+
+
+class ArraySource(Source):
+    """A data set small enough to be held in memory whole."""
+
+    shape: ClassVar[tuple[int, int, int]]
+    resizable: ClassVar[bool] = False
+
+    @abstractmethod
+    def class_names(self, root: Path) -> tuple[str, ...]:
+        """Return the names in label order."""
+
+    @abstractmethod
+    def training_part(self, root: Path) -> Arrays:
+        """Read what may be trained on."""
+
+    @abstractmethod
+    def test_part(self, root: Path) -> Arrays:
+        """Read what may only be tested on."""
+
+    @override
+    def load(self, options: Options) -> Split:
+        if options.size is not None and not self.resizable:
+            raise DataError(
+                f"{self.name} has images of {self.shape[1]} x {self.shape[2]} pixels and is not "
+                f"resized, got size = {options.size}; leave size out"
+            )
+        names = self.class_names(options.root)
+        images, labels = self._tensors(self.training_part(options.root), len(names), options.size)
+        kept = limited(labels, options.limit, name=self.name)
+        images, labels = images[kept], labels[kept]
+        train, valid = stratified_split(labels, options.valid, options.seed)
+        mean, std = channel_statistics(pixel_counts(images[train]))
+        part = TensorImages(images.to(options.device), labels, mean, std)
+        return Split(
+            name=self.name,
+            class_names=names,
+            shape=part.shape,
+            fingerprint=self._fingerprint(images, labels, options),
+            train=part.subset(train),
+            valid=part.subset(valid),
+            train_and_valid=part,
+            load_test=partial(self._load_test, options, len(names), mean, std),
+        )
+
+    def _load_test(
+        self, options: Options, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> Images:
+        images, labels = self._tensors(self.test_part(options.root), classes, options.size)
+        return TensorImages(images.to(options.device), labels, mean, std)
+
+    def _tensors(self, arrays: Arrays, classes: int, size: int | None) -> tuple[Tensor, Tensor]:
+        pixels, numbers = arrays
+        if pixels.shape[1:] != self.shape or len(pixels) != len(numbers) or not len(pixels):
+            raise DataError(
+                f"{self.name} should have images {self.shape} and a label for each, got "
+                f"{len(pixels)} images {pixels.shape[1:]} and {len(numbers)} labels; replace its "
+                "files with whole ones"
+            )
+        if numbers.min() < 0 or numbers.max() >= classes:
+            raise DataError(
+                f"{self.name} should have labels 0 to {classes - 1}, got {numbers.min()} to "
+                f"{numbers.max()}; replace its files with whole ones"
+            )
+        images = torch.from_numpy(pixels)
+        if size is not None and size != self.shape[1]:
+            images = _resized(images, size)
+        return images, torch.from_numpy(numbers)
+
+    def _fingerprint(self, images: Tensor, labels: Tensor, options: Options) -> str:
+        digest = hashlib.sha256(f"{self.name}\n{options.split_settings()}\n".encode())
+        digest.update(f"{tuple(images.shape)}\n".encode())
+        digest.update(images.numpy().data)
+        digest.update(labels.numpy().data)
+        return digest.hexdigest()
+
+
+def limited(labels: Tensor, limit: int | None, *, name: str) -> Tensor:
+    """Return the rows of the training part that `limit` keeps, ascending; all if it is None.
+
+    They do not depend on the seed: a limited data set is one data set, however it is split.
+
+    Raises:
+        DataError: `limit` is more than there is or less than an image a class.
+    """
+    if limit is None:
+        return torch.arange(len(labels))
+    classes = int((torch.bincount(labels) > 0).sum())
+    if not classes <= limit <= len(labels):
+        raise DataError(
+            f"limit = {limit} cannot be taken from {name}: it has {len(labels)} training images "
+            f"in {classes} classes; choose a number from {classes} to {len(labels)}"
+        )
+    return stratified_subset(labels, limit, "limit")
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    # In chunks: interpolate works on a copy several times the size of what it is given.
+    return torch.cat(
+        [
+            F.interpolate(chunk, (size, size), mode="bilinear", antialias=True)
+            for chunk in torch.split(images, 500)
+        ]
+    )

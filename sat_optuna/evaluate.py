@@ -1,0 +1,110 @@
+"""How good a network is on images, and a scheme in the supernet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sat_optuna.errors import DataError
+from sat_optuna.scheme import Scheme
+from sat_optuna.seeds import generator_for
+from sat_optuna.supernet import evaluating, recalibrated
+
+if TYPE_CHECKING:
+    from sat_optuna.data.split import Images
+
+__all__ = ["Evaluation", "accuracy", "calibration_batches", "score_scheme"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How good a network was.
+
+    Attributes:
+        accuracy: top-1, per cent, 0..100.
+        loss: mean cross-entropy, nats.
+        n: number of images.
+    """
+
+    accuracy: float
+    loss: float
+    n: int
+
+
+def accuracy(
+    net: nn.Module, images: "Images", *, scheme: Scheme | None = None, batch: int = 500
+) -> Evaluation:
+    """Evaluate a network in eval mode; its modes are left as they were.
+
+    Args:
+        net: a supernet, or any other network where `scheme` is None.
+        images: what it is evaluated on, all of it, on the network's device.
+        scheme: the supernet's scheme.
+        batch: images a pass; it has no part in the result.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if not len(images):
+        raise DataError("no image given to evaluate on; give at least one")
+    hits: list[Tensor] = []
+    losses: list[Tensor] = []
+    with evaluating(net), torch.inference_mode():
+        for x, labels in images.batches(None, batch):
+            logits = (net(x) if scheme is None else net(x, scheme)).float()
+            # Kept on the device: fetching each number would make a GPU wait for each batch.
+            hits.append((logits.argmax(1) == labels).sum())
+            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+    return Evaluation(
+        accuracy=100 * sum(hit.item() for hit in hits) / len(images),
+        loss=sum(loss.item() for loss in losses) / len(images),
+        n=len(images),
+    )
+
+
+def score_scheme(
+    net: nn.Module,
+    scheme: Scheme | None,
+    *,
+    calibration: Sequence[Tensor],
+    images: "Images",
+    batch: int = 500,
+) -> Evaluation:
+    """Evaluate a scheme with the BatchNorm statistics that it has on a calibration set.
+
+    The calibration batches are part of the score; `batch` is not. The network is left as it was.
+
+    Args:
+        net: a supernet, or any other network where `scheme` is None.
+        scheme: the supernet's scheme.
+        calibration: (n, C, H, W) each, for example of `calibration_batches`.
+        images: what it is evaluated on.
+        batch: images a pass.
+
+    Raises:
+        DataError: no calibration batch or no image was given.
+    """
+    with recalibrated(net, scheme, calibration):
+        return accuracy(net, images, scheme=scheme, batch=batch)
+
+
+def calibration_batches(
+    images: "Images", *, count: int = 512, chunk: int = 128, seed: int
+) -> list[Tensor]:
+    """Draw the images that BatchNorm statistics are re-estimated on, without augmentation.
+
+    Args:
+        images: usually the training part.
+        count: how many; all of them, in a drawn order, where there are fewer.
+        chunk: images a batch.
+        seed: draws them.
+
+    Returns:
+        Batches of (chunk, C, H, W), the last one smaller where `chunk` does not divide their
+        number.
+    """
+    order = torch.randperm(len(images), generator=generator_for("calibration", seed))[:count]
+    return [x for x, _ in images.batches(order, chunk)]

@@ -1,0 +1,1 @@
+"""Is the ticket any good? Retraining beside controls, paired seeds, intervals, figures."""

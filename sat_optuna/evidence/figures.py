@@ -1,0 +1,132 @@
+"""Pictures of what was found; PNG files, written whole or not at all."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+from sat_optuna.evidence.statistics import summarise
+from sat_optuna.files import write_atomically
+from sat_optuna.scheme import Scheme
+
+__all__ = ["draw_accuracies", "draw_search", "draw_ticket"]
+
+_INK = "#22303c"
+_OFF = "#e4e8ec"
+_KINDS = ("#e07a1f", "#1f77b4", "#2a9d5c", "#8e5ba6", "#c0392b", "#16a2b8", "#b8860b", "#607d8b")
+_ROLES = {
+    "ticket": "#e07a1f",
+    "plain": "#607d8b",
+    "full": "#1f77b4",
+    "random-density": "#8e5ba6",
+    "random-best": "#2a9d5c",
+}
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure)
+    return write_atomically(
+        path, lambda temporary: figure.savefig(temporary, format="png", dpi=160, metadata={})
+    )
+
+
+def _bare(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(colors=_INK)
+    axes.grid(visible=True, axis="y", color="#eef1f4", zorder=0)
+
+
+def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str) -> Path:
+    """Draw the network as a row of blocks, those with attention in colour.
+
+    Args:
+        path: the PNG file.
+        scheme: a choice a block.
+        kinds: names of the kinds of attention.
+        title: above the picture.
+    """
+    rows = scheme.by_stage()
+    blocks = len(scheme.choices)
+    width = blocks + 0.6 * (len(rows) - 1)
+    figure = Figure(figsize=(min(14.0, max(5.0, 0.75 * width)), 2.1), layout="constrained")
+    axes = figure.subplots()
+    left = 0.0
+    for stage, choices in enumerate(rows, start=1):
+        end = left + len(choices)
+        axes.add_patch(Rectangle((left - 0.05, -0.12), len(choices), 0.04, color=_INK, lw=0))
+        axes.text(
+            left + len(choices) / 2, -0.42, f"stage {stage}", ha="center", color=_INK, fontsize=9
+        )
+        for block, choice in enumerate(choices):
+            _draw_block(axes, left + block, choice, kinds)
+        left = end + 0.6
+    axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
+    axes.set_xlim(-0.3, left - 0.4)
+    axes.set_ylim(-0.6, 1.15)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    return _save(figure, path)
+
+
+def _draw_block(axes: Axes, left: float, choice: int, kinds: Sequence[str]) -> None:
+    colour = _KINDS[(choice - 1) % len(_KINDS)] if choice else _OFF
+    style = "round,pad=0,rounding_size=0.12"
+    axes.add_patch(FancyBboxPatch((left, 0), 0.9, 0.9, boxstyle=style, fc=colour, ec="none"))
+    text, ink = (kinds[choice - 1].upper(), "white") if choice else ("–", "#9aa5b1")
+    axes.text(
+        left + 0.45, 0.45, text, ha="center", va="center", color=ink, fontsize=9, fontweight="bold"
+    )
+
+
+def draw_search(path: Path, rewards: Sequence[float], random: Sequence[float], *, name: str) -> Path:
+    """Draw each trial's reward, and the best so far beside that of random search.
+
+    Args:
+        path: the PNG file.
+        rewards: of the search's complete trials, in order, in accuracy points.
+        random: of as many random schemes, in order.
+        name: of the sampler.
+    """
+    figure = Figure(figsize=(7.0, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for label, values, colour in (
+        (f"sampler: {name}", rewards, "#e07a1f"),
+        ("random schemes", random, "#9aa5b1"),
+    ):
+        if not values:
+            continue
+        best = [max(values[: i + 1]) for i in range(len(values))]
+        steps = range(1, len(values) + 1)
+        axes.plot(steps, values, ".", color=colour, alpha=0.45, markersize=5)
+        axes.step(steps, best, where="post", color=colour, lw=1.8, label=f"best so far, {label}")
+    axes.set_xlabel("trial", color=_INK)
+    axes.set_ylabel("reward (accuracy points)", color=_INK)
+    axes.legend(frameon=False, loc="lower right")
+    _bare(axes)
+    return _save(figure, path)
+
+
+def draw_accuracies(path: Path, accuracies: Mapping[str, Sequence[float]]) -> Path:
+    """Draw each network's test accuracies with mean and 95 % interval.
+
+    Args:
+        path: the PNG file.
+        accuracies: by role, one a seed, per cent.
+    """
+    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (role, values) in enumerate(accuracies.items()):
+        colour = _ROLES.get(role, _INK)
+        spread = summarise(values)
+        axes.plot([place - 0.12] * len(values), values, "o", color=colour, alpha=0.5, ms=5, mew=0)
+        error = [[spread.mean - spread.low], [spread.high - spread.mean]]
+        axes.errorbar(place + 0.1, spread.mean, yerr=error, fmt="s", color=colour, capsize=4)
+    axes.set_xticks(range(len(accuracies)), list(accuracies))
+    axes.set_xlim(-0.5, len(accuracies) - 0.5)
+    axes.set_ylabel("test accuracy, %", color=_INK)
+    _bare(axes)
+    return _save(figure, path)

@@ -1,0 +1,91 @@
+"""Results of retrainings: what was asked, what came out, where it is kept; no torch."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sat_optuna.checkpoint import EpochRecord
+from sat_optuna.config import StudyConfig, fingerprint
+from sat_optuna.files import write_text
+from sat_optuna.scheme import Scheme
+
+__all__ = ["RetrainJob", "RetrainResult", "read_result", "retrain_fingerprint", "write_result"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainJob:
+    """One network to train with one seed.
+
+    Attributes:
+        scheme: which blocks carry attention.
+        seed: of weights, order and augmentation.
+        config: the study's.
+        folder: where its checkpoint and its result are kept.
+    """
+
+    scheme: Scheme
+    seed: int
+    config: StudyConfig
+    folder: Path
+
+    @property
+    def result_path(self) -> Path:
+        """Where the result is kept."""
+        return self.folder / f"{self.scheme}.seed{self.seed}.json"
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights are kept."""
+        return self.folder / f"{self.scheme}.seed{self.seed}.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainResult:
+    """What one retraining gave.
+
+    Attributes:
+        scheme, seed: which it was.
+        accuracy: per cent of the test images, after the last epoch.
+        images: number of test images.
+        history: a record an epoch.
+    """
+
+    scheme: Scheme
+    seed: int
+    accuracy: float
+    images: int
+    history: tuple[EpochRecord, ...]
+
+
+def retrain_fingerprint(config: StudyConfig) -> str:
+    """Return the fingerprint of what decides a retraining, beside its scheme and seed."""
+    return fingerprint(
+        config, without=("search", "pretrain", "retrain.seeds", "retrain.workers")
+    )
+
+
+def read_result(job: RetrainJob) -> RetrainResult | None:
+    """Return the stored result of a job, or None where there is none of this configuration."""
+    try:
+        document = json.loads(job.result_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if document.get("fingerprint") != retrain_fingerprint(job.config):
+        return None
+    history = tuple(EpochRecord(**entry) for entry in document["history"])
+    return RetrainResult(
+        job.scheme, job.seed, document["accuracy"], document["images"], history
+    )
+
+
+def write_result(job: RetrainJob, result: RetrainResult) -> Path:
+    """Write a result where `read_result` finds it."""
+    document = {
+        "fingerprint": retrain_fingerprint(job.config),
+        "scheme": str(result.scheme),
+        "seed": result.seed,
+        "accuracy": result.accuracy,
+        "images": result.images,
+        "history": [asdict(entry) for entry in result.history],
+    }
+    return write_text(job.result_path, json.dumps(document, indent=1) + "\n")

@@ -1,0 +1,167 @@
+"""Training a ticket and its controls from scratch, the same seeds for all, several at a time."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import connection
+from typing import Any
+
+import torch
+
+from sat_optuna.checkpoint import EpochRecord
+from sat_optuna.config import StudyConfig, TrainConfig
+from sat_optuna.data import load_configured
+from sat_optuna.data.split import Split
+from sat_optuna.evaluate import accuracy
+from sat_optuna.evidence.results import (
+    RetrainJob,
+    RetrainResult,
+    read_result,
+    retrain_fingerprint,
+    write_result,
+)
+from sat_optuna.supernet import Supernet
+from sat_optuna.surgery import TicketNetwork, materialise
+from sat_optuna.ticket import Ticket
+from sat_optuna.training import Checkpoint, fit, pick_device
+
+__all__ = ["build_network", "retrain", "run_jobs"]
+
+
+def build_network(ticket: Ticket, *, seed: int) -> TicketNetwork:
+    """Build a ticket's network with fresh weights.
+
+    Networks of the same seed start with equal weights wherever they share a part, whatever their
+    schemes.
+    """
+    settings: dict[str, Any] = dict(ticket.backbone_settings)
+    supernet = Supernet(
+        ticket.backbone,
+        attention=ticket.attention,
+        in_channels=ticket.input_shape[0],
+        classes=ticket.classes,
+        seed=seed,
+        **settings,
+    )
+    return materialise(supernet, ticket.scheme)
+
+
+def retrain(
+    ticket: Ticket,
+    data: Split,
+    *,
+    epochs: int,
+    seed: int,
+    config: TrainConfig | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> TicketNetwork:
+    """Train a ticket's network from scratch on train + validation and return it.
+
+    Args:
+        ticket: what to build.
+        data: its training and validation part are used, its test part is not.
+        epochs: passes over them.
+        seed: of weights, order and augmentation.
+        config: optimiser, schedule, augmentation, precision.
+        checkpoint: kept after each epoch and continued from.
+        on_epoch: called after each epoch.
+    """
+    net = build_network(ticket, seed=seed).to(data.train.device)
+    fit(
+        net,
+        data.train_and_valid,
+        epochs=epochs,
+        seed=seed,
+        config=config,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+    )
+    return net
+
+
+def run_jobs(
+    jobs: Sequence[tuple[RetrainJob, Ticket]],
+    *,
+    workers: int,
+    on_result: Callable[[RetrainResult], None] | None = None,
+) -> list[RetrainResult]:
+    """Run the jobs that have no result yet, in parallel processes, and return all results.
+
+    A small network gains nothing from a second thread, so each process uses one; where there is a
+    GPU the jobs share it one after the other.
+
+    Args:
+        jobs: what to train, each with the ticket that says how to build it.
+        workers: processes at the same time; 0 for one a core.
+        on_result: called in this process with each result made now.
+    """
+    todo = [(job, ticket) for job, ticket in jobs if read_result(job) is None]
+    if todo:
+        alone = pick_device().type == "cuda"
+        count = 1 if alone else min(len(todo), workers or os.cpu_count() or 1)
+        for result in _in_processes(todo, count):
+            if on_result:
+                on_result(result)
+    results = [read_result(job) for job, _ in jobs]
+    return [result for result in results if result is not None]
+
+
+def _in_processes(
+    todo: Iterable[tuple[RetrainJob, Ticket]], workers: int
+) -> Iterator[RetrainResult]:
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    running: set[Future[RetrainResult]] = {pool.submit(_run, *item) for item in todo}
+    try:
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=not running, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+_data: dict[str, Split] = {}  # of this worker, which trains job after job on the same data
+
+
+def _load(config: StudyConfig) -> Split:
+    key = retrain_fingerprint(config)
+    if key not in _data:
+        _data[key] = load_configured(config.data, seed=config.seed, device=str(pick_device()))
+    return _data[key]
+
+
+def _run(job: RetrainJob, ticket: Ticket) -> RetrainResult:
+    """Train, test and write one job, in a worker."""
+    data = _load(job.config)
+    checkpoint = Checkpoint(job.weights_path, retrain_fingerprint(job.config))
+    net = retrain(
+        ticket,
+        data,
+        epochs=job.config.retrain.epochs,
+        seed=job.seed,
+        config=job.config.train,
+        checkpoint=checkpoint,
+    )
+    record = checkpoint.record() or {"history": []}
+    history = [EpochRecord(**entry) for entry in record["history"]]
+    tested = accuracy(net, data.test)
+    result = RetrainResult(job.scheme, job.seed, tested.accuracy, len(data.test), tuple(history))
+    write_result(job, result)
+    return result

@@ -1,0 +1,101 @@
+"""Optuna's own samplers, made functions of history, so that a search continues as if unbroken.
+
+A fresh sampler of Optuna's, seeded by (seed, trial number), serves each trial; one that lived as
+long as its process would begin its random numbers again after an interruption and repeat itself.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from typing_extensions import override
+
+from sat_optuna.registry import Registry
+from sat_optuna.search.sampler import Settings, claim_study, mark_worker
+
+__all__ = ["BASELINES", "NumberSeededSampler"]
+
+BASELINES: Registry[Callable[..., BaseSampler]] = Registry("baseline sampler")
+BASELINES.add("tpe", "optuna.samplers:TPESampler")
+BASELINES.add("random", "optuna.samplers:RandomSampler")
+BASELINES.add("nsga2", "optuna.samplers:NSGAIISampler")
+
+
+class NumberSeededSampler(BaseSampler):
+    """A baseline whose proposals depend on (seed, trial number) and the study's history alone.
+
+    Args:
+        name: one of BASELINES.
+        seed: with the history it determines all proposals.
+
+    Raises:
+        UnknownName: no such baseline.
+    """
+
+    def __init__(self, name: str, *, seed: int) -> None:
+        self._make = BASELINES.get(name)
+        self._name = name
+        self._seed = seed
+
+    def settings(self) -> Settings:
+        """Return all that proposals depend on besides the history."""
+        return {"algorithm": f"optuna/{self._name}", "version": 1, "seed": self._seed}
+
+    def _inner(self, trial: FrozenTrial, parameter: str | None = None) -> BaseSampler:
+        """Return Optuna's sampler for a trial, or for a parameter of it drawn by itself.
+
+        By parameter, because a trial that is attached again draws the missing ones alone.
+        """
+        place = [self._seed, trial.number]
+        if parameter is not None:
+            place.append(zlib.crc32(parameter.encode()))
+        return self._make(seed=int(np.random.default_rng(place).integers(2**32)))
+
+    @override
+    def reseed_rng(self) -> None:
+        """Do nothing: each trial has its own generator."""
+
+    @override
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Compare the study's sampler settings and mark the trial as this process's."""
+        mark_worker(study, trial._trial_id)
+        claim_study(study, self.settings())
+        self._inner(trial).before_trial(study, trial)
+
+    @override
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._inner(trial).infer_relative_search_space(study, trial)
+
+    @override
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._inner(trial).sample_relative(study, trial, search_space)
+
+    @override
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        inner = self._inner(trial, param_name)
+        return inner.sample_independent(study, trial, param_name, param_distribution)
+
+    @override
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._inner(trial).after_trial(study, trial, state, values)

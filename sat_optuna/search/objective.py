@@ -1,0 +1,170 @@
+"""What a scheme is worth: scored in the supernet, or trained as a network of its own.
+
+Both objectives are plain Optuna objectives: `study.optimize(objective)` works on them.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import optuna
+
+from sat_optuna.checkpoint import EpochRecord
+from sat_optuna.config import TrainConfig
+from sat_optuna.cost import Cost, CostModel
+from sat_optuna.data.split import Split
+from sat_optuna.evaluate import Evaluation, accuracy, calibration_batches, score_scheme
+from sat_optuna.processes import worker_name
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.seeds import seed_for
+from sat_optuna.supernet import Supernet
+from sat_optuna.surgery import materialise
+from sat_optuna.training import fit, to_memory_format
+
+__all__ = ["SupernetObjective", "TrainObjective"]
+
+
+class _SchemeObjective:
+    """What both objectives share: the search space, the costs and the trial's attributes."""
+
+    def __init__(self, net: Supernet, data: Split, *, sparsity_weight: float) -> None:
+        self.net, self.data, self.sparsity_weight = net, data, sparsity_weight
+        self.stages = net.stages
+        self.kinds = tuple(spec.kind for spec in net.specs)
+        self.costs = CostModel(net, data.shape)
+
+    def network(self) -> dict[str, Any]:
+        """Return what a ticket of this search must say of network and data."""
+        return {
+            "backbone": self.net.backbone_name,
+            "backbone_settings": dict(self.net.backbone_settings),
+            "attention": [asdict(spec) for spec in self.net.specs],
+            "classes": self.data.classes,
+            "input_shape": list(self.data.shape),
+            "dataset": self.data.name,
+            "dataset_fingerprint": self.data.fingerprint,
+        }
+
+    def reward(self, scheme: Scheme, evaluation: Evaluation) -> float:
+        """Return accuracy in points + weight x sparsity (LTH4SA: 1 and 2, in these units)."""
+        return evaluation.accuracy + self.sparsity_weight * scheme.sparsity
+
+    def begin(self, trial: optuna.Trial) -> Scheme:
+        """Ask for the scheme and note it with its cost, and the network with the study."""
+        if NETWORK_KEY not in trial.study.user_attrs:
+            trial.study.set_user_attr(NETWORK_KEY, self.network())
+        trial.set_user_attr(WORKER_KEY, worker_name())
+        scheme = suggest_scheme(trial, self.stages, self.kinds)
+        cost: Cost = self.costs.cost(scheme)
+        trial.set_user_attr("scheme", str(scheme))
+        trial.set_user_attr("sparsity", scheme.sparsity)
+        trial.set_user_attr("params", cost.params)
+        trial.set_user_attr("macs", cost.macs)
+        trial.set_user_attr("elementwise", cost.elementwise)
+        return scheme
+
+    def finish(self, trial: optuna.Trial, scheme: Scheme, evaluation: Evaluation) -> float:
+        """Note what was measured and return the reward."""
+        reward = self.reward(scheme, evaluation)
+        trial.set_user_attr("accuracy", evaluation.accuracy)
+        trial.set_user_attr("loss", evaluation.loss)
+        trial.set_user_attr("reward", reward)
+        return reward
+
+
+class SupernetObjective(_SchemeObjective):
+    """Score a scheme with the supernet's weights: BatchNorm re-estimated, then validation.
+
+    The supernet is left as it was found, so the value of a scheme does not depend on what was
+    scored before it.
+
+    Args:
+        net: a pretrained supernet.
+        data: calibration images come from its training part, accuracy from its validation part.
+        sparsity_weight: accuracy points for all connections dropped.
+        calibration: number of training images that set BatchNorm's statistics.
+        seed: which images these are.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: Split,
+        *,
+        sparsity_weight: float = 2.0,
+        calibration: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(net, data, sparsity_weight=sparsity_weight)
+        self.calibration = calibration_batches(data.train, count=calibration, seed=seed)
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Score the trial's scheme; the reward, in accuracy points."""
+        scheme = self.begin(trial)
+        evaluation = score_scheme(
+            self.net, scheme, calibration=self.calibration, images=self.data.valid
+        )
+        return self.finish(trial, scheme, evaluation)
+
+
+class TrainObjective(_SchemeObjective):
+    """Train the masked CNN itself and report its validation accuracy each epoch.
+
+    Args:
+        net: the weights that each trial starts from: a fresh supernet for training from scratch,
+            a pretrained one for fine-tuning. It is left as it was found.
+        data: training and validation part are used.
+        epochs: of each trial.
+        seed: of order and augmentation, the same for each scheme.
+        sparsity_weight: accuracy points for all connections dropped.
+        config: optimiser, schedule, augmentation, precision.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: Split,
+        *,
+        epochs: int,
+        seed: int = 0,
+        sparsity_weight: float = 2.0,
+        config: TrainConfig | None = None,
+    ) -> None:
+        super().__init__(net, data, sparsity_weight=sparsity_weight)
+        self.epochs, self.seed, self.config = epochs, seed, config or TrainConfig()
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Train the trial's scheme; the reward of its last epoch, in accuracy points.
+
+        Raises:
+            optuna.TrialPruned: the study's pruner sees no hope.
+            TrainingError: the loss is no longer finite.
+        """
+        scheme = self.begin(trial)
+        # A trial taken over from a dead worker has reported some epochs already.
+        reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        model = materialise(self.net, scheme)
+        to_memory_format(model, self.config, next(self.net.parameters()).device)
+        evaluation: Evaluation | None = None
+
+        def on_epoch(record: EpochRecord) -> None:
+            nonlocal evaluation
+            evaluation = accuracy(model, self.data.valid)
+            if record.epoch not in reported:
+                trial.report(self.reward(scheme, evaluation), record.epoch)
+            if record.epoch + 1 < self.epochs and trial.should_prune():
+                self.finish(trial, scheme, evaluation)
+                raise optuna.TrialPruned
+
+        seed = seed_for("trial", self.seed)
+        fit(
+            model,
+            self.data.train,
+            epochs=self.epochs,
+            seed=seed,
+            config=self.config,
+            on_epoch=on_epoch,
+        )
+        if evaluation is None:
+            evaluation = accuracy(model, self.data.valid)
+        return self.finish(trial, scheme, evaluation)

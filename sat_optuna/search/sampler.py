@@ -1,0 +1,462 @@
+"""PolicyGradientSampler: policy gradients over categorical parameters, behind Optuna's interface.
+
+Everything it knows is in the study. Trials form batches by their numbers; a batch is told to the
+controller once all its trials, and all before them, are finished. A trial is drawn from the
+policy after the batches before it, by a generator seeded with (seed, trial number), and is none
+of the schemes of smaller numbers. So nothing is lost by a kill, an interrupted study goes on as
+an unbroken one, and all workers have the same policy. What a trial means to the policy:
+
+    COMPLETE            its values, turned into a reward by `signed_values` and `scalarised`
+    PRUNED              the same, its value being the last one reported; none reported: as FAIL
+    FAIL, NaN or inf    keeps its place in its batch and teaches nothing
+    RUNNING, WAITING    its batch waits; its choices count as seen
+    enqueued, added     as if drawn from the policy of the batch its number falls in
+    retried             Optuna's `failed_trial` names the original, whose proposal it repeats; it
+                        counts in the batch of its own number
+
+The proposal is stored when the trial starts, as the system attribute `sat:policy`: n the number
+it was drawn for, v the batches learned, lp the log probability under the policy before the rule
+against repeats, x the choices. A RUNNING trial that is attached again
+(`optuna.trial.Trial(study, trial_id)`) goes on with it.
+
+This file and `controller.py` need numpy, scipy and Optuna alone.
+"""
+
+import math
+import os
+import socket
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from typing_extensions import override
+
+from sat_optuna.search.controller import Batch, Controller, NaturalGradient, PaperController
+
+__all__ = [
+    "POLICY_KEY",
+    "SETTINGS_KEY",
+    "WORKER_KEY",
+    "PolicyGradientSampler",
+    "SamplerSettingsError",
+    "claim_study",
+    "mark_worker",
+    "signed_values",
+    "worker_is_alive",
+]
+
+POLICY_KEY = "sat:policy"
+SETTINGS_KEY = "sat:sampler"
+WORKER_KEY = "sat:worker"
+_ABSENT = object()  # equals no choice, as None might
+
+Reward: TypeAlias = Callable[[FrozenTrial], float]
+Settings: TypeAlias = dict[str, str | int | float | None]
+
+
+class SamplerSettingsError(ValueError):
+    """A study whose trials were proposed with other settings of the sampler."""
+
+
+class _Store:
+    """The one place that touches what Optuna keeps private: a study's storage and ids."""
+
+    def __init__(self, study: Study) -> None:
+        self.backend = study._storage
+        self.study_id = study._study_id
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials by number, not copied, whatever a pruner filters out."""
+        return self.backend.get_all_trials(self.study_id, deepcopy=False)
+
+    def settings(self) -> Any:
+        return self.backend.get_study_system_attrs(self.study_id).get(SETTINGS_KEY)
+
+    def set_settings(self, settings: Settings) -> None:
+        self.backend.set_study_system_attr(self.study_id, SETTINGS_KEY, settings)
+
+    def set_attr(self, trial_id: int, key: str, value: Mapping[str, Any]) -> None:
+        self.backend.set_trial_system_attr(trial_id, key, value)
+
+    def fail(self, trial_id: int) -> None:
+        self.backend.set_trial_state_values(trial_id, TrialState.FAIL)
+
+
+def mark_worker(study: Study, trial_id: int) -> None:
+    """Write who runs a trial, as its system attribute `sat:worker`: host, pid, start.
+
+    `start` is when the process began, in clock ticks since the machine's start, so that a pid
+    used again is not taken for it; None where the system does not say.
+    """
+    pid = os.getpid()
+    lease = {"host": socket.gethostname(), "pid": pid, "start": _process_start(pid)}
+    _Store(study).set_attr(trial_id, WORKER_KEY, lease)
+
+
+def worker_is_alive(lease: Mapping[str, Any]) -> bool | None:
+    """Say whether the process that `mark_worker` wrote down still runs.
+
+    Returns:
+        None where that cannot be told from here: another host, or no POSIX system.
+    """
+    if lease["host"] != socket.gethostname() or os.name != "posix":
+        return None
+    try:
+        os.kill(int(lease["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's; whether it is the same process, its start tells
+    return bool(lease["start"] == _process_start(int(lease["pid"])))
+
+
+def _process_start(pid: int) -> int | None:
+    """Return field 22 of /proc/PID/stat; None without /proc, -1 for a process that has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name, field 2, may hold spaces and brackets
+    return -1 if fields[0] in "ZX" else int(fields[19])
+
+
+def claim_study(study: Study, settings: Settings) -> None:
+    """Store a sampler's settings with a study that has none, or compare them.
+
+    Raises:
+        SamplerSettingsError: the study was begun with others.
+    """
+    store = _Store(study)
+    stored = store.settings()
+    if stored is None:
+        store.set_settings(settings)
+    elif stored != settings:
+        names = [k for k in {**stored, **settings} if stored.get(k) != settings.get(k)]
+        changes = ", ".join(f"{k}: {stored.get(k)!r}, now {settings.get(k)!r}" for k in names)
+        raise SamplerSettingsError(
+            f"study {study.study_name!r} was begun with other sampler settings ({changes}); "
+            "use those again, or begin a new study"
+        )
+
+
+def signed_values(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> tuple[float, ...]:
+    """Return a finished trial's objective values, greater is better; NaN where it has none."""
+    if trial.values is None:
+        return (math.nan,) * len(directions)
+    signs = [-1.0 if d == StudyDirection.MINIMIZE else 1.0 for d in directions]
+    return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+
+
+class PolicyGradientSampler(BaseSampler):
+    """Propose categorical parameters by a policy that learns from the study's own history.
+
+    Parameters that are not categorical are drawn at random, each by itself. So are all parameters
+    of the first trial, and any parameter no earlier trial had: their choices are not known yet.
+
+    Args:
+        seed: of the proposals; with the history it determines them all.
+        batch: trials told to the policy at once; 8, or 3 with preset "paper".
+        preset: "default", a natural policy gradient with a memory of what was scored, or
+            "paper", the published controller with its defects repaired.
+        learning_rate: 1.0, or 0.05 with preset "paper".
+        reward: turns a trial that has values into a number, greater is better; it must depend on
+            the trial alone. None: the objective value, or the mean of several, standardised.
+
+    Raises:
+        ValueError: a setting that is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        batch: int | None = None,
+        preset: Literal["default", "paper"] = "default",
+        learning_rate: float | None = None,
+        reward: Reward | None = None,
+    ) -> None:
+        paper = preset == "paper"
+        if preset not in ("default", "paper"):
+            raise ValueError(f"preset {preset!r} given; choose 'default' or 'paper'")
+        self._preset = preset
+        self._seed = seed
+        self._batch = (3 if paper else 8) if batch is None else batch
+        self._learning_rate = (0.05 if paper else 1.0) if learning_rate is None else learning_rate
+        self._reward = reward
+        if seed < 0:
+            raise ValueError(f"seed {seed} given; a seed is 0 or more")
+        if self._batch < 1 or (self._batch < 2 and not paper):
+            raise ValueError(f"batch {batch} given; leaving one out needs 2 trials or more")
+        if not self._learning_rate > 0:
+            raise ValueError(f"learning_rate {learning_rate} given; it must be above 0")
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.RLock()
+        self._warned = False
+        # A pure speed-up, by storage and study: dropping it changes no proposal.
+        self._memories: weakref.WeakKeyDictionary[Any, dict[int, _Memory]]
+        self._memories = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock and the memory behind: a copy in another process has its own."""
+        return {k: v for k, v in vars(self).items() if k not in ("_lock", "_memories")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._forget()
+        vars(self).update(state)
+
+    def settings(self) -> Settings:
+        """Return all that proposals depend on besides the history."""
+        reward = self._reward
+        name = getattr(reward, "__qualname__", type(reward).__qualname__) if reward else None
+        return {
+            "algorithm": f"policy-gradient/{self._preset}",
+            "version": 1,
+            "seed": self._seed,
+            "batch": self._batch,
+            "learning_rate": self._learning_rate,
+            "reward": name,
+        }
+
+    def policy(self, study: Study) -> dict[str, dict[Any, float]]:
+        """Return the newest policy: for each parameter the probability of each of its choices."""
+        with self._lock:
+            memory = self._memory(study, len(_Store(study).trials()))
+            if not memory.space:
+                return {}
+            rows = memory.controller.policy.probabilities
+        return {
+            name: dict(zip(dist.choices, row.tolist(), strict=False))
+            for (name, dist), row in zip(memory.space.items(), rows, strict=True)
+        }
+
+    @override
+    def reseed_rng(self) -> None:
+        """Do nothing: each trial has its own generator."""
+
+    @override
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Mark the trial as this process's and draw its proposal.
+
+        It is drawn here and not in `sample_relative` because Optuna takes an error there for one
+        of the objective: it would hide among failed trials. From here it surfaces.
+        """
+        store = _Store(study)
+        mark_worker(study, trial._trial_id)
+        try:
+            with self._lock:
+                self._proposal(study, trial)
+        except Exception:
+            if not trial.params and POLICY_KEY not in trial.system_attrs:
+                store.fail(trial._trial_id)  # a new trial: RUNNING it would block the policy
+            raise
+
+    @override
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        with self._lock:
+            names = self._proposal(study, trial)
+            memory = self._held(study)
+            if memory is None or not memory.space.keys() >= names.keys():
+                memory = self._memory(study, trial.number)
+            return {name: memory.space[name] for name in names}
+
+    @override
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        with self._lock:
+            proposal = self._proposal(study, trial)
+        chosen = {}
+        for name, distribution in search_space.items():
+            if name in proposal and isinstance(distribution, CategoricalDistribution):
+                chosen[name] = distribution.choices[proposal[name]]
+        return chosen
+
+    @override
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        if not isinstance(param_distribution, CategoricalDistribution) and not self._warned:
+            self._warned = True
+            optuna.logging.get_logger(__name__).warning(
+                f"{param_name!r} is not categorical: PolicyGradientSampler draws such parameters "
+                "at random and learns nothing about them."
+            )
+        place = [self._seed, _slot(trial), zlib.crc32(param_name.encode())]
+        seed = int(np.random.default_rng(place).integers(2**32))
+        return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
+
+    def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, int]:
+        """Return the trial's stored choices by name, or draw and store them."""
+        slot = _slot(trial)
+        record = trial.system_attrs.get(POLICY_KEY)
+        if record is None or record["n"] != slot:
+            memory = self._memory(study, trial.number)
+            if not memory.space:
+                return {}
+            policy = memory.controller.policy
+            fixed = enumerate(_row(memory.space, trial).tolist())
+            scheme = policy.draw(
+                np.random.default_rng([self._seed, slot]),
+                seen=memory.seen,
+                fixed={place: choice for place, choice in fixed if choice >= 0},
+            )
+            record = {
+                "n": slot,
+                "v": memory.version,
+                "lp": float(policy.log_prob(scheme[None])[0]),
+                "x": dict(zip(memory.space, scheme.tolist(), strict=True)),
+            }
+            _Store(study).set_attr(trial._trial_id, POLICY_KEY, record)
+            trial.system_attrs[POLICY_KEY] = record
+        return dict(record["x"])
+
+    def _memory(self, study: Study, number: int) -> "_Memory":
+        """Return what the trials below `number` say."""
+        trials = _Store(study).trials()[:number]
+        memory = self._held(study)
+        if memory is None or not memory.fits(trials):
+            claim_study(study, self.settings())
+            memory = _Memory(self._controller, self._values(study), self._batch)
+            self._memories.setdefault(study._storage, {})[study._study_id] = memory
+        memory.read(trials)
+        return memory
+
+    def _held(self, study: Study) -> "_Memory | None":
+        return self._memories.get(study._storage, {}).get(study._study_id)
+
+    def _controller(self, sizes: Sequence[int]) -> Controller:
+        if self._preset == "paper":
+            return PaperController(sizes, seed=self._seed, learning_rate=self._learning_rate)
+        return NaturalGradient(sizes, learning_rate=self._learning_rate)
+
+    def _values(self, study: Study) -> Callable[[FrozenTrial], tuple[float, ...]]:
+        """Return the function that turns a finished trial into values, greater is better."""
+        reward, directions = self._reward, study.directions
+        if reward is None:
+            return lambda trial: signed_values(trial, directions)
+        return lambda trial: (math.nan if trial.values is None else reward(trial),)
+
+
+class _Memory:
+    """What the trials below some number say: space, schemes seen, policy; read incrementally.
+
+    Args:
+        controller: makes one for given numbers of choices.
+        values: turns a finished trial into values, greater is better.
+        batch: trials told at once.
+    """
+
+    def __init__(
+        self,
+        controller: Callable[[Sequence[int]], Controller],
+        values: Callable[[FrozenTrial], tuple[float, ...]],
+        batch: int,
+    ) -> None:
+        self._make = controller
+        self._values = values
+        self._batch = batch
+        self.space: dict[str, CategoricalDistribution] = {}
+        self._since = 0  # trials that must be there for the space to be this one
+        self._restart()
+
+    def _restart(self) -> None:
+        """Begin to read again, in a space that has grown."""
+        self.space = dict(sorted(self.space.items()))
+        if self.space:
+            self.controller = self._make([len(d.choices) for d in self.space.values()])
+        self.version = 0
+        self._done: list[FrozenTrial] = []
+        self._rows: list[NDArray[np.int64]] = []
+        self.seen = np.zeros((0, len(self.space)), dtype=np.int64)
+
+    def fits(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Say whether the memory was made of the first of these trials and no others."""
+        done = len(self._done)
+        if max(done, self._since) > len(trials):
+            return False
+        return done == 0 or trials[done - 1].datetime_complete == self._done[-1].datetime_complete
+
+    def read(self, trials: Sequence[FrozenTrial]) -> None:
+        """Read on: new parameters, newly finished trials, whole batches of them."""
+        known = len(self.space)
+        for trial in trials[len(self._done) :]:
+            for name, distribution in trial.distributions.items():
+                if (
+                    isinstance(distribution, CategoricalDistribution)
+                    and not distribution.single()
+                    and name not in self.space
+                ):
+                    self.space[name] = distribution
+                    self._since = trial.number + 1
+        if len(self.space) > known:
+            self._restart()
+        if not self.space:
+            return
+        for trial in trials[len(self._done) :]:
+            if not trial.state.is_finished():
+                break
+            self._done.append(trial)
+            self._rows.append(_row(self.space, trial))
+            if len(self._done) % self._batch == 0:
+                self._tell(self._done[-self._batch :])
+        tail = [_row(self.space, t) for t in trials[len(self._done) :]]
+        self.seen = np.array([*self._rows, *tail]).reshape(-1, len(self.space))
+
+    def _tell(self, trials: Sequence[FrozenTrial]) -> None:
+        rows = [_row(self.space, t) for t in trials]
+        logs = [_log_prob(self.space, t, r) for t, r in zip(trials, rows, strict=True)]
+        values = np.array([self._values(t) for t in trials], dtype=np.float64)
+        self.controller.tell(Batch(np.array(rows), values, np.array(logs)))
+        self.version += 1
+
+
+def _slot(trial: FrozenTrial) -> int:
+    """Return the number whose proposal a trial has: a retry's is that of its original."""
+    return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
+def _row(space: Mapping[str, CategoricalDistribution], trial: FrozenTrial) -> NDArray[np.int64]:
+    """Return a trial's choices in a space, (n,); -1 where it has none.
+
+    What a trial without values was meant to choose counts too: its proposal and its fixed
+    parameters. One with values may have left parts of its proposal unused.
+    """
+    row = np.full(len(space), -1, dtype=np.int64)
+    meant: Mapping[str, int] = {}
+    fixed: Mapping[str, Any] = {}
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        meant = trial.system_attrs.get(POLICY_KEY, {}).get("x", {})
+        fixed = trial.system_attrs.get("fixed_params", {})
+    for place, (name, distribution) in enumerate(space.items()):
+        if trial.distributions.get(name) == distribution:
+            row[place] = distribution.to_internal_repr(trial.params[name])
+        elif fixed.get(name, _ABSENT) in distribution.choices:
+            row[place] = distribution.to_internal_repr(fixed[name])
+        else:
+            row[place] = meant.get(name, -1)
+    return row
+
+
+def _log_prob(space: Mapping[str, Any], trial: FrozenTrial, row: NDArray[np.int64]) -> float:
+    """Return the stored log probability; NaN where the trial is not just as it was proposed."""
+    record = trial.system_attrs.get(POLICY_KEY, {"x": None})
+    proposed = record["x"] == dict(zip(space, row.tolist(), strict=True))
+    return float(record["lp"]) if proposed else math.nan

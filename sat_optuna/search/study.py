@@ -1,0 +1,290 @@
+"""The Optuna study of a search: opened, continued after any end, and read."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from sat_optuna.checkpoint import versions
+from sat_optuna.config import StudyConfig, differences
+from sat_optuna.errors import StudyError, TrainingError
+from sat_optuna.processes import is_dead, worker_name
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.baselines import NumberSeededSampler
+from sat_optuna.search.sampler import PolicyGradientSampler
+from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.ticket import AttentionSpec, Ticket
+
+__all__ = [
+    "CONFIG_KEY",
+    "UUID_KEY",
+    "best_ticket",
+    "build_pruner",
+    "build_sampler",
+    "create_study",
+    "finished_trials",
+    "load_study",
+    "run_trials",
+    "stale_trials",
+    "ticket_of",
+]
+
+CONFIG_KEY = "sat:config"
+UUID_KEY = "sat:uuid"
+
+
+def build_sampler(name: str, *, seed: int, batch: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of a name of `[search] sampler`; each is a function of history."""
+    if name == "policy":
+        return PolicyGradientSampler(seed=seed, batch=batch)
+    if name == "paper":
+        return PolicyGradientSampler(seed=seed, preset="paper")
+    return NumberSeededSampler(name, seed=seed)
+
+
+def build_pruner(name: str) -> optuna.pruners.BasePruner:
+    """Return the pruner of a name of `[search] pruner`."""
+    pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+        "none": optuna.pruners.NopPruner,
+        "median": optuna.pruners.MedianPruner,
+        "halving": optuna.pruners.SuccessiveHalvingPruner,
+        "hyperband": optuna.pruners.HyperbandPruner,
+    }
+    return pruners[name]()
+
+
+def _storage(db: Path) -> RDBStorage:
+    """Open a SQLite file: a long wait for locks, and one fsync a checkpoint instead of each write.
+
+    A search writes once a parameter; see the measured cost of a commit in Optuna's own storage.
+    """
+    options = {"connect_args": {"timeout": 60}}
+    try:
+        storage = RDBStorage(f"sqlite:///{db}", engine_kwargs=options)
+    except Exception as error:
+        raise StudyError(
+            f"cannot open {db}: {error.__class__.__name__}; is it a study's database on a disk "
+            "with room? restore it, or move it away to start the search again"
+        ) from error
+
+    def fast(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+
+    sqlalchemy.event.listen(storage.engine, "connect", fast)
+    storage.engine.dispose()
+    return storage
+
+
+def create_study(
+    db: Path,
+    name: str,
+    *,
+    config: StudyConfig,
+    sampler: optuna.samplers.BaseSampler,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> optuna.Study:
+    """Open the study of that name, or make it, and hold it to its stored configuration.
+
+    Raises:
+        StudyError: it was made with another configuration; the message shows the difference.
+    """
+    db.parent.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # whoever calls shows progress itself
+    study = optuna.create_study(
+        storage=_storage(db),
+        study_name=name,
+        sampler=sampler,
+        pruner=pruner or optuna.pruners.NopPruner(),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    stored = study.user_attrs.get(CONFIG_KEY)
+    if stored is None:
+        study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
+        study.set_user_attr(CONFIG_KEY, config.to_dict())
+        return study
+    if changed := differences(stored, config.to_dict()):
+        raise StudyError(
+            f"study {name!r} in {db} was made with another configuration: {'; '.join(changed)}; "
+            "restore these keys to continue it, or make a new study for the new ones "
+            "(only search.trials, search.timeout and [retrain] may change)"
+        )
+    if stored != config.to_dict():
+        study.set_user_attr(CONFIG_KEY, config.to_dict())
+    return study
+
+
+def load_study(db: Path, name: str) -> optuna.Study:
+    """Open a study for reading.
+
+    Raises:
+        StudyError: there is none; the message says how to make it.
+    """
+    if not db.exists():
+        raise StudyError(f"no search was run yet: {db} does not exist; run: sat-optuna run {name}")
+    storage = _storage(db)
+    try:
+        return optuna.load_study(
+            storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler()
+        )
+    except KeyError as error:
+        known = ", ".join(optuna.get_all_study_names(storage)) or "none"
+        raise StudyError(
+            f"{db} holds no study {name!r}; it holds: {known}; run: sat-optuna search {name}"
+        ) from error
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the finished trials in number order, not copied."""
+    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+
+
+def stale_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the RUNNING trials whose worker is dead, in number order.
+
+    A trial without a worker's name was killed at birth. A worker on another machine cannot be
+    seen to be dead; its trials are not listed.
+    """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [
+        t for t in running if WORKER_KEY not in t.user_attrs or is_dead(t.user_attrs[WORKER_KEY])
+    ]
+
+
+def run_trials(
+    study: optuna.Study,
+    objective: Callable[[optuna.Trial], float],
+    *,
+    trials: int,
+    batch: int,
+    stages: Iterable[int],
+    kinds: Iterable[str],
+    timeout: float = 0.0,
+    on_trial: Callable[[FrozenTrial], None] | None = None,
+) -> int:
+    """Bring a study to its total of finished trials, batch by batch, in number order.
+
+    A batch is asked whole before its first trial is scored, as plain `study.optimize` would not:
+    the objective's values are the same either way. A RUNNING trial of a dead worker is taken over
+    under its own number; what it had stored comes back and what is missing is drawn again by the
+    same rule, so an interrupted search equals an unbroken one.
+
+    Args:
+        study: opened by `create_study`.
+        objective: an Optuna objective; a TrainingError of it makes its trial FAIL.
+        trials: total of finished trials, those of earlier runs too.
+        batch: trials asked together; batch k holds the numbers k * batch to (k + 1) * batch - 1.
+        stages: blocks of each stage.
+        kinds: names of the kinds of attention.
+        timeout: seconds after which no new batch is begun; 0 for none.
+        on_trial: called with each trial finished now.
+
+    Returns:
+        The number of trials finished now.
+
+    Raises:
+        StudyError: a trial belongs to a worker that is alive.
+    """
+    layout, names = tuple(stages), tuple(kinds)
+    deadline = time.monotonic() + timeout if timeout else float("inf")
+    done = 0
+    while True:
+        taken = _take_over(study)
+        count = len(study.get_trials(deepcopy=False))
+        first = taken[0].number if taken else count
+        if not taken and (first >= trials or time.monotonic() >= deadline):
+            return done
+        end = min((first // batch + 1) * batch, max(trials, count))
+        for trial in taken:
+            suggest_scheme(trial, layout, names)
+        while count < end:
+            trial = study.ask()
+            trial.set_user_attr(WORKER_KEY, worker_name())
+            suggest_scheme(trial, layout, names)
+            taken.append(trial)
+            count += 1
+        for trial in taken:
+            finished = _finish(study, trial, objective)
+            done += 1
+            if on_trial:
+                on_trial(finished)
+
+
+def _take_over(study: optuna.Study) -> list[optuna.Trial]:
+    """Attach to the RUNNING trials of dead workers; refuse those of live ones."""
+    stale = stale_trials(study)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if alive := [t.number for t in running if t not in stale]:
+        raise StudyError(
+            f"trials {alive} of study {study.study_name!r} are being run by another process; "
+            "wait for it, or end it, and run the same command again"
+        )
+    taken = [optuna.trial.Trial(study, t._trial_id) for t in stale]
+    for trial in taken:
+        trial.set_user_attr(WORKER_KEY, worker_name())
+    return taken
+
+
+def _finish(
+    study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Trial], float]
+) -> FrozenTrial:
+    """Score one trial and tell the study how it ended."""
+    try:
+        value = objective(trial)
+    except optuna.TrialPruned:
+        return study.tell(trial, state=TrialState.PRUNED)
+    except TrainingError as error:
+        trial.set_user_attr("error", str(error))
+        return study.tell(trial, state=TrialState.FAIL)
+    return study.tell(trial, value)
+
+
+def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
+    """Return a trial of a search as a ticket, without retrained scores."""
+    network = study.user_attrs[NETWORK_KEY]
+    config = study.user_attrs.get(CONFIG_KEY, {})
+    attention = tuple(AttentionSpec(**spec) for spec in network["attention"])
+    return Ticket(
+        role="ticket",
+        scheme=Scheme.parse(trial.user_attrs["scheme"]),
+        backbone=network["backbone"],
+        backbone_settings=network["backbone_settings"],
+        attention=attention,
+        classes=network["classes"],
+        input_shape=tuple(network["input_shape"]),
+        dataset=network["dataset"],
+        dataset_fingerprint=network["dataset_fingerprint"],
+        seed=config.get("seed", 0),
+        params=trial.user_attrs["params"],
+        macs=trial.user_attrs["macs"],
+        study=study.study_name,
+        study_uuid=study.user_attrs.get(UUID_KEY),
+        trial=trial.number,
+        versions=versions(),
+        config=config,
+    )
+
+
+def best_ticket(study: optuna.Study) -> Ticket:
+    """Return the ticket with the highest reward; of equals, the first found.
+
+    Raises:
+        StudyError: no trial is complete.
+    """
+    complete = [t for t in finished_trials(study) if t.state is TrialState.COMPLETE]
+    if not complete:
+        raise StudyError(
+            f"study {study.study_name!r} has no complete trial; "
+            "run: sat-optuna search, and look at sat-optuna trials"
+        )
+    best = max(complete, key=lambda t: (t.value, -t.number))
+    return ticket_of(study, best)

@@ -1,0 +1,63 @@
+"""From a supernet and a scheme to the network in which unconnected modules do not exist."""
+
+import copy
+from collections.abc import Iterable
+from typing import cast
+
+from torch import Tensor, nn
+
+from sat_optuna.backbones.contract import Backbone
+from sat_optuna.scheme import Scheme
+from sat_optuna.supernet import StageAttention, Supernet, walk
+
+__all__ = ["TicketNetwork", "materialise"]
+
+
+class TicketNetwork(nn.Module):
+    """A backbone with the attention of one scheme and nothing more.
+
+    Attributes:
+        backbone: the network without attention.
+        attention: a `StageAttention` a stage, with the connected modules alone.
+        scheme: which block carries what.
+    """
+
+    def __init__(
+        self, backbone: Backbone, attention: Iterable[StageAttention], scheme: Scheme
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.attention = nn.ModuleList(attention)
+        self.scheme = scheme
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits.
+
+        Args:
+            x: (N, C, H, W) images.
+
+        Returns:
+            (N, classes) logits.
+        """
+        stages = cast("Iterable[StageAttention]", self.attention)
+        return walk(self.backbone, stages, self.scheme, x)
+
+
+def materialise(supernet: Supernet, scheme: Scheme) -> TicketNetwork:
+    """Build the network of one scheme; it is the same function as the supernet under it.
+
+    Args:
+        supernet: gives the weights, which are copied.
+        scheme: which block carries what.
+
+    Returns:
+        A network without unconnected modules; a module that a stage shares is there where at
+        least one of its blocks uses it.
+
+    Raises:
+        SchemeError: the scheme does not fit the supernet.
+    """
+    supernet.check(scheme)
+    stages = zip(supernet.stage_attention, scheme.by_stage(), strict=True)
+    kept = [stage.kept(choices) for stage, choices in stages]
+    return TicketNetwork(copy.deepcopy(supernet.backbone), kept, scheme)

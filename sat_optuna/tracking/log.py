@@ -1,0 +1,297 @@
+"""What of a study goes to MLflow: a parent run a study, a child run a trial and a retraining.
+
+The study in study.db is the truth and MLflow a copy of it for reading, so whatever is missing here
+can be logged again: each method may be repeated, after a kill -9 too, and completes what it finds.
+"""
+
+import atexit
+import contextlib
+import json
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sat_optuna.processes import worker_name
+from sat_optuna.tracking.children import ChildRuns, Record
+from sat_optuna.tracking.store import RunStore, TrackingError
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+__all__ = ["MLflowLog"]
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class MLflowLog:
+    """Logs studies to MLflow; also a callback for `study.optimize(..., callbacks=[...])`.
+
+    As a callback it opens the study at its first call, logs what earlier processes finished but
+    did not log, then each trial as it ends; the parent run is closed when the process exits.
+    Threads may share it; each process makes its own.
+    """
+
+    def __init__(self, root: str | Path = "mlruns", *, study_name: str | None = None) -> None:
+        """Connect to the store, made at first use: root/mlflow.db and root/artifacts/STUDY.
+
+        Args:
+            root: the folder of the runs, made if missing. MLFLOW_TRACKING_URI wins over its
+                mlflow.db where it is set.
+            study_name: what the callback calls the experiment; None takes the study's own name.
+
+        Raises:
+            TrackingError: the store cannot be made, read or reached.
+        """
+        self._store = RunStore(root)
+        self._study_name = study_name
+        self._lock = threading.RLock()
+        self._opened: ChildRuns | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the runs are: a database's URL or a server's."""
+        return self._store.uri
+
+    def open_study(
+        self,
+        name: str,
+        uuid: str,
+        *,
+        config: Mapping[str, Any] = _NOTHING,
+        tags: Mapping[str, str] = _NOTHING,
+    ) -> str:
+        """Open the study's parent run, made if missing, and set it RUNNING; return its id.
+
+        Args:
+            name: the study's name, which is also the experiment's.
+            uuid: tells this study from others of the same name.
+            config: the resolved configuration. Its values become params (`search.trials`), which
+                MLflow keeps at their first value, and the artifact config.json, which is current.
+            tags: further tags of the parent run.
+
+        Raises:
+            TrackingError: the store cannot be read or written.
+        """
+        tags = {**tags, "sat.kind": "study", "sat.study_uuid": uuid, "sat.worker": worker_name()}
+        with self._lock, self._store.guarded(f"open study {name}"):
+            experiment = self._store.experiment(name)
+            parents = self._store.runs(experiment, "tags.`sat.kind` = 'study'")
+            same = (run for run in parents if run.data.tags.get("sat.study_uuid") == uuid)
+            run = next(same, None) or self._store.create(experiment, name, tags)
+            parent = str(run.info.run_id)
+            self._store.resume(parent)
+            known = run.data.params
+            params = {key: value for key, value in _flat(config).items() if key not in known}
+            self._store.write(parent, params=params, tags=tags)
+            if config:
+                text = json.dumps(config, indent=2, default=str)
+                self._store.write_text(parent, "config.json", text)
+            self._opened = ChildRuns(self._store, experiment=experiment, parent=parent, uuid=uuid)
+        return parent
+
+    def close_study(self, status: str = "FINISHED") -> None:
+        """End the parent run with an MLflow status: FINISHED, FAILED or KILLED.
+
+        Raises:
+            TrackingError: no study is open, or the store cannot be written.
+        """
+        with self._lock, self._store.guarded("close the study"):
+            self._store.end(self._study.parent, status)
+            self._opened = None
+
+    def log_trial(
+        self,
+        number: int,
+        *,
+        scheme: str,
+        state: str,
+        metrics: Mapping[str, float] = _NOTHING,
+        params: Mapping[str, object] = _NOTHING,
+        curves: Mapping[str, Sequence[float]] = _NOTHING,
+        artifact: tuple[str, str] | None = None,
+        value: float | None = None,
+        started: datetime | None = None,
+        ended: datetime | None = None,
+    ) -> str:
+        """Log a finished trial as a child run; one that is complete already stays as it is.
+
+        Args:
+            number: the trial's number; with the scheme it names the run.
+            scheme: the scheme's text form, `110-010-001`.
+            state: Optuna's: COMPLETE, PRUNED or FAIL.
+            metrics: the trial's final numbers.
+            params: the trial's parameters.
+            curves: a number an epoch; epochs count from 1 and become MLflow's steps.
+            artifact: file name and text, for example ("ticket.json", ticket.to_json()).
+            value: the study's objective value, logged as the metric `value`.
+            started: when the trial began (Optuna's datetime_start).
+            ended: when it ended.
+
+        Returns:
+            The run's id.
+
+        Raises:
+            TrackingError: the store cannot be written, or the trial has not ended.
+        """
+        key = _trial_key(number, scheme)
+        record = Record(
+            key=key,
+            name=key,
+            state=state,
+            tags={"sat.kind": "trial", "sat.trial": str(number), "scheme": scheme},
+            metrics=metrics if value is None else {**metrics, "value": value},
+            params=params,
+            curves=curves,
+            artifact=artifact,
+            started=started,
+            ended=ended,
+        )
+        with self._lock:
+            return self._study.log(record)
+
+    def log_retraining(
+        self,
+        key: str,
+        *,
+        role: str,
+        seed: int,
+        scheme: str,
+        metrics: Mapping[str, float] = _NOTHING,
+        params: Mapping[str, object] = _NOTHING,
+        curves: Mapping[str, Sequence[float]] = _NOTHING,
+        ticket: str | None = None,
+        started: datetime | None = None,
+        ended: datetime | None = None,
+    ) -> str:
+        """Log a finished retraining as a child run, as `log_trial` does a trial.
+
+        Args:
+            key: names the retraining within its study for ever, so another configuration of it
+                needs another key.
+            role: ticket, plain, full, random-density or random-best.
+            seed: of the retraining.
+            scheme: the scheme's text form.
+            metrics: its final numbers.
+            params: what it was trained with.
+            curves: a number an epoch, epochs counted from 1.
+            ticket: the ticket's JSON, stored as ticket.json.
+            started: when it began.
+            ended: when it ended.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        tags = {"sat.kind": "retraining", "sat.role": role, "sat.seed": str(seed)}
+        record = Record(
+            key=f"retraining {key}",
+            name=f"{role} seed {seed} {scheme}",
+            state="COMPLETE",
+            tags={**tags, "scheme": scheme},
+            metrics=metrics,
+            params=params,
+            curves=curves,
+            artifact=None if ticket is None else ("ticket.json", ticket),
+            started=started,
+            ended=ended,
+        )
+        with self._lock:
+            return self._study.log(record)
+
+    def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
+        """Log one finished trial of an Optuna study, and at the first call all earlier ones.
+
+        The trial's user attributes are read: `scheme` becomes the tag, numbers become metrics.
+
+        Raises:
+            TrackingError: the store cannot be written; Optuna has stored the trial already.
+        """
+        uuid = str(study.user_attrs.get("sat:uuid", study.study_name))
+        with self._lock:
+            if self._opened is None or self._opened.uuid != uuid:
+                self.open_study(self._study_name or study.study_name, uuid)
+                atexit.register(self._close_at_exit)
+                self.catch_up(study)
+            self._log_optuna(trial)
+
+    def catch_up(self, study: "Study") -> int:
+        """Log the finished trials of the open study that no process has logged; return how many.
+
+        Raises:
+            TrackingError: no study is open, or the store cannot be written.
+        """
+        finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+        with self._lock:
+            # Read after the trials: what another process is logging is then seen as its own.
+            self._study.forget()
+            return sum(self._log_optuna(trial) for trial in finished)
+
+    def reap(self) -> int:
+        """End the open study's child runs that a dead process left RUNNING; return how many.
+
+        A run that holds everything gets the status of its trial, any other one KILLED; logging
+        the trial again completes it. Processes of other machines are taken to be alive.
+
+        Raises:
+            TrackingError: no study is open, or the store cannot be written.
+        """
+        with self._lock:
+            return self._study.reap()
+
+    @property
+    def _study(self) -> ChildRuns:
+        if self._opened is None:
+            raise TrackingError("no study is open in MLflow; call open_study first")
+        return self._opened
+
+    def _log_optuna(self, trial: "FrozenTrial") -> bool:
+        scheme = str(trial.user_attrs.get("scheme", ""))
+        if self._study.has(_trial_key(trial.number, scheme)):
+            return False
+        values = list(trial.values or [])
+        several = {f"value_{i}": value for i, value in enumerate(values)}
+        steps = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+        self.log_trial(
+            trial.number,
+            scheme=scheme,
+            state=trial.state.name,
+            metrics=_numbers(trial.user_attrs) | (several if len(values) > 1 else {}),
+            params=trial.params,
+            curves={"intermediate": steps} if steps else {},
+            value=values[0] if len(values) == 1 else None,
+            started=trial.datetime_start,
+            ended=trial.datetime_complete,
+        )
+        return True
+
+    def _close_at_exit(self) -> None:
+        if self._opened is not None:
+            raised = getattr(sys, "last_value", None) is not None
+            with contextlib.suppress(TrackingError):
+                self.close_study("FAILED" if raised else "FINISHED")
+
+
+def _trial_key(number: int, scheme: str) -> str:
+    return f"trial {number} {scheme}".rstrip()
+
+
+def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        key: value
+        for key, value in attributes.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and ":" not in key
+    }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,220 @@
+"""MLflow's store behind a few verbs: the one file that imports mlflow, and only inside functions.
+
+Only MlflowClient is used, never the fluent functions, whose active run is a hidden global.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from sat_optuna.errors import SatOptunaError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+__all__ = ["MLFLOW_SETTINGS", "Point", "RunStore", "TrackingError", "store_uri"]
+
+# What MLflow reads from the environment; a value that the user has set stays.
+MLFLOW_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with its own 7 a lost server costs 4 minutes
+    }
+)
+_PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 800  # MLflow takes 100, and 1000 entities in all
+
+Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
+
+
+class TrackingError(SatOptunaError, RuntimeError):
+    """MLflow's store cannot be read or written; the study itself has lost nothing."""
+
+
+def store_uri(root: str | Path) -> str:
+    """Return where MLflow's runs are: MLFLOW_TRACKING_URI where it is set, else root/mlflow.db."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database(root)}"
+
+
+class RunStore:
+    """The runs of one MLflow store; each failure of MLflow leaves `guarded` as a sentence."""
+
+    def __init__(self, root: str | Path) -> None:
+        """Connect; make root/mlflow.db at first use.
+
+        Raises:
+            TrackingError: the store cannot be made, read or reached.
+        """
+        self.uri = store_uri(root)
+        self._root = Path(root).resolve()
+        for name, value in MLFLOW_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        with self.guarded("open the log"):
+            self._client = _connect(self.uri, _database(root))
+
+    @contextlib.contextmanager
+    def guarded(self, doing: str) -> Iterator[None]:
+        """Turn MLflow's failures inside the block into a TrackingError, "cannot DOING in ..."."""
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            reason = str(error).partition("\n")[0].strip().rstrip(".")
+            place = re.sub(r"//[^/@]*@", "//", self.uri)  # no password in a message
+            raise TrackingError(
+                f"cannot {doing} in MLflow's store {place}: {reason[:300]}; the study itself has "
+                "lost nothing: run the same command again, or add --no-mlflow to go on without"
+            ) from error
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the experiment of that name, made if missing.
+
+        Its artifacts lie in root/artifacts/NAME; a tracking server has a place of its own.
+        """
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            served = re.match(r"https?:|databricks|uc:", self.uri)
+            return self._client.create_experiment(name, None if served else self._artifacts(name))
+        if found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"experiment {name} was deleted in MLflow; bring it back with: "
+                f"mlflow experiments restore --experiment-id {found.experiment_id}, "
+                "or add --no-mlflow to go on without"
+            )
+        self._follow_the_folder(found.artifact_location, self._artifacts(name))
+        return str(found.experiment_id)
+
+    def runs(self, experiment: str, filters: str) -> "Iterator[Run]":
+        """Yield the runs that MLflow's filter language finds, oldest first."""
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [experiment], filters, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def create(
+        self, experiment: str, name: str, tags: Mapping[str, str], started_ms: int | None = None
+    ) -> "Run":
+        """Make a run, RUNNING, and return it."""
+        tags = {**tags, "mlflow.source.name": "sat-optuna"}
+        return self._client.create_run(experiment, start_time=started_ms, tags=tags, run_name=name)
+
+    def resume(self, run_id: str) -> None:
+        """Set a run RUNNING again."""
+        self._client.update_run(run_id, status="RUNNING")
+
+    def end(self, run_id: str, status: str, ended_ms: int | None = None) -> None:
+        """End a run with FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(run_id, status, ended_ms)
+
+    def write_text(self, run_id: str, file: str, text: str) -> None:
+        """Write a text as an artifact of a run, over one of that name."""
+        self._client.log_text(run_id, text, file)
+
+    def write(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, object],
+        points: Sequence[Point] = (),
+        tags: Mapping[str, str],
+    ) -> None:
+        """Write in one batch, or in as few as MLflow's limits allow; the tags go with the last.
+
+        Args:
+            run_id: the run.
+            params: MLflow lets none of them change later.
+            points: the metrics; a point that is there already is not doubled.
+            tags: at most 100.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        rows = [Param(_key(key), str(value)) for key, value in params.items()]
+        metrics = [Metric(_key(key), float(value), at, step) for key, value, at, step in points]
+        last = max((len(rows) - 1) // _PARAMS_A_BATCH, (len(metrics) - 1) // _METRICS_A_BATCH, 0)
+        for i in range(last + 1):
+            self._client.log_batch(
+                run_id,
+                metrics=metrics[i * _METRICS_A_BATCH : (i + 1) * _METRICS_A_BATCH],
+                params=rows[i * _PARAMS_A_BATCH : (i + 1) * _PARAMS_A_BATCH],
+                tags=[RunTag(key, text) for key, text in tags.items()] if i == last else [],
+            )
+
+    def _follow_the_folder(self, old: str, new: str) -> None:
+        """Give the artifacts their new place where the project's folder was moved or copied.
+
+        MLflow keeps absolute paths and has no command for it; it would write to the old place.
+        """
+        database = _database(self._root)
+        if self.uri != f"sqlite:///{database}" or old == new or not old.startswith("file:"):
+            return
+        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+                (new, old),
+            )
+            connection.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
+                " WHERE substr(artifact_uri, 1, ?) = ?",
+                (new, len(old) + 1, len(old) + 1, f"{old}/"),
+            )
+
+    def _artifacts(self, name: str) -> str:
+        # A study's name may hold a slash or be "..": neither may lead out of the folder.
+        folder = quote(name, safe=" ").lstrip(".") or "study"
+        return (self._root / "artifacts" / folder).as_uri()
+
+
+def _database(root: str | Path) -> Path:
+    return Path(root).resolve() / "mlflow.db"
+
+
+def _connect(uri: str, database: Path) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    # It prints a traceback for each failure; each of them reaches the user as a sentence.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if uri == f"sqlite:///{database}":
+        if not database.exists():
+            _make_database(database)
+        # MLflow itself tries for minutes to open what is no database.
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return MlflowClient(uri)
+
+
+def _make_database(database: Path) -> None:
+    # Making the tables takes seconds, in which a killed process would leave half of them and a
+    # second process would make them too. So they are made in a file beside, which then gets the
+    # name by a link: unlike a rename it never takes the place of what another process has made.
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=database.parent) as folder:
+        made = Path(folder) / database.name
+        artifacts = (database.parent / "artifacts").as_uri()
+        store = SqlAlchemyStore(f"sqlite:///{made}", artifacts)  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        with contextlib.suppress(FileExistsError):
+            database.hardlink_to(made)
+
+
+def _key(name: str) -> str:
+    # MLflow refuses other characters; an objective of the user's own may use them.
+    return re.sub(r"[^\w\-. :/]", "_", name)

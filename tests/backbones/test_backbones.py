@@ -1,0 +1,73 @@
+"""The registry of backbones: building by name, and stages without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sat_optuna.backbones import BACKBONES, add_backbone, backbone_stages, build_backbone
+from sat_optuna.backbones.contract import BackboneError, Block
+from sat_optuna.errors import SatOptunaError, UnknownName
+from sat_optuna.registry import Registry
+
+
+def test_names_and_stages_import_no_torch():
+    code = (
+        "import sys; from sat_optuna.backbones import BACKBONES, backbone_stages; "
+        "assert 'resnet20' in BACKBONES.names(); "
+        "assert backbone_stages('resnet164') == (18, 18, 18); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", BACKBONES.names())
+def test_stages_said_are_stages_built(name):
+    backbone = build_backbone(name, in_channels=1, classes=2, width=4)
+    assert backbone.stage_sizes == backbone_stages(name)
+
+
+def test_other_blocks_than_the_family_has():
+    assert backbone_stages("resnet20", [1, 2, 1]) == (1, 2, 1)
+    backbone = build_backbone("resnet20", in_channels=1, classes=2, blocks=[1, 2, 1])
+    assert backbone.stage_sizes == (1, 2, 1)
+
+
+def test_an_unknown_backbone_points_to_the_nearest_name():
+    for ask in (lambda: backbone_stages("resnet21"), lambda: _build("resnet21")):
+        with pytest.raises(UnknownName, match=r"'resnet21'; did you mean 'resnet\d+'"):
+            ask()
+
+
+def _build(name="resnet20", **settings):
+    return build_backbone(name, **({"in_channels": 1, "classes": 2} | settings))
+
+
+@pytest.mark.parametrize("setting", ["in_channels", "classes", "width", "stem_stride"])
+def test_settings_are_whole_numbers_from_one_up(setting):
+    for value in (0, -3, 1.5, True):
+        with pytest.raises(BackboneError, match=f"{setting} = {value}.*at least 1"):
+            _build(**{setting: value})
+
+
+@pytest.mark.parametrize("blocks", [(), (3, 3), (3, 3, 3, 3), (3, 0, 3)])
+def test_each_of_the_three_stages_has_a_block(blocks):
+    with pytest.raises(BackboneError, match="a CIFAR ResNet has 3 stages"):
+        _build(blocks=blocks)
+
+
+def test_backbone_errors_are_ours():
+    assert issubclass(BackboneError, SatOptunaError)
+    assert issubclass(BackboneError, ValueError)
+
+
+def test_one_of_ones_own(monkeypatch):
+    monkeypatch.setattr("sat_optuna.backbones.BACKBONES", Registry("backbone"))
+    add_backbone("own", "sat_optuna.backbones.cifar_resnet:bottleneck_resnet", stages=(1, 1, 2))
+    assert _build("own").stage_sizes == (1, 1, 2)
+
+
+def test_the_contract_itself_computes_nothing():
+    with pytest.raises(NotImplementedError):
+        Block().branch(None)
+    with pytest.raises(NotImplementedError):
+        Block().merge(None, None)

@@ -1,0 +1,80 @@
+import errno
+import hashlib
+
+import pytest
+
+from sat_optuna.data.cifar import Cifar10
+from sat_optuna.data.download import fetch, staged, unpack_tar
+from sat_optuna.data.stl10 import Stl10
+from sat_optuna.errors import DataError, WriteError
+from tests.data.formats import tar_of, write_cifar10, write_stl10
+
+
+@pytest.mark.parametrize(
+    ("source", "write"), [(Cifar10, write_cifar10), (Stl10, write_stl10)], ids=["cifar10", "stl10"]
+)
+def test_an_archive_is_fetched_unpacked_and_landed(tmp_path, served, source, write):
+    packed = tar_of(write(tmp_path / "true"))
+    (served.folder / "set.tar.gz").write_bytes(packed)
+
+    class Near(source):
+        url = f"{served.url}/set.tar.gz"
+        md5 = hashlib.md5(packed).hexdigest()
+
+    root = tmp_path / "data"
+    folder = Near().get(root)
+    true = {file.name: file.read_bytes() for file in (tmp_path / "true").rglob("*.*")}
+    assert true.items() <= {file.name: file.read_bytes() for file in folder.iterdir()}.items()
+    assert not (folder / "readme.html").exists()
+    assert [entry.name for entry in root.iterdir()] == [folder.name]
+    (served.folder / "set.tar.gz").unlink()
+    assert Near().get(root) == folder
+
+
+def test_other_bytes_than_published_are_refused(tmp_path, served):
+    (served.folder / "set.tar.gz").write_bytes(b"something else")
+
+    class Near(Cifar10):
+        url = f"{served.url}/set.tar.gz"
+
+    with pytest.raises(
+        DataError, match=r"cannot fetch cifar10 \(.* has the MD5 .* instead of .*\); put data_b"
+    ):
+        Near().get(tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_a_missing_page_is_a_reason(tmp_path, served):
+    with pytest.raises(OSError, match="404"):
+        fetch(f"{served.url}/nothing", "", tmp_path / "file")
+
+
+def test_an_archive_without_a_file_is_refused(tmp_path):
+    packed = tmp_path / "set.tar.gz"
+    packed.write_bytes(tar_of(write_stl10(tmp_path)))
+    with pytest.raises(OSError, match=r"set.tar.gz holds no stl10_binary/other"):
+        unpack_tar(packed, "stl10_binary", ["train_y.bin", "other"], tmp_path)
+
+
+def stopped(root, fault: BaseException) -> None:
+    with staged(root, root / "set", ["a"], name="toy", advice="put a there") as stage:
+        (stage / "a").write_text("half")
+        raise fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), WriteError, "cannot write toy .*space"),
+        (OSError("no answer"), DataError, r"cannot fetch toy \(no answer\); put a there"),
+        (EOFError("cut off"), DataError, r"cannot fetch toy \(cut off\); put a there"),
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
+    ],
+)
+def test_what_stops_it_leaves_nothing_behind(tmp_path, fault, expected, message):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a").write_text("whole")
+    with pytest.raises(expected, match=message):
+        stopped(tmp_path, fault)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
+    assert (tmp_path / "set" / "a").read_text() == "whole"

@@ -1,0 +1,559 @@
+"""MLflow's log book against a real SQLite store."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sat_optuna.errors import SatOptunaError
+from sat_optuna.processes import is_dead, worker_name
+from sat_optuna.tracking import MLflowLog, TrackingError, store_uri
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A store that is made once: MLflow takes seconds to make its tables."""
+    root = tmp_path_factory.mktemp("made") / "mlruns"
+    MLflowLog(root)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path, empty_store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "mlruns"
+    place.mkdir()
+    shutil.copy(empty_store, place)
+    return place
+
+
+def runs_of(root, name="study", kind="trial"):
+    """All runs of one kind, read through a client of the test's own."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store_uri(root))
+    experiment = client.get_experiment_by_name(name)
+    return sorted(
+        client.search_runs([experiment.experiment_id], f"tags.`sat.kind` = '{kind}'"),
+        key=lambda run: run.data.tags["mlflow.runName"],
+    )
+
+
+def history(root, run, key):
+    from mlflow import MlflowClient
+
+    return [
+        (point.step, point.value)
+        for point in MlflowClient(store_uri(root)).get_metric_history(run.info.run_id, key)
+    ]
+
+
+def text_of(run, name):
+    return Path(run.info.artifact_uri.removeprefix("file://"), name).read_text()
+
+
+def opened(root, name="study", uuid="u1"):
+    log = MLflowLog(root)
+    log.open_study(name, uuid)
+    return log
+
+
+def test_importing_the_module_imports_no_mlflow():
+    code = "import sys, sat_optuna.tracking, sat_optuna.dashboard; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for heavy in ("'mlflow'", "'optuna'", "'torch'", "'sqlalchemy'"):
+        assert heavy not in done.stdout
+
+
+def test_a_study_is_a_parent_run_and_its_trials_are_children(root):
+    log = MLflowLog(root)
+    config = {"seed": 0, "search": {"trials": 60, "sampler": "policy"}}
+    parent = log.open_study("study", "u1", config=config, tags={"backbone": "resnet20"})
+    child = log.log_trial(
+        17,
+        scheme="110-010-001",
+        state="COMPLETE",
+        metrics={"accuracy": 97.5, "params": 12_000},
+        params={"s1.b00": "se", "s1.b01": "none"},
+        curves={"loss": [2.0, 1.0, 0.5]},
+        artifact=("ticket.json", '{"scheme": "110-010-001"}'),
+        value=98.5,
+    )
+    (study,) = runs_of(root, kind="study")
+    assert study.info.run_id == parent
+    assert study.info.status == "RUNNING"
+    assert study.info.run_name == "study"
+    assert study.data.params == {
+        "seed": "0",
+        "search.trials": "60",
+        "search.sampler": "policy",
+    }
+    assert study.data.tags["backbone"] == "resnet20"
+    assert '"trials": 60' in text_of(study, "config.json")
+    (trial,) = runs_of(root)
+    assert trial.info.run_id == child
+    assert trial.info.status == "FINISHED"
+    assert trial.info.run_name == "trial 17 110-010-001"
+    tags = trial.data.tags
+    assert tags["mlflow.parentRunId"] == parent
+    assert (tags["scheme"], tags["sat.trial"]) == ("110-010-001", "17")
+    assert tags["sat.study_uuid"] == "u1"
+    assert trial.data.params == {"s1.b00": "se", "s1.b01": "none"}
+    assert trial.data.metrics == {"accuracy": 97.5, "params": 12_000, "value": 98.5, "loss": 0.5}
+    assert history(root, trial, "loss") == [(1, 2.0), (2, 1.0), (3, 0.5)]
+    assert text_of(trial, "ticket.json") == '{"scheme": "110-010-001"}'
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("COMPLETE", "FINISHED"), ("PRUNED", "KILLED"), ("FAIL", "FAILED")]
+)
+def test_status_follows_the_state_of_the_trial(root, state, status):
+    opened(root).log_trial(0, scheme="1", state=state)
+    (run,) = runs_of(root)
+    assert run.info.status == status
+
+
+def test_a_trial_that_has_not_ended_is_refused(root):
+    log = opened(root)
+    with pytest.raises(TrackingError, match="trial 3 1 is RUNNING; log it once it is COMPLETE"):
+        log.log_trial(3, scheme="1", state="RUNNING")
+    assert runs_of(root) == []
+
+
+def test_a_run_lasts_as_long_as_its_trial(root):
+    started = datetime.now() - timedelta(hours=1)
+    ended = started + timedelta(minutes=20)
+    opened(root).log_trial(0, scheme="1", state="COMPLETE", started=started, ended=ended)
+    (run,) = runs_of(root)
+    assert run.info.end_time - run.info.start_time == 20 * 60 * 1000
+
+
+def test_logging_twice_doubles_nothing(root):
+    first = opened(root)
+    ids = [first.log_trial(n, scheme="10", state="COMPLETE", value=1.0) for n in range(3)]
+    again = [first.log_trial(n, scheme="10", state="COMPLETE", value=1.0) for n in range(3)]
+    other = opened(root)
+    assert other.log_trial(1, scheme="10", state="COMPLETE", value=1.0) == ids[1]
+    assert again == ids
+    assert len(runs_of(root)) == 3
+    assert len(runs_of(root, kind="study")) == 1
+
+
+def test_a_retraining_is_a_child_of_its_own_kind(root):
+    log = opened(root)
+    trial = log.log_trial(0, scheme="10", state="COMPLETE")
+    arguments = {"role": "plain", "seed": 2, "scheme": "00", "ticket": "{}"}
+    run_id = log.log_retraining("plain-2", metrics={"test": 97.0}, **arguments)
+    assert log.log_retraining("plain-2", **arguments) == run_id != trial
+    (run,) = runs_of(root, kind="retraining")
+    assert run.info.run_name == "plain seed 2 00"
+    assert (run.data.tags["sat.role"], run.data.tags["sat.seed"]) == ("plain", "2")
+    assert run.data.tags["scheme"] == "00"
+    assert run.data.metrics == {"test": 97.0}
+    assert text_of(run, "ticket.json") == "{}"
+
+
+def test_a_study_is_closed_and_opened_again(root):
+    log = opened(root)
+    log.close_study("FAILED")
+    assert runs_of(root, kind="study")[0].info.status == "FAILED"
+    with pytest.raises(TrackingError, match="no study is open"):
+        log.log_trial(0, scheme="1", state="COMPLETE")
+    log.open_study("study", "u1")
+    assert runs_of(root, kind="study")[0].info.status == "RUNNING"
+    log.close_study()
+    (run,) = runs_of(root, kind="study")
+    assert run.info.status == "FINISHED"
+
+
+def test_a_config_may_change_where_a_param_may_not(root):
+    log = MLflowLog(root)
+    log.open_study("study", "u1", config={"search": {"trials": 10}})
+    log.open_study("study", "u1", config={"search": {"trials": 40}, "seed": 1})
+    (run,) = runs_of(root, kind="study")
+    assert run.data.params == {"search.trials": "10", "seed": "1"}
+    assert '"trials": 40' in text_of(run, "config.json")
+
+
+def test_studies_of_one_name_do_not_mix(root):
+    first, second = opened(root, uuid="u1"), opened(root, uuid='it\'s "u2"')
+    one = first.log_trial(0, scheme="1", state="COMPLETE")
+    two = second.log_trial(0, scheme="1", state="COMPLETE")
+    assert one != two
+    assert len(runs_of(root, kind="study")) == 2
+
+
+def test_more_than_one_request_holds_arrives_whole(root):
+    params = {f"p{i:03d}": i for i in range(250)}
+    curve = [float(i) for i in range(1700)]
+    opened(root).log_trial(0, scheme="1", state="COMPLETE", params=params, curves={"loss": curve})
+    (run,) = runs_of(root)
+    assert len(run.data.params) == 250
+    assert history(root, run, "loss") == [(i + 1, value) for i, value in enumerate(curve)]
+
+
+def test_nothing_lands_beside_the_folder(root, tmp_path):
+    log = opened(root, name="a/../b ü")
+    log.log_trial(0, scheme="1", state="COMPLETE", artifact=("ticket.json", "{}"))
+    log.close_study()
+    assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
+    assert sorted(path.name for path in root.iterdir()) == ["artifacts", "mlflow.db"]
+    assert len(list((root / "artifacts").iterdir())) == 1
+
+
+def test_artifacts_lie_under_the_name_of_the_study(root):
+    opened(root).log_trial(0, scheme="1", state="COMPLETE", artifact=("ticket.json", "{}"))
+    assert len(list((root / "artifacts" / "study").rglob("ticket.json"))) == 1
+
+
+def test_a_moved_folder_keeps_its_artifacts(root, tmp_path):
+    log = opened(root)
+    log.log_trial(0, scheme="1", state="COMPLETE", artifact=("ticket.json", "old"))
+    moved = tmp_path / "elsewhere" / "mlruns"
+    shutil.copytree(root, moved)
+    shutil.rmtree(root / "artifacts")
+    log = opened(moved)
+    log.log_trial(1, scheme="1", state="COMPLETE", artifact=("ticket.json", "new"))
+    assert [text_of(run, "ticket.json") for run in runs_of(moved)] == ["old", "new"]
+    assert not (root / "artifacts").exists()
+
+
+def test_the_environment_wins(root, tmp_path, empty_store, monkeypatch):
+    other = tmp_path / "other.db"
+    shutil.copy(empty_store, other)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    log = opened(root)
+    log.log_trial(0, scheme="1", state="COMPLETE")
+    assert log.uri == f"sqlite:///{other}"
+    assert len(runs_of(root)) == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(AttributeError):  # no such experiment in the folder's own store
+        runs_of(root)
+
+
+# --- what a killed process leaves ---------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from sat_optuna.tracking import MLflowLog
+from mlflow import MlflowClient
+
+call = sys.argv[2]
+log = MLflowLog(sys.argv[1])
+log.open_study("study", "u1")
+log.log_trial(0, scheme="10", state="COMPLETE", value=1.0)
+real = getattr(MlflowClient, call)
+def die(*args, **kwargs):
+    if sys.argv[3] == "after":
+        real(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(MlflowClient, call, die)
+log.log_trial(1, scheme="01", state="COMPLETE", value=2.0, params={"s1.b00": "se"},
+              curves={"loss": [3.0, 2.0]}, artifact=("ticket.json", "{}"))
+"""
+
+
+def killed_in(root, call, when):
+    done = subprocess.run([sys.executable, "-c", KILLED, root, call, when], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [
+        ("create_run", "before"),
+        ("create_run", "after"),
+        ("log_text", "after"),
+        ("log_batch", "after"),
+        ("set_terminated", "after"),
+    ],
+)
+@pytest.mark.parametrize("reaped", [False, True])
+def test_a_log_broken_off_by_kill_is_completed(root, call, when, reaped):
+    killed_in(root, call, when)
+    log = opened(root)
+    half = [run for run in runs_of(root) if run.info.status == "RUNNING"]
+    assert len(half) == (
+        call in {"log_text", "log_batch"} or (call, when) == ("create_run", "after")
+    )
+    if reaped:
+        assert log.reap() == len(half)
+        left = {run.info.status for run in runs_of(root)}
+        assert left == ({"FINISHED", "KILLED"} if half and call != "log_batch" else {"FINISHED"})
+        assert log.reap() == 0
+    for number, scheme in enumerate(("10", "01")):
+        log.log_trial(
+            number,
+            scheme=scheme,
+            state="COMPLETE",
+            value=number + 1.0,
+            params={"s1.b00": "se"},
+            curves={"loss": [3.0, 2.0]},
+            artifact=("ticket.json", "{}"),
+        )
+    first, second = runs_of(root)
+    assert [first.info.status, second.info.status] == ["FINISHED", "FINISHED"]
+    assert second.data.metrics == {"value": 2.0, "loss": 2.0}
+    assert second.data.params == {"s1.b00": "se"}
+    assert history(root, second, "loss") == [(1, 3.0), (2, 2.0)]
+    assert text_of(second, "ticket.json") == "{}"
+    assert len(runs_of(root, kind="study")) == 1
+
+
+def test_the_run_of_a_living_process_is_left_alone(root):
+    log = opened(root)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        from mlflow import MlflowClient
+
+        run_id = log.log_trial(0, scheme="1", state="COMPLETE")
+        client = MlflowClient(store_uri(root))
+        client.set_tag(run_id, "sat.worker", worker_name(other.pid))
+        client.update_run(run_id, status="RUNNING")
+        assert opened(root).reap() == 0
+        assert opened(root).log_trial(0, scheme="1", state="COMPLETE") == run_id
+        assert runs_of(root)[0].info.status == "RUNNING"
+    assert opened(root).reap() == 1
+    assert runs_of(root)[0].info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_store_whose_making_was_killed_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "mlruns"
+    code = "import sys; from sat_optuna.tracking import MLflowLog; MLflowLog(sys.argv[1])"
+    with subprocess.Popen([sys.executable, "-c", code, root]) as child:
+        deadline = time.monotonic() + 120
+        while not list(root.glob(".new-*/mlflow.db")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        child.kill()
+    assert not (root / "mlflow.db").exists()
+    opened(root).log_trial(0, scheme="1", state="COMPLETE")
+    assert len(runs_of(root)) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_may_make_the_store_at_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "mlruns"
+    code = (
+        "import sys; from sat_optuna.tracking import MLflowLog; log = MLflowLog(sys.argv[1]);"
+        "log.open_study('study-' + sys.argv[2], 'u'); log.log_trial(0, scheme='1', state='FAIL')"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, root, str(i)]) for i in range(2)]
+    assert [child.wait(120) for child in both] == [0, 0]
+    assert [len(runs_of(root, name=f"study-{i}")) for i in range(2)] == [1, 1]
+
+
+def test_a_worker_is_dead_only_where_that_is_sure():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        name = worker_name(child.pid)
+        assert not is_dead(name)
+    assert is_dead(name)
+    assert not is_dead(worker_name())
+    assert is_dead(worker_name() + "0")  # its number belongs to another process now
+    assert not is_dead("elsewhere/1/x")
+    assert not is_dead("")
+
+
+# --- as a callback of Optuna --------------------------------------------------------------------
+
+
+def objective(trial):
+    choice = trial.suggest_categorical("s1.b00", ("none", "se"))
+    trial.set_user_attr("scheme", "1" if choice == "se" else "0")
+    trial.set_user_attr("accuracy", 90.0 + trial.number)
+    trial.set_user_attr("odd (%)", 1)
+    trial.set_user_attr("sat:policy", 3)
+    for step in range(2):
+        trial.report(float(step), step)
+    if trial.number == 1:
+        raise optuna.TrialPruned
+    if trial.number == 2:
+        raise ZeroDivisionError
+    return 90.0 + trial.number
+
+
+def study_in(tmp_path, **options):
+    return optuna.create_study(
+        storage=f"sqlite:///{tmp_path}/study.db",
+        study_name="study",
+        load_if_exists=True,
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        **options,
+    )
+
+
+def test_the_log_is_a_callback(root, tmp_path):
+    study = study_in(tmp_path)
+    study.set_user_attr("sat:uuid", "abc")
+    log = MLflowLog(root)
+    study.optimize(objective, n_trials=4, callbacks=[log], catch=ZeroDivisionError)
+    runs = runs_of(root)
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED", "FINISHED"]
+    assert [run.data.tags["scheme"] for run in runs] == [
+        trial.user_attrs["scheme"] for trial in study.trials
+    ]
+    assert runs[0].data.params == study.trials[0].params
+    assert runs[0].data.metrics == {
+        "value": 90.0,
+        "accuracy": 90.0,
+        "odd _%_": 1.0,
+        "intermediate": 1.0,
+    }
+    assert "value" not in runs[2].data.metrics
+    assert {run.data.tags["sat.study_uuid"] for run in runs} == {"abc"}
+    log.close_study()
+
+
+def test_the_callback_logs_what_an_earlier_process_did_not(root, tmp_path):
+    study = study_in(tmp_path)
+    study.optimize(objective, n_trials=1, callbacks=[MLflowLog(root)])
+    study.optimize(objective, n_trials=2, catch=ZeroDivisionError)  # nobody logs these
+    study.optimize(objective, n_trials=1, callbacks=[MLflowLog(root, study_name="study")])
+    assert [run.data.tags["sat.trial"] for run in runs_of(root)] == ["0", "1", "2", "3"]
+    log = opened(root, uuid="study")
+    assert log.catch_up(study) == 0
+
+
+def test_an_objective_with_two_values_and_no_scheme(root, tmp_path):
+    study = study_in(tmp_path, directions=["maximize", "minimize"])
+    study.optimize(lambda trial: (1.0, 2.0), n_trials=1, callbacks=[MLflowLog(root)])
+    (run,) = runs_of(root)
+    assert run.data.metrics == {"value_0": 1.0, "value_1": 2.0}
+    assert run.info.run_name == "trial 0"
+
+
+def test_threads_share_a_log(root):
+    study = optuna.create_study(study_name="study", sampler=optuna.samplers.RandomSampler(seed=0))
+    log = MLflowLog(root)
+    study.optimize(
+        lambda trial: trial.suggest_float("x", 0, 1), n_trials=8, n_jobs=4, callbacks=[log]
+    )
+    assert len(runs_of(root)) == 8
+    assert len(runs_of(root, kind="study")) == 1
+    assert threading.active_count() < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tail", "status"), [("", "FINISHED"), ("1 / 0", "FAILED")])
+def test_the_callback_closes_the_study_when_the_process_exits(root, tmp_path, tail, status):
+    code = f"""
+import optuna, sys
+from sat_optuna.tracking import MLflowLog
+study = optuna.create_study(study_name="study")
+study.optimize(lambda trial: 1.0, n_trials=1, callbacks=[MLflowLog(sys.argv[1])])
+{tail}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, root], capture_output=True, text=True, check=False
+    )
+    assert runs_of(root, kind="study")[0].info.status == status
+    assert "mlflow" not in done.stderr.lower()
+    assert "alembic" not in done.stderr.lower()
+
+
+# --- a store that fails -------------------------------------------------------------------------
+
+
+def test_a_locked_store_is_one_sentence(root, monkeypatch):
+    log = opened(root)
+    monkeypatch.setattr(sqlite3, "connect", sqlite3.connect)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    engine = SqlAlchemyStore(log.uri, root.as_uri()).engine
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(root / "mlflow.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(TrackingError) as caught:
+            log.log_trial(4, scheme="1", state="COMPLETE")
+    finally:
+        other.close()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "cannot read the runs" in message
+    assert "database is locked" in message
+    assert "--no-mlflow" in message
+    log.log_trial(4, scheme="1", state="COMPLETE")
+    assert len(runs_of(root)) == 1
+
+
+def test_a_file_that_is_no_database_is_said_at_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_text("not a database " * 100)
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match="file is not a database"):
+        MLflowLog(tmp_path)
+    assert time.monotonic() - began < 60
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match="Not a directory"):
+        MLflowLog(tmp_path / "file" / "mlruns")
+
+
+def test_a_deleted_experiment_says_how_to_bring_it_back(root):
+    from mlflow import MlflowClient
+
+    opened(root)
+    client = MlflowClient(store_uri(root))
+    number = client.get_experiment_by_name("study").experiment_id
+    client.delete_experiment(number)
+    with pytest.raises(
+        TrackingError, match=f"mlflow experiments restore --experiment-id {number}"
+    ):
+        opened(root)
+
+
+def test_the_old_file_store_is_refused_in_one_sentence(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "old"))
+    with pytest.raises(TrackingError, match="cannot open the log") as caught:
+        MLflowLog(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lost_server_is_one_sentence_without_its_password(root, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    log = MLflowLog(root)
+    with pytest.raises(SatOptunaError, match=r"cannot open study study .*--no-mlflow") as caught:
+        log.open_study("study", "u1")
+    assert "secret" not in str(caught.value)
+
+
+def test_what_the_user_has_set_stays(tmp_path, empty_store):
+    root = tmp_path / "mlruns"
+    root.mkdir()
+    shutil.copy(empty_store, root)
+    code = (
+        "import os, sys; from sat_optuna.tracking import MLflowLog; MLflowLog(sys.argv[1]);"
+        "print(os.environ['MLFLOW_LOGGING_LEVEL'], os.environ['MLFLOW_DISABLE_TELEMETRY'])"
+    )
+    environment = {**os.environ, "MLFLOW_LOGGING_LEVEL": "ERROR"}
+    environment.pop("MLFLOW_DISABLE_TELEMETRY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, root],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["ERROR", "true"]
