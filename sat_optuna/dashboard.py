@@ -181,7 +181,8 @@ def _mlflow_environment(uri: str) -> dict[str, str]:
     return {
         **MLFLOW_SETTINGS,
         **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": uri,  # not an argument: all users can read those, passwords too
+        # No argument, which every user of the machine can read, the password in it too.
+        "MLFLOW_BACKEND_STORE_URI": uri,
         # Its job runner would be eight more processes and 2 GB for features that nobody uses here.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }

@@ -4,13 +4,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from sat_optuna.evidence.figures import draw_accuracies, draw_search, draw_ticket
 from sat_optuna.evidence.statistics import Comparison, compare, resolvable, summarise
 from sat_optuna.files import write_text
 from sat_optuna.ticket import Ticket
 
-__all__ = ["SearchSummary", "results_table", "write_report"]
+__all__ = ["SearchSummary", "TrialRow", "results_table", "write_report"]
+
+
+class TrialRow(NamedTuple):
+    """One complete trial, as the report and `figures/trials.csv` hold it."""
+
+    number: int
+    scheme: str
+    reward: float
+    accuracy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +29,20 @@ class SearchSummary:
 
     Attributes:
         sampler: its name in study.toml.
-        rewards: of its complete trials, in number order, in accuracy points.
-        random: rewards of the random schemes, in number order.
-        schemes: the scheme of each complete trial.
-        plain, full: reward of these two schemes in the supernet where they were tried, else None.
+        trials: its complete trials, in number order; rewards in accuracy points.
+        random: those of the random schemes, in number order.
     """
 
     sampler: str
-    rewards: Sequence[float]
-    random: Sequence[float]
-    schemes: Sequence[str]
+    trials: Sequence[TrialRow]
+    random: Sequence[TrialRow]
+
+    def to_csv(self) -> str:
+        """Return all trials, those of the search first."""
+        lines = ["search,number,scheme,reward,accuracy"]
+        for name, rows in ((self.sampler, self.trials), ("random-control", self.random)):
+            lines += [f"{name},{r.number},{r.scheme},{r.reward!r},{r.accuracy!r}" for r in rows]
+        return "\n".join(lines) + "\n"
 
 
 def _accuracies(tickets: Mapping[str, Ticket]) -> dict[str, list[float]]:
@@ -134,7 +148,13 @@ def write_report(
         kinds=kinds,
         title=f"{ticket.backbone} on {ticket.dataset}: ticket {ticket.scheme}",
     )
-    draw_search(figures / "search.png", search.rewards, search.random, name=search.sampler)
+    draw_search(
+        figures / "search.png",
+        [trial.reward for trial in search.trials],
+        [trial.reward for trial in search.random],
+        name=search.sampler,
+    )
+    write_text(figures / "trials.csv", search.to_csv())
     draw_accuracies(figures / "accuracy.png", accuracies)
     controls = {role: values for role, values in accuracies.items() if role != "ticket"}
     comparisons = compare(accuracies["ticket"], controls)
@@ -167,17 +187,18 @@ def write_report(
 def _found(ticket: Ticket, search: SearchSummary) -> str:
     blocks = len(ticket.scheme.choices)
     return (
-        f"Trial {ticket.trial} of {len(search.rewards)} found `{ticket.scheme}`: "
+        f"Trial {ticket.trial} of {len(search.trials)} found `{ticket.scheme}`: "
         f"{ticket.scheme.connections} of {blocks} blocks carry attention "
         f"(density {ticket.scheme.density:.2f})."
     )
 
 
 def _search(search: SearchSummary) -> str:
-    distinct = len(set(search.schemes))
-    best, random = max(search.rewards), max(search.random)
+    distinct = len({trial.scheme for trial in search.trials})
+    best = max(trial.reward for trial in search.trials)
+    random = max(trial.reward for trial in search.random)
     return (
-        f"Sampler `{search.sampler}`: {len(search.rewards)} complete trials, {distinct} distinct "
+        f"Sampler `{search.sampler}`: {len(search.trials)} complete trials, {distinct} distinct "
         f"schemes, best reward {best:.3f}. The best of {len(search.random)} random schemes, scored "
         f"by the same objective, has {random:.3f}. One search and one random draw: the difference "
         "between the two is an anecdote, not evidence about samplers."
@@ -199,6 +220,6 @@ def _method(ticket: Ticket, hardware: str) -> str:
         "of shared parts and equal data order for all networks of a seed\n"
         f"- hardware: {hardware}\n"
         f"- versions: {listed}\n"
-        "- every figure comes from `tickets/*.json` beside this file; made by "
+        "- every figure comes from `tickets/*.json` and `figures/trials.csv` beside this file, made by "
         f"`sat-optuna run {ticket.study}`"
     )

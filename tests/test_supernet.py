@@ -2,13 +2,14 @@
 
 import copy
 from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.attention.contract import Attention, AttentionError
@@ -24,7 +25,7 @@ ON = Scheme.uniform(BLOCKS, 1)
 OFF = Scheme.uniform(BLOCKS, 0)
 
 
-def same(left: torch.Tensor, right: torch.Tensor) -> None:
+def same(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
@@ -151,7 +152,7 @@ class TestForward:
 
     def test_state_does_not_cross_stages(self):
         net = tiny_supernet(["dia"]).eval()
-        seen = []
+        seen: list[bool] = []
         for stage in net.stage_attention:
             stage.module_for(1, 0).register_forward_pre_hook(
                 lambda _, args: seen.append(args[1] is None)
@@ -177,7 +178,15 @@ class TestForward:
 class TestDrawScheme:
     stages = (2, 3, 2)
 
-    def draw(self, step, *, kinds=1, connect=0.5, draws="iid", seed=0):
+    def draw(
+        self,
+        step: int,
+        *,
+        kinds: int = 1,
+        connect: float = 0.5,
+        draws: str = "iid",
+        seed: int = 0,
+    ) -> Scheme:
         return draw_scheme(self.stages, kinds, connect=connect, draws=draws, seed=seed, step=step)
 
     @given(
@@ -250,11 +259,13 @@ class TestDrawScheme:
             self.draw(0, **wrong)
 
 
-def statistics_by_hand(net, run, batches):
+def statistics_by_hand(
+    net: nn.Module, run: Callable[[nn.Module, Tensor], Tensor], batches: Sequence[Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean over the chunks of each BatchNorm input's mean and unbiased variance, in float64."""
     net = copy.deepcopy(net).eval()
     norms = {name: m for name, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    seen = {name: [] for name in norms}
+    seen: dict[str, list[Tensor]] = {name: [] for name in norms}
     for name, norm in norms.items():
         norm.train()
         norm.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(args[0]))
@@ -294,16 +305,18 @@ class TestRecalibrated:
         net = tiny_supernet()
         net.train()
         net.attention.eval()
-        net.backbone.blocks[0][0].bn1.momentum = 0.3
+        norm = net.get_submodule("backbone.stages.0.0.bn1")
+        assert isinstance(norm, nn.BatchNorm2d)
+        norm.momentum = 0.3
         before = {name: value.clone() for name, value in net.state_dict().items()}
         modes = {name: module.training for name, module in net.named_modules()}
-        buffer = net.backbone.blocks[0][0].bn1.running_mean
+        buffer = norm.get_buffer("running_mean")
         with recalibrated(net, ON, self.batches):
             assert not any(module.training for module in net.modules())
             assert not torch.equal(buffer, before["backbone.stages.0.0.bn1.running_mean"])
         assert {name: module.training for name, module in net.named_modules()} == modes
-        assert net.backbone.blocks[0][0].bn1.momentum == 0.3
-        assert net.backbone.blocks[0][0].bn1.running_mean is buffer
+        assert norm.momentum == 0.3
+        assert norm.running_mean is buffer
         for name, value in net.state_dict().items():
             same(value, before[name])
 
@@ -339,14 +352,13 @@ class TestRecalibrated:
 def test_evaluating_gives_each_module_its_mode_back():
     net = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2))
     net[1].eval()
-    inside = []
+    with evaluating(net):
+        assert not any(module.training for module in net.modules())
     with pytest.raises(ZeroDivisionError), evaluating(net):
-        inside.extend(module.training for module in net.modules())
         raise ZeroDivisionError
-    assert inside == [False, False, False]
     assert [module.training for module in net.modules()] == [True, True, False]
 
 
 def test_supernet_is_called_by_keywords_after_its_subject():
-    with pytest.raises(TypeError):
-        Supernet("resnet20", ["se"], 1, 10, 0)
+    with pytest.raises(TypeError, match="positional"):
+        Supernet("resnet20", ["se"], 1, 10, 0)  # type: ignore[call-arg]

@@ -1,12 +1,13 @@
 """Removal is proved: a ticket, its supernet and networks written here are one function."""
 
 import re
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.attention.contract import Attention
@@ -22,7 +23,7 @@ OFF = Scheme.uniform(BLOCKS, 0)
 TARGETS = torch.tensor([0, 1, 2, 3])
 
 
-def same(left, right) -> None:
+def same(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
@@ -30,7 +31,7 @@ def same(left, right) -> None:
 
 
 class ReferenceSE(nn.Module):
-    def __init__(self, planes):
+    def __init__(self, planes: int) -> None:
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc1 = nn.Linear(planes, max(planes // 16, 4))
@@ -44,7 +45,7 @@ class ReferenceSE(nn.Module):
 
 
 class ReferenceBlock(nn.Module):
-    def __init__(self, in_planes, planes, stride, se):
+    def __init__(self, in_planes: int, planes: int, stride: int, se: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_planes, planes, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -66,7 +67,16 @@ class ReferenceBlock(nn.Module):
 
 
 class ReferenceResNet(nn.Module):
-    def __init__(self, *, width, blocks, stem_stride, in_planes, classes, se):
+    def __init__(
+        self,
+        *,
+        width: int,
+        blocks: Sequence[int],
+        stem_stride: int,
+        in_planes: int,
+        classes: int,
+        se: bool,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_planes, width, 3, stride=stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -75,7 +85,9 @@ class ReferenceResNet(nn.Module):
         self.layer3 = self._layer(2 * width, 4 * width, blocks[2], 2, se)
         self.linear = nn.Linear(4 * width, classes)
 
-    def _layer(self, in_planes, planes, count, stride, se):
+    def _layer(
+        self, in_planes: int, planes: int, count: int, stride: int, se: bool
+    ) -> nn.Sequential:
         first = ReferenceBlock(in_planes, planes, stride, se)
         rest = [ReferenceBlock(planes, planes, 1, se) for _ in range(count - 1)]
         return nn.Sequential(first, *rest)
@@ -87,33 +99,35 @@ class ReferenceResNet(nn.Module):
         return self.linear(torch.flatten(out, 1))
 
 
-def our_name(name):
+def our_name(name: str) -> str:
     """The supernet's name for a tensor of the reference network."""
     name = re.sub(r"^conv1\.", "backbone.stem.0.", name)
     name = re.sub(r"^bn1\.", "backbone.stem.1.", name)
     name = re.sub(r"^linear\.", "backbone.head.2.", name)
     if match := re.match(r"layer(\d)\.(\d+)\.(?:se\.fc([12])\.)?(.*)", name):
-        stage, block, fc, rest = match.groups()
-        stage = int(stage) - 1
+        layer, block, fc, rest = match.groups()
+        stage = int(layer) - 1
         if fc:
-            layer = {"1": "squeeze", "2": "excite"}[fc]
-            return f"attention.{stage}.slots.se.{block}.{layer}.{rest}"
+            linear = {"1": "squeeze", "2": "excite"}[fc]
+            return f"attention.{stage}.slots.se.{block}.{linear}.{rest}"
         return f"backbone.stages.{stage}.{block}.{rest}"
     return name
 
 
-def reference_of(net, *, se, **settings):
+def reference_of(net: Supernet, *, se: bool, **settings: int) -> ReferenceResNet:
     reference = ReferenceResNet(blocks=net.stages, se=se, **settings)
     ours = net.state_dict()
     reference.load_state_dict({name: ours[our_name(name)] for name in reference.state_dict()})
     return reference
 
 
-def trained_once(call, net):
+def trained_once(
+    call: Callable[[Tensor], Tensor], net: nn.Module
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Logits of a train-mode pass, then the gradients it left and the running statistics."""
     net.train()
     logits = call(images(4, seed=7))
-    F.cross_entropy(logits, TARGETS).backward()
+    torch.autograd.backward(F.cross_entropy(logits, TARGETS))
     gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     return logits, gradients, dict(net.named_buffers())
 
@@ -121,13 +135,13 @@ def trained_once(call, net):
 @pytest.mark.parametrize("stem_stride", [1, 2])
 @pytest.mark.parametrize("choice", [0, 1], ids=["all zero: plain", "all one: SE-ResNet"])
 def test_supernet_ticket_and_a_network_written_here_are_one_function(choice, stem_stride):
-    settings_ = {"width": 8, "stem_stride": stem_stride}
+    shape = {"width": 8, "stem_stride": stem_stride}
     net = stirred(
-        Supernet("resnet20", attention=["se"], in_channels=2, classes=5, seed=0, **settings_)
+        Supernet("resnet20", attention=["se"], in_channels=2, classes=5, seed=0, **shape)
     )
     scheme = Scheme.uniform(net.stages, choice)
     ticket = materialise(net, scheme)
-    reference = reference_of(net, se=bool(choice), in_planes=2, classes=5, **settings_)
+    reference = reference_of(net, se=bool(choice), in_planes=2, classes=5, **shape)
     x = images(3)
     same(net.eval()(x, scheme), reference.eval()(x))
     same(ticket.eval()(x), reference(x))

@@ -29,6 +29,7 @@ _COMMANDS = {
     "data": "data:data",
     "dashboard": "dashboard:dashboard",
     "ui": "ui:ui",
+    "bench": "bench:bench",
     "doctor": "doctor:doctor",
 }
 

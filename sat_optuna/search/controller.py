@@ -23,6 +23,8 @@ its logits is diag(p) - p p', so up to a constant a slot its inverse divides by 
 bounds the step where p is small. R are normal scores of the ranks over all trials so far: no
 outlier can rule a step, and good schemes stay apart when all the new ones are good. Without (1)
 the rule against repeats would bias the update away from the best scheme once it has been seen.
+Trials drawn from an older policy, by one of many workers, count as the others: importance weights
+for them learned more slowly than none.
 
 `PaperController` is the published controller (arXiv:2207.07858, its public code), repaired; each
 repair is named at its line.
@@ -238,7 +240,8 @@ class NaturalGradient:
             return
         masses = self._masses()
         scores = _normal_scores(scalarised(self._values))
-        terms = self._weights(masses, batch) * _advantages(masses, scores, len(batch.schemes))
+        size = len(batch.schemes)
+        terms = _weights(masses, size) * _advantages(masses, scores, size)
         p = self._policy.probabilities
         hits = self._schemes[:, :, None] == np.arange(p.shape[1])
         chosen = (self._schemes >= 0)[:, :, None]
@@ -258,15 +261,13 @@ class NaturalGradient:
         masses = np.exp(self._policy.log_prob(rows)) / counts[same.reshape(-1)]
         return np.asarray(np.where((rows >= 0).all(axis=1), masses, 0.0))
 
-    def _weights(self, masses: Floats, batch: Batch) -> Floats:
-        """Return the (N,) weights (1) and (2), the batch last."""
-        size = len(batch.schemes)
-        new = masses[-size:]
-        before = np.minimum(np.cumsum(masses)[-size:] - new, 1.0)
-        sampled = (1.0 - before + new * np.arange(size - 1, -1, -1)) / size
-        # A worker may have drawn from an older policy: truncated importance weights.
-        drift = np.nan_to_num(self._policy.log_prob(batch.schemes) - batch.log_probs, nan=0.0)
-        return np.concatenate([masses[:-size], sampled * np.exp(np.minimum(drift, 0.0))])
+
+def _weights(masses: Floats, size: int) -> Floats:
+    """Return the (N,) weights (1) and (2), the batch last."""
+    new = masses[-size:]
+    before = np.minimum(np.cumsum(masses)[-size:] - new, 1.0)
+    sampled = (1.0 - before + new * np.arange(size - 1, -1, -1)) / size
+    return np.concatenate([masses[:-size], sampled])
 
 
 def _advantages(masses: Floats, scores: Floats, size: int) -> Floats:

@@ -19,7 +19,8 @@ it was drawn for, v the batches learned, lp the log probability under the policy
 against repeats, x the choices. A RUNNING trial that is attached again
 (`optuna.trial.Trial(study, trial_id)`) goes on with it.
 
-This file and `controller.py` need numpy, scipy and Optuna alone.
+This file and `controller.py` need numpy, scipy and Optuna alone, so that the two can be published
+as they are; that is why they are long.
 """
 
 import math
@@ -30,7 +31,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 import optuna
@@ -69,14 +70,14 @@ class SamplerSettingsError(ValueError):
 
 
 class _Store:
-    """The one place that touches what Optuna keeps private: a study's storage and ids."""
+    """The one place that touches what Optuna keeps private: a study's storage and the ids."""
 
     def __init__(self, study: Study) -> None:
         self.backend = study._storage
         self.study_id = study._study_id
 
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials by number, not copied, whatever a pruner filters out."""
+        """Return all trials by number, not copied; a pruner's own view may leave some out."""
         return self.backend.get_all_trials(self.study_id, deepcopy=False)
 
     def settings(self) -> Any:
@@ -85,11 +86,12 @@ class _Store:
     def set_settings(self, settings: Settings) -> None:
         self.backend.set_study_system_attr(self.study_id, SETTINGS_KEY, settings)
 
-    def set_attr(self, trial_id: int, key: str, value: Mapping[str, Any]) -> None:
+    def set_attr(self, trial: FrozenTrial | int, key: str, value: Mapping[str, Any]) -> None:
+        trial_id = trial if isinstance(trial, int) else trial._trial_id
         self.backend.set_trial_system_attr(trial_id, key, value)
 
-    def fail(self, trial_id: int) -> None:
-        self.backend.set_trial_state_values(trial_id, TrialState.FAIL)
+    def fail(self, trial: FrozenTrial) -> None:
+        self.backend.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def mark_worker(study: Study, trial_id: int) -> None:
@@ -116,8 +118,9 @@ def worker_is_alive(lease: Mapping[str, Any]) -> bool | None:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is somebody else's; whether it is the same process, its start tells
-    return bool(lease["start"] == _process_start(int(lease["pid"])))
+        pass  # a process of another user; whether it is the same one, its start tells
+    start = _process_start(int(lease["pid"]))
+    return start is None or bool(start == lease["start"])
 
 
 def _process_start(pid: int) -> int | None:
@@ -232,7 +235,7 @@ class PolicyGradientSampler(BaseSampler):
     def policy(self, study: Study) -> dict[str, dict[Any, float]]:
         """Return the newest policy: for each parameter the probability of each of its choices."""
         with self._lock:
-            memory = self._memory(study, len(_Store(study).trials()))
+            memory = self._memory(study, None)
             if not memory.space:
                 return {}
             rows = memory.controller.policy.probabilities
@@ -256,10 +259,12 @@ class PolicyGradientSampler(BaseSampler):
         mark_worker(study, trial._trial_id)
         try:
             with self._lock:
+                if self._held(study) is None:
+                    claim_study(study, self.settings())
                 self._proposal(study, trial)
         except Exception:
             if not trial.params and POLICY_KEY not in trial.system_attrs:
-                store.fail(trial._trial_id)  # a new trial: RUNNING it would block the policy
+                store.fail(trial)  # a new trial: RUNNING it would block the policy
             raise
 
     @override
@@ -324,23 +329,25 @@ class PolicyGradientSampler(BaseSampler):
                 "lp": float(policy.log_prob(scheme[None])[0]),
                 "x": dict(zip(memory.space, scheme.tolist(), strict=True)),
             }
-            _Store(study).set_attr(trial._trial_id, POLICY_KEY, record)
+            _Store(study).set_attr(trial, POLICY_KEY, record)
             trial.system_attrs[POLICY_KEY] = record
         return dict(record["x"])
 
-    def _memory(self, study: Study, number: int) -> "_Memory":
-        """Return what the trials below `number` say."""
-        trials = _Store(study).trials()[:number]
-        memory = self._held(study)
+    def _memory(self, study: Study, number: int | None) -> "_Memory":
+        """Return what the trials below `number` say; None for all trials."""
+        store = _Store(study)
+        trials = store.trials()[:number]
+        held = self._memories.setdefault(store.backend, {})
+        memory = held.pop(store.study_id, None)
         if memory is None or not memory.fits(trials):
-            claim_study(study, self.settings())
             memory = _Memory(self._controller, self._values(study), self._batch)
-            self._memories.setdefault(study._storage, {})[study._study_id] = memory
         memory.read(trials)
+        held[store.study_id] = memory  # only now: one that an error stopped half-way is dropped
         return memory
 
     def _held(self, study: Study) -> "_Memory | None":
-        return self._memories.get(study._storage, {}).get(study._study_id)
+        store = _Store(study)
+        return self._memories.get(store.backend, {}).get(store.study_id)
 
     def _controller(self, sizes: Sequence[int]) -> Controller:
         if self._preset == "paper":
@@ -399,11 +406,7 @@ class _Memory:
         known = len(self.space)
         for trial in trials[len(self._done) :]:
             for name, distribution in trial.distributions.items():
-                if (
-                    isinstance(distribution, CategoricalDistribution)
-                    and not distribution.single()
-                    and name not in self.space
-                ):
+                if name not in self.space and _is_choice(distribution):
                     self.space[name] = distribution
                     self._since = trial.number + 1
         if len(self.space) > known:
@@ -416,16 +419,20 @@ class _Memory:
             self._done.append(trial)
             self._rows.append(_row(self.space, trial))
             if len(self._done) % self._batch == 0:
-                self._tell(self._done[-self._batch :])
+                self._tell(self._done[-self._batch :], self._rows[-self._batch :])
         tail = [_row(self.space, t) for t in trials[len(self._done) :]]
         self.seen = np.array([*self._rows, *tail]).reshape(-1, len(self.space))
 
-    def _tell(self, trials: Sequence[FrozenTrial]) -> None:
-        rows = [_row(self.space, t) for t in trials]
+    def _tell(self, trials: Sequence[FrozenTrial], rows: Sequence[NDArray[np.int64]]) -> None:
         logs = [_log_prob(self.space, t, r) for t, r in zip(trials, rows, strict=True)]
         values = np.array([self._values(t) for t in trials], dtype=np.float64)
         self.controller.tell(Batch(np.array(rows), values, np.array(logs)))
         self.version += 1
+
+
+def _is_choice(distribution: BaseDistribution) -> TypeGuard[CategoricalDistribution]:
+    """Say whether there is something to choose and the policy can learn it."""
+    return isinstance(distribution, CategoricalDistribution) and not distribution.single()
 
 
 def _slot(trial: FrozenTrial) -> int:

@@ -71,12 +71,12 @@ class RunStore:
         try:
             yield
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            reason = str(error).partition("\n")[0].strip().rstrip(".")
-            place = re.sub(r"//[^/@]*@", "//", self.uri)  # no password in a message
-            raise TrackingError(
-                f"cannot {doing} in MLflow's store {place}: {reason[:300]}; the study itself has "
+            reason = str(error).partition("\n")[0].strip().rstrip(".")[:300]
+            message = (
+                f"cannot {doing} in MLflow's store {self.uri}: {reason}; the study itself has "
                 "lost nothing: run the same command again, or add --no-mlflow to go on without"
-            ) from error
+            )
+            raise TrackingError(re.sub(r"//[^/@\s]*@", "//", message)) from error  # no password
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment of that name, made if missing.

@@ -21,7 +21,7 @@ def test_listing_names_imports_no_torch():
 
 
 def test_settings_reach_the_module():
-    assert build_attention("se", 32, reduction=4).squeeze.out_features == 8
+    assert build_attention("se", 32, reduction=4).get_parameter("squeeze.bias").shape == (8,)
 
 
 def test_unknown_attention_points_to_the_nearest_name():

@@ -1,19 +1,22 @@
 """The DIA cell against its equations in numpy, and against published counts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sat_optuna.attention.contract import AttentionError
 from sat_optuna.attention.dia import DIA
 from tests.networks import images, ramp_init
 
 
-def sigmoid(x):
+def sigmoid(x: Any) -> Any:
     return 1 / (1 + np.exp(-x))
 
 
-def two_layers(layers, x):
+def two_layers(layers: nn.Module, x: Any) -> Any:
     w1, b1, w2, b2 = (p.detach().numpy() for p in layers.parameters())
     return w2 @ np.maximum(w1 @ x + b1, 0) + b2
 

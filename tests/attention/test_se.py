@@ -1,5 +1,7 @@
 """Squeeze-and-Excitation against its equations in numpy, and against published counts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from sat_optuna.attention.se import SE
 from tests.networks import images, ramp_init
 
 
-def sigmoid(x):
+def sigmoid(x: Any) -> Any:
     return 1 / (1 + np.exp(-x))
 
 

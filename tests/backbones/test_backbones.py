@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
 
 from sat_optuna.backbones import BACKBONES, add_backbone, backbone_stages, build_backbone
-from sat_optuna.backbones.contract import BackboneError, Block
+from sat_optuna.backbones.contract import Backbone, BackboneError, Block
 from sat_optuna.errors import SatOptunaError, UnknownName
 from sat_optuna.registry import Registry
 
@@ -38,15 +40,16 @@ def test_an_unknown_backbone_points_to_the_nearest_name():
             ask()
 
 
-def _build(name="resnet20", **settings):
+def _build(name: str = "resnet20", /, **settings: Any) -> Backbone:
     return build_backbone(name, **({"in_channels": 1, "classes": 2} | settings))
 
 
 @pytest.mark.parametrize("setting", ["in_channels", "classes", "width", "stem_stride"])
 def test_settings_are_whole_numbers_from_one_up(setting):
     for value in (0, -3, 1.5, True):
+        wrong: dict[str, Any] = {setting: value}
         with pytest.raises(BackboneError, match=f"{setting} = {value}.*at least 1"):
-            _build(**{setting: value})
+            _build(**wrong)
 
 
 @pytest.mark.parametrize("blocks", [(), (3, 3), (3, 3, 3, 3), (3, 0, 3)])
@@ -68,6 +71,6 @@ def test_one_of_ones_own(monkeypatch):
 
 def test_the_contract_itself_computes_nothing():
     with pytest.raises(NotImplementedError):
-        Block().branch(None)
+        Block().branch(torch.zeros(1))
     with pytest.raises(NotImplementedError):
-        Block().merge(None, None)
+        Block().merge(torch.zeros(1), torch.zeros(1))

@@ -1,6 +1,7 @@
 """The CIFAR ResNet family: published counts, shapes, shortcuts, a second bottleneck network."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sat_optuna.backbones import BACKBONES, build_backbone
+from sat_optuna.backbones.contract import Backbone
 from sat_optuna.seeds import seeded
 from tests.networks import images
 
 
-def built(name="resnet20", **settings):
+def built(name: str = "resnet20", **settings: Any) -> Backbone:
     with seeded("resnet", name):
         return build_backbone(name, **({"in_channels": 3, "classes": 10} | settings))
 
@@ -77,7 +79,7 @@ def test_the_free_shortcut_takes_every_second_pixel_between_zero_channels():
 def test_branch_does_not_change_its_input():
     for name in ("resnet20", "resnet164"):
         for blocks in built(name, width=4, blocks=(2, 1, 1)).blocks:
-            x = images(2, shape=(blocks[0].conv1.in_channels, 6, 6))
+            x = images(2, shape=(blocks[0].get_parameter("conv1.weight").shape[1], 6, 6))
             before = x.clone()
             blocks[0](x)
             torch.testing.assert_close(x, before, rtol=0, atol=0)
@@ -97,7 +99,7 @@ def test_convolutions_start_he_normal_by_fan_out_and_batchnorm_as_identity():
 class SecondBottleneckNetwork(nn.Module):
     """Post-activation bottlenecks with projections, written from the paper alone; 1 block each."""
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -124,6 +126,7 @@ class SecondBottleneckNetwork(nn.Module):
     def forward(self, x):
         x = F.relu(self.stem(x))
         for m in self.layers:
+            assert isinstance(m, nn.ModuleDict)
             out = F.relu(m["bn1"](m["conv1"](x)))
             out = F.relu(m["bn2"](m["conv2"](out)))
             out = m["bn3"](m["conv3"](out))

@@ -26,7 +26,8 @@ def balanced(count: int, shape: tuple[int, ...], *, classes: int, seed: int) -> 
 
 def idx(array: Any) -> bytes:
     lengths = struct.pack(f">{array.ndim}I", *array.shape)
-    return bytes([0, 0, 8, array.ndim]) + lengths + array.astype(np.uint8).tobytes()
+    content: bytes = array.astype(np.uint8).tobytes()
+    return bytes([0, 0, 8, array.ndim]) + lengths + content
 
 
 def fashion_files(*, train: int = 50, test: int = 20) -> dict[str, bytes]:

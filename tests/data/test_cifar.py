@@ -5,22 +5,24 @@ import pickle
 import numpy as np
 import pytest
 
-from sat_optuna.data import get_dataset, load_dataset
+from sat_optuna.data import load_dataset
+from sat_optuna.data.cifar import Cifar100
 from sat_optuna.errors import DataError
 from tests.data.formats import balanced, python2_pickle, write_cifar10, write_cifar100
+from tests.data.reading import pixels
 
 
 def test_cifar10_is_read_as_it_was_written(tmp_path):
     write_cifar10(tmp_path)
     split = load_dataset("cifar10", root=tmp_path)
     parts = [balanced(20, (3072,), classes=10, seed=seed) for seed in range(1, 6)]
-    pixels = np.concatenate([x for x, _ in parts]).reshape(-1, 3, 32, 32)
-    np.testing.assert_array_equal(split.train_and_valid.images, pixels)
+    written = np.concatenate([x for x, _ in parts]).reshape(-1, 3, 32, 32)
+    np.testing.assert_array_equal(pixels(split.train_and_valid), written)
     np.testing.assert_array_equal(
         split.train_and_valid.labels, np.concatenate([y for _, y in parts])
     )
     test = balanced(20, (3072,), classes=10, seed=9)
-    np.testing.assert_array_equal(split.test.images, test[0].reshape(-1, 3, 32, 32))
+    np.testing.assert_array_equal(pixels(split.test), test[0].reshape(-1, 3, 32, 32))
     assert (split.class_names[3], split.shape) == ("class 3", (3, 32, 32))
     assert len(split.train.mean) == len(split.train.std) == 3
 
@@ -34,11 +36,11 @@ def test_cifar100_has_its_fine_labels(tmp_path):
 
 def test_a_file_that_todays_python_wrote_is_read_too(tmp_path):
     folder = write_cifar100(tmp_path)
-    pixels, labels = balanced(200, (3072,), classes=100, seed=5)
-    table = {"data": pixels, "fine_labels": labels.tolist()}
+    written, labels = balanced(200, (3072,), classes=100, seed=5)
+    table = {"data": written, "fine_labels": labels.tolist()}
     (folder / "train").write_bytes(pickle.dumps(table))
     split = load_dataset("cifar100", root=tmp_path)
-    np.testing.assert_array_equal(split.train_and_valid.images.flatten(1), pixels)
+    np.testing.assert_array_equal(pixels(split.train_and_valid).flatten(1), written)
 
 
 def test_the_test_file_is_not_opened_before_it_is_asked_for(tmp_path):
@@ -105,10 +107,12 @@ def test_a_pickle_that_calls_something_is_refused(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-def test_with_no_network_it_says_what_to_put_where(tmp_path, monkeypatch):
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+def test_with_no_network_it_says_what_to_put_where(tmp_path):
+    class Nowhere(Cifar100):
+        url = "https://127.0.0.1:9/cifar"
+
     with pytest.raises(
         DataError, match=r"cannot fetch cifar100 \(.*refused\); put train, test, meta of https:"
     ):
-        get_dataset("cifar100", tmp_path)
+        Nowhere().get(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -17,18 +17,19 @@ def test_an_archive_is_fetched_unpacked_and_landed(tmp_path, served, source, wri
     packed = tar_of(write(tmp_path / "true"))
     (served.folder / "set.tar.gz").write_bytes(packed)
 
-    class Near(source):
-        url = f"{served.url}/set.tar.gz"
-        md5 = hashlib.md5(packed).hexdigest()
-
+    near = type(
+        "Near",
+        (source,),
+        {"url": f"{served.url}/set.tar.gz", "md5": hashlib.md5(packed).hexdigest()},
+    )
     root = tmp_path / "data"
-    folder = Near().get(root)
+    folder = near().get(root)
     true = {file.name: file.read_bytes() for file in (tmp_path / "true").rglob("*.*")}
     assert true.items() <= {file.name: file.read_bytes() for file in folder.iterdir()}.items()
     assert not (folder / "readme.html").exists()
     assert [entry.name for entry in root.iterdir()] == [folder.name]
     (served.folder / "set.tar.gz").unlink()
-    assert Near().get(root) == folder
+    assert near().get(root) == folder
 
 
 def test_other_bytes_than_published_are_refused(tmp_path, served):
@@ -78,3 +79,9 @@ def test_what_stops_it_leaves_nothing_behind(tmp_path, fault, expected, message)
         stopped(tmp_path, fault)
     assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
     assert (tmp_path / "set" / "a").read_text() == "whole"
+
+
+def test_a_root_that_is_a_file_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"cannot write stl10 to .*file/stl10_binary \(.*exists"):
+        Stl10().get(tmp_path / "file")

@@ -6,6 +6,7 @@ from PIL import Image
 from sat_optuna.data import get_dataset, load_dataset
 from sat_optuna.errors import DataError
 from tests.data.formats import write_images
+from tests.data.reading import paths
 
 
 @pytest.fixture
@@ -14,8 +15,8 @@ def root(tmp_path):
     return write_images(tmp_path, counts={"cat": 2, "dog": 3}, part="test")
 
 
-def decoded(paths) -> np.ndarray:
-    return np.stack([np.array(Image.open(path)).transpose(2, 0, 1) for path in paths])
+def decoded(files) -> np.ndarray:
+    return np.stack([np.array(Image.open(path)).transpose(2, 0, 1) for path in files])
 
 
 def test_folders_are_classes_and_are_split_stratified(root):
@@ -25,7 +26,7 @@ def test_folders_are_classes_and_are_split_stratified(root):
     assert torch.bincount(split.valid.labels).tolist() == [4, 2]
     assert split.train_and_valid.labels.tolist() == [0] * 10 + [1] * 5
     assert split.test.labels.tolist() == [0] * 2 + [1] * 3
-    assert not set(split.train.paths) & set(split.valid.paths)
+    assert not set(paths(split.train)) & set(paths(split.valid))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -35,7 +36,7 @@ def test_streaming_equals_loading_all(root, workers):
     order = torch.tensor([3, 14, 0, 3, 9])
     got = list(images.batches(order, 2))
     assert [len(x) for x, _ in got] == [2, 2, 1]
-    pixels = torch.from_numpy(decoded([images.paths[row] for row in order.tolist()]))
+    pixels = torch.from_numpy(decoded([paths(images)[row] for row in order.tolist()]))
     mean = torch.tensor(images.mean).view(-1, 1, 1)
     std = torch.tensor(images.std).view(-1, 1, 1)
     torch.testing.assert_close(torch.cat([x for x, _ in got]), (pixels / 255 - mean) / std)
@@ -44,7 +45,7 @@ def test_streaming_equals_loading_all(root, workers):
 
 def test_statistics_are_those_of_train_alone(root):
     split = load_dataset("imagefolder", root=root)
-    pixels = decoded(split.train.paths).transpose(1, 0, 2, 3).reshape(3, -1) / 255
+    pixels = decoded(paths(split.train)).transpose(1, 0, 2, 3).reshape(3, -1) / 255
     np.testing.assert_allclose(split.train.mean, pixels.mean(axis=1))
     np.testing.assert_allclose(split.train.std, pixels.std(axis=1))
     for part in (split.valid, split.test, split.train_and_valid):
@@ -60,7 +61,7 @@ def test_augmentation_sees_raw_bytes(root):
         return raw
 
     list(images.batches(None, 5, augment=look))
-    np.testing.assert_array_equal(torch.cat(seen).numpy(), decoded(images.paths))
+    np.testing.assert_array_equal(torch.cat(seen).numpy(), decoded(paths(images)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -118,7 +119,7 @@ def test_a_limit_keeps_a_share_of_each_class(root):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_image_is_named_when_its_batch_comes(root, workers):
     images = load_dataset("imagefolder", root=root, workers=workers).train_and_valid
-    broken = images.paths[4]
+    broken = paths(images)[4]
     broken.write_bytes(broken.read_bytes()[:60])
     batches = images.batches(None, 4)
     next(batches)
@@ -133,9 +134,8 @@ def test_a_broken_image_is_named_when_its_batch_comes(root, workers):
 def test_an_image_cut_off_anywhere_is_named(root, keep):
     broken = root / "train" / "dog" / "001.png"
     broken.write_bytes(broken.read_bytes()[:keep])
-    images = load_dataset("imagefolder", root=root, limit=15, valid=0.1).train_and_valid
     with pytest.raises(DataError, match=rf"image {broken} is broken \(.*\); replace it"):
-        list(images.batches(None, 15))
+        list(load_dataset("imagefolder", root=root).train_and_valid.batches(None, 15))
 
 
 def test_an_image_of_another_size_is_named(root):
@@ -144,10 +144,17 @@ def test_an_image_of_another_size_is_named(root):
         list(load_dataset("imagefolder", root=root).train_and_valid.batches(None, 99))
 
 
+def test_an_image_too_large_to_be_true_is_named(root, monkeypatch):
+    images = load_dataset("imagefolder", root=root).train
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match=r"image .*.png is too large \(.*exceeds limit"):
+        list(images.batches(None, 4))
+
+
 def test_a_missing_image_is_named(root):
     images = load_dataset("imagefolder", root=root).train
-    images.paths[0].unlink()
-    with pytest.raises(DataError, match=rf"image {images.paths[0]} is missing; replace it or"):
+    paths(images)[0].unlink()
+    with pytest.raises(DataError, match=rf"image {paths(images)[0]} is missing; replace it or"):
         list(images.batches(None, 4))
 
 

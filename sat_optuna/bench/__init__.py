@@ -1,0 +1,1 @@
+"""Benchmarks a user can run: ratios measured in one run, written as JSON."""
