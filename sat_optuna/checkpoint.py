@@ -6,7 +6,6 @@ The record can be read without importing torch, so that finding a step done cost
 import json
 import os
 import platform
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -75,18 +74,19 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such file, or it is cut or not ours.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key[:2] != "__"]
-            if path.stat().st_size != 8 + length + max(ends, default=0):
-                raise ValueError("its length is not the one it declares")  # noqa: TRY301
-        record: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
-    except (OSError, ValueError, KeyError, TypeError, struct.error, MemoryError) as error:
-        raise CheckpointError(
-            f"cannot read checkpoint {path}: {error}; delete it and run the same command again"
-        ) from error
+        with safe_open(path, framework="numpy") as stored:  # checks header and length
+            text = (stored.metadata() or {}).get(_KEY)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    if text is None:
+        raise _unreadable(path, "another program wrote it")
+    try:
+        record: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
     return record
 
 
@@ -103,6 +103,10 @@ def load_tensors(path: Path) -> "dict[str, Tensor]":
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot read checkpoint {path}: {error}; delete it and run the same command again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, reason: object) -> CheckpointError:
+    return CheckpointError(
+        f"cannot read checkpoint {path}: {reason}; move it away and run the same command again"
+    )

@@ -6,7 +6,7 @@ and the limits that checking uses are the field's own metadata, so they cannot d
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -31,7 +31,8 @@ __all__ = [
 def _key(default: Any, comment: str, **limits: Any) -> Any:
     """A field with the comment that study.toml shows and the limits that checking uses.
 
-    Limits: `least` and `most` (inclusive), `choices` (a tuple), `registry` (its name).
+    Limits: `least` and `most` (inclusive; of each item of a list), `fewest` (different items of a
+    list), `choices` (a tuple), `registry` (the name of one that must hold the value).
     """
     metadata = {"comment": comment, **limits}
     if callable(default):
@@ -48,6 +49,7 @@ class DataConfig:
     limit: int = _key(0, "training images kept, equally from each class; 0 keeps all", least=0)
     size: int = _key(0, "images are resized to size x size; 0 keeps theirs", least=0)
     root: str = _key("", "folder of the data; empty: where `sat-optuna data get` puts it")
+    workers: int = _key(0, "processes that decode images, for imagefolder", least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class NetworkConfig:
     backbone: str = _key("resnet20", "see: sat-optuna ls backbones", registry="backbones")
     width: int = _key(16, "channels of the first stage", least=4)
     stem_stride: int = _key(1, "stride of the first convolution", least=1, most=4)
-    blocks: tuple[int, ...] = _key(tuple, "blocks of each stage; empty: the backbone's own")
+    blocks: tuple[int, ...] = _key(
+        tuple, "blocks of each stage; empty: the backbone's own", least=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,6 @@ class AttentionConfig:
     kinds: tuple[AttentionSpec, ...] = _key(
         lambda: (AttentionSpec(kind="se", settings={"reduction": 16}),),
         "each block: none, or one of these",
-        registry="modules",
     )
 
 
@@ -109,11 +112,14 @@ class PretrainConfig:
 
     epochs: int = _key(10, "epochs of the supernet", least=1)
     connect: float = _key(
-        0.5, "probability of a connection in a random scheme", least=0.0, most=1.0
+        0.5,
+        "probability of a connection in a random scheme; 'balanced' has no use for it",
+        least=0.0,
+        most=1.0,
     )
     draws: str = _key(
         "iid",
-        "or 'antithetic' (scheme, then its complement), 'balanced' (slots equally on and off)",
+        "or 'antithetic' (scheme, then its complement), 'balanced' (each choice equally often)",
         choices=("iid", "antithetic", "balanced"),
     )
 
@@ -151,7 +157,9 @@ class RetrainConfig:
     """[retrain]: the ticket and its controls from scratch, on train + validation."""
 
     epochs: int = _key(10, "epochs of a retraining", least=1)
-    seeds: tuple[int, ...] = _key(lambda: (0, 1, 2), "one retraining a seed, at least 3")
+    seeds: tuple[int, ...] = _key(
+        lambda: (0, 1, 2), "one retraining a seed, at least 3", least=0, fewest=3
+    )
     workers: int = _key(0, "retrainings at the same time; 0: one a core", least=0)
 
 
@@ -187,19 +195,25 @@ def fingerprint(config: StudyConfig, *, without: Iterable[str] = ()) -> str:
     """
     flat = _flatten(config.to_dict())
     kept = {k: v for k, v in sorted(flat.items()) if not _under(k, without)}
-    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(
     stored: Mapping[str, Any], given: Mapping[str, Any], *, without: Iterable[str] = CHANGEABLE
 ) -> tuple[str, ...]:
-    """Return a line for each key in which two `to_dict()` differ, except those of `without`."""
-    old, new = _flatten(stored), _flatten(given)
+    """Return a phrase for each key in which two `to_dict()` differ, except those of `without`."""
+    # A list around each value tells an absent one, [], from any other.
+    old = {key: [value] for key, value in _flatten(stored).items()}
+    new = {key: [value] for key, value in _flatten(given).items()}
     return tuple(
-        f"{key}: {old.get(key, 'absent')!r} is stored, {new.get(key, 'absent')!r} is given"
+        f"{key}: {_shown(old.get(key, []))} is stored, {_shown(new.get(key, []))} is given"
         for key in sorted(old.keys() | new.keys())
-        if not _under(key, without) and old.get(key, "absent") != new.get(key, "absent")
+        if not _under(key, without) and old.get(key, []) != new.get(key, [])
     )
+
+
+def _shown(value: Sequence[Any]) -> str:
+    return repr(value[0]) if value else "nothing"
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

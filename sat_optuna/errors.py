@@ -11,6 +11,8 @@ SatOptunaError
 ├── StudyError         (RuntimeError) a study that cannot be opened, continued or found
 ├── WriteError         (OSError)      a file that could not be written; nothing was half-written
 └── ServerError        (RuntimeError) a server that cannot start
+
+A part that needs a type for itself alone derives it from SatOptunaError in its own file.
 """
 
 from collections.abc import Iterable
@@ -51,8 +53,11 @@ class ConfigError(SatOptunaError, ValueError):
     def __init__(self, source: str, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         self.source = source
-        count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "1 fault"
-        super().__init__("\n".join([f"{source}: {count}", *(f"  {f}" for f in self.faults)]))
+        if len(self.faults) == 1:
+            text = f"{source}: {self.faults[0]}"
+        else:
+            text = "\n  ".join([f"{source}: {len(self.faults)} faults", *self.faults])
+        super().__init__(text)
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, tuple[str, ...]]]:
         """Rebuild from source and faults, so that the error crosses process borders."""

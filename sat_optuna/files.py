@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,27 +25,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     Raises:
         WriteError: the disk is full, the folder cannot be written, or the like.
     """
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.touch(exist_ok=False)  # unlike tempfile's 0600, the mode that the umask gives
         write(temporary)
-        with temporary.open("rb") as written:
+        with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise WriteError(
-            f"cannot write {path}: {reason}; what was there is untouched, "
-            "make room or choose another place and run the same command again"
+            f"cannot write {path}: {reason}; what was there is untouched, so make room or choose "
+            "another place and run the same command again"
         ) from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 
@@ -58,10 +54,3 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    # The only portable way to read the umask is to set it; mkstemp would leave files at 0600.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,9 +13,13 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest known name, or the empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """Return `"; did you mean 'x'?"` for the nearest known name, or the empty string.
+
+    Upper and lower case count as the same.
+    """
+    lowered = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
 
 
 class Registry(Generic[T]):

@@ -1,5 +1,6 @@
 """Which residual blocks carry attention: the value that everything else is about."""
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -63,15 +64,15 @@ class Scheme:
                 )
             if kinds is not None and _DIGITS.index(digit) > kinds:
                 raise SchemeError(
-                    f"scheme {text!r} has {digit!r} at block {position}; this network has "
-                    f"{kinds} kind(s) of attention, so digits go from 0 to {_DIGITS[kinds]}"
+                    f"scheme {text!r} has {digit!r} at block {position}; write 0 for none or a "
+                    f"digit up to {_DIGITS[kinds]}, one for each kind of attention there is"
                 )
         got = tuple(len(group) for group in groups)
         if min(got) < 1 or (stages is not None and got != tuple(stages)):
-            wanted = "at least one block a stage" if stages is None else f"stages {tuple(stages)}"
+            wanted = "stages of at least one block" if stages is None else f"{tuple(stages)}"
             raise SchemeError(
-                f"scheme {text!r} has stages {got}; {wanted} expected, "
-                "one digit a block and '-' between stages"
+                f"scheme {text!r} has stages {got}, not {wanted}; "
+                "write one digit a block and '-' between stages"
             )
         return cls(tuple(_DIGITS.index(d) for group in groups for d in group), got)
 
@@ -82,8 +83,8 @@ class Scheme:
 
     @classmethod
     def of(cls, choices: Iterable[int], stages: Sequence[int]) -> "Scheme":
-        """Return the scheme of any iterable of choices."""
-        return cls(tuple(int(choice) for choice in choices), tuple(stages))
+        """Return the scheme of any iterable of choices, also of NumPy's or torch's integers."""
+        return cls(tuple(operator.index(choice) for choice in choices), tuple(stages))
 
     def __str__(self) -> str:
         return "-".join("".join(_DIGITS[c] for c in stage) for stage in self.by_stage())

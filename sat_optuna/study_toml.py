@@ -1,9 +1,11 @@
 """study.toml: read into a StudyConfig, every fault at once; written with every key explained."""
 
 import json
+import math
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from sat_optuna.config import AttentionConfig, StudyConfig
 from sat_optuna.errors import ConfigError
 from sat_optuna.files import write_text
 from sat_optuna.registry import nearest
+from sat_optuna.scheme import MAX_KINDS
 from sat_optuna.ticket import SHARINGS, AttentionSpec
 
 __all__ = ["load_config", "parse_config", "to_toml", "write_config"]
@@ -34,7 +37,7 @@ def load_config(path: Path, *, known: Mapping[str, Iterable[str]] | None = None)
             str(path), [f"cannot be read ({error.strerror}); make one with: sat-optuna new NAME"]
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"is not TOML: {error}"]) from error
+        raise ConfigError(str(path), [f"is not TOML: {error}; correct it there"]) from error
     return parse_config(document, source=str(path), known=known or {})
 
 
@@ -42,162 +45,179 @@ def parse_config(
     document: Mapping[str, Any], *, source: str, known: Mapping[str, Iterable[str]]
 ) -> StudyConfig:
     """Build a StudyConfig from the tables of a study.toml; see `load_config`."""
-    faults: list[str] = []
-    names = {name: tuple(values) for name, values in known.items()}
+    reader = _Reader(known)
     values: dict[str, Any] = {}
     sections = {f.name: f for f in fields(StudyConfig)}
     for key, given in document.items():
         if key not in sections:
-            near = nearest(key, sections)
-            faults.append(f"unknown key {key!r}{near or '; known: ' + ', '.join(sections)}")
+            reader.unknown(key, key, sections)
         elif key == "seed":
-            values[key] = _value(
-                "seed", given, sections[key].type, sections[key].metadata, names, faults
-            )
+            values[key] = reader.value(key, given, sections[key])
         elif not isinstance(given, Mapping):
-            faults.append(f"{key} is {given!r}; write a table [{key}]")
+            reader.fault(key, f"{key} is {given!r}; write a table [{key}]")
         elif key == "attention":
-            values[key] = AttentionConfig(_attention(given, names, faults))
+            values[key] = AttentionConfig(reader.attention(given))
         else:
-            values[key] = _section(key, given, sections[key].default_factory, names, faults)
-    if not faults:
-        config = StudyConfig(**values)
-        faults += _cross_faults(config)
-        if not faults:
-            return config
-    raise ConfigError(source, faults)
+            values[key] = reader.section(key, given, sections[key].type)
+    config = StudyConfig(**values)
+    for keys, text in _cross_faults(config):
+        if not reader.faulty & {*keys, *(key.partition(".")[0] for key in keys)}:
+            reader.faults.append(text)
+    if reader.faults:
+        raise ConfigError(source, reader.faults)
+    return config
 
 
-def _section(
-    section: str,
-    given: Mapping[str, Any],
-    cls: Any,
-    names: Mapping[str, tuple[str, ...]],
-    faults: list[str],
-) -> Any:
-    known = {f.name: f for f in fields(cls)}
-    values = {}
-    for key, value in given.items():
-        place = f"{section}.{key}"
-        if key not in known:
-            near = nearest(key, known)
-            faults.append(f"unknown key {place!r}{near or '; known: ' + ', '.join(known)}")
-            continue
-        spec = known[key]
-        values[key] = _value(place, value, spec.type, spec.metadata, names, faults)
-    return cls(**values)
+class _Reader:
+    """Checks value by value and gathers the faults.
 
+    A default stands in for a faulty value, so that what comes later sees a whole configuration.
+    """
 
-def _value(
-    place: str,
-    value: Any,
-    kind: Any,
-    metadata: Mapping[str, Any],
-    names: Mapping[str, tuple[str, ...]],
-    faults: list[str],
-) -> Any:
-    """Check one value against its field; a fault is added and the value returned all the same."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind == tuple[int, ...]:
-        whole = isinstance(value, list) and all(type(item) is int for item in value)
-        if not whole or min(value, default=0) < 0:
-            faults.append(f"{place} is {value!r}; write a list of whole numbers")
+    def __init__(self, known: Mapping[str, Iterable[str]]) -> None:
+        self.faults: list[str] = []
+        self.faulty: set[str] = set()
+        self._names = {registry: tuple(names) for registry, names in known.items()}
+
+    def fault(self, place: str, text: str) -> None:
+        self.faulty.add(place)
+        self.faults.append(text)
+
+    def unknown(self, place: str, key: str, known: Iterable[str]) -> None:
+        hint = nearest(key, known) or f"; known: {', '.join(known)}"
+        self.fault(place, f"unknown key {place!r}{hint}")
+
+    def section(self, section: str, given: Mapping[str, Any], cls: Any) -> Any:
+        known = {f.name: f for f in fields(cls)}
+        values = {}
+        for key, value in given.items():
+            place = f"{section}.{key}"
+            if key in known:
+                values[key] = self.value(place, value, known[key])
+            else:
+                self.unknown(place, key, known)
+        return cls(**values)
+
+    def value(self, place: str, given: Any, spec: Field[Any]) -> Any:
+        """Return the field's value for what is written, its default where that is faulty."""
+        listed = spec.type == tuple[int, ...]
+        if spec.type is float and type(given) is int and abs(given) < 2**53:
+            given = float(given)
+        hint = (_list_hint if listed else _hint)(given, spec)
+        hint = hint or self._name_hint(given, spec.metadata.get("registry"))
+        if hint is None:
+            return tuple(given) if listed else given
+        self.fault(place, f"{place} is {given!r}{hint}")
+        return spec.default if spec.default_factory is MISSING else spec.default_factory()
+
+    def _name_hint(self, name: str, registry: str | None) -> str | None:
+        known = self._names.get(registry or "")
+        if known is None or name in known:
+            return None
+        return f"{nearest(name, known) or ';'} known: {', '.join(known)}"
+
+    def attention(self, given: Mapping[str, Any]) -> tuple[AttentionSpec, ...]:
+        """Read `kinds` and the table of settings of each kind."""
+        defaults = {spec.kind: spec for spec in AttentionConfig().kinds}
+        kinds = self._kinds(given.get("kinds", list(defaults)))
+        specs = {kind: defaults.get(kind, AttentionSpec(kind=kind)) for kind in kinds or defaults}
+        for key, table in given.items():
+            if key in specs:
+                specs[key] = self._spec(table, specs[key])
+            elif key != "kinds" and kinds:
+                hint = nearest(key, ("kinds", *kinds)) or "; name it in attention.kinds or drop it"
+                self.fault(f"attention.{key}", f"unknown key 'attention.{key}'{hint}")
+        return tuple(specs.values())
+
+    def _kinds(self, kinds: Any) -> tuple[str, ...]:
+        """Return the names that `attention.kinds` lists, none where it is faulty as a list."""
+        place = "attention.kinds"
+        if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
+            self.fault(place, f'{place} is {kinds!r}; write a list of names such as ["se"]')
             return ()
-        return tuple(value)
-    if type(value) is not kind:
-        faults.append(f"{place} is {value!r}; write {_WORDS[kind]}")
-    elif value != value or value in (float("inf"), float("-inf")):
-        faults.append(f"{place} is {value}; write a finite number")
-    elif "choices" in metadata and value not in metadata["choices"]:
-        options = ", ".join(repr(choice) for choice in metadata["choices"])
-        faults.append(
-            f"{place} is {value!r}{nearest(value, metadata['choices'])}; choose: {options}"
+        if len(set(kinds)) < len(kinds):
+            self.fault(place, f"{place} is {kinds!r}; name each kind once")
+        if len(kinds) > MAX_KINDS:
+            self.fault(place, f"{place} names {len(kinds)} kinds; name at most {MAX_KINDS}")
+        for kind in kinds:
+            if hint := self._name_hint(kind, "modules"):
+                self.fault(place, f"{place} has {kind!r}{hint}")
+        return tuple(kinds)
+
+    def _spec(self, table: Any, default: AttentionSpec) -> AttentionSpec:
+        place = f"attention.{default.kind}"
+        if not isinstance(table, Mapping):
+            example = '{ sharing = "block" }'
+            self.fault(place, f"{place} is {table!r}; write a table such as {example}")
+            return default
+        sharing = table.get("sharing", default.sharing)
+        if sharing not in SHARINGS:
+            choices = " or ".join(repr(choice) for choice in SHARINGS)
+            self.fault(f"{place}.sharing", f"{place}.sharing is {sharing!r}; write {choices}")
+            sharing = default.sharing
+        settings = {key: value for key, value in table.items() if key != "sharing"}
+        for key, value in settings.items():
+            if type(value) not in _WORDS or value in (math.inf, -math.inf) or value != value:
+                text = f"{place}.{key} is {value!r}; write a finite number, a text, true or false"
+                self.fault(f"{place}.{key}", text)
+                return default
+        return AttentionSpec(
+            kind=default.kind, sharing=sharing, settings={**default.settings, **settings}
         )
-    elif "least" in metadata and value < metadata["least"]:
-        faults.append(f"{place} is {value}; write at least {metadata['least']}")
-    elif "most" in metadata and value > metadata["most"]:
-        faults.append(f"{place} is {value}; write at most {metadata['most']}")
-    else:
-        _check_name(place, value, metadata.get("registry"), names, faults)
-    return value
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
-def _check_name(
-    place: str,
-    value: Any,
-    registry: str | None,
-    names: Mapping[str, tuple[str, ...]],
-    faults: list[str],
-) -> None:
-    if registry is not None and registry in names and value not in names[registry]:
-        known = names[registry]
-        faults.append(f"{place} is {value!r}{nearest(value, known)}; known: {', '.join(known)}")
+def _hint(value: Any, spec: Field[Any]) -> str | None:
+    """Return what to write instead, after a semicolon, or None for a good value."""
+    limits, kind: Any = spec.metadata, spec.type
+    if type(value) is not kind:
+        return f"; write {_WORDS[kind]}"
+    if kind is float and not math.isfinite(value):
+        return "; write a finite number"
+    if value not in limits.get("choices", (value,)):
+        options = ", ".join(repr(choice) for choice in limits["choices"])
+        return f"{nearest(value, limits['choices']) or ';'} choose one of: {options}"
+    if "least" in limits and value < limits["least"]:
+        return f"; write at least {limits['least']}"
+    if "most" in limits and value > limits["most"]:
+        return f"; write at most {limits['most']}"
+    return None
 
 
-def _attention(
-    given: Mapping[str, Any], names: Mapping[str, tuple[str, ...]], faults: list[str]
-) -> tuple[AttentionSpec, ...]:
-    """Read `kinds` and the table of settings of each kind."""
-    defaults = AttentionConfig().kinds
-    kinds = given.get("kinds", [spec.kind for spec in defaults])
-    if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
-        faults.append(f'attention.kinds is {kinds!r}; write a list of names such as ["se"]')
-        return defaults
-    if len(set(kinds)) < len(kinds):
-        faults.append(f"attention.kinds is {kinds!r}; name each kind once")
-    for kind in kinds:
-        _check_name("attention.kinds", kind, "modules", names, faults)
-    specs = {}
-    for key, table in given.items():
-        if key == "kinds":
-            continue
-        if key not in kinds:
-            faults.append(f"unknown key 'attention.{key}'{nearest(key, [*kinds, 'kinds'])}")
-        elif not isinstance(table, Mapping):
-            faults.append(
-                f'attention.{key} is {table!r}; write a table such as {{ sharing = "block" }}'
-            )
-        elif table.get("sharing", "block") not in SHARINGS:
-            faults.append(
-                f"attention.{key}.sharing is {table['sharing']!r}; write 'block' or 'stage'"
-            )
-        else:
-            settings = {k: v for k, v in table.items() if k != "sharing"}
-            sharing = table.get("sharing", "block")
-            specs[key] = AttentionSpec(kind=key, sharing=sharing, settings=settings)
-    return tuple(specs.get(kind, AttentionSpec(kind=kind)) for kind in kinds)
+def _list_hint(value: Any, spec: Field[Any]) -> str | None:
+    least, fewest = spec.metadata["least"], spec.metadata.get("fewest", 0)
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
+        return "; write a list of whole numbers"
+    if min(value, default=least) < least:
+        return f"; write whole numbers of at least {least}"
+    if fewest and (len(set(value)) < len(value) or len(value) < fewest):
+        return f"; write at least {fewest} numbers, each once"
+    return None
 
 
-def _cross_faults(config: StudyConfig) -> list[str]:
-    """Return the faults that need two keys to see."""
-    faults = []
+def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the faults that need several keys to see: those keys, and the sentence."""
     pretrain, kinds = config.pretrain, len(config.attention.kinds)
     if pretrain.draws == "antithetic" and (pretrain.connect != 0.5 or kinds > 1):
-        faults.append(
-            f"pretrain.draws is 'antithetic' with connect {pretrain.connect} and {kinds} kind(s) "
-            "of attention; it needs connect 0.5 and one kind, or choose 'iid' or 'balanced'"
+        yield (
+            ("pretrain.draws", "pretrain.connect", "attention.kinds"),
+            f"pretrain.draws is 'antithetic' with connect = {pretrain.connect} and {kinds} "
+            f"{'kind' if kinds == 1 else 'kinds'} of attention; it needs connect = 0.5 and one "
+            "kind, or choose 'iid' or 'balanced'",
         )
     if config.train.nesterov and config.train.momentum == 0:
-        faults.append("train.nesterov is true with momentum 0; set momentum, or nesterov = false")
-    if (
-        len(set(config.retrain.seeds)) != len(config.retrain.seeds)
-        or len(config.retrain.seeds) < 3
-    ):
-        faults.append(
-            f"retrain.seeds is {list(config.retrain.seeds)}; write at least 3 different seeds"
+        yield (
+            ("train.nesterov", "train.momentum"),
+            "train.nesterov is true with momentum = 0.0; raise momentum or set nesterov = false",
         )
-    if min(config.network.blocks, default=1) < 1:
-        faults.append(f"network.blocks is {list(config.network.blocks)}; a stage needs a block")
     if config.search.objective == "supernet" and config.search.pruner != "none":
-        faults.append(
-            f"search.pruner is {config.search.pruner!r} with objective 'supernet', which scores "
-            "in one step; use objective 'train', or pruner = 'none'"
+        yield (
+            ("search.objective", "search.pruner"),
+            f"search.pruner is {config.search.pruner!r} with objective = 'supernet', which scores "
+            "in one step; choose objective 'train' or pruner 'none'",
         )
-    return faults
 
 
 def to_toml(config: StudyConfig) -> str:
@@ -220,10 +240,10 @@ def to_toml(config: StudyConfig) -> str:
 
 
 def _attention_line(spec: AttentionSpec) -> str:
-    pairs = [f"{key} = {_toml(value)}" for key, value in spec.settings.items()]
+    pairs = [f"{_toml_key(key)} = {_toml(value)}" for key, value in spec.settings.items()]
     pairs.append(f"sharing = {_toml(spec.sharing)}")
-    comment = 'or sharing = "stage": one module for all blocks of a stage'
-    return f"{spec.kind} = {{ {', '.join(pairs)} }}  # {comment}"
+    comment = 'sharing = "block": one module a block; "stage": one for all blocks of a stage'
+    return f"{_toml_key(spec.kind)} = {{ {', '.join(pairs)} }}  # {comment}"
 
 
 def _comment(cls: type, key: str) -> str:
@@ -231,7 +251,7 @@ def _comment(cls: type, key: str) -> str:
 
 
 def _line(key: str, value: Any, comment: str) -> str:
-    return f"{key} = {_toml(value)}".ljust(32) + f"# {comment}"
+    return f"{key} = {_toml(value)}".ljust(31) + f" # {comment}"
 
 
 def _toml(value: Any) -> str:
@@ -239,7 +259,16 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    return _toml_text(value) if isinstance(value, str) else repr(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_text(key)
+
+
+def _toml_text(text: str) -> str:
+    # JSON's escapes are TOML's too, but for DEL, which JSON leaves bare.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def write_config(path: Path, config: StudyConfig) -> Path:

@@ -121,9 +121,8 @@ def test_optuna_dashboard_shows_blocks_as_categorical_parameters(storage, tmp_pa
         assert len(detail["trials"]) == 4
         assert "<title>" in requests.get(f"{url}/dashboard/", timeout=SECONDS).text
         server.send_signal(number)
-        assert server.wait(60) == 0
-        assert server.stdout.read() == "ended\n"
-        assert server.stderr.read() == ""
+        assert server.communicate(timeout=60) == ("ended\n", "")
+        assert server.returncode == 0
 
 
 @pytest.mark.slow
@@ -176,9 +175,8 @@ def test_mlflow_lists_trials_as_child_runs_with_their_scheme(root, tmp_path):
         processes = family(server.pid)
         assert 2 <= len(processes) <= 4
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
-        assert server.stdout.read() == "ended\n"
-        assert server.stderr.read() == ""
+        assert server.communicate(timeout=60) == ("ended\n", "")
+        assert server.returncode == 0
         wait_until(lambda: all(ended(pid) for pid in processes))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlruns"]
 
@@ -187,8 +185,9 @@ def test_mlflow_lists_trials_as_child_runs_with_their_scheme(root, tmp_path):
 def test_an_mlflow_server_that_dies_is_reported(root, tmp_path):
     with serving("serve_mlflow", root, tmp_path) as (server, _):
         os.kill(family(server.pid)[1], signal.SIGKILL)
-        assert server.wait(60) == 1
-        assert "ServerError: the MLflow server has ended with code -9" in server.stderr.read()
+        _, said = server.communicate(timeout=60)
+        assert server.returncode == 1
+        assert "ServerError: the MLflow server has ended with code -9" in said
 
 
 @pytest.mark.slow

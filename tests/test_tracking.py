@@ -159,7 +159,7 @@ def test_logging_twice_doubles_nothing(root):
 def test_a_retraining_is_a_child_of_its_own_kind(root):
     log = opened(root)
     trial = log.log_trial(0, scheme="10", state="COMPLETE")
-    arguments = {"role": "plain", "seed": 2, "scheme": "00", "ticket": "{}"}
+    arguments: dict[str, Any] = {"role": "plain", "seed": 2, "scheme": "00", "ticket": "{}"}
     run_id = log.log_retraining("plain-2", metrics={"test": 97.0}, **arguments)
     assert log.log_retraining("plain-2", **arguments) == run_id != trial
     (run,) = runs_of(root, kind="retraining")
@@ -513,7 +513,8 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
 def test_an_artifact_that_cannot_be_written_is_logged_later(root):
     log = opened(root)
     (root / "artifacts").write_text("in the way")
-    arguments = {"scheme": "1", "state": "COMPLETE", "artifact": ("ticket.json", "{}")}
+    arguments: dict[str, Any] = {"scheme": "1", "state": "COMPLETE"}
+    arguments["artifact"] = ("ticket.json", "{}")
     with pytest.raises(TrackingError, match="cannot log trial 0 1 in MLflow's store sqlite"):
         log.log_trial(0, **arguments)
     (root / "artifacts").unlink()

@@ -96,7 +96,8 @@ def _rows(
         0, 256, (_STEPS * batch, channels, side, side), generator=drawn, dtype=torch.uint8
     )
     labels = torch.randint(0, 10, (len(pixels),), generator=drawn)
-    images = TensorImages(pixels, labels, [0.5] * channels, [0.5] * channels).to(device)
+    half = (0.5,) * channels
+    images = TensorImages(pixels, labels, half, half).to(device)
     supernet = Supernet(
         "resnet20",
         attention=("se",),

@@ -1,7 +1,9 @@
 """A study's trials on their way to MLflow, or to nowhere with --no-mlflow."""
 
+import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sat_optuna.cli.workspace import Workspace
@@ -25,7 +27,7 @@ Tracker = Callable[["FrozenTrial"], None]
 def open_log(workspace: Workspace, study: "optuna.Study") -> Iterator["MLflowLog"]:
     """Open the study's parent run, and close it with how the block ended."""
     from sat_optuna.search.study import UUID_KEY
-    from sat_optuna.tracking import MLflowLog
+    from sat_optuna.tracking import MLflowLog, TrackingError
 
     log = MLflowLog(workspace.mlruns)
     log.open_study(
@@ -34,11 +36,10 @@ def open_log(workspace: Workspace, study: "optuna.Study") -> Iterator["MLflowLog
     log.reap()
     try:
         yield log
-    except KeyboardInterrupt:
-        log.close_study("KILLED")
-        raise
-    except BaseException:
-        log.close_study("FAILED")
+    except BaseException as error:
+        # Closing may fail for the same reason; the first reason is the one to tell.
+        with suppress(TrackingError):
+            log.close_study("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     log.close_study()
 
@@ -55,8 +56,8 @@ def tracked(workspace: Workspace, study: "optuna.Study", *, enabled: bool) -> It
         for trial in finished_trials(study):
             _log_trial(log, study, trial)
         yield lambda trial: _log_trial(log, study, trial)
-        logged = study.user_attrs.get(_LOGGED, {}) | {log.uri: len(finished_trials(study))}
-        study.set_user_attr(_LOGGED, logged)
+        count = len(finished_trials(study))
+        study.set_user_attr(_LOGGED, study.user_attrs.get(_LOGGED, {}) | {_mark(log.uri): count})
 
 
 def is_logged(workspace: Workspace, study: "optuna.Study") -> bool:
@@ -64,8 +65,16 @@ def is_logged(workspace: Workspace, study: "optuna.Study") -> bool:
     from sat_optuna.search.study import finished_trials
     from sat_optuna.tracking import store_uri
 
+    uri = store_uri(workspace.mlruns)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return False
     logged = study.user_attrs.get(_LOGGED, {})
-    return bool(logged.get(store_uri(workspace.mlruns)) == len(finished_trials(study)))
+    return bool(logged.get(_mark(uri)) == len(finished_trials(study)))
+
+
+def _mark(uri: str) -> str:
+    # A digest, since a store's address may hold a password and the dashboard shows attributes.
+    return hashlib.sha256(uri.encode()).hexdigest()[:12]
 
 
 def _log_trial(log: "MLflowLog", study: "optuna.Study", trial: "FrozenTrial") -> None:

@@ -24,6 +24,7 @@ def ui(console: Console, *, port: int, mlruns: Path) -> None:
     """Compare tickets in the MLflow UI, on this machine only, until Ctrl-C."""
     from sat_optuna.dashboard import serve_mlflow
 
+    console.remark("starting the MLflow server, which takes some seconds")
     serve_mlflow(
         mlruns,
         port=port,

@@ -99,4 +99,5 @@ def load_configured(config: DataConfig, *, seed: int, device: str = "cpu") -> "S
         limit=config.limit or None,
         size=config.size or None,
         device=device,
+        workers=config.workers,
     )

@@ -31,6 +31,7 @@ repair is named at its line.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -106,7 +107,10 @@ class Policy:
         p = self.probabilities.copy()
         for slot, choice in (fixed or {}).items():
             p[slot] = np.arange(p.shape[1]) == choice
-        rows = np.unique(seen[(seen >= 0).all(axis=1)], axis=0)
+        complete = seen[(seen >= 0).all(axis=1)]
+        rows = complete[
+            list({row.tobytes(): place for place, row in enumerate(complete)}.values())
+        ]
         tails = _tail_probabilities(p, rows)
         left = math.prod(self.sizes)
         scheme = np.zeros(len(self.sizes), dtype=np.int64)
@@ -246,7 +250,7 @@ class NaturalGradient:
         hits = self._schemes[:, :, None] == np.arange(p.shape[1])
         chosen = (self._schemes >= 0)[:, :, None]
         gradient = np.einsum("t,tik->ik", terms, hits - chosen * p)  # (5)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             logits = np.log(p) + self._learning_rate * gradient / (p + self._damping)  # (6)
         self._policy = Policy.from_logits(logits, self._policy.sizes).floored(self._floor)
 
@@ -257,8 +261,9 @@ class NaturalGradient:
         and has no reward of its own: 0.
         """
         rows = self._schemes
-        _, same, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
-        masses = np.exp(self._policy.log_prob(rows)) / counts[same.reshape(-1)]
+        keys = [row.tobytes() for row in rows]
+        counts = Counter(keys)
+        masses = np.exp(self._policy.log_prob(rows)) / [counts[key] for key in keys]
         return np.asarray(np.where((rows >= 0).all(axis=1), masses, 0.0))
 
 

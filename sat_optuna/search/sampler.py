@@ -23,13 +23,14 @@ This file and `controller.py` need numpy, scipy and Optuna alone, so that the tw
 as they are; that is why they are long.
 """
 
+import contextlib
 import math
 import os
 import socket
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeGuard
 
@@ -51,6 +52,7 @@ __all__ = [
     "PolicyGradientSampler",
     "SamplerSettingsError",
     "claim_study",
+    "failing_if_new",
     "mark_worker",
     "signed_values",
     "worker_is_alive",
@@ -150,6 +152,20 @@ def claim_study(study: Study, settings: Settings) -> None:
             f"study {study.study_name!r} was begun with other sampler settings ({changes}); "
             "use those again, or begin a new study"
         )
+
+
+@contextlib.contextmanager
+def failing_if_new(study: Study, trial: FrozenTrial) -> Iterator[None]:
+    """Let an error pass, and make the trial FAIL unless something of it is stored already.
+
+    Optuna would leave it RUNNING, and a batch would wait for it.
+    """
+    try:
+        yield
+    except Exception:
+        if not trial.params and POLICY_KEY not in trial.system_attrs:
+            _Store(study).fail(trial)
+        raise
 
 
 def signed_values(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> tuple[float, ...]:
@@ -255,17 +271,11 @@ class PolicyGradientSampler(BaseSampler):
         It is drawn here and not in `sample_relative` because Optuna takes an error there for one
         of the objective: it would hide among failed trials. From here it surfaces.
         """
-        store = _Store(study)
         mark_worker(study, trial._trial_id)
-        try:
-            with self._lock:
-                if self._held(study) is None:
-                    claim_study(study, self.settings())
-                self._proposal(study, trial)
-        except Exception:
-            if not trial.params and POLICY_KEY not in trial.system_attrs:
-                store.fail(trial)  # a new trial: RUNNING it would block the policy
-            raise
+        with failing_if_new(study, trial), self._lock:
+            if self._held(study) is None:
+                claim_study(study, self.settings())
+            self._proposal(study, trial)
 
     @override
     def infer_relative_search_space(

@@ -1,0 +1,43 @@
+"""One thread a test process, and no skip that is not for missing hardware."""
+
+import os
+
+# Before torch is imported anywhere: small networks gain nothing from a second thread, and the
+# children that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import pytest
+
+HARDWARE = "needs CUDA"
+_skipped: list[str] = []
+
+
+def pytest_collection_modifyitems(items):
+    if not any(item.get_closest_marker("gpu") for item in items):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=HARDWARE))
+
+
+def pytest_runtest_logreport(report):
+    if report.skipped and HARDWARE not in str(report.longrepr):
+        _skipped.append(report.nodeid)
+
+
+def pytest_collectreport(report):
+    if report.skipped:
+        _skipped.append(report.nodeid)
+
+
+def pytest_sessionfinish(session):
+    if _skipped and os.environ.get("SAT_OPTUNA_STRICT_SKIPS"):
+        session.config.get_terminal_writer().line(
+            f"skipped for another reason than missing hardware: {_skipped}", red=True
+        )
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,263 @@
+"""A search that is killed at any write ends as one that never was; and what a study refuses."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sat_optuna.config import StudyConfig
+from sat_optuna.errors import StudyError, TrainingError
+from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.search.study import (
+    best_ticket,
+    build_pruner,
+    build_sampler,
+    create_study,
+    finished_trials,
+    load_study,
+    run_trials,
+    stale_trials,
+)
+
+STAGES = (2, 2, 2)
+
+# A search in a process of its own; KILL counts the writes to the database after which the process
+# is killed with -9, -1 never. The objective is a plain function of the scheme.
+CHILD = """
+    import os, signal, sys
+    from pathlib import Path
+
+    from optuna.storages import RDBStorage
+
+    from sat_optuna.config import StudyConfig
+    from sat_optuna.search.space import suggest_scheme
+    from sat_optuna.search.study import build_sampler, create_study, run_trials
+
+    db, sampler, kill = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    left = kill
+
+    def counted(write):
+        def writing(*args, **kwargs):
+            global left
+            result = write(*args, **kwargs)
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        return writing
+
+    def objective(trial):
+        scheme = suggest_scheme(trial, (2, 2, 2), ("se", "sge"))
+        trial.set_user_attr("scheme", str(scheme))
+        return sum((i + 1) * c for i, c in enumerate(scheme.choices)) / 7
+
+    study = create_study(
+        db, "s", config=StudyConfig(), sampler=build_sampler(sampler, seed=3, batch=4)
+    )
+    for name in (
+        "create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_system_attr",
+        "set_trial_state_values",
+    ):
+        setattr(RDBStorage, name, counted(getattr(RDBStorage, name)))
+    run_trials(
+        study, objective, trials=14, batch=4, stages=(2, 2, 2), kinds=("se", "sge")
+    )
+    print("done", -left if kill < 0 else 0)
+"""
+
+
+def search(db, sampler, kill):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CHILD), str(db), sampler, str(kill)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        check=False,
+    )
+
+
+def told(db):
+    study = load_study(db, "s")
+    return [
+        (t.number, t.state.name, t.params, t.value, t.user_attrs["scheme"])
+        for t in study.get_trials(deepcopy=False)
+    ]
+
+
+def killed_again_and_again(tmp_path, sampler, strides):
+    assert search(tmp_path / "unbroken.db", sampler, -1).returncode == 0
+    broken, kills = tmp_path / "broken.db", 0
+    for stride in strides:
+        ended = search(broken, sampler, stride)
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -9, ended.stderr
+        kills += 1
+    else:
+        assert search(broken, sampler, -1).returncode == 0
+    assert kills >= 3
+    assert told(broken) == told(tmp_path / "unbroken.db")
+
+
+def test_a_search_killed_at_any_write_equals_an_unbroken_one(tmp_path):
+    # Strides that end in the middle of asking, of suggesting, of scoring and of telling.
+    killed_again_and_again(tmp_path, "policy", (1, 4, 19, 38, 27, 44))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["policy", "paper", "tpe", "random", "nsga2"])
+def test_every_sampler_continues_after_kills(tmp_path, sampler):
+    killed_again_and_again(tmp_path, sampler, (2, 3, 5, 7, 11, 13, 17, 23, 29, 31, 37))
+
+
+def score(trial):
+    return float(suggest_scheme(trial, STAGES, ("se",)).connections)
+
+
+def make(tmp_path, sampler="policy", config=None, **options):
+    return create_study(
+        tmp_path / "study.db",
+        "s",
+        config=config or StudyConfig(),
+        sampler=build_sampler(sampler, seed=0, batch=4),
+        **options,
+    )
+
+
+def run(study, objective=score, trials=8, **more):
+    return run_trials(
+        study, objective, trials=trials, batch=4, stages=STAGES, kinds=("se",), **more
+    )
+
+
+def test_optimize_gives_the_same_values_one_by_one(tmp_path):
+    batched = make(tmp_path, "random")
+    run(batched, trials=6)
+    single = optuna.create_study(
+        direction="maximize", sampler=build_sampler("random", seed=0, batch=4)
+    )
+    single.optimize(score, n_trials=6)
+    assert [(t.params, t.value) for t in finished_trials(batched)] == [
+        (t.params, t.value) for t in single.trials
+    ]
+
+
+def test_total_counts_finished_trials_of_all_runs(tmp_path):
+    assert run(make(tmp_path), trials=5) == 5
+    assert run(make(tmp_path), trials=5) == 0
+    assert run(make(tmp_path), trials=7) == 2
+    seen = []
+    assert run(make(tmp_path), trials=9, on_trial=lambda trial: seen.append(trial.number)) == 2
+    assert seen == [7, 8]
+
+
+def test_timeout_begins_no_new_batch(tmp_path):
+    assert run(make(tmp_path), trials=40, timeout=1e-6) in (0, 4)
+
+
+def test_a_diverging_trial_fails_and_the_search_goes_on(tmp_path):
+    def objective(trial):
+        if trial.number == 2:
+            raise TrainingError("the loss is nan; lower train.lr")
+        return score(trial)
+
+    study = make(tmp_path)
+    assert run(study, objective, trials=6) == 6
+    states = [t.state for t in finished_trials(study)]
+    assert states == [TrialState.COMPLETE] * 2 + [TrialState.FAIL] + [TrialState.COMPLETE] * 3
+    assert "lower train.lr" in finished_trials(study)[2].user_attrs["error"]
+
+
+def test_a_pruned_trial_keeps_its_last_report(tmp_path):
+    def objective(trial):
+        suggest_scheme(trial, STAGES, ("se",))
+        trial.report(1.5, 0)
+        raise optuna.TrialPruned
+
+    study = make(tmp_path, pruner=build_pruner("median"))
+    run(study, objective, trials=2)
+    assert [(t.state, t.value) for t in finished_trials(study)] == [(TrialState.PRUNED, 1.5)] * 2
+
+
+def test_any_other_error_is_raised_and_the_trial_can_be_taken_over(tmp_path):
+    def objective(trial):
+        raise ZeroDivisionError
+
+    study = make(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        run(study, objective)
+    # The worker, this process, lives; so nobody may take its trials.
+    with pytest.raises(StudyError, match=r"trials \[0, 1, 2, 3\] .* run by another process; wait"):
+        run(make(tmp_path))
+
+
+def test_another_configuration_is_refused_and_shown(tmp_path):
+    config = StudyConfig()
+    make(tmp_path, config=config)
+    other = replace(config, seed=1, search=replace(config.search, sparsity_weight=0.0))
+    with pytest.raises(StudyError) as caught:
+        make(tmp_path, config=other)
+    message = str(caught.value)
+    assert "search.sparsity_weight: 2.0 is stored, 0.0 is given" in message
+    assert "seed: 0 is stored, 1 is given" in message
+    assert "or make a new study" in message
+    more = replace(config, search=replace(config.search, trials=999, timeout=5.0))
+    assert make(tmp_path, config=more).user_attrs["sat:config"]["search"]["trials"] == 999
+
+
+def test_no_database_and_no_such_study(tmp_path):
+    with pytest.raises(StudyError, match=r"no search was run yet: .*run: sat-optuna run s"):
+        load_study(tmp_path / "none.db", "s")
+    make(tmp_path)
+    with pytest.raises(StudyError, match=r"holds no study 't'; it holds: s; run:"):
+        load_study(tmp_path / "study.db", "t")
+    (tmp_path / "broken.db").write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(StudyError, match="cannot open"):
+        load_study(tmp_path / "broken.db", "s")
+
+
+def test_stale_is_what_a_dead_process_left(tmp_path):
+    study = make(tmp_path)
+    dead = subprocess.run(
+        [sys.executable, "-c", "from sat_optuna.processes import worker_name as w; print(w())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    for worker in (dead, None, "elsewhere/1/2"):
+        trial = study.ask()
+        if worker:
+            trial.set_user_attr(WORKER_KEY, worker)
+    assert [t.number for t in stale_trials(study)] == [0, 1]
+
+
+def test_best_ticket_is_the_first_of_the_highest(tmp_path):
+    study = make(tmp_path, "random")
+    with pytest.raises(StudyError, match="no complete trial"):
+        best_ticket(study)
+    network = {
+        "backbone": "resnet20",
+        "backbone_settings": {"width": 4},
+        "attention": [{"kind": "se", "sharing": "block", "settings": {}}],
+        "classes": 10,
+        "input_shape": [1, 28, 28],
+        "dataset": "mnist5k",
+        "dataset_fingerprint": "f",
+    }
+    study.set_user_attr(NETWORK_KEY, network)
+    for value, text in ((1.0, "10-00-00"), (3.0, "01-00-00"), (3.0, "11-00-00")):
+        trial = study.ask()
+        trial.set_user_attr("scheme", text)
+        trial.set_user_attr("params", 5)
+        trial.set_user_attr("macs", 6)
+        study.tell(trial, value)
+    ticket = best_ticket(study)
+    assert str(ticket.scheme) == "01-00-00"
+    assert (ticket.trial, ticket.params, ticket.macs, ticket.role) == (1, 5, 6, "ticket")
+    assert json.loads(ticket.to_json())["config"]["seed"] == 0
