@@ -18,7 +18,14 @@ from sat_optuna.files import write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["EpochRecord", "environment", "load_tensors", "read_record", "save_checkpoint", "versions"]
+__all__ = [
+    "EpochRecord",
+    "environment",
+    "load_tensors",
+    "read_record",
+    "save_checkpoint",
+    "versions",
+]
 
 _KEY = "sat_optuna"
 _PACKAGES = ("sat_optuna", "torch", "torchvision", "optuna", "mlflow", "numpy")
@@ -53,7 +60,9 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     return {"versions": kept, "machine": machine, "device": device, "threads": threads}
 
 
-def save_checkpoint(path: Path, tensors: "Mapping[str, Tensor]", record: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    path: Path, tensors: "Mapping[str, Tensor]", record: Mapping[str, Any]
+) -> Path:
     """Write tensors and record to `path`, whole or not at all.
 
     Args:
@@ -78,15 +87,16 @@ def read_record(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, framework="numpy") as stored:  # checks header and length
-            text = (stored.metadata() or {}).get(_KEY)
-    except (OSError, SafetensorError) as error:
+            text = (stored.metadata() or {}).get(_KEY, "null")
+        record = json.loads(text)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"there is no checkpoint {path}; run the training that writes it"
+        ) from error
+    except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(path, error) from error
-    if text is None:
-        raise _unreadable(path, "another program wrote it")
-    try:
-        record: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise _unreadable(path, error) from error
+    if not isinstance(record, dict):
+        raise _unreadable(path, "it is not of this program")
     return record
 
 

@@ -1,6 +1,7 @@
 """Is this installation well, and what did dead processes leave behind?"""
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -69,30 +70,37 @@ def _device() -> Finding:
 def _store(mlruns: Path) -> Finding:
     from sat_optuna.tracking import store_uri
 
-    uri = store_uri(mlruns)
+    uri = re.sub(r"//[^/@\s]*@", "//", store_uri(mlruns))  # no password
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return Finding("mlflow store", "ok", f"{uri} (not made yet: no study was logged)")
     return Finding("mlflow store", "ok", uri)
 
 
 def _study(folder: Path) -> Iterator[Finding]:
+    """Look at a search and at the random one that it is held against, both in study.db."""
+    import optuna
+
     from sat_optuna.search.study import finished_trials, load_study, stale_trials
 
-    subject, db = f"study {folder.name}", folder / "study.db"
+    db = folder / "study.db"
     if not db.exists():
-        yield Finding(subject, "ok", f"not searched yet; run: sat-optuna run {folder.name}")
+        remedy = f"not searched yet; run: sat-optuna run {folder.name}"
+        yield Finding(f"study {folder.name}", "ok", remedy)
         return
     try:
-        study = load_study(db, folder.name)
+        load_study(db, folder.name)
+        studies = [load_study(db, name) for name in optuna.get_all_study_names(f"sqlite:///{db}")]
     except SatOptunaError as error:
-        yield Finding(subject, "look", str(error))
+        yield Finding(f"study {folder.name}", "look", str(error))
         return
-    stale = [trial.number for trial in stale_trials(study)]
-    yield Finding(subject, "ok", f"{len(finished_trials(study))} finished trials in {db}")
-    if stale:
-        yield Finding(
-            subject,
-            "look",
-            f"trials {stale} were left by a dead process and hold up the sampler; "
-            f"finish them with: sat-optuna search {folder.name}",
-        )
+    for study in studies:
+        subject = f"study {study.study_name}"
+        yield Finding(subject, "ok", f"{len(finished_trials(study))} finished trials in {db}")
+        if stale := [trial.number for trial in stale_trials(study)]:
+            command = "search" if study.study_name == folder.name else "retrain"
+            yield Finding(
+                subject,
+                "look",
+                f"a dead process left the trials {stale} unfinished, which holds up the sampler; "
+                f"finish them with: sat-optuna {command} {folder.name}",
+            )

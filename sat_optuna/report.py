@@ -4,14 +4,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from sat_optuna.errors import TicketError
 from sat_optuna.evidence.figures import draw_accuracies, draw_search, draw_ticket
 from sat_optuna.evidence.statistics import Comparison, compare, resolvable, summarise
 from sat_optuna.files import write_text
 from sat_optuna.ticket import Ticket
 
 __all__ = ["SearchSummary", "TrialRow", "results_table", "write_report"]
+
+_DASH = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
 
 
 class TrialRow(NamedTuple):
@@ -45,20 +49,15 @@ class SearchSummary:
         return "\n".join(lines) + "\n"
 
 
-def _accuracies(tickets: Mapping[str, Ticket]) -> dict[str, list[float]]:
-    return {
-        role: [score.value for score in ticket.scores if score.split == "test"]
-        for role, ticket in tickets.items()
-    }
-
-
-def _signed(value: float, digits: int = 2) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
 def results_table(tickets: Mapping[str, Ticket]) -> str:
-    """Return the table of networks in Markdown: accuracy with interval, and what each costs."""
-    plain = tickets["plain"]
+    """Return the table of networks in Markdown: accuracy with interval, and what each costs.
+
+    Args:
+        tickets: by role, plain among them, each with test scores of the same seeds.
+
+    Raises:
+        TicketError: their seeds differ.
+    """
     lines = [
         "| network | scheme | test accuracy % | n | 95 % interval | parameters | "
         "multiply-adds | latency ms |",
@@ -66,54 +65,15 @@ def results_table(tickets: Mapping[str, Ticket]) -> str:
     ]
     for role, values in _accuracies(tickets).items():
         ticket, spread = tickets[role], summarise(values)
-        added = ticket.params - plain.params
+        added = ticket.params - tickets["plain"].params
         extra = f" (+{added:,})" if added else ""
-        latency = "–" if ticket.latency_ms is None else f"{ticket.latency_ms:.2f}"
+        latency = _DASH if ticket.latency_ms is None else f"{ticket.latency_ms:.2f}"
+        interval = _DASH if spread.n < 2 else f"{spread.low:.2f} to {spread.high:.2f}"
         lines.append(
-            f"| {role} | `{ticket.scheme}` | {spread.mean:.2f} | {spread.n} | "
-            f"{spread.low:.2f} to {spread.high:.2f} | {ticket.params:,}{extra} | "
-            f"{ticket.macs:,} | {latency} |"
+            f"| {role} | `{ticket.scheme}` | {spread.mean:.2f} | {spread.n} | {interval} | "
+            f"{ticket.params:,}{extra} | {ticket.macs:,} | {latency} |"
         )
     return "\n".join(lines)
-
-
-def _comparison_table(comparisons: Sequence[Comparison]) -> str:
-    lines = ["| ticket minus | points | 95 % interval | p (Holm) | verdict |", "|---|---|---|---|---|"]
-    for entry in comparisons:
-        spread = entry.difference
-        if math.isnan(entry.p):
-            lines.append(f"| {entry.control} | 0 | – | – | the same network |")
-            continue
-        better = "ticket better" if spread.mean > 0 else "ticket worse"
-        verdict = "within noise" if entry.within_noise else better
-        lines.append(
-            f"| {entry.control} | {_signed(spread.mean)} | {_signed(spread.low)} to "
-            f"{_signed(spread.high)} | {entry.p:.3f} | {verdict} |"
-        )
-    return "\n".join(lines)
-
-
-def _resolution(comparisons: Sequence[Comparison], mean: float, images: int) -> str:
-    by_seeds, by_images = resolvable(comparisons, accuracy=mean, images=images)
-    n = comparisons[0].difference.n
-    seeds = "" if math.isnan(by_seeds) else (
-        f"With {n} seeds a mean difference between two of these networks is known to "
-        f"± {by_seeds:.2f} points (half a 95 % interval, paired by seed, spread pooled over the "
-        "controls). "
-    )
-    ranking = (
-        "No difference in the table stands out of the noise: the order of the networks is "
-        "**within noise** and must not be read as a ranking."
-        if all(entry.within_noise for entry in comparisons)
-        else "Only differences marked better or worse stand out of the noise; every other order "
-        "in the table is **within noise** and must not be read as a ranking."
-    )
-    return (
-        f"{seeds}The test set of {images:,} images resolves ± {by_images:.2f} points between two "
-        "networks that err independently (1.96 binomial standard errors; less where they err on "
-        f"the same images). {ranking} p-values are from paired t tests with Holm's correction over "
-        f"{len(comparisons)} controls; with {n} seeds such a test sees only large effects."
-    )
 
 
 def write_report(
@@ -125,11 +85,12 @@ def write_report(
     latency: str,
     hardware: str,
 ) -> Path:
-    """Write report.md and its figures.
+    """Write report.md, its figures and figures/trials.csv.
 
     Args:
         folder: the study's.
-        tickets: by role, the ticket first, each with its test scores.
+        tickets: by role, the ticket first, plain and full among them, each with test scores of the
+            same seeds.
         search: what was searched.
         images: number of test images.
         latency: how latency was measured, a sentence.
@@ -137,15 +98,60 @@ def write_report(
 
     Returns:
         The path of report.md.
+
+    Raises:
+        TicketError: the seeds of the tickets differ.
+        WriteError: a file could not be written.
     """
     ticket = tickets["ticket"]
+    pay = " / ".join(spec.kind.upper() for spec in ticket.attention)
     accuracies = _accuracies(tickets)
-    kinds = [spec.kind for spec in ticket.attention]
-    figures = folder / "figures"
+    _draw(folder / "figures", ticket, accuracies, search)
+    parts = [
+        f"# {folder.name}: in which blocks of {ticket.backbone} does {pay} pay?",
+        "![the ticket](figures/ticket.png)",
+        _found(ticket, search),
+        "## From scratch, on train + validation",
+        results_table(tickets),
+        f"Last-epoch test accuracy, mean over seeds; {latency} Multiply-adds are those of "
+        "convolutions and matrix products for one image; element-wise and reduction work is "
+        "not in them.",
+        "![accuracies](figures/accuracy.png)",
+        "## What can be said",
+        _said(tickets, accuracies, images),
+        "## The search",
+        "![search](figures/search.png)",
+        _search(search),
+        "## How it was measured",
+        _method(ticket, hardware),
+    ]
+    return write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+
+
+def _accuracies(tickets: Mapping[str, Ticket]) -> dict[str, list[float]]:
+    """Return each network's test accuracies, all in the order of the first one's seeds."""
+    by_seed = {
+        role: {score.seed: score.value for score in ticket.scores if score.split == "test"}
+        for role, ticket in tickets.items()
+    }
+    first, *_ = by_seed
+    seeds = list(by_seed[first])
+    for role, scores in by_seed.items():
+        if not seeds or scores.keys() != set(seeds):
+            raise TicketError(
+                f"{role} has test scores of the seeds {sorted(scores)} and {first} of "
+                f"{sorted(seeds)}; retrain all networks with the same seeds"
+            )
+    return {role: [scores[seed] for seed in seeds] for role, scores in by_seed.items()}
+
+
+def _draw(
+    figures: Path, ticket: Ticket, accuracies: Mapping[str, Sequence[float]], search: SearchSummary
+) -> None:
     draw_ticket(
         figures / "ticket.png",
         ticket.scheme,
-        kinds=kinds,
+        kinds=[spec.kind for spec in ticket.attention],
         title=f"{ticket.backbone} on {ticket.dataset}: ticket {ticket.scheme}",
     )
     draw_search(
@@ -154,43 +160,88 @@ def write_report(
         [trial.reward for trial in search.random],
         name=search.sampler,
     )
-    write_text(figures / "trials.csv", search.to_csv())
     draw_accuracies(figures / "accuracy.png", accuracies)
-    controls = {role: values for role, values in accuracies.items() if role != "ticket"}
-    comparisons = compare(accuracies["ticket"], controls)
-    mean = summarise(accuracies["plain"]).mean
-    text = "\n\n".join(
-        [
-            f"# {folder.name}: in which blocks of {ticket.backbone} does "
-            f"{' / '.join(kind.upper() for kind in kinds)} pay?",
-            f"![the ticket](figures/ticket.png)",
-            _found(ticket, search),
-            "## From scratch, on train + validation",
-            results_table(tickets),
-            f"Last-epoch test accuracy, mean over seeds; {latency} Multiply-adds are those of "
-            "convolutions and matrix products for one image; element-wise and reduction work is "
-            "not in them.",
-            "![accuracies](figures/accuracy.png)",
-            "## What can be said",
-            _comparison_table(comparisons),
-            _resolution(comparisons, mean, images),
-            "## The search",
-            "![search](figures/search.png)",
-            _search(search),
-            "## How it was measured",
-            _method(ticket, hardware),
-        ]
-    )
-    return write_text(folder / "report.md", text + "\n")
+    write_text(figures / "trials.csv", search.to_csv())
+
+
+def _signed(points: float) -> str:
+    return f"{points:+z.2f}".replace("-", _MINUS)
 
 
 def _found(ticket: Ticket, search: SearchSummary) -> str:
-    blocks = len(ticket.scheme.choices)
     return (
-        f"Trial {ticket.trial} of {len(search.trials)} found `{ticket.scheme}`: "
-        f"{ticket.scheme.connections} of {blocks} blocks carry attention "
+        f"Trial {ticket.trial}, of {len(search.trials)} complete ones, found `{ticket.scheme}`: "
+        f"attention in {ticket.scheme.connections} of {len(ticket.scheme.choices)} blocks "
         f"(density {ticket.scheme.density:.2f})."
     )
+
+
+def _said(
+    tickets: Mapping[str, Ticket], accuracies: Mapping[str, Sequence[float]], images: int
+) -> str:
+    """Return the ticket's comparison with each control, and what can be resolved at all."""
+    ticket = tickets["ticket"]
+    others = {r: accuracies[r] for r, other in tickets.items() if other.scheme != ticket.scheme}
+    comparisons = {entry.control: entry for entry in compare(accuracies["ticket"], others)}
+    lines = [
+        "| ticket minus | points | 95 % interval | p (Holm) | verdict |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        _verdict(comparisons[role])
+        if role in comparisons
+        else f"| {role} | 0 | {_DASH} | {_DASH} | the same network |"
+        for role in tickets
+        if role != "ticket"
+    ]
+    mean = summarise(accuracies["plain"]).mean
+    return "\n".join(lines) + "\n\n" + _resolution(list(comparisons.values()), mean, images)
+
+
+def _verdict(entry: Comparison) -> str:
+    """Return the row of one control."""
+    spread = entry.difference
+    if math.isnan(entry.p):
+        interval, p, verdict = _DASH, _DASH, "one seed decides nothing"
+    else:
+        interval = f"{_signed(spread.low)} to {_signed(spread.high)}"
+        p = "< 0.001" if entry.p < 0.001 else f"{entry.p:.3f}"
+        better = "ticket better" if spread.mean > 0 else "ticket worse"
+        verdict = "within noise" if entry.within_noise else better
+    return f"| {entry.control} | {_signed(spread.mean)} | {interval} | {p} | {verdict} |"
+
+
+def _resolution(comparisons: Sequence[Comparison], mean: float, images: int) -> str:
+    by_seeds, by_images = resolvable(comparisons, accuracy=mean, images=images)
+    n = comparisons[0].difference.n
+    parts = []
+    if n > 1:
+        parts.append(
+            f"With {n} seeds a mean difference between the ticket and a control is known to "
+            f"± {by_seeds:.2f} points (half a 95 % interval, paired by seed, spread pooled over "
+            "the controls)."
+        )
+    parts.append(
+        f"The test set of {images:,} images resolves ± {by_images:.2f} points between two "
+        "networks that err independently (1.96 binomial standard errors; less where they err on "
+        "the same images)."
+    )
+    if all(entry.within_noise for entry in comparisons):
+        parts.append(
+            "No control differs from the ticket by more than the noise: the order of the networks "
+            "is **within noise** and must not be read as a ranking."
+        )
+    else:
+        parts.append(
+            "Only differences marked better or worse stand out of the noise; every other order in "
+            "the table is **within noise** and must not be read as a ranking."
+        )
+    parts.append(
+        "p-values are from paired t tests with Holm's correction over "
+        f"{len(comparisons)} controls (the exact sign test where all seeds differ by the same), "
+        f"intervals are not corrected; with {n} seeds such tests see only large effects."
+    )
+    return " ".join(parts)
 
 
 def _search(search: SearchSummary) -> str:
@@ -199,27 +250,46 @@ def _search(search: SearchSummary) -> str:
     random = max(trial.reward for trial in search.random)
     return (
         f"Sampler `{search.sampler}`: {len(search.trials)} complete trials, {distinct} distinct "
-        f"schemes, best reward {best:.3f}. The best of {len(search.random)} random schemes, scored "
-        f"by the same objective, has {random:.3f}. One search and one random draw: the difference "
-        "between the two is an anecdote, not evidence about samplers."
+        f"schemes, best reward {best:.3f}. The best of {len(search.random)} random schemes, "
+        f"scored by the same objective, has {random:.3f}. One search and one random draw: the "
+        "difference between the two is an anecdote, not evidence about samplers."
     )
 
 
 def _method(ticket: Ticket, hardware: str) -> str:
-    config = ticket.config
+    retrain = ticket.config["retrain"]
+    seeds = ", ".join(str(seed) for seed in retrain["seeds"])
     listed = ", ".join(f"{name} {number}" for name, number in ticket.versions.items())
-    seeds = ", ".join(str(seed) for seed in config["retrain"]["seeds"])
-    return (
-        f"- data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
-        "was read by the retraining alone, after its last epoch\n"
-        f"- supernet: {config['pretrain']['epochs']} epochs under random schemes "
-        f"({config['pretrain']['draws']}, connection probability {config['pretrain']['connect']})\n"
-        f"- reward: validation accuracy in points + {config['search']['sparsity_weight']} x share "
-        "of blocks without attention\n"
-        f"- retraining: {config['retrain']['epochs']} epochs, seeds {seeds}; equal initial weights "
-        "of shared parts and equal data order for all networks of a seed\n"
-        f"- hardware: {hardware}\n"
-        f"- versions: {listed}\n"
-        "- every figure comes from `tickets/*.json` and `figures/trials.csv` beside this file, made by "
-        f"`sat-optuna run {ticket.study}`"
+    items = [
+        f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
+        "was read by the retraining alone, after its last epoch",
+        *_scoring(ticket.config),
+        f"retraining: {retrain['epochs']} epochs, seeds {seeds}; equal initial weights of shared "
+        "parts and equal data order for all networks of a seed",
+        f"hardware: {hardware}",
+        f"versions: {listed}",
+        "every figure comes from `tickets/*.json` and `figures/trials.csv` beside this file, made "
+        f"by `sat-optuna run {ticket.study}`",
+    ]
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _scoring(config: Mapping[str, Any]) -> list[str]:
+    """Return how the search scored a scheme, of the configuration's sections."""
+    search, pretrain = config["search"], config["pretrain"]
+    by_training = search["objective"] == "train"
+    draws = pretrain["draws"]
+    if draws == "iid":
+        draws += f", connection probability {pretrain['connect']}"
+    supernet = f"supernet: {pretrain['epochs']} epochs under random schemes ({draws})"
+    start = "the supernet's weights" if search["start"] == "supernet" else "scratch"
+    scored = (
+        f"of its network after {search['epochs']} epochs from {start}"
+        if by_training
+        else "in the supernet, BatchNorm re-estimated for it"
     )
+    reward = (
+        f"reward of a scheme: validation accuracy in points {scored}, + "
+        f"{search['sparsity_weight']} x share of blocks without attention"
+    )
+    return [reward] if by_training and search["start"] == "scratch" else [supernet, reward]

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 if TYPE_CHECKING:
     import torch
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["generator_for", "seed_for", "seeded"]
 
 
-def seed_for(*place: str | int) -> int:
+def seed_for(*place: object) -> int:
     """Return a 63-bit seed for a place, for example `seed_for("order", seed, epoch)`.
 
     The same place gives the same seed on every machine; different places give unrelated ones.
@@ -21,14 +21,11 @@ def seed_for(*place: str | int) -> int:
         TypeError: a part is neither a text nor a whole number (NumPy's count as such): nothing
             else has the same text everywhere.
     """
-    text = "\x1f".join(
-        f"str:{part}" if isinstance(part, str) else f"int:{operator.index(part)}"
-        for part in place
-    )
+    text = "\x1f".join(_text(part) for part in place)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator_for(*place: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
+def generator_for(*place: object, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """Return a torch Generator on `device`, seeded by `seed_for(*place)`."""
     import torch
 
@@ -36,7 +33,7 @@ def generator_for(*place: str | int, device: "torch.device | str" = "cpu") -> "t
 
 
 @contextlib.contextmanager
-def seeded(*place: str | int) -> Iterator[None]:
+def seeded(*place: object) -> Iterator[None]:
     """Seed torch's global CPU generator for a place, and give the old state back afterwards.
 
     For code that takes no Generator: torch's default initialisers. Nothing else in the package
@@ -47,3 +44,11 @@ def seeded(*place: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(*place))
         yield
+
+
+def _text(part: object) -> str:
+    if isinstance(part, str):
+        return f"str:{part}"
+    if isinstance(part, SupportsIndex):
+        return f"int:{operator.index(part)}"
+    raise TypeError(f"a seed's place has {part!r}; give texts and whole numbers")

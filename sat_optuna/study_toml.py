@@ -155,15 +155,15 @@ class _Reader:
             choices = " or ".join(repr(choice) for choice in SHARINGS)
             self.fault(f"{place}.sharing", f"{place}.sharing is {sharing!r}; write {choices}")
             sharing = default.sharing
-        settings = {key: value for key, value in table.items() if key != "sharing"}
-        for key, value in settings.items():
-            if type(value) not in _WORDS or value in (math.inf, -math.inf) or value != value:
+        settings = dict(default.settings)
+        for key, value in table.items():
+            scalar = type(value) in _WORDS and (type(value) is not float or math.isfinite(value))
+            if scalar and key != "sharing":
+                settings[key] = value
+            elif key != "sharing":
                 text = f"{place}.{key} is {value!r}; write a finite number, a text, true or false"
                 self.fault(f"{place}.{key}", text)
-                return default
-        return AttentionSpec(
-            kind=default.kind, sharing=sharing, settings={**default.settings, **settings}
-        )
+        return AttentionSpec(kind=default.kind, sharing=sharing, settings=settings)
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -171,7 +171,8 @@ _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 def _hint(value: Any, spec: Field[Any]) -> str | None:
     """Return what to write instead, after a semicolon, or None for a good value."""
-    limits, kind: Any = spec.metadata, spec.type
+    kind: Any = spec.type
+    limits = spec.metadata
     if type(value) is not kind:
         return f"; write {_WORDS[kind]}"
     if kind is float and not math.isfinite(value):

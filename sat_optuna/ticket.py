@@ -1,16 +1,18 @@
 """A ticket: a scheme, the network and data it was found on, and what was measured of it."""
 
 import json
+import math
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sat_optuna.errors import SchemeError, TicketError
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 
-__all__ = ["ROLES", "SCHEMA", "AttentionSpec", "Score", "Ticket"]
+__all__ = ["ROLES", "SCHEMA", "SHARINGS", "AttentionSpec", "Score", "Ticket"]
 
 SCHEMA = 1
 ROLES = ("ticket", "plain", "full", "random-density", "random-best")
@@ -37,8 +39,15 @@ class AttentionSpec:
     def __post_init__(self) -> None:
         if self.sharing not in SHARINGS:
             raise TicketError(
-                f"attention {self.kind!r} has sharing {self.sharing!r}; write one of {SHARINGS}"
+                f"attention {self.kind!r} has sharing {self.sharing!r}; "
+                f"write one of {', '.join(SHARINGS)}"
             )
+        for name, value in self.settings.items():
+            if type(value) not in (int, float, str, bool):
+                raise TicketError(
+                    f"attention {self.kind!r} has {name} = {value!r}; "
+                    "write a number, a text, true or false"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +68,7 @@ class Score:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise TicketError(f"score has split {self.split!r}; write one of {SPLITS}")
+            raise TicketError(f"score has split {self.split!r}; write one of {', '.join(SPLITS)}")
         if not 0.0 <= self.value <= 100.0:
             raise TicketError(f"score has value {self.value}; an accuracy lies in 0..100 per cent")
 
@@ -72,7 +81,7 @@ class Ticket:
         role: `ticket`, or the control it is: plain, full, random-density, random-best.
         scheme: a choice a block.
         backbone: name in the backbone registry.
-        backbone_settings: keyword arguments of the backbone.
+        backbone_settings: keyword arguments of the backbone, JSON values.
         attention: the kinds of the study; digit k of the scheme is the k-th.
         classes: number of classes.
         input_shape: (C, H, W) of an image.
@@ -85,7 +94,7 @@ class Ticket:
         latency_ms: median milliseconds of a batch where measured, see the report for the batch.
         study, study_uuid, trial, mlflow_run: where it came from; None where it did not.
         versions: of Python and the packages that made it.
-        config: the study's resolved configuration.
+        config: the study's resolved configuration, JSON values.
     """
 
     role: str
@@ -111,22 +120,33 @@ class Ticket:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise TicketError(f"ticket has role {self.role!r}; write one of {ROLES}")
-        if len(self.input_shape) != 3:
-            raise TicketError(f"ticket has input shape {self.input_shape}; write (C, H, W)")
+            raise TicketError(f"ticket has role {self.role!r}; write one of {', '.join(ROLES)}")
+        if [size >= 1 for size in self.input_shape] != [True, True, True]:
+            raise TicketError(
+                f"ticket has input shape {self.input_shape}; write C, H and W, each at least 1"
+            )
+        for name, least in (("classes", 1), ("params", 0), ("macs", 0)):
+            if getattr(self, name) < least:
+                raise TicketError(
+                    f"ticket has {name} = {getattr(self, name)}; write at least {least}"
+                )
+        if self.latency_ms is not None and not 0.0 <= self.latency_ms < math.inf:
+            raise TicketError(
+                f"ticket has latency_ms = {self.latency_ms}; write milliseconds, or none"
+            )
         if max(self.scheme.choices) > len(self.attention):
             raise TicketError(
-                f"scheme {self.scheme} uses kind {max(self.scheme.choices)} but the ticket lists "
-                f"{len(self.attention)} kind(s) of attention; list each kind that it uses"
+                f"scheme {self.scheme} uses kind {max(self.scheme.choices)} of attention, the "
+                f"ticket lists {len(self.attention)}; list each kind that it uses"
             )
 
     def to_json(self) -> str:
         """Return the JSON document, with its schema number first."""
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, *, source: str = "ticket") -> "Ticket":
+    def from_json(cls, text: str, *, source: str = "this text") -> "Ticket":
         """Read a JSON document strictly: no unknown key, none missing, no other type.
 
         Raises:
@@ -134,26 +154,25 @@ class Ticket:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise TicketError(
-                f"{source} is not complete JSON (line {error.lineno}: {error.msg}); "
-                "it may be cut off, fetch or write it again"
+                f"{source} is not complete JSON ({error}); it may be cut off, "
+                "so fetch or write it again"
             ) from error
         if not isinstance(document, dict) or "schema" not in document:
             raise TicketError(
-                f"{source} is no ticket: it has no schema number; give a ticket file"
+                f"{source} is no ticket: it has no schema number; give a ticket's JSON file"
             )
         schema = document.pop("schema")
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:
             raise TicketError(
-                f"{source} has schema {schema}, this version reads schema {SCHEMA}; "
+                f"{source} has schema {reprlib.repr(schema)}, this version reads schema {SCHEMA}; "
                 "install the version of sat_optuna that wrote it"
             )
-        _check_keys(document, cls, source)
         try:
             return cls(**_decode(document))
-        except (SchemeError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise TicketError(f"{source} holds a wrong value: {error}; write it again") from error
+        except (SchemeError, TicketError) as error:
+            raise TicketError(f"{source}: {error}") from error
 
     def save(self, path: Path) -> Path:
         """Write the JSON document to `path`, whole or not at all."""
@@ -169,59 +188,88 @@ class Ticket:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
             raise TicketError(
-                f"cannot read ticket {path}: {error}; give a ticket's JSON file"
+                f"cannot read ticket {path}: {reason}; give a ticket's JSON file"
             ) from error
         return cls.from_json(text, source=str(path))
 
 
-def _check_keys(document: Mapping[str, Any], cls: type, source: str) -> None:
-    """Raise unless `document` has exactly the fields of the dataclass `cls`."""
-    known = {f.name for f in fields(cls)}
-    if unknown := sorted(document.keys() - known):
-        raise TicketError(f"{source} has unknown keys {unknown}; remove them")
-    if missing := sorted(known - document.keys()):
-        raise TicketError(f"{source} lacks the keys {missing}; it may be of another program")
+class _Json(NamedTuple):
+    """What a JSON value may be; a bool is no whole number here, though Python has it so."""
+
+    words: str
+    types: tuple[type, ...]
 
 
-_TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "role": str,
-    "scheme": str,
-    "backbone": str,
-    "backbone_settings": dict,
-    "attention": list,
-    "classes": int,
-    "input_shape": list,
-    "dataset": str,
-    "dataset_fingerprint": str,
-    "seed": int,
-    "scores": list,
-    "params": int,
-    "macs": int,
-    "latency_ms": (int, float, type(None)),
-    "study": (str, type(None)),
-    "study_uuid": (str, type(None)),
-    "trial": (int, type(None)),
-    "mlflow_run": (str, type(None)),
-    "versions": dict,
-    "config": dict,
+_TEXT = _Json("a text", (str,))
+_TEXT_OR_NULL = _Json("a text or null", (str, type(None)))
+_WHOLE = _Json("a whole number", (int,))
+_WHOLE_OR_NULL = _Json("a whole number or null", (int, type(None)))
+_NUMBER = _Json("a number", (int, float))
+_NUMBER_OR_NULL = _Json("a number or null", (int, float, type(None)))
+_LIST = _Json("a list", (list,))
+_OBJECT = _Json("an object", (dict,))
+
+_KEYS: Mapping[str, Mapping[str, _Json]] = {
+    "ticket": {
+        "role": _TEXT,
+        "scheme": _TEXT,
+        "backbone": _TEXT,
+        "backbone_settings": _OBJECT,
+        "attention": _LIST,
+        "classes": _WHOLE,
+        "input_shape": _LIST,
+        "dataset": _TEXT,
+        "dataset_fingerprint": _TEXT,
+        "seed": _WHOLE,
+        "params": _WHOLE,
+        "macs": _WHOLE,
+        "scores": _LIST,
+        "latency_ms": _NUMBER_OR_NULL,
+        "study": _TEXT_OR_NULL,
+        "study_uuid": _TEXT_OR_NULL,
+        "trial": _WHOLE_OR_NULL,
+        "mlflow_run": _TEXT_OR_NULL,
+        "versions": _OBJECT,
+        "config": _OBJECT,
+    },
+    "attention": {"kind": _TEXT, "sharing": _TEXT, "settings": _OBJECT},
+    "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
 }
+
+
+def _require(place: str, value: object, wanted: _Json) -> None:
+    # Not isinstance: bool is a subclass of int.
+    if type(value) not in wanted.types:
+        raise TicketError(f"{place} is {reprlib.repr(value)}; write {wanted.words}")
+
+
+def _object(what: str, given: Any) -> dict[str, Any]:
+    """Return a JSON object that has exactly the keys of `what`, each value of its type."""
+    _require(what, given, _OBJECT)
+    known = _KEYS[what]
+    if unknown := sorted(given.keys() - known):
+        raise TicketError(f"{what} has the unknown keys {', '.join(unknown)}; remove them")
+    if missing := sorted(known - given.keys()):
+        raise TicketError(f"{what} lacks the keys {', '.join(missing)}; add them")
+    for key, wanted in known.items():
+        _require(f"{key} of {what}", given[key], wanted)
+    return dict(given)
 
 
 def _decode(document: dict[str, Any]) -> dict[str, Any]:
     """Turn JSON values into the fields' values, refusing other types."""
-    for key, expected in _TYPES.items():
-        value = document[key]
-        if not isinstance(value, expected) or isinstance(value, bool):
-            raise TypeError(f"{key} is {value!r}")
-    for part, parts in ((AttentionSpec, document["attention"]), (Score, document["scores"])):
-        for item in parts:
-            _check_keys(item, part, part.__name__)
-    if not all(isinstance(size, int) for size in document["input_shape"]):
-        raise TypeError(f"input_shape is {document['input_shape']!r}")
-    return document | {
-        "scheme": Scheme.parse(document["scheme"]),
-        "attention": tuple(AttentionSpec(**item) for item in document["attention"]),
-        "scores": tuple(Score(**item) for item in document["scores"]),
-        "input_shape": tuple(document["input_shape"]),
+    given = _object("ticket", document)
+    for size in given["input_shape"]:
+        _require("a size in input_shape of ticket", size, _WHOLE)
+    for package, number in given["versions"].items():
+        _require(f"version of {package} of ticket", number, _TEXT)
+    return given | {
+        "scheme": Scheme.parse(given["scheme"]),
+        "attention": tuple(
+            AttentionSpec(**_object("attention", item)) for item in given["attention"]
+        ),
+        "scores": tuple(Score(**_object("score", item)) for item in given["scores"]),
+        "input_shape": tuple(given["input_shape"]),
     }

@@ -14,7 +14,7 @@ __all__ = ["check"]
 def check(console: Console, *, study: str) -> None:
     """Show every fault of study.toml at once; trains nothing."""
     workspace = Workspace.open(study)
-    workspace.check_attention()
+    workspace.check_network()
     from sat_optuna.backbones import backbone_stages
 
     config = workspace.config

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from sat_optuna.cli.workspace import Workspace
 from sat_optuna.errors import TicketError
-from sat_optuna.evidence.controls import control_schemes
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -157,6 +156,7 @@ def read_outcome(workspace: Workspace) -> Outcome:
     Raises:
         StudyError: there is no search yet, or no complete trial.
     """
+    from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.search.study import best_ticket
 
     best = best_ticket(workspace.load_study())

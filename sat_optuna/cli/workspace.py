@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sat_optuna.checkpoint import read_record
 from sat_optuna.config import StudyConfig, fingerprint, with_trials
-from sat_optuna.errors import CheckpointError, ConfigError, StudyError
+from sat_optuna.errors import CheckpointError, ConfigError, SatOptunaError, StudyError
 from sat_optuna.study_toml import load_config
 
 if TYPE_CHECKING:
@@ -164,33 +164,48 @@ class Workspace:
             self.config.data, seed=self.config.seed, device=str(pick_device())
         )
 
-    def check_attention(self) -> None:
-        """Check each module's settings.
+    def check_network(self) -> None:
+        """Check that the backbone, and each module at each of its widths, can be built.
 
         Raises:
             ConfigError: all faults at once.
         """
-        from sat_optuna.attention import attention_faults
+        import torch
 
-        faults = [f for spec in self.config.attention.kinds for f in attention_faults(spec)]
+        from sat_optuna.attention import attention_faults
+        from sat_optuna.backbones import build_backbone
+
+        settings, channels, faults = self._backbone_settings(), (), []
+        try:
+            with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
+                channels = build_backbone(**settings, in_channels=1, classes=2).stage_channels
+        except SatOptunaError as error:
+            faults.append(str(error))
+        for spec in self.config.attention.kinds:
+            faults += attention_faults(spec, channels=channels)
         if faults:
             raise ConfigError(str(self.folder / "study.toml"), faults)
+
+    def _backbone_settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = asdict(self.config.network)
+        return settings | {
+            "name": settings.pop("backbone"),
+            "blocks": settings["blocks"] or None,
+        }
 
     def fresh_supernet(self) -> "Supernet":
         """Build the supernet with fresh weights, on the GPU where there is one."""
         from sat_optuna.supernet import Supernet
         from sat_optuna.training import pick_device
 
-        self.check_attention()
-        settings: dict[str, Any] = asdict(self.config.network)
-        blocks = settings.pop("blocks")
+        self.check_network()
+        settings = self._backbone_settings()
         net = Supernet(
-            settings.pop("backbone"),
+            settings.pop("name"),
             attention=self.config.attention.kinds,
             in_channels=self.data.shape[0],
             classes=self.data.classes,
             seed=self.config.seed,
-            blocks=blocks or None,
             **settings,
         )
         return net.to(pick_device())

@@ -26,6 +26,8 @@ def same_density(scheme: Scheme, *, seed: int) -> Scheme:
 def control_schemes(ticket: Scheme, *, random_best: Scheme, seed: int) -> dict[str, Scheme]:
     """Return the scheme of each role, the ticket first.
 
+    With several kinds of attention, full is the first kind at every block.
+
     Args:
         ticket: the found scheme.
         random_best: the best of as many random schemes as the search had trials.

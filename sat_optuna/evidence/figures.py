@@ -1,6 +1,7 @@
 """Pictures of what was found; PNG files, written whole or not at all."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from sat_optuna.scheme import Scheme
 
 __all__ = ["draw_accuracies", "draw_search", "draw_ticket"]
 
+_NAMELESS = {"Software": None}  # the same bytes from each version that draws the same
 _INK = "#22303c"
 _OFF = "#e4e8ec"
 _KINDS = ("#e07a1f", "#1f77b4", "#2a9d5c", "#8e5ba6", "#c0392b", "#16a2b8", "#b8860b", "#607d8b")
@@ -29,7 +31,8 @@ _ROLES = {
 def _save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
     return write_atomically(
-        path, lambda temporary: figure.savefig(temporary, format="png", dpi=160, metadata={})
+        path,
+        lambda temporary: figure.savefig(temporary, format="png", dpi=160, metadata=_NAMELESS),
     )
 
 
@@ -51,8 +54,11 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
     """
     rows = scheme.by_stage()
     blocks = len(scheme.choices)
-    width = blocks + 0.6 * (len(rows) - 1)
-    figure = Figure(figsize=(min(14.0, max(5.0, 0.75 * width)), 2.1), layout="constrained")
+    units = blocks + 0.6 * (len(rows) - 1)
+    inches = min(14.0, max(5.0, 0.75 * units))
+    longest = max(len(kind) for kind in kinds)
+    fontsize = min(9.0, 72 * inches / units / longest)  # a bold capital is below 0.8 of it wide
+    figure = Figure(figsize=(inches, 2.1), layout="constrained")
     axes = figure.subplots()
     left = 0.0
     for stage, choices in enumerate(rows, start=1):
@@ -62,7 +68,7 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
             left + len(choices) / 2, -0.42, f"stage {stage}", ha="center", color=_INK, fontsize=9
         )
         for block, choice in enumerate(choices):
-            _draw_block(axes, left + block, choice, kinds)
+            _draw_block(axes, left + block, choice, kinds, fontsize)
         left = end + 0.6
     axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
     axes.set_xlim(-0.3, left - 0.4)
@@ -72,17 +78,28 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
     return _save(figure, path)
 
 
-def _draw_block(axes: Axes, left: float, choice: int, kinds: Sequence[str]) -> None:
+def _draw_block(
+    axes: Axes, left: float, choice: int, kinds: Sequence[str], fontsize: float
+) -> None:
     colour = _KINDS[(choice - 1) % len(_KINDS)] if choice else _OFF
     style = "round,pad=0,rounding_size=0.12"
     axes.add_patch(FancyBboxPatch((left, 0), 0.9, 0.9, boxstyle=style, fc=colour, ec="none"))
-    text, ink = (kinds[choice - 1].upper(), "white") if choice else ("–", "#9aa5b1")
+    text, ink = (kinds[choice - 1].upper(), "white") if choice else ("\N{EN DASH}", "#9aa5b1")
     axes.text(
-        left + 0.45, 0.45, text, ha="center", va="center", color=ink, fontsize=9, fontweight="bold"
+        left + 0.45,
+        0.45,
+        text,
+        ha="center",
+        va="center",
+        color=ink,
+        fontsize=fontsize,
+        fontweight="bold",
     )
 
 
-def draw_search(path: Path, rewards: Sequence[float], random: Sequence[float], *, name: str) -> Path:
+def draw_search(
+    path: Path, rewards: Sequence[float], random: Sequence[float], *, name: str
+) -> Path:
     """Draw each trial's reward, and the best so far beside that of random search.
 
     Args:
@@ -97,9 +114,7 @@ def draw_search(path: Path, rewards: Sequence[float], random: Sequence[float], *
         (f"sampler: {name}", rewards, "#e07a1f"),
         ("random schemes", random, "#9aa5b1"),
     ):
-        if not values:
-            continue
-        best = [max(values[: i + 1]) for i in range(len(values))]
+        best = list(accumulate(values, max))
         steps = range(1, len(values) + 1)
         axes.plot(steps, values, ".", color=colour, alpha=0.45, markersize=5)
         axes.step(steps, best, where="post", color=colour, lw=1.8, label=f"best so far, {label}")
@@ -123,8 +138,8 @@ def draw_accuracies(path: Path, accuracies: Mapping[str, Sequence[float]]) -> Pa
         colour = _ROLES.get(role, _INK)
         spread = summarise(values)
         axes.plot([place - 0.12] * len(values), values, "o", color=colour, alpha=0.5, ms=5, mew=0)
-        error = [[spread.mean - spread.low], [spread.high - spread.mean]]
-        axes.errorbar(place + 0.1, spread.mean, yerr=error, fmt="s", color=colour, capsize=4)
+        half = spread.high - spread.mean
+        axes.errorbar(place + 0.1, spread.mean, yerr=half, fmt="s", color=colour, capsize=4)
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.5)
     axes.set_ylabel("test accuracy, %", color=_INK)

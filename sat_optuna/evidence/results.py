@@ -59,23 +59,24 @@ class RetrainResult:
 
 def retrain_fingerprint(config: StudyConfig) -> str:
     """Return the fingerprint of what decides a retraining, beside its scheme and seed."""
-    return fingerprint(
-        config, without=("search", "pretrain", "retrain.seeds", "retrain.workers")
-    )
+    return fingerprint(config, without=("search", "pretrain", "retrain.seeds", "retrain.workers"))
 
 
 def read_result(job: RetrainJob) -> RetrainResult | None:
-    """Return the stored result of a job, or None where there is none of this configuration."""
+    """Return the stored result of a job, or None where there is none of this configuration.
+
+    A broken file counts as none: the job is then done again.
+    """
     try:
         document = json.loads(job.result_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if document["fingerprint"] != retrain_fingerprint(job.config):
+            return None
+        history = tuple(EpochRecord(**entry) for entry in document["history"])
+        return RetrainResult(
+            job.scheme, job.seed, float(document["accuracy"]), int(document["images"]), history
+        )
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    if document.get("fingerprint") != retrain_fingerprint(job.config):
-        return None
-    history = tuple(EpochRecord(**entry) for entry in document["history"])
-    return RetrainResult(
-        job.scheme, job.seed, document["accuracy"], document["images"], history
-    )
 
 
 def write_result(job: RetrainJob, result: RetrainResult) -> Path:

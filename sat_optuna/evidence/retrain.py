@@ -112,6 +112,7 @@ def run_jobs(
 def _in_processes(
     todo: Iterable[tuple[RetrainJob, Ticket]], workers: int
 ) -> Iterator[RetrainResult]:
+    before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker
     )
@@ -122,7 +123,10 @@ def _in_processes(
             for future in finished:
                 yield future.result()
     finally:
-        pool.shutdown(wait=not running, cancel_futures=True)
+        if running:  # interrupted, or a job failed: the others go on from their checkpoints
+            for child in set(multiprocessing.active_children()) - before:
+                child.terminate()
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:

@@ -9,14 +9,19 @@ from scipy import stats
 
 __all__ = ["Comparison", "Summary", "compare", "holm", "resolvable", "summarise"]
 
+# Accuracy points: more than what floats round off, less than one image of any test set.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """Mean of n values with the 95 % interval of Student's t.
 
     Attributes:
-        mean, low, high: in the values' unit; low and high are NaN for one value.
-        sd: standard deviation, n - 1 in the denominator.
+        mean: of the values, in their unit.
+        low: lower end of the interval; NaN for one value.
+        high: upper end of the interval; NaN for one value.
+        sd: standard deviation, n - 1 in the denominator; NaN for one value.
         n: number of values.
     """
 
@@ -34,8 +39,7 @@ class Comparison:
     Attributes:
         control: its role.
         difference: ticket minus control, seed by seed.
-        p: two-sided paired t test, corrected by Holm over the controls; NaN where the two are
-            the same network.
+        p: of the two-sided paired t test, corrected by Holm over the controls; NaN for one seed.
     """
 
     control: str
@@ -48,15 +52,21 @@ class Comparison:
         return not self.p < 0.05
 
 
-def summarise(values: Sequence[float], *, confidence: float = 0.95) -> Summary:
-    """Return mean and interval of independent values."""
+def summarise(values: Sequence[float]) -> Summary:
+    """Return mean and interval of independent values.
+
+    Raises:
+        ValueError: there is no value.
+    """
     array = np.asarray(values, dtype=np.float64)
     n = array.size
+    if n == 0:
+        raise ValueError("no value given; a mean needs one")
     mean = float(array.mean())
-    if n < 2:
+    if n == 1:
         return Summary(mean, math.nan, math.nan, math.nan, n)
     sd = float(array.std(ddof=1))
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
     return Summary(mean, mean - half, mean + half, sd, n)
 
 
@@ -76,7 +86,11 @@ def compare(ticket: Sequence[float], controls: Mapping[str, Sequence[float]]) ->
 
     Args:
         ticket: an accuracy a seed.
-        controls: by role, an accuracy a seed.
+        controls: by role, an accuracy a seed; networks other than the ticket's, for a comparison
+            with itself would still count in Holm's correction.
+
+    Raises:
+        ValueError: two of them have not the same number of seeds.
     """
     differences = {
         role: [a - b for a, b in zip(ticket, values, strict=True)]
@@ -90,33 +104,34 @@ def compare(ticket: Sequence[float], controls: Mapping[str, Sequence[float]]) ->
 
 
 def _paired_p(differences: Sequence[float]) -> float:
-    if not any(differences):
-        return math.nan
     spread = summarise(differences)
-    if spread.sd == 0.0:  # every seed differs by the same amount: no noise to weigh it against
-        return 0.0
-    return float(2 * stats.t.sf(abs(spread.mean) / (spread.sd / math.sqrt(spread.n)), spread.n - 1))
+    if spread.sd < _ROUNDING:
+        # Accuracies come in steps of one image, so equal differences happen by chance; Student's
+        # t would call them certain. The exact sign test asks nothing of their spread.
+        return 1.0 if abs(spread.mean) < _ROUNDING else 2.0 ** (1 - spread.n)
+    t = abs(spread.mean) / (spread.sd / math.sqrt(spread.n))
+    return float(2 * stats.t.sf(t, spread.n - 1))
 
 
-def resolvable(comparisons: Sequence[Comparison], *, accuracy: float, images: int) -> tuple[float, float]:
+def resolvable(
+    comparisons: Sequence[Comparison], *, accuracy: float, images: int
+) -> tuple[float, float]:
     """Return the smallest differences, in points, that seeds and test set can resolve.
 
     Args:
-        comparisons: their spread over seeds is pooled.
+        comparisons: at least one; their spread over seeds is pooled.
         accuracy: a typical accuracy, per cent.
         images: in the test set.
 
     Returns:
-        (by the seeds: half the 95 % interval of a mean paired difference, NaN where all compared
-        networks are the same; by the test set: 1.96 binomial standard errors of the difference
-        between two independent networks, an upper bound for networks that err on the same images).
+        (by the seeds: half the 95 % interval of a mean paired difference, NaN for one seed; by the
+        test set: 1.96 binomial standard errors of the difference between two independent networks,
+        an upper bound for networks that err on the same images).
     """
-    spreads = [c.difference for c in comparisons if not math.isnan(c.p)]
-    by_seeds = math.nan
-    if spreads:
-        n = spreads[0].n
-        pooled = math.sqrt(sum(s.sd**2 for s in spreads) / len(spreads))
-        by_seeds = float(stats.t.ppf(0.975, n - 1)) * pooled / math.sqrt(n)
+    n = comparisons[0].difference.n
+    pooled = math.sqrt(sum(c.difference.sd**2 for c in comparisons) / len(comparisons))
+    # n - 1 degrees of freedom, not more: all differences share the ticket's runs.
+    by_seeds = float(stats.t.ppf(0.975, n - 1)) * pooled / math.sqrt(n) if n > 1 else math.nan
     share = accuracy / 100
     by_images = 196.0 * math.sqrt(2 * share * (1 - share) / images)
     return by_seeds, by_images

@@ -8,8 +8,8 @@ seen is never drawn again:
 `NaturalGradient` (the default). S are the schemes scored in earlier batches, b_1..b_B the new
 batch, S_j = S and b_1..b_{j-1}. As nothing is drawn twice, the gradient of J = E_pi[R] has a part
 that is known exactly and a part that is sampled (memory-augmented policy optimisation, Liang et
-al., NeurIPS 2018, arXiv:1807.02322), averaged over the places in the batch (Kool et al., ICLR
-2020, arXiv:2002.06043):
+al., NeurIPS 2018, arXiv:1807.02322), averaged over the places in the batch (Des Raj's estimator;
+Kool et al., ICLR 2020, arXiv:2002.06043):
 
     w(s)   = pi(s)                                              s in S                   (1)
     w(b_j) = [1 - pi(S_j) + (B - j) pi(b_j)] / B                                         (2)
@@ -158,7 +158,7 @@ class Batch:
     """Trials to learn from at once.
 
     Attributes:
-        schemes: (B, n) choices; -1 where a trial did not choose.
+        schemes: (B, n) choices; -1 where a trial left a slot open.
         values: (B, M) objective values, greater is better; a row with NaN or inf has no reward.
         log_probs: (B,) under the policy that drew them, before the rule against repeats; NaN
             where they were not drawn: the present policy then stands in.
@@ -295,7 +295,7 @@ class PaperController:
         online: -mean_b adv_b log pi(x_b)
         replay: -0.1 mean_b min(rho_b adv_b, clip(rho_b, 0.9, 1.1) adv_b)
 
-    rho_b = pi(x_b) / pi_old(x_b), the ratio of whole schemes.
+    rho_b = min(pi(x_b) / pi_old(x_b), 10), the ratio of whole schemes.
 
     Args:
         sizes: number of choices of each slot.
@@ -326,7 +326,8 @@ class PaperController:
         """The policy to draw from next."""
         bias, weight, offset = self.parameters
         logits = (np.maximum(bias, 0.0) @ weight + offset) / self.temperature
-        return Policy.from_logits(logits.reshape(len(self._sizes), -1), self._sizes)
+        policy = Policy.from_logits(logits.reshape(len(self._sizes), -1), self._sizes)
+        return policy.floored(1e-6)  # a probability of 0 would have no logarithm to store
 
     def tell(self, batch: Batch) -> None:
         """Take the on-line step and, from the tenth step on, one step on a stored batch."""
@@ -370,9 +371,11 @@ class PaperController:
         slopes = -advantages / len(schemes)  # of the loss in log pi, (B,)
         if behaviour is not None:
             # Repair: the ratio is the scheme's, with its gradient, clipped and min'ed per scheme.
-            ratio = np.exp(policy.log_prob(schemes) - behaviour)
+            # Over many slots it can grow without bound where the advantage is negative: cut at 10.
+            drift = policy.log_prob(schemes) - behaviour
+            ratio = np.exp(np.minimum(drift, math.log(10.0)))
             clipped = np.clip(ratio, 1.0 - self.clip, 1.0 + self.clip)
-            active = ratio * advantages <= clipped * advantages
+            active = (ratio * advantages <= clipped * advantages) & (drift < math.log(10.0))
             slopes = self.replay_weight * slopes * ratio * active
         hits = schemes[:, :, None] == np.arange(policy.probabilities.shape[1])
         chosen = (schemes >= 0)[:, :, None]

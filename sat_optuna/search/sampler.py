@@ -64,7 +64,7 @@ WORKER_KEY = "sat:worker"
 _ABSENT = object()  # equals no choice, as None might
 
 Reward: TypeAlias = Callable[[FrozenTrial], float]
-Settings: TypeAlias = dict[str, str | int | float | None]
+Settings: TypeAlias = dict[str, Any]  # JSON
 
 
 class SamplerSettingsError(ValueError):

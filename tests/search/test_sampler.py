@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.storages import JournalStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
@@ -165,6 +166,16 @@ def test_split_runs_propose_what_one_run_proposes(preset):
     assert proposals(study) == unbroken(preset, 26)
 
 
+def test_split_runs_on_a_journal_propose_the_same(tmp_path):
+    def reopened() -> optuna.Study:
+        backend = JournalFileBackend(str(tmp_path / "journal.log"))
+        return study_with(storage=JournalStorage(backend))
+
+    for trials in (3, 8, 9):
+        reopened().optimize(objective, n_trials=trials)
+    assert proposals(reopened()) == unbroken("default", 20)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_asking_a_whole_batch_first_proposes_the_same(preset):
     study = study_with(preset)
@@ -178,24 +189,24 @@ def test_asking_a_whole_batch_first_proposes_the_same(preset):
 
 def test_sqlite_and_another_process_with_other_hashes_propose_the_same(tmp_path):
     storage = sqlite(tmp_path)
-    study_with(storage=storage).optimize(objective, n_trials=10)
-    assert work(storage, 20, PYTHONHASHSEED="123") == 0
-    assert proposals(study_with(storage=storage)) == unbroken("default", 20)
+    study_with(storage=storage).optimize(objective, n_trials=5)
+    assert work(storage, 12, PYTHONHASHSEED="123") == 0
+    assert proposals(study_with(storage=storage)) == unbroken("default", 12)
 
 
 def test_killed_inside_a_trial_and_attached_again_equals_unbroken(tmp_path):
     storage = sqlite(tmp_path)
     study_with(storage=storage)
-    assert work(storage, 20, die_at=11) == -9
+    assert work(storage, 12, die_at=9) == -9
     study = study_with(storage=storage)
     left = study.get_trials(states=(TrialState.RUNNING,))
-    assert [t.number for t in left] == [11]
+    assert [t.number for t in left] == [9]
     assert len(left[0].params) == 4
     assert worker_is_alive(left[0].system_attrs[WORKER_KEY]) is False
     trial = optuna.trial.Trial(study, left[0]._trial_id)
     study.tell(trial, objective(trial))
-    study.optimize(objective, n_trials=8)
-    assert proposals(study) == unbroken("default", 20)
+    study.optimize(objective, n_trials=2)
+    assert proposals(study) == unbroken("default", 12)
 
 
 @pytest.mark.parametrize("number", [0, 3, 12])
@@ -228,6 +239,20 @@ def test_a_trial_keeps_its_proposal_when_later_ones_finish_first():
     attached = optuna.trial.Trial(study, late._trial_id)
     study.tell(attached, objective(attached))
     assert proposals(study)[:16] == unbroken("default", 16)
+
+
+def test_a_trial_killed_before_its_record_is_drawn_from_what_came_before_it():
+    study = study_with()
+    study.optimize(objective, n_trials=9)
+    study.add_trial(create_trial(state=TrialState.RUNNING))
+    study.optimize(objective, n_trials=12)
+    late = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[9]._trial_id)
+    study.tell(late, objective(late))
+    assert proposals(study)[:10] == unbroken("default", 10)
+
+
+def test_an_empty_study_has_no_policy_yet():
+    assert policy_of(study_with()) == {}
 
 
 def test_a_running_trial_holds_the_policy_back_until_it_is_finished():
@@ -337,7 +362,6 @@ def test_default_learns_other_linear_rewards_too(kind):
     assert good >= 19
 
 
-@pytest.mark.slow
 def test_paper_finds_the_optimum_of_a_linear_reward():
     found = [
         learned("paper", np.random.default_rng([1, s]).normal(size=9), s)[0] for s in range(5)
@@ -555,6 +579,7 @@ def test_two_threads_share_a_sampler():
     assert policy_of(study) == fresh
 
 
+@pytest.mark.slow
 def test_three_processes_share_a_study_and_its_policy(tmp_path):
     storage = sqlite(tmp_path)
     study = study_with(storage=storage)

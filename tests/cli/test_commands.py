@@ -1,0 +1,261 @@
+"""The command line as a stranger meets it: help, names, and every kind of bad input."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from sat_optuna.cli import _COMMANDS
+from sat_optuna.cli import sat_optuna as group
+from tests.studies import STUDY, environment, make_study, sat_optuna
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(group, [*arguments], auto_envvar_prefix="SAT_OPTUNA")
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def error(*arguments, code=1):
+    """The one sentence a command ends with, which never is a traceback."""
+    done = run(*arguments, code=code)
+    assert "Traceback" not in done.output
+    assert done.stdout == ""
+    return done.stderr
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    program = (
+        "import sys; from sat_optuna.cli import main; main(['--help'])\n"
+        "heavy = {'torch', 'mlflow', 'optuna', 'numpy', 'scipy', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    for name in _COMMANDS:
+        assert f"\n  {name} " in printed
+
+
+@pytest.mark.parametrize("name", list(_COMMANDS))
+def test_each_command_has_help_with_an_example(name):
+    printed = run(name, "--help").output
+    commands = {"data": ["data", "get"], "bench": ["bench", "training"]}
+    if name in commands:
+        printed = run(*commands[name], "--help").output
+    assert f"Example: sat-optuna {name}" in printed
+
+
+def test_new_writes_a_study_that_has_no_fault(project):
+    assert "then: sat-optuna check mine" in run("new", "mine").stdout
+    written = (project / "studies" / "mine" / "study.toml").read_text()
+    assert 'name = "mnist5k"' in written
+    printed = run("check", "mine").stdout
+    assert "has no fault: 9 blocks in stages (3, 3, 3), 512 schemes" in printed
+    assert "exists already; edit it, or choose another name" in error("new", "mine")
+    assert (project / "studies" / "mine" / "study.toml").read_text() == written
+
+
+def test_check_shows_all_faults_at_once(project):
+    text = STUDY.replace("width = 4", 'width = 4\nbackbone = "resnet200"').replace(
+        "[retrain]", '[attention]\nkinds = ["se", "sgee"]\n[retrain]\nseedz = [1]'
+    )
+    make_study(project, text=text.replace("limit = 300", 'name = "minst5k"\nlimt = 3'))
+    message = error("check", "tiny")
+    for part in (
+        "5 faults",
+        "data.name is 'minst5k'; did you mean 'mnist5k'?",
+        "unknown key 'data.limt'; did you mean 'limit'?",
+        "network.backbone is 'resnet200'; did you mean 'resnet20'?",
+        "'sgee'; did you mean 'sge'?",
+        "unknown key 'retrain.seedz'; did you mean 'seeds'?",
+    ):
+        assert part in message
+
+
+def test_check_shows_what_cannot_be_built(project):
+    text = STUDY + (
+        '[attention]\nkinds = ["se", "sge", "dia"]\nse = { reductio = 4 }\nsge = { groups = 8 }\n'
+    )
+    make_study(project, text=text)
+    message = error("check", "tiny")
+    assert "se has no setting 'reductio'; did you mean 'reduction'?" in message
+    assert "sge has groups = 8, which does not divide 4 channels" in message
+    assert "dia has sharing = 'block'; it allows 'stage' only" in message
+
+
+def test_an_unknown_study_offers_the_nearest(project):
+    make_study(project)
+    assert "no study 'tinny'" in error("check", "tinny")
+    assert "did you mean 'tiny'?" in error("run", "tinny")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("trials", "tiny"), ("report", "tiny"), ("ticket", "tiny"), ("retrain", "tiny")],
+    ids=lambda arguments: arguments[0],
+)
+def test_nothing_searched_yet_says_so(project, arguments):
+    make_study(project)
+    message = error(*arguments)
+    assert "no search was run yet" in message
+    assert "run: sat-optuna run tiny" in message
+
+
+def test_search_wants_the_supernet_first(project):
+    make_study(project)
+    message = error("search", "tiny", "--no-mlflow")
+    assert "has 0 of 2 epochs; run: sat-optuna pretrain tiny" in message
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: text[: len(text) // 2], "is not complete JSON"),
+        (lambda text: text.replace('"schema": 1', '"schema": 99'), "has schema 99, this version"),
+        (lambda text: text.replace('"110-001-010"', '"110-0x1-010"'), "scheme"),
+        (lambda text: "", "is not complete JSON"),
+    ],
+    ids=["cut", "later schema", "digit", "empty"],
+)
+def test_show_refuses_a_broken_ticket(project, damage, words):
+    from sat_optuna.scheme import Scheme
+    from sat_optuna.ticket import AttentionSpec, Score, Ticket
+
+    ticket = Ticket(
+        role="ticket",
+        scheme=Scheme.parse("110-001-010"),
+        backbone="resnet20",
+        backbone_settings={"width": 8},
+        attention=(AttentionSpec(kind="se"),),
+        classes=10,
+        input_shape=(1, 28, 28),
+        dataset="mnist5k",
+        dataset_fingerprint="abc",
+        seed=0,
+        scores=(Score(split="test", value=97.5, seed=0, epochs=3),),
+        params=1234,
+        macs=5678,
+        latency_ms=1.5,
+        study="tiny",
+        trial=4,
+    )
+    path = ticket.save(project / "ticket.json")
+    printed = run("show", str(path)).stdout
+    for part in ("[SE] [SE] [· ]", "density 0.44", "1,234", "5,678", "97.50 %", "trial 4"):
+        assert part in printed
+    assert json.loads(run("show", str(path), "--format", "json").stdout)["scheme"] == "110-001-010"
+    path.write_text(damage(path.read_text()))
+    assert words in error("show", str(path))
+
+
+def test_show_of_no_file(project):
+    assert "cannot read ticket none.json" in error("show", "none.json")
+
+
+def test_usage_errors_exit_with_2():
+    assert "No such command" in run("sarch", code=2).stderr
+    assert "Missing argument" in run("search", code=2).stderr
+    assert "not in the range" in run("search", "x", "--trials", "0", code=2).stderr
+
+
+def test_ls(project):
+    names = json.loads(run("ls", "modules", "--format", "json").stdout)
+    assert [row["name"] for row in names] == ["dia", "se", "sge"]
+    assert "resnet164" in run("ls", "backbones").stdout
+    assert run("ls", "datasets", "--format", "csv").stdout.splitlines()[0] == "name"
+    assert "make one with: sat-optuna new NAME" in run("ls", "studies").stderr
+    make_study(project)
+    assert "tiny" in run("ls", "studies").stdout
+
+
+def test_data_get(project):
+    assert "mnist5k is in" in run("data", "get", "mnist5k").stdout
+    assert "did you mean 'mnist5k'?" in error("data", "get", "mnist")
+
+
+def test_missing_data_say_what_to_put_where(project):
+    text = STUDY.replace("[data]", '[data]\nname = "imagefolder"\nroot = "nowhere"\nsize = 8')
+    make_study(project, text=text.replace("limit = 300", "limit = 0"))
+    message = error("pretrain", "tiny")
+    assert "nowhere" in message
+    assert "train" in message
+
+
+def test_a_checkpoint_of_another_study_is_refused(project):
+    from sat_optuna.checkpoint import save_checkpoint
+
+    folder = make_study(project)
+    path = folder / "work" / "supernet.safetensors"
+    save_checkpoint(path, {}, {"fingerprint": "other", "history": []})
+    before = path.read_bytes()
+    for name in ("pretrain", "search", "run"):
+        assert "was trained with another configuration" in error(name, "tiny")
+    path.write_bytes(before[:-20])
+    assert "cannot read checkpoint" in error("pretrain", "tiny")
+
+
+def test_a_port_in_use(project):
+    from sat_optuna.config import StudyConfig
+    from sat_optuna.search.study import build_sampler, create_study
+
+    folder = make_study(project)
+    create_study(
+        folder / "study.db",
+        "tiny",
+        config=StudyConfig(),
+        sampler=build_sampler("random", seed=0, batch=1),
+    )
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        message = error("dashboard", "tiny", "--port", port)
+        assert port in message
+        assert "--port" in message
+
+
+def test_two_processes_cannot_write_one_study(project):
+    from filelock import FileLock
+
+    folder = make_study(project)
+    (folder / "work").mkdir()
+    with FileLock(folder / "work" / "lock"):
+        assert "is being run by another process; wait" in error("pretrain", "tiny")
+
+
+def test_environment_sets_options(project):
+    make_study(project)
+    done = sat_optuna("search", "tiny", cwd=project, code=2, SAT_OPTUNA_SEARCH_TRIALS="many")
+    assert "many" in done.stderr
+
+
+def test_debug_shows_where_an_error_arose(project):
+    done = subprocess.run(
+        [sys.executable, "-m", "sat_optuna", "--debug", "check", "none"],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" in done.stderr
+    assert done.returncode == 1
+
+
+def test_doctor_reports_versions_and_stores(project):
+    make_study(project)
+    rows = json.loads(run("doctor", "--format", "json").stdout)
+    found = {row["subject"]: row for row in rows}
+    assert found["torch"]["state"] == "ok"
+    assert "not searched yet" in found["study tiny"]["finding"]
+    assert "mlflow.db" in found["mlflow store"]["finding"]

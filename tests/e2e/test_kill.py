@@ -1,0 +1,93 @@
+"""A search killed with -9, again and again, ends as one that never was."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from sat_optuna.search.study import load_study
+from tests.studies import command, environment, make_study, sat_optuna
+
+TRIALS = 40
+
+
+def told(folder):
+    study = load_study(folder / "study.db", folder.name)
+    return [
+        (t.number, t.state.name, t.params, t.value, t.user_attrs["accuracy"]) for t in study.trials
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_search_ends_with_the_trials_of_an_unbroken_one(tmp_path):
+    unbroken = make_study(tmp_path / "unbroken")
+    sat_optuna("pretrain", "tiny", cwd=tmp_path / "unbroken")
+    broken = tmp_path / "broken" / "studies" / "tiny"
+    shutil.copytree(tmp_path / "unbroken", tmp_path / "broken")
+    arguments = ("search", "tiny", "--trials", str(TRIALS), "--no-mlflow")
+    sat_optuna(*arguments, cwd=tmp_path / "unbroken")
+    rng, kills = np.random.default_rng(0), 0
+    while kills < 5:
+        before = count(broken)
+        child = subprocess.Popen(
+            command(*arguments), cwd=tmp_path / "broken", env=environment(), stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while count(broken) <= before and child.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(float(rng.uniform(0, 0.4)))
+        if child.poll() is not None:
+            break
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        kills += 1
+    assert kills >= 3
+    sat_optuna(*arguments, cwd=tmp_path / "broken")
+    assert told(broken) == told(unbroken)
+    assert len(told(broken)) == TRIALS
+
+
+def count(folder):
+    if not (folder / "study.db").exists():
+        return 0
+    try:
+        return len(load_study(folder / "study.db", folder.name).trials)
+    except Exception:  # noqa: BLE001  the database is being made this very moment
+        return 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_retraining_leaves_no_process_and_goes_on(tmp_path, number):
+    folder = make_study(tmp_path)
+    text = (folder / "study.toml").read_text()
+    (folder / "study.toml").write_text(text.replace("[retrain]\nepochs = 1", "[retrain]\nepochs = 30"))
+    sat_optuna("pretrain", "tiny", cwd=tmp_path)
+    sat_optuna("search", "tiny", "--no-mlflow", cwd=tmp_path)
+    child = subprocess.Popen(
+        command("retrain", "tiny", "--no-mlflow"),
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("work/retrain/*.safetensors")):
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(number)  # to the parent alone, as `kill` does
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "the same command goes on from here" in said
+    assert "Traceback" not in said
+    time.sleep(2)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+    (folder / "study.toml").write_text(text)

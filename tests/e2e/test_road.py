@@ -1,0 +1,192 @@
+"""The whole road on a tiny study, in real processes: what is done, what is written, what is kept.
+
+One study is run once and looked at by every test of this file.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sat_optuna.checkpoint import read_record
+from sat_optuna.evidence.controls import same_density
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.study import load_study
+from sat_optuna.ticket import ROLES, Ticket
+from tests.studies import environment, make_study, sat_optuna, trials
+
+FIELDS = ("scheme", "reward", "accuracy", "sparsity", "params", "macs")
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    project = tmp_path_factory.mktemp("road")
+    folder = make_study(project)
+    # Committed results of somebody else: they must not be taken for done.
+    (folder / "tickets").mkdir()
+    (folder / "report.md").write_text("# a committed report\n")
+    printed = sat_optuna("run", "tiny", cwd=project).stdout
+    return project, folder, printed
+
+
+def test_a_fresh_clone_trains_searches_and_retrains(road):
+    _, folder, printed = road
+    for step in ("pretrain: 2 epochs", "search: 9 trials now", "retrain: ", "report: "):
+        assert step in printed
+    assert "done already" not in printed
+    # 240 training images in batches of 32: 7 steps an epoch, 2 epochs.
+    record = read_record(folder / "work" / "supernet.safetensors")
+    assert len(record["history"]) == 2
+    study = load_study(folder / "study.db", "tiny")
+    assert [t.number for t in study.trials] == list(range(9))
+    assert len(load_study(folder / "study.db", "tiny.random").trials) == 9
+    tickets = [Ticket.load(folder / "tickets" / f"{role}.json") for role in ROLES]
+    distinct = {str(ticket.scheme) for ticket in tickets}
+    results = list((folder / "work" / "retrain").glob("*.json"))
+    assert len(results) == 3 * len(distinct)
+    assert (folder / "report.md").read_text() != "# a committed report\n"
+
+
+def test_trials_are_one_json_document(road):
+    project, folder, _ = road
+    rows = trials(project)
+    assert [row["number"] for row in rows] == list(range(9))
+    for row in rows:
+        scheme = Scheme.parse(row["scheme"], stages=(2, 2, 2), kinds=1)
+        assert row["sparsity"] == scheme.sparsity
+        assert row["reward"] == row["accuracy"] + 2.0 * scheme.sparsity
+        assert all(row[field] is not None for field in FIELDS)
+    assert len({row["scheme"] for row in rows}) == 9
+    by_file = sat_optuna("trials", str(folder), "--format", "csv", cwd=folder).stdout
+    assert [row["scheme"] for row in csv.DictReader(by_file.splitlines())] == [
+        row["scheme"] for row in rows
+    ]
+
+
+def test_tickets_hold_ticket_and_controls_with_the_same_seeds(road):
+    project, folder, _ = road
+    tickets = {role: Ticket.load(folder / "tickets" / f"{role}.json") for role in ROLES}
+    best = max(trials(project), key=lambda row: row["reward"])
+    assert str(tickets["ticket"].scheme) == best["scheme"]
+    assert tickets["ticket"].trial == best["number"]
+    assert tickets["plain"].scheme == Scheme.uniform((2, 2, 2), 0)
+    assert tickets["full"].scheme == Scheme.uniform((2, 2, 2), 1)
+    assert tickets["random-density"].scheme == same_density(tickets["ticket"].scheme, seed=0)
+    random = load_study(folder / "study.db", "tiny.random")
+    assert str(tickets["random-best"].scheme) == random.best_trial.user_attrs["scheme"]
+    for ticket in tickets.values():
+        assert [score.seed for score in ticket.scores] == [0, 1, 2]
+        assert {score.split for score in ticket.scores} == {"test"}
+        assert ticket.latency_ms is not None
+        assert ticket.latency_ms > 0
+    assert tickets["plain"].params < tickets["full"].params
+    assert tickets["ticket"].params == best["params"]
+    assert tickets["ticket"].macs == best["macs"]
+
+
+def test_the_report_has_the_five_networks_and_its_figures(road):
+    _, folder, _ = road
+    report = (folder / "report.md").read_text()
+    for role in ROLES:
+        assert f"| {role} | `" in report
+    assert "within noise" in report
+    assert "1,000 images resolves" in report
+    for figure in ("ticket.png", "search.png", "accuracy.png"):
+        assert f"figures/{figure}" in report
+        assert (folder / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+    written = (folder / "figures" / "trials.csv").read_text()
+    assert len(list(csv.DictReader(written.splitlines()))) == 18
+
+
+# Imports are watched in the process itself: a second run may not even load torch.
+WATCH = """
+import sys
+from sat_optuna.cli import main
+code = main(["run", "tiny"])
+loaded = {"torch", "mlflow", "matplotlib"} & set(sys.modules)
+assert not loaded, loaded
+sys.exit(code)
+"""
+
+
+def test_a_second_run_does_no_step_again_and_imports_no_torch(road):
+    project, folder, _ = road
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(("study.db", "lock"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done already") == 5
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road):
+    project, folder, _ = road
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    kinds = [run.data.tags["sat.kind"] for run in runs]
+    tickets = [Ticket.load(folder / "tickets" / f"{role}.json") for role in ROLES]
+    distinct = {str(ticket.scheme) for ticket in tickets}
+    assert kinds.count("study") == 1
+    assert kinds.count("trial") == 9
+    assert kinds.count("retraining") == 3 * len(distinct)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    by_scheme = {r.data.tags["scheme"] for r in runs if r.data.tags["sat.kind"] == "trial"}
+    assert by_scheme == {row["scheme"] for row in trials(project)}
+    names = {path.name for path in (project / "mlruns").iterdir()}
+    assert names <= {"mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "artifacts"}
+
+
+def test_the_ticket_command_and_show(road):
+    project, folder, _ = road
+    printed = sat_optuna("ticket", "tiny", "--trial", "3", cwd=project).stdout
+    path = folder / "tickets" / "trial-3.json"
+    assert str(path) in printed
+    assert Ticket.load(path).trial == 3
+    path.unlink()
+    shown = sat_optuna("show", str(folder / "tickets" / "full.json"), cwd=project).stdout
+    assert "[SE] [SE]" in shown
+    assert shown.count("test accuracy") == 3
+    assert "no finished trial 99" in (
+        sat_optuna("ticket", "tiny", "--trial", "99", cwd=project, code=1).stderr
+    )
+
+
+def test_another_configuration_is_refused_and_nothing_is_lost(road):
+    project, folder, _ = road
+    toml = folder / "study.toml"
+    original = toml.read_text()
+    toml.write_text(original.replace("calibration = 32", "calibration = 64"))
+    try:
+        message = sat_optuna("search", "tiny", cwd=project, code=1).stderr
+        assert "search.calibration: 32 is stored, 64 is given" in message
+        assert "Traceback" not in message
+    finally:
+        toml.write_text(original)
+    assert len(trials(project)) == 9
+
+
+def test_the_test_part_is_read_by_retraining_alone(road):
+    project, folder, _ = road
+    # The scores of every trial are of the validation part: 60 images, so 100/60 points a step.
+    for row in trials(project):
+        assert (row["accuracy"] * 60 / 100) == pytest.approx(round(row["accuracy"] * 60 / 100))
+    for path in (folder / "work" / "retrain").glob("*.json"):
+        result = json.loads(Path(path).read_text())
+        assert result["images"] == 1000
+        assert len(result["history"]) == 1

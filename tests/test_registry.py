@@ -1,0 +1,73 @@
+"""Registries: what they say to a wrong name, and that listing names imports nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sat_optuna.errors import UnknownName
+from sat_optuna.registry import Registry, nearest
+
+
+@pytest.fixture
+def registry():
+    registry: Registry[object] = Registry("attention module")
+    registry.add("sge", 3)
+    registry.add("se", "fractions:Fraction")
+    return registry
+
+
+def test_a_thing_is_found_by_its_name(registry):
+    assert registry.get("sge") == 3
+
+
+def test_a_text_is_imported_when_first_asked_for(registry):
+    from fractions import Fraction
+
+    assert registry.get("se") is registry.get("se") is Fraction
+
+
+def test_names_are_sorted(registry):
+    assert registry.names() == ("se", "sge")
+
+
+@pytest.mark.parametrize("ask", ["get", "check"])
+def test_an_unknown_name_is_answered_with_the_nearest_and_all(registry, ask):
+    with pytest.raises(UnknownName) as caught:
+        getattr(registry, ask)("sgee")
+    assert str(caught.value) == "no attention module 'sgee'; did you mean 'sge'? known: se, sge"
+
+
+def test_a_name_like_no_other_is_answered_with_all(registry):
+    with pytest.raises(UnknownName) as caught:
+        registry.get("transformer")
+    assert str(caught.value) == "no attention module 'transformer'; known: se, sge"
+
+
+def test_a_name_is_taken_once(registry):
+    with pytest.raises(ValueError, match="attention module 'se' is registered already; choose"):
+        registry.add("se", 4)
+    assert registry.get("sge") == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("mnist", "mnist5k"), ("SE", "se"), ("cifar-10", "CIFAR10"), ("fashion", None), ("", None)],
+)
+def test_nearest_ignores_case_and_keeps_silent_where_none_is_near(name, hint):
+    expected = f"; did you mean {hint!r}?" if hint else ""
+    assert nearest(name, (n for n in ("mnist5k", "se", "CIFAR10"))) == expected
+
+
+def test_names_and_checks_import_nothing():
+    program = (
+        "import sys\n"
+        "from sat_optuna.registry import Registry\n"
+        "registry = Registry('network')\n"
+        "registry.add('net', 'torch:nn')\n"
+        "registry.check('net')\n"
+        "assert registry.names() == ('net',)\n"
+        "assert not {'torch', 'numpy', 'optuna'} & set(sys.modules)\n"
+        "assert registry.get('net').__name__ == 'torch.nn'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
