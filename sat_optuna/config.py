@@ -113,7 +113,7 @@ class PretrainConfig:
     epochs: int = _key(10, "epochs of the supernet", least=1)
     connect: float = _key(
         0.5,
-        "probability of a connection in a random scheme; 'balanced' has no use for it",
+        "probability of a connection in a random scheme; no matter if 'balanced'",
         least=0.0,
         most=1.0,
     )

@@ -95,7 +95,7 @@ def _study(folder: Path) -> Iterator[Finding]:
         return
     for study in studies:
         subject = f"study {study.study_name}"
-        yield Finding(subject, "ok", f"{len(finished_trials(study))} finished trials in {db}")
+        yield Finding(subject, "ok", f"finished trials: {len(finished_trials(study))}, in {db}")
         if stale := [trial.number for trial in stale_trials(study)]:
             command = "search" if study.study_name == folder.name else "retrain"
             yield Finding(

@@ -233,14 +233,17 @@ def _resolution(comparisons: Sequence[Comparison], mean: float, images: int) -> 
         )
     else:
         parts.append(
-            "Only differences marked better or worse stand out of the noise; every other order in "
-            "the table is **within noise** and must not be read as a ranking."
+            "Only differences marked better or worse stand out of the noise of the seeds (one "
+            f"below {by_images:.2f} points may still be owed to the images of the test); every "
+            "other order in the table is **within noise** and must not be read as a ranking."
         )
-    parts.append(
-        "p-values are from paired t tests with Holm's correction over "
-        f"{len(comparisons)} controls (the exact sign test where all seeds differ by the same), "
-        f"intervals are not corrected; with {n} seeds such tests see only large effects."
-    )
+    if n > 1:
+        controls = "1 control" if len(comparisons) == 1 else f"{len(comparisons)} controls"
+        parts.append(
+            f"p-values are from paired t tests with Holm's correction over {controls} (from the "
+            "exact sign test where every seed has the same difference), intervals are not "
+            f"corrected; with {n} seeds such tests see only large effects."
+        )
     return " ".join(parts)
 
 

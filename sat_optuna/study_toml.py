@@ -243,7 +243,7 @@ def to_toml(config: StudyConfig) -> str:
 def _attention_line(spec: AttentionSpec) -> str:
     pairs = [f"{_toml_key(key)} = {_toml(value)}" for key, value in spec.settings.items()]
     pairs.append(f"sharing = {_toml(spec.sharing)}")
-    comment = 'sharing = "block": one module a block; "stage": one for all blocks of a stage'
+    comment = 'sharing: "block", a module a block, or "stage", one for all'
     return f"{_toml_key(spec.kind)} = {{ {', '.join(pairs)} }}  # {comment}"
 
 

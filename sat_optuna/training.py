@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.checkpoint import EpochRecord, environment, load_tensors, read_record, save_checkpoint
+from sat_optuna.checkpoint import (
+    EpochRecord,
+    environment,
+    load_tensors,
+    read_record,
+    save_checkpoint,
+)
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.augment import augment
 from sat_optuna.errors import CheckpointError, TrainingError
@@ -100,7 +106,9 @@ def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
     return config.lr * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
-def to_memory_format(net: nn.Module, config: TrainConfig, device: torch.device) -> torch.memory_format:
+def to_memory_format(
+    net: nn.Module, config: TrainConfig, device: torch.device
+) -> torch.memory_format:
     """Put a network on the device in the configured memory format and return that format."""
     name = config.memory_format
     if name == "auto":
@@ -234,9 +242,7 @@ class _Loop:
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
         )
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.dtype is torch.float16
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
     def epoch(self, epoch: int) -> EpochRecord:
         """Train one epoch and return its record."""

@@ -3,14 +3,13 @@
 import hashlib
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from sat_optuna.errors import WriteError
 from sat_optuna.files import sha256_of, write_atomically, write_text
+from tests.full_disk import room_for
 
 
 class Stop(Exception):  # noqa: N818
@@ -62,23 +61,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(path):
 
 
 def test_a_file_that_outgrows_what_is_left_loses_nothing(path):
-    program = f"""
-import resource
-from pathlib import Path
-from sat_optuna.errors import WriteError
-from sat_optuna.files import write_text
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-path = Path({str(path)!r})
-write_text(path, "fits")
-try:
-    write_text(path, "x" * 2000)
-except WriteError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith(f"cannot write {path}: File too large; ")
+    with room_for(1000):
+        write_text(path, "fits")
+        with pytest.raises(WriteError, match=f"cannot write {path}: File too large; what was"):
+            write_text(path, "x" * 2000)
     assert path.read_text() == "fits"
     assert list(path.parent.iterdir()) == [path]
 

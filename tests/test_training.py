@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sat_optuna.checkpoint import read_record, save_checkpoint
+from sat_optuna.checkpoint import EpochRecord, read_record, save_checkpoint
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.split import TensorImages
 from sat_optuna.errors import CheckpointError, TrainingError
@@ -30,7 +30,13 @@ def images(count=40):
 
 def supernet(seed=0):
     return Supernet(
-        "resnet20", attention=("se",), in_channels=1, classes=3, seed=seed, width=8, blocks=(1, 1, 1)
+        "resnet20",
+        attention=("se",),
+        in_channels=1,
+        classes=3,
+        seed=seed,
+        width=8,
+        blocks=(1, 1, 1),
     )
 
 
@@ -95,7 +101,8 @@ def test_a_finished_checkpoint_is_loaded_and_no_step_is_made(tmp_path):
     first = supernet()
     fit(first, images(), epochs=1, seed=1, config=CONFIG, draw=draw, checkpoint=checkpoint)
     before = checkpoint.path.stat().st_mtime_ns
-    again, epochs = supernet(seed=5), []
+    again = supernet(seed=5)
+    epochs: list[EpochRecord] = []
     fit(
         again,
         images(),
@@ -181,7 +188,9 @@ def test_training_learns():
 
 def test_a_diverging_training_says_so():
     config = replace(CONFIG, lr=1e20)
-    with pytest.raises(TrainingError, match=r"loss is (nan|inf) in epoch \d with lr 1e\+20; lower"):
+    with pytest.raises(
+        TrainingError, match=r"loss is (nan|inf) in epoch \d with lr 1e\+20; lower"
+    ):
         fit(supernet(), images(), epochs=3, seed=0, config=config, draw=draw)
 
 

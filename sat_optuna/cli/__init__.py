@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 import click
+from typing_extensions import override
 
 from sat_optuna.errors import SatOptunaError
 
@@ -37,9 +38,11 @@ _COMMANDS = {
 class _Lazy(click.Group):
     """A group that imports a command's file when the command is asked for."""
 
+    @override
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
+    @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
@@ -49,6 +52,7 @@ class _Lazy(click.Group):
         )
         return command
 
+    @override
     def invoke(self, ctx: click.Context) -> Any:
         """Turn our errors into one sentence and exit code 1; `--debug` shows where they arose."""
         try:
@@ -66,7 +70,7 @@ class _Lazy(click.Group):
 @click.version_option(package_name="sat_optuna", prog_name="sat-optuna")
 @click.pass_context
 def sat_optuna(ctx: click.Context, *, verbose: bool, quiet: bool, debug: bool) -> None:
-    """Find out in which residual blocks of a CNN self-attention pays.
+    r"""Find out in which residual blocks of a CNN self-attention pays.
 
     \b
     sat-optuna run studies/quickstart     the whole road, about five minutes

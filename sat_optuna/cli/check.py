@@ -21,6 +21,6 @@ def check(console: Console, *, study: str) -> None:
     stages = backbone_stages(config.network.backbone, config.network.blocks or None)
     choices = (len(config.attention.kinds) + 1) ** sum(stages)
     console.result(
-        f"{workspace.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages {stages}, "
-        f"{choices:,} schemes; next: sat-optuna run {study}"
+        f"{workspace.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "
+        f"{stages}, {choices:,} schemes; next: sat-optuna run {study}"
     )

@@ -30,9 +30,7 @@ def open_log(workspace: Workspace, study: "optuna.Study") -> Iterator["MLflowLog
     from sat_optuna.tracking import MLflowLog, TrackingError
 
     log = MLflowLog(workspace.mlruns)
-    log.open_study(
-        study.study_name, study.user_attrs[UUID_KEY], config=workspace.config.to_dict()
-    )
+    log.open_study(study.study_name, study.user_attrs[UUID_KEY], config=workspace.config.to_dict())
     log.reap()
     try:
         yield log

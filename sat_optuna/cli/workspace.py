@@ -160,9 +160,7 @@ class Workspace:
         from sat_optuna.data import load_configured
         from sat_optuna.training import pick_device
 
-        return load_configured(
-            self.config.data, seed=self.config.seed, device=str(pick_device())
-        )
+        return load_configured(self.config.data, seed=self.config.seed, device=str(pick_device()))
 
     def check_network(self) -> None:
         """Check that the backbone, and each module at each of its widths, can be built.
@@ -175,7 +173,9 @@ class Workspace:
         from sat_optuna.attention import attention_faults
         from sat_optuna.backbones import build_backbone
 
-        settings, channels, faults = self._backbone_settings(), (), []
+        settings = self._backbone_settings()
+        channels: tuple[int, ...] = ()
+        faults: list[str] = []
         try:
             with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
                 channels = build_backbone(**settings, in_channels=1, classes=2).stage_channels

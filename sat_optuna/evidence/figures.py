@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from sat_optuna.evidence.statistics import summarise
 from sat_optuna.files import write_atomically
@@ -64,15 +65,22 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
     for stage, choices in enumerate(rows, start=1):
         end = left + len(choices)
         axes.add_patch(Rectangle((left - 0.05, -0.12), len(choices), 0.04, color=_INK, lw=0))
-        axes.text(
-            left + len(choices) / 2, -0.42, f"stage {stage}", ha="center", color=_INK, fontsize=9
+        axes.annotate(
+            f"stage {stage}",
+            (left + len(choices) / 2, -0.12),
+            xytext=(0, -4),  # in points: the same gap whatever the size of a block
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=_INK,
+            fontsize=9,
         )
         for block, choice in enumerate(choices):
             _draw_block(axes, left + block, choice, kinds, fontsize)
         left = end + 0.6
     axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
     axes.set_xlim(-0.3, left - 0.4)
-    axes.set_ylim(-0.6, 1.15)
+    axes.set_ylim(-0.2, 1.0)
     axes.set_aspect("equal")
     axes.axis("off")
     return _save(figure, path)
@@ -118,6 +126,7 @@ def draw_search(
         steps = range(1, len(values) + 1)
         axes.plot(steps, values, ".", color=colour, alpha=0.45, markersize=5)
         axes.step(steps, best, where="post", color=colour, lw=1.8, label=f"best so far, {label}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial", color=_INK)
     axes.set_ylabel("reward (accuracy points)", color=_INK)
     axes.legend(frameon=False, loc="lower right")

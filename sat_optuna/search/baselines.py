@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
 from sat_optuna.registry import Registry
-from sat_optuna.search.sampler import Settings, claim_study, failing_if_new, mark_worker
+from sat_optuna.search.sampler import Settings, claim_study, failing_if_new
 
 __all__ = ["BASELINES", "NumberSeededSampler"]
 
@@ -62,8 +62,7 @@ class NumberSeededSampler(BaseSampler):
 
     @override
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Compare the study's sampler settings and mark the trial as this process's."""
-        mark_worker(study, trial._trial_id)
+        """Hold the study to these settings before its trial begins."""
         with failing_if_new(study, trial):
             claim_study(study, self.settings())
             self._inner(trial).before_trial(study, trial)

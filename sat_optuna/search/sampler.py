@@ -25,13 +25,10 @@ as they are; that is why they are long.
 
 import contextlib
 import math
-import os
-import socket
 import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
@@ -48,19 +45,15 @@ from sat_optuna.search.controller import Batch, Controller, NaturalGradient, Pap
 __all__ = [
     "POLICY_KEY",
     "SETTINGS_KEY",
-    "WORKER_KEY",
     "PolicyGradientSampler",
     "SamplerSettingsError",
     "claim_study",
     "failing_if_new",
-    "mark_worker",
     "signed_values",
-    "worker_is_alive",
 ]
 
 POLICY_KEY = "sat:policy"
 SETTINGS_KEY = "sat:sampler"
-WORKER_KEY = "sat:worker"
 _ABSENT = object()  # equals no choice, as None might
 
 Reward: TypeAlias = Callable[[FrozenTrial], float]
@@ -94,45 +87,6 @@ class _Store:
 
     def fail(self, trial: FrozenTrial) -> None:
         self.backend.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-
-
-def mark_worker(study: Study, trial_id: int) -> None:
-    """Write who runs a trial, as its system attribute `sat:worker`: host, pid, start.
-
-    `start` is when the process began, in clock ticks since the machine's start, so that a pid
-    used again is not taken for it; None where the system does not say.
-    """
-    pid = os.getpid()
-    lease = {"host": socket.gethostname(), "pid": pid, "start": _process_start(pid)}
-    _Store(study).set_attr(trial_id, WORKER_KEY, lease)
-
-
-def worker_is_alive(lease: Mapping[str, Any]) -> bool | None:
-    """Say whether the process that `mark_worker` wrote down still runs.
-
-    Returns:
-        None where that cannot be told from here: another host, or no POSIX system.
-    """
-    if lease["host"] != socket.gethostname() or os.name != "posix":
-        return None
-    try:
-        os.kill(int(lease["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # a process of another user; whether it is the same one, its start tells
-    start = _process_start(int(lease["pid"]))
-    return start is None or bool(start == lease["start"])
-
-
-def _process_start(pid: int) -> int | None:
-    """Return field 22 of /proc/PID/stat; None without /proc, -1 for a process that has ended."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()  # the name, field 2, may hold spaces and brackets
-    return -1 if fields[0] in "ZX" else int(fields[19])
 
 
 def claim_study(study: Study, settings: Settings) -> None:
@@ -266,12 +220,11 @@ class PolicyGradientSampler(BaseSampler):
 
     @override
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Mark the trial as this process's and draw its proposal.
+        """Draw the trial's proposal.
 
         It is drawn here and not in `sample_relative` because Optuna takes an error there for one
         of the objective: it would hide among failed trials. From here it surfaces.
         """
-        mark_worker(study, trial._trial_id)
         with failing_if_new(study, trial), self._lock:
             if self._held(study) is None:
                 claim_study(study, self.settings())

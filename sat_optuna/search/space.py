@@ -14,9 +14,7 @@ NETWORK_KEY = "sat:network"
 WORKER_KEY = "sat:worker"
 
 
-def suggest_scheme(
-    trial: optuna.Trial, stages: Sequence[int], kinds: Sequence[str]
-) -> Scheme:
+def suggest_scheme(trial: optuna.Trial, stages: Sequence[int], kinds: Sequence[str]) -> Scheme:
     """Ask the trial for one categorical parameter a block, `s1.b00`, `s1.b01`, ...
 
     Args:

@@ -17,7 +17,11 @@ from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import is_dead, worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
-from sat_optuna.search.sampler import PolicyGradientSampler
+from sat_optuna.search.sampler import (
+    PolicyGradientSampler,
+    SamplerSettingsError,
+    claim_study,
+)
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
 from sat_optuna.ticket import AttentionSpec, Ticket
 
@@ -39,7 +43,9 @@ CONFIG_KEY = "sat:config"
 UUID_KEY = "sat:uuid"
 
 
-def build_sampler(name: str, *, seed: int, batch: int) -> optuna.samplers.BaseSampler:
+def build_sampler(
+    name: str, *, seed: int, batch: int
+) -> PolicyGradientSampler | NumberSeededSampler:
     """Return the sampler of a name of `[search] sampler`; each is a function of history."""
     if name == "policy":
         return PolicyGradientSampler(seed=seed, batch=batch)
@@ -89,13 +95,14 @@ def create_study(
     name: str,
     *,
     config: StudyConfig,
-    sampler: optuna.samplers.BaseSampler,
+    sampler: PolicyGradientSampler | NumberSeededSampler,
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
     """Open the study of that name, or make it, and hold it to its stored configuration.
 
     Raises:
-        StudyError: it was made with another configuration; the message shows the difference.
+        StudyError: it was made with another configuration or version of the sampler; the message
+            shows the difference.
     """
     db.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # whoever calls shows progress itself
@@ -110,14 +117,16 @@ def create_study(
     stored = study.user_attrs.get(CONFIG_KEY)
     if stored is None:
         study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
-        study.set_user_attr(CONFIG_KEY, config.to_dict())
-        return study
-    if changed := differences(stored, config.to_dict()):
+    elif changed := differences(stored, config.to_dict()):
         raise StudyError(
             f"study {name!r} in {db} was made with another configuration: {'; '.join(changed)}; "
             "restore these keys to continue it, or make a new study for the new ones "
             "(only search.trials, search.timeout and [retrain] may change)"
         )
+    try:
+        claim_study(study, sampler.settings())
+    except SamplerSettingsError as error:  # of another version: its configuration is the same
+        raise StudyError(str(error)) from error
     if stored != config.to_dict():
         study.set_user_attr(CONFIG_KEY, config.to_dict())
     return study

@@ -34,7 +34,10 @@ def test_a_killed_search_ends_with_the_trials_of_an_unbroken_one(tmp_path):
     while kills < 5:
         before = count(broken)
         child = subprocess.Popen(
-            command(*arguments), cwd=tmp_path / "broken", env=environment(), stderr=subprocess.DEVNULL
+            command(*arguments),
+            cwd=tmp_path / "broken",
+            env=environment(),
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 120
         while count(broken) <= before and child.poll() is None:
@@ -57,7 +60,7 @@ def count(folder):
         return 0
     try:
         return len(load_study(folder / "study.db", folder.name).trials)
-    except Exception:  # noqa: BLE001  the database is being made this very moment
+    except Exception:
         return 0
 
 
@@ -66,7 +69,8 @@ def count(folder):
 def test_an_interrupted_retraining_leaves_no_process_and_goes_on(tmp_path, number):
     folder = make_study(tmp_path)
     text = (folder / "study.toml").read_text()
-    (folder / "study.toml").write_text(text.replace("[retrain]\nepochs = 1", "[retrain]\nepochs = 30"))
+    longer = text.replace("[retrain]\nepochs = 1", "[retrain]\nepochs = 30")
+    (folder / "study.toml").write_text(longer)
     sat_optuna("pretrain", "tiny", cwd=tmp_path)
     sat_optuna("search", "tiny", "--no-mlflow", cwd=tmp_path)
     child = subprocess.Popen(
@@ -90,4 +94,3 @@ def test_an_interrupted_retraining_leaves_no_process_and_goes_on(tmp_path, numbe
     time.sleep(2)
     with pytest.raises(ProcessLookupError):
         os.killpg(child.pid, 0)
-    (folder / "study.toml").write_text(text)

@@ -138,6 +138,7 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road):
 
     client = MlflowClient(f"sqlite:///{project / 'mlruns' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     kinds = [run.data.tags["sat.kind"] for run in runs]
     tickets = [Ticket.load(folder / "tickets" / f"{role}.json") for role in ROLES]

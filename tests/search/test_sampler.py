@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,8 @@ import sat_optuna.search.sampler as module
 from sat_optuna.search.controller import Batch, NaturalGradient
 from sat_optuna.search.sampler import (
     POLICY_KEY,
-    WORKER_KEY,
     PolicyGradientSampler,
     SamplerSettingsError,
-    mark_worker,
-    worker_is_alive,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -202,7 +198,6 @@ def test_killed_inside_a_trial_and_attached_again_equals_unbroken(tmp_path):
     left = study.get_trials(states=(TrialState.RUNNING,))
     assert [t.number for t in left] == [9]
     assert len(left[0].params) == 4
-    assert worker_is_alive(left[0].system_attrs[WORKER_KEY]) is False
     trial = optuna.trial.Trial(study, left[0]._trial_id)
     study.tell(trial, objective(trial))
     study.optimize(objective, n_trials=2)
@@ -632,28 +627,3 @@ print(study.best_value)
         cwd=tmp_path,
     )
     assert run.stdout.strip() == "2.0"
-
-
-def test_a_worker_is_alive_until_its_process_ends_even_unwaited_for():
-    study = study_with()
-    trial = study.ask()
-    mark_worker(study, trial._trial_id)
-    lease = study.get_trials(deepcopy=False)[0].system_attrs[WORKER_KEY]
-    assert worker_is_alive(lease) is True
-    assert worker_is_alive({**lease, "start": -5}) is False  # the pid was given out again
-    assert worker_is_alive({**lease, "host": "elsewhere.invalid"}) is None
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    of_child = {**lease, "pid": child.pid, "start": module._process_start(child.pid)}
-    assert worker_is_alive(of_child) is True
-    child.kill()
-    deadline = time.monotonic() + 30
-    while worker_is_alive(of_child) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert worker_is_alive(of_child) is False  # a zombie by now
-    child.communicate()
-    assert worker_is_alive(of_child) is False
-    assert worker_is_alive({**lease, "pid": 1, "start": module._process_start(1)}) is True
-
-
-def test_a_process_without_proc_is_told_by_its_pid_alone():
-    assert module._process_start(2**30) is None
