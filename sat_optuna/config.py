@@ -14,6 +14,7 @@ from sat_optuna.ticket import AttentionSpec
 
 __all__ = [
     "CHANGEABLE",
+    "NEUTRAL",
     "AttentionConfig",
     "DataConfig",
     "NetworkConfig",
@@ -184,31 +185,36 @@ class StudyConfig:
 
 # What may change between two runs of one study without making it another study.
 CHANGEABLE = ("search.trials", "search.timeout", "retrain")
+# What says how this machine reads the data, and decides no result.
+NEUTRAL = ("data.root", "data.workers")
 
 
 def fingerprint(config: StudyConfig, *, without: Iterable[str] = ()) -> str:
-    """Return 16 hex digits that change with any key except those of `without`.
+    """Return 16 hex digits that change with any key that decides a result.
 
     Args:
         config: the study's configuration.
-        without: keys `section.key` or whole sections left out.
+        without: keys `section.key` or whole sections left out, beside those of `NEUTRAL`.
     """
     flat = _flatten(config.to_dict())
-    kept = {k: v for k, v in sorted(flat.items()) if not _under(k, without)}
+    kept = {k: v for k, v in sorted(flat.items()) if not _under(k, (*without, *NEUTRAL))}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def differences(
     stored: Mapping[str, Any], given: Mapping[str, Any], *, without: Iterable[str] = CHANGEABLE
 ) -> tuple[str, ...]:
-    """Return a phrase for each key in which two `to_dict()` differ, except those of `without`."""
+    """Return a phrase for each key that decides a result and differs between two `to_dict()`.
+
+    Keys of `without` may differ.
+    """
     # A list around each value tells an absent one, [], from any other.
     old = {key: [value] for key, value in _flatten(stored).items()}
     new = {key: [value] for key, value in _flatten(given).items()}
     return tuple(
         f"{key}: {_shown(old.get(key, []))} is stored, {_shown(new.get(key, []))} is given"
         for key in sorted(old.keys() | new.keys())
-        if not _under(key, without) and old.get(key, []) != new.get(key, [])
+        if not _under(key, (*without, *NEUTRAL)) and old.get(key, []) != new.get(key, [])
     )
 
 

@@ -53,7 +53,7 @@ def examine(studies: Iterable[Path], mlruns: Path) -> Iterator[Finding]:
         except PackageNotFoundError:
             yield Finding(package, "look", f"not installed; run: pip install {package}")
     yield _device()
-    yield _store(mlruns)
+    yield from _store(mlruns)
     for folder in studies:
         yield from _study(folder)
 
@@ -67,13 +67,25 @@ def _device() -> Finding:
     return Finding("device", "ok", f"CPU, {os.cpu_count()} cores, {threads} threads; no GPU")
 
 
-def _store(mlruns: Path) -> Finding:
-    from sat_optuna.tracking import store_uri
+def _store(mlruns: Path) -> Iterator[Finding]:
+    from sat_optuna.tracking import stale_runs, store_uri
 
     uri = re.sub(r"//[^/@\s]*@", "//", store_uri(mlruns))  # no password
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return Finding("mlflow store", "ok", f"{uri} (not made yet: no study was logged)")
-    return Finding("mlflow store", "ok", uri)
+    if not uri.startswith("sqlite:///"):  # a server is not asked: it may take minutes to fail
+        yield Finding("mlflow store", "ok", uri)
+        return
+    if not Path(uri.removeprefix("sqlite:///")).exists():
+        yield Finding("mlflow store", "ok", f"{uri} (not made yet: no study was logged)")
+        return
+    try:
+        stale = stale_runs(mlruns)
+    except SatOptunaError as error:
+        yield Finding("mlflow store", "look", str(error))
+        return
+    yield Finding("mlflow store", "ok", uri)
+    if stale:
+        remedy = "the next search or retrain of their study ends them"
+        yield Finding("mlflow store", "look", f"runs of dead processes: {stale}; {remedy}")
 
 
 def _study(folder: Path) -> Iterator[Finding]:

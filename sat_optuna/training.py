@@ -77,7 +77,7 @@ class Checkpoint:
         if record.get("fingerprint") != self.fingerprint:
             raise CheckpointError(
                 f"checkpoint {self.path} belongs to another configuration "
-                f"({record.get('fingerprint')}, not {self.fingerprint}); "
+                f"({record.get('fingerprint', 'none')}, not {self.fingerprint}); "
                 "move it away, or restore the study.toml it was made with"
             )
         return record

@@ -17,7 +17,7 @@ import pytest
 
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.processes import is_dead, worker_name
-from sat_optuna.tracking import MLflowLog, TrackingError, store_uri
+from sat_optuna.tracking import MLflowLog, TrackingError, stale_runs, store_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -573,3 +573,12 @@ def test_what_the_user_has_set_stays(tmp_path, empty_store):
         check=True,
     )
     assert done.stdout.split() == ["ERROR", "true"]
+
+
+def test_stale_runs_are_those_of_dead_processes(root):
+    from mlflow import MlflowClient
+
+    parent = MLflowLog(root).open_study("mine", "uuid")
+    assert stale_runs(root) == []
+    MlflowClient(store_uri(root)).set_tag(parent, "sat.worker", f"{worker_name()}0")
+    assert stale_runs(root) == ["mine"]

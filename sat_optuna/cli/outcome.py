@@ -85,13 +85,20 @@ class Outcome:
     @cached_property
     def costs(self) -> dict[str, dict[str, Any]] | None:
         """By scheme: params, macs and latency_ms; None until all of them are measured."""
+        document = self._costs_document
+        if document.get("fingerprint") != self.fingerprint:
+            return None
+        costs: dict[str, dict[str, Any]] = document["costs"]
+        return costs if all(str(scheme) in costs for scheme in self.distinct) else None
+
+    @cached_property
+    def _costs_document(self) -> dict[str, Any]:
+        """What `write_costs` wrote; empty where there is none or it is broken."""
         try:
             document = json.loads(self._costs_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return None
-        costs: dict[str, dict[str, Any]] = document["costs"]
-        complete = all(str(scheme) in costs for scheme in self.distinct)
-        return costs if complete and document["fingerprint"] == self.fingerprint else None
+            return {}
+        return document if isinstance(document, dict) else {}
 
     def write_costs(self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str) -> None:
         """Keep what was measured of each scheme."""
@@ -101,14 +108,19 @@ class Outcome:
     @property
     def hardware(self) -> str:
         """What the costs were measured on."""
-        document = json.loads(self._costs_path.read_text(encoding="utf-8"))
-        return str(document["hardware"])
+        return str(self._costs_document["hardware"])
 
     def ticket(self, role: str) -> Ticket:
         """Return the ticket of a role with its costs and the scores there are."""
         scheme = self.schemes[role]
         costs = (self.costs or {}).get(str(scheme))
-        ticket = replace(self.best, role=role, scheme=scheme, scores=self._scores(scheme))
+        ticket = replace(
+            self.best,
+            role=role,
+            scheme=scheme,
+            scores=self._scores(scheme),
+            config=self.workspace.config.to_dict(),
+        )
         if role != "ticket":
             ticket = replace(ticket, trial=None)
         return replace(ticket, **costs) if costs else ticket

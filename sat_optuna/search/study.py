@@ -2,7 +2,9 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,19 @@ def _storage(db: Path) -> RDBStorage:
     return storage
 
 
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Turn a database that cannot be written, on a full disk for example, into one sentence."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        reason = error.__cause__ or error
+        raise StudyError(
+            f"cannot write the database of study {name!r} ({str(reason).splitlines()[0]}); what "
+            "it held is kept: make room, or end what uses it, and run the same command again"
+        ) from error
+
+
 def create_study(
     db: Path,
     name: str,
@@ -106,22 +121,34 @@ def create_study(
     """
     db.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # whoever calls shows progress itself
-    study = optuna.create_study(
-        storage=_storage(db),
-        study_name=name,
-        sampler=sampler,
-        pruner=pruner or optuna.pruners.NopPruner(),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    with _writing(name):
+        study = optuna.create_study(
+            storage=_storage(db),
+            study_name=name,
+            sampler=sampler,
+            pruner=pruner or optuna.pruners.NopPruner(),
+            direction="maximize",
+            load_if_exists=True,
+        )
+        _hold(study, db, config, sampler)
+    return study
+
+
+def _hold(
+    study: optuna.Study,
+    db: Path,
+    config: StudyConfig,
+    sampler: PolicyGradientSampler | NumberSeededSampler,
+) -> None:
+    """Store the configuration with a new study, or compare it with that of an old one."""
     stored = study.user_attrs.get(CONFIG_KEY)
     if stored is None:
         study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
     elif changed := differences(stored, config.to_dict()):
         raise StudyError(
-            f"study {name!r} in {db} was made with another configuration: {'; '.join(changed)}; "
-            "restore these keys to continue it, or make a new study for the new ones "
-            "(only search.trials, search.timeout and [retrain] may change)"
+            f"study {study.study_name!r} in {db} was made with another configuration: "
+            f"{'; '.join(changed)}; restore these keys to continue it, or make a new study for "
+            "the new ones (only search.trials, search.timeout and [retrain] may change)"
         )
     try:
         claim_study(study, sampler.settings())
@@ -129,7 +156,6 @@ def create_study(
         raise StudyError(str(error)) from error
     if stored != config.to_dict():
         study.set_user_attr(CONFIG_KEY, config.to_dict())
-    return study
 
 
 def load_study(db: Path, name: str) -> optuna.Study:
@@ -203,29 +229,44 @@ def run_trials(
     Raises:
         StudyError: a trial belongs to a worker that is alive.
     """
-    layout, names = tuple(stages), tuple(kinds)
+    suggest = partial(suggest_scheme, stages=tuple(stages), kinds=tuple(kinds))
     deadline = time.monotonic() + timeout if timeout else float("inf")
     done = 0
-    while True:
-        taken = _take_over(study)
-        count = len(study.get_trials(deepcopy=False))
-        first = taken[0].number if taken else count
-        if not taken and (first >= trials or time.monotonic() >= deadline):
-            return done
-        end = min((first // batch + 1) * batch, max(trials, count))
-        for trial in taken:
-            suggest_scheme(trial, layout, names)
-        while count < end:
-            trial = study.ask()
-            trial.set_user_attr(WORKER_KEY, worker_name())
-            suggest_scheme(trial, layout, names)
-            taken.append(trial)
-            count += 1
-        for trial in taken:
-            finished = _finish(study, trial, objective)
-            done += 1
-            if on_trial:
-                on_trial(finished)
+    with _writing(study.study_name):
+        while True:
+            in_time = time.monotonic() < deadline
+            asked = _next_batch(study, suggest, trials=trials, batch=batch, in_time=in_time)
+            if not asked:
+                return done
+            for trial in asked:
+                finished = _finish(study, trial, objective)
+                done += 1
+                if on_trial:
+                    on_trial(finished)
+
+
+def _next_batch(
+    study: optuna.Study,
+    suggest: Callable[[optuna.Trial], object],
+    *,
+    trials: int,
+    batch: int,
+    in_time: bool,
+) -> list[optuna.Trial]:
+    """Return the trials to work on now: what dead workers left of a batch, and its rest asked."""
+    taken = _take_over(study)
+    count = len(study.get_trials(deepcopy=False))
+    if not taken and (count >= trials or not in_time):
+        return []
+    first = taken[0].number if taken else count
+    for trial in taken:
+        suggest(trial)
+    for _ in range(count, min((first // batch + 1) * batch, max(trials, count))):
+        trial = study.ask()
+        trial.set_user_attr(WORKER_KEY, worker_name())
+        suggest(trial)  # before the next is asked, which shall not repeat it
+        taken.append(trial)
+    return taken
 
 
 def _take_over(study: optuna.Study) -> list[optuna.Trial]:

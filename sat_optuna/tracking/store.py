@@ -96,6 +96,10 @@ class RunStore:
         self._follow_the_folder(found.artifact_location, self._artifacts(name))
         return str(found.experiment_id)
 
+    def experiments(self) -> list[str]:
+        """Return the ids of all experiments."""
+        return [str(found.experiment_id) for found in self._client.search_experiments()]
+
     def runs(self, experiment: str, filters: str) -> "Iterator[Run]":
         """Yield the runs that MLflow's filter language finds, oldest first."""
         token: str | None = None

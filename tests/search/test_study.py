@@ -261,3 +261,43 @@ def test_best_ticket_is_the_first_of_the_highest(tmp_path):
     assert str(ticket.scheme) == "01-00-00"
     assert (ticket.trial, ticket.params, ticket.macs, ticket.role) == (1, 5, 6, "ticket")
     assert json.loads(ticket.to_json())["config"]["seed"] == 0
+
+
+FULL = """
+    import resource, sys
+    from pathlib import Path
+
+    from sat_optuna.config import StudyConfig
+    from sat_optuna.errors import StudyError
+    from sat_optuna.search.space import suggest_scheme
+    from sat_optuna.search.study import build_sampler, create_study, run_trials
+
+    sampler = build_sampler("random", seed=0, batch=4)
+    study = create_study(Path(sys.argv[1]), "s", config=StudyConfig(), sampler=sampler)
+
+    def objective(trial):
+        if trial.number == 5:  # from here on no file may grow, as on a full disk
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        return float(trial.number)
+
+    try:
+        run_trials(study, objective, trials=40, batch=4, stages=(2, 2, 2), kinds=("se",))
+    except StudyError as error:
+        print(error)
+        sys.exit(1)
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path / "study.db")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "cannot write the database of study 's'" in ended.stdout
+    assert len(ended.stdout.strip().splitlines()) == 1
+    kept = finished_trials(load_study(tmp_path / "study.db", "s"))
+    assert [t.value for t in kept][:4] == [0.0, 1.0, 2.0, 3.0]
+    assert run(make(tmp_path, "random"), trials=8) > 0
