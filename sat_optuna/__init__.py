@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.sampler import PolicyGradientSampler
-    from sat_optuna.search.study import best_ticket
+    from sat_optuna.search.tickets import best_ticket
     from sat_optuna.supernet import Supernet
     from sat_optuna.surgery import materialise
     from sat_optuna.ticket import AttentionSpec, Ticket
@@ -53,7 +53,7 @@ _HOMES = {
     "SupernetObjective": "search.objective",
     "Ticket": "ticket",
     "TrainObjective": "search.objective",
-    "best_ticket": "search.study",
+    "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
     "fit": "training",

@@ -22,6 +22,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "SatOptunaError",
+    "SatOptunaWarning",
     "SchemeError",
     "ServerError",
     "StudyError",
@@ -37,6 +38,10 @@ class SatOptunaError(Exception):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class SatOptunaWarning(UserWarning):
+    """Something that a user should know and that stops nothing."""
 
 
 class SchemeError(SatOptunaError, ValueError):

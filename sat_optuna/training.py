@@ -26,7 +26,8 @@ from sat_optuna.checkpoint import (
 )
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.augment import augment
-from sat_optuna.errors import CheckpointError, TrainingError
+from sat_optuna.devices import autocast_dtype, to_memory_format
+from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet import Supernet, draw_scheme
@@ -38,19 +39,11 @@ __all__ = [
     "Checkpoint",
     "fit",
     "learning_rate",
-    "pick_device",
     "pretrain",
-    "to_memory_format",
 ]
 
 _WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
 _START = 1 / 25  # one-cycle starts at this share of its peak
-
-# What `auto` means on each kind of device, from the measurements in studies/bench-training: a CPU
-# without native bfloat16 trains several times slower in it. No GPU was measured, so nothing is
-# assumed of it.
-_AUTO_PRECISION = {"cpu": "float32"}
-_AUTO_FORMAT = {"cpu": "contiguous"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +76,6 @@ class Checkpoint:
         return record
 
 
-def pick_device() -> torch.device:
-    """Return the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
     """Return the learning rate of a step, a pure function of its place.
 
@@ -104,30 +92,6 @@ def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
     if share < _WARM_UP:
         return config.lr * (_START + (1 - _START) * share / _WARM_UP)
     return config.lr * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
-
-
-def to_memory_format(
-    net: nn.Module, config: TrainConfig, device: torch.device
-) -> torch.memory_format:
-    """Put a network on the device in the configured memory format and return that format."""
-    name = config.memory_format
-    if name == "auto":
-        name = _AUTO_FORMAT.get(device.type, "contiguous")
-    memory = torch.channels_last if name == "channels_last" else torch.contiguous_format
-    net.to(device)
-    net.to(memory_format=memory)  # type: ignore[call-overload]
-    return memory
-
-
-def _precision(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """Return the dtype to autocast to; float32 means no autocast."""
-    name = config.precision
-    if name == "auto":
-        name = _AUTO_PRECISION.get(device.type, "float32")
-    if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        name = "float16"  # older GPUs: the scaler below keeps its gradients from underflowing
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def pretrain(
@@ -231,7 +195,7 @@ class _Loop:
         self.net, self.images, self.seed, self.config, self.draw = net, images, seed, config, draw
         self.device = next(net.parameters()).device
         self.memory = to_memory_format(net, config, self.device)
-        self.dtype = _precision(config, self.device)
+        self.dtype = autocast_dtype(config, self.device)
         self.batch = min(config.batch, len(images))
         self.per_epoch = len(images) // self.batch
         self.steps = epochs * self.per_epoch
@@ -319,6 +283,7 @@ class _Loop:
             warnings.warn(
                 f"{checkpoint.path} was made with {record['environment']}, this is {here}; "
                 "the training goes on, but its last bits may differ from an unbroken one",
+                SatOptunaWarning,
                 stacklevel=4,
             )
         tensors = load_tensors(checkpoint.path)

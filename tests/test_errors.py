@@ -12,7 +12,8 @@ from sat_optuna.errors import ConfigError, SatOptunaError, UnknownName
 TYPES = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
-    if kind.__module__ == errors.__name__
+    if kind.__module__ == errors.__name__ and issubclass(kind, Exception)
+    if not issubclass(kind, Warning)
 ]
 
 
@@ -29,7 +30,7 @@ def test_the_tree_is_the_one_drawn():
 
 
 def test_all_names_are_public():
-    assert errors.__all__ == sorted(kind.__name__ for kind in TYPES)
+    assert errors.__all__ == sorted([kind.__name__ for kind in TYPES] + ["SatOptunaWarning"])
 
 
 @pytest.mark.parametrize(

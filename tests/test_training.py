@@ -10,12 +10,13 @@ import torch
 from sat_optuna.checkpoint import EpochRecord, read_record, save_checkpoint
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.split import TensorImages
-from sat_optuna.errors import CheckpointError, TrainingError
+from sat_optuna.devices import to_memory_format
+from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet import Supernet, draw_scheme
 from sat_optuna.surgery import materialise
-from sat_optuna.training import Checkpoint, fit, learning_rate, to_memory_format
+from sat_optuna.training import Checkpoint, fit, learning_rate
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch=8, lr=0.05, shift=1, flip=True, cutout=2, label_smoothing=0.1)
@@ -136,7 +137,7 @@ def test_other_threads_are_warned_of(tmp_path):
     from sat_optuna.checkpoint import load_tensors
 
     save_checkpoint(mine.path, load_tensors(mine.path), record)
-    with pytest.warns(UserWarning, match="last bits may differ"):
+    with pytest.warns(SatOptunaWarning, match="last bits may differ"):
         fit(supernet(), images(), epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is left to train: nothing can differ

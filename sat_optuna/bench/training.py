@@ -12,11 +12,12 @@ import torch
 from sat_optuna.checkpoint import versions
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.split import TensorImages
+from sat_optuna.devices import pick_device
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
-from sat_optuna.training import fit, pick_device
+from sat_optuna.training import fit
 
 __all__ = ["SETTINGS", "Speed", "bench_training"]
 

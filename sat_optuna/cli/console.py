@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sat_optuna.errors import SatOptunaWarning
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -45,7 +47,7 @@ class Console:
         self, message: Warning | str, category: type[Warning], *_place: Any, **_more: Any
     ) -> None:
         # Ours are sentences for the user; the libraries' are for their developers.
-        if category is UserWarning and not self.quiet:
+        if issubclass(category, SatOptunaWarning) and not self.quiet:
             click.echo(f"Warning: {message}", err=True)
 
     def result(self, text: str) -> None:

@@ -169,7 +169,7 @@ def read_outcome(workspace: Workspace) -> Outcome:
         StudyError: there is no search yet, or no complete trial.
     """
     from sat_optuna.evidence.controls import control_schemes
-    from sat_optuna.search.study import best_ticket
+    from sat_optuna.search.tickets import best_ticket
 
     best = best_ticket(workspace.load_study())
     random_best = best_ticket(workspace.load_study(RANDOM)).scheme

@@ -44,8 +44,8 @@ def retrain_step(workspace: Workspace, console: Console, *, mlflow: bool) -> Non
 def _measure_costs(outcome: Outcome) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
     from sat_optuna.cost import latencies_ms, measure
+    from sat_optuna.devices import pick_device
     from sat_optuna.evidence.retrain import build_network
-    from sat_optuna.training import pick_device
 
     device, shape = pick_device(), outcome.best.input_shape
     nets = {

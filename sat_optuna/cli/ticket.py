@@ -16,7 +16,8 @@ __all__ = ["ticket"]
 def ticket(console: Console, *, study: str, trial: int | None) -> None:
     """Write the best trial's scheme to tickets/trial-N.json, before any retraining."""
     from sat_optuna.errors import StudyError
-    from sat_optuna.search.study import best_ticket, finished_trials, ticket_of
+    from sat_optuna.search.study import finished_trials
+    from sat_optuna.search.tickets import best_ticket, ticket_of
 
     workspace = Workspace.open(study)
     opened = workspace.load_study()

@@ -76,7 +76,7 @@ def _mark(uri: str) -> str:
 
 
 def _log_trial(log: "MLflowLog", study: "optuna.Study", trial: "FrozenTrial") -> None:
-    from sat_optuna.search.study import ticket_of
+    from sat_optuna.search.tickets import ticket_of
 
     numbers = {
         name: float(value)

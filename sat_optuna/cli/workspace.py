@@ -158,7 +158,7 @@ class Workspace:
     def data(self) -> "Split":
         """The data set, on the GPU where there is one."""
         from sat_optuna.data import load_configured
-        from sat_optuna.training import pick_device
+        from sat_optuna.devices import pick_device
 
         return load_configured(self.config.data, seed=self.config.seed, device=str(pick_device()))
 
@@ -195,8 +195,8 @@ class Workspace:
 
     def fresh_supernet(self) -> "Supernet":
         """Build the supernet with fresh weights, on the GPU where there is one."""
+        from sat_optuna.devices import pick_device
         from sat_optuna.supernet import Supernet
-        from sat_optuna.training import pick_device
 
         self.check_network()
         settings = self._backbone_settings()

@@ -14,6 +14,7 @@ from sat_optuna.checkpoint import EpochRecord
 from sat_optuna.config import StudyConfig, TrainConfig
 from sat_optuna.data import load_configured
 from sat_optuna.data.split import Split
+from sat_optuna.devices import pick_device
 from sat_optuna.evaluate import accuracy
 from sat_optuna.evidence.results import (
     RetrainJob,
@@ -25,7 +26,7 @@ from sat_optuna.evidence.results import (
 from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import TicketNetwork, materialise
 from sat_optuna.ticket import Ticket
-from sat_optuna.training import Checkpoint, fit, pick_device
+from sat_optuna.training import Checkpoint, fit
 
 __all__ = ["build_network", "retrain", "run_jobs"]
 

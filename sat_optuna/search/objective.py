@@ -12,6 +12,7 @@ from sat_optuna.checkpoint import EpochRecord
 from sat_optuna.config import TrainConfig
 from sat_optuna.cost import Cost, CostModel
 from sat_optuna.data.split import Split
+from sat_optuna.devices import to_memory_format
 from sat_optuna.evaluate import Evaluation, accuracy, calibration_batches, score_scheme
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
@@ -19,7 +20,7 @@ from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
-from sat_optuna.training import fit, to_memory_format
+from sat_optuna.training import fit
 
 __all__ = ["SupernetObjective", "TrainObjective"]
 

@@ -13,24 +13,20 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sat_optuna.checkpoint import versions
 from sat_optuna.config import StudyConfig, differences
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import is_dead, worker_name
-from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.sampler import (
     PolicyGradientSampler,
     SamplerSettingsError,
     claim_study,
 )
-from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
-from sat_optuna.ticket import AttentionSpec, Ticket
+from sat_optuna.search.space import WORKER_KEY, suggest_scheme
 
 __all__ = [
     "CONFIG_KEY",
     "UUID_KEY",
-    "best_ticket",
     "build_pruner",
     "build_sampler",
     "create_study",
@@ -38,7 +34,6 @@ __all__ = [
     "load_study",
     "run_trials",
     "stale_trials",
-    "ticket_of",
 ]
 
 CONFIG_KEY = "sat:config"
@@ -296,45 +291,3 @@ def _finish(
         trial.set_user_attr("error", str(error))
         return study.tell(trial, state=TrialState.FAIL)
     return study.tell(trial, value)
-
-
-def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
-    """Return a trial of a search as a ticket, without retrained scores."""
-    network = study.user_attrs[NETWORK_KEY]
-    config = study.user_attrs.get(CONFIG_KEY, {})
-    attention = tuple(AttentionSpec(**spec) for spec in network["attention"])
-    return Ticket(
-        role="ticket",
-        scheme=Scheme.parse(trial.user_attrs["scheme"]),
-        backbone=network["backbone"],
-        backbone_settings=network["backbone_settings"],
-        attention=attention,
-        classes=network["classes"],
-        input_shape=tuple(network["input_shape"]),
-        dataset=network["dataset"],
-        dataset_fingerprint=network["dataset_fingerprint"],
-        seed=config.get("seed", 0),
-        params=trial.user_attrs["params"],
-        macs=trial.user_attrs["macs"],
-        study=study.study_name,
-        study_uuid=study.user_attrs.get(UUID_KEY),
-        trial=trial.number,
-        versions=versions(),
-        config=config,
-    )
-
-
-def best_ticket(study: optuna.Study) -> Ticket:
-    """Return the ticket with the highest reward; of equals, the first found.
-
-    Raises:
-        StudyError: no trial is complete.
-    """
-    complete = [t for t in finished_trials(study) if t.state is TrialState.COMPLETE]
-    if not complete:
-        raise StudyError(
-            f"study {study.study_name!r} has no complete trial; "
-            "run: sat-optuna search, and look at sat-optuna trials"
-        )
-    best = max(complete, key=lambda t: (t.value, -t.number))
-    return ticket_of(study, best)

@@ -3,7 +3,7 @@
 Importing this package does not import mlflow, which takes seconds.
 """
 
-from sat_optuna.tracking.log import MLflowLog, stale_runs
-from sat_optuna.tracking.store import MLFLOW_SETTINGS, TrackingError, store_uri
+from sat_optuna.tracking.log import MLflowLog
+from sat_optuna.tracking.store import MLFLOW_SETTINGS, TrackingError, stale_runs, store_uri
 
 __all__ = ["MLFLOW_SETTINGS", "MLflowLog", "TrackingError", "stale_runs", "store_uri"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from sat_optuna.processes import is_dead, worker_name
+from sat_optuna.processes import worker_name
 from sat_optuna.tracking.children import ChildRuns, Record
 from sat_optuna.tracking.store import RunStore, TrackingError
 
@@ -23,25 +23,9 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-__all__ = ["MLflowLog", "stale_runs"]
+__all__ = ["MLflowLog"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-def stale_runs(root: str | Path = "mlruns") -> list[str]:
-    """Return the names of all runs that a dead process of this machine left RUNNING.
-
-    Raises:
-        TrackingError: the store cannot be read or reached.
-    """
-    store = RunStore(root)
-    with store.guarded("look for the runs of dead processes"):
-        return [
-            str(run.info.run_name)
-            for experiment in store.experiments()
-            for run in store.runs(experiment, "attributes.status = 'RUNNING'")
-            if is_dead(run.data.tags.get("sat.worker", ""))
-        ]
 
 
 class MLflowLog:

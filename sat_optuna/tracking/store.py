@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from sat_optuna.errors import SatOptunaError
+from sat_optuna.processes import is_dead
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["MLFLOW_SETTINGS", "Point", "RunStore", "TrackingError", "store_uri"]
+__all__ = ["MLFLOW_SETTINGS", "Point", "RunStore", "TrackingError", "stale_runs", "store_uri"]
 
 # What MLflow reads from the environment; a value that the user has set stays.
 MLFLOW_SETTINGS: Mapping[str, str] = MappingProxyType(
@@ -183,6 +184,22 @@ class RunStore:
         # A study's name may hold a slash or be "..": neither may lead out of the folder.
         folder = quote(name, safe=" ").lstrip(".") or "study"
         return (self._root / "artifacts" / folder).as_uri()
+
+
+def stale_runs(root: str | Path = "mlruns") -> list[str]:
+    """Return the names of all runs that a dead process of this machine left RUNNING.
+
+    Raises:
+        TrackingError: the store cannot be read or reached.
+    """
+    store = RunStore(root)
+    with store.guarded("look for the runs of dead processes"):
+        return [
+            str(run.info.run_name)
+            for experiment in store.experiments()
+            for run in store.runs(experiment, "attributes.status = 'RUNNING'")
+            if is_dead(run.data.tags.get("sat.worker", ""))
+        ]
 
 
 def _database(root: str | Path) -> Path:

@@ -15,7 +15,6 @@ from sat_optuna.config import StudyConfig
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
 from sat_optuna.search.study import (
-    best_ticket,
     build_pruner,
     build_sampler,
     create_study,
@@ -24,6 +23,7 @@ from sat_optuna.search.study import (
     run_trials,
     stale_trials,
 )
+from sat_optuna.search.tickets import best_ticket
 
 STAGES = (2, 2, 2)
 
@@ -37,7 +37,7 @@ CHILD = """
 
     from sat_optuna.config import StudyConfig
     from sat_optuna.search.space import suggest_scheme
-    from sat_optuna.search.study import build_sampler, create_study, run_trials
+    from sat_optuna.search.study import (build_sampler, create_study, run_trials)
 
     db, sampler, kill = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     left = kill
@@ -270,7 +270,7 @@ FULL = """
     from sat_optuna.config import StudyConfig
     from sat_optuna.errors import StudyError
     from sat_optuna.search.space import suggest_scheme
-    from sat_optuna.search.study import build_sampler, create_study, run_trials
+    from sat_optuna.search.study import (build_sampler, create_study, run_trials)
 
     sampler = build_sampler("random", seed=0, batch=4)
     study = create_study(Path(sys.argv[1]), "s", config=StudyConfig(), sampler=sampler)

@@ -1,0 +1,55 @@
+"""From a trial of a search to a ticket."""
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sat_optuna.checkpoint import versions
+from sat_optuna.errors import StudyError
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.space import NETWORK_KEY
+from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, finished_trials
+from sat_optuna.ticket import AttentionSpec, Ticket
+
+__all__ = ["best_ticket", "ticket_of"]
+
+
+def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
+    """Return a trial of a search as a ticket, without retrained scores."""
+    network = study.user_attrs[NETWORK_KEY]
+    config = study.user_attrs.get(CONFIG_KEY, {})
+    attention = tuple(AttentionSpec(**spec) for spec in network["attention"])
+    return Ticket(
+        role="ticket",
+        scheme=Scheme.parse(trial.user_attrs["scheme"]),
+        backbone=network["backbone"],
+        backbone_settings=network["backbone_settings"],
+        attention=attention,
+        classes=network["classes"],
+        input_shape=tuple(network["input_shape"]),
+        dataset=network["dataset"],
+        dataset_fingerprint=network["dataset_fingerprint"],
+        seed=config.get("seed", 0),
+        params=trial.user_attrs["params"],
+        macs=trial.user_attrs["macs"],
+        study=study.study_name,
+        study_uuid=study.user_attrs.get(UUID_KEY),
+        trial=trial.number,
+        versions=versions(),
+        config=config,
+    )
+
+
+def best_ticket(study: optuna.Study) -> Ticket:
+    """Return the ticket with the highest reward; of equals, the first found.
+
+    Raises:
+        StudyError: no trial is complete.
+    """
+    complete = [t for t in finished_trials(study) if t.state is TrialState.COMPLETE]
+    if not complete:
+        raise StudyError(
+            f"study {study.study_name!r} has no complete trial; "
+            "run: sat-optuna search, and look at sat-optuna trials"
+        )
+    best = max(complete, key=lambda t: (t.value, -t.number))
+    return ticket_of(study, best)
