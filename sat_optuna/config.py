@@ -196,8 +196,13 @@ def fingerprint(config: StudyConfig, *, without: Iterable[str] = ()) -> str:
         config: the study's configuration.
         without: keys `section.key` or whole sections left out, beside those of `NEUTRAL`.
     """
-    flat = _flatten(config.to_dict())
-    kept = {k: v for k, v in sorted(flat.items()) if not _under(k, (*without, *NEUTRAL))}
+    flat, usual = _flatten(config.to_dict()), _flatten(StudyConfig().to_dict())
+    # A key at its default is left out, so that a later version may add keys.
+    kept = {
+        key: value
+        for key, value in flat.items()
+        if not _under(key, (*without, *NEUTRAL)) and value != usual[key]
+    }
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -208,9 +213,11 @@ def differences(
 
     Keys of `without` may differ.
     """
-    # A list around each value tells an absent one, [], from any other.
-    old = {key: [value] for key, value in _flatten(stored).items()}
-    new = {key: [value] for key, value in _flatten(given).items()}
+    # A list around each value tells an absent one, [], from any other. A key that is in neither
+    # has its default: the version that stored the study may not have known it.
+    usual = _flatten(StudyConfig().to_dict())
+    old = {key: [value] for key, value in (usual | _flatten(stored)).items()}
+    new = {key: [value] for key, value in (usual | _flatten(given)).items()}
     return tuple(
         f"{key}: {_shown(old.get(key, []))} is stored, {_shown(new.get(key, []))} is given"
         for key in sorted(old.keys() | new.keys())

@@ -199,6 +199,7 @@ class _Loop:
         self.batch = min(config.batch, len(images))
         self.per_epoch = len(images) // self.batch
         self.steps = epochs * self.per_epoch
+        self.taken = 0  # optimiser steps so far, those before a checkpoint too
         self.optimizer = torch.optim.SGD(
             net.parameters(),
             lr=config.lr,
@@ -252,6 +253,7 @@ class _Loop:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.taken += 1
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def _names(self) -> dict[str, nn.Parameter]:
@@ -269,6 +271,7 @@ class _Loop:
             "environment": environment(self.device.type, torch.get_num_threads()),
             "memory_format": str(self.memory),
             "scaler": self.scaler.state_dict(),
+            "steps": self.taken,
             "history": [asdict(entry) for entry in history],
         }
         save_checkpoint(checkpoint.path, tensors, record)
@@ -295,4 +298,5 @@ class _Loop:
                 buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
         self.scaler.load_state_dict(record["scaler"])
+        self.taken = record["steps"]
         return [EpochRecord(**entry) for entry in record["history"]]

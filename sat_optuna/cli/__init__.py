@@ -61,6 +61,13 @@ class _Lazy(click.Group):
             if ctx.params["debug"]:
                 raise
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if ctx.params["debug"] or isinstance(error, BrokenPipeError):
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(
+                f"{place}{error.strerror or error}; see to it and run the same command again"
+            ) from error
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -23,7 +23,7 @@ def bench() -> None:
 @FORMAT
 @click.pass_obj
 def training(
-    console: Console, *, rounds: int, threads: int | None, out: Path | None, form: str
+    console: Console, *, rounds: int, threads: int | None, out: Path | None, format: str
 ) -> None:
     """Training speed in each precision and memory format, beside float32 contiguous."""
     import torch
@@ -35,7 +35,7 @@ def training(
     with console.progress("bench training", rounds * len(SETTINGS) * 2) as bar:
         document = bench_training(rounds=rounds, on_round=bar.advance)
     columns = ("network", "precision", "memory_format", "threads", "images_per_s", "ratio")
-    console.rows(document["rows"], columns, form)
+    console.rows(document["rows"], columns, format)
     if out:
         write_text(out, json.dumps(document, indent=1) + "\n")
         console.remark(f"{out} written")

@@ -21,7 +21,6 @@ __all__ = ["FORMAT", "Bar", "Console"]
 
 FORMAT = click.option(
     "--format",
-    "form",
     type=click.Choice(["table", "json", "csv"]),
     default="table",
     show_default=True,
@@ -59,11 +58,11 @@ class Console:
         if not self.quiet:
             click.echo(text, err=True)
 
-    def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: str) -> None:
+    def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], format: str) -> None:
         """Print rows as a table, as one JSON document (a list of objects) or as CSV."""
-        if form == "json":
+        if format == "json":
             self.result(json.dumps([dict(row) for row in rows], indent=1, ensure_ascii=False))
-        elif form == "csv":
+        elif format == "csv":
             buffer = io.StringIO()
             writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()

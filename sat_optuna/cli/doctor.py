@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.cli.workspace import STUDIES
+from sat_optuna.cli.workspace import STUDIES, nearest_mlruns
 
 __all__ = ["doctor"]
 
@@ -14,10 +14,13 @@ __all__ = ["doctor"]
 @click.command(epilog="Example: sat-optuna doctor --format json")
 @FORMAT
 @click.pass_obj
-def doctor(console: Console, *, form: str) -> None:
+def doctor(console: Console, *, format: str) -> None:
     """Show versions, device, where things are stored, and trials of dead processes."""
     from sat_optuna.doctor import examine
 
     folders = [path.parent.resolve() for path in sorted(STUDIES.glob("*/study.toml"))]
-    rows = [asdict(finding) for finding in examine(folders, Path("mlruns"))]
-    console.rows(rows, ("subject", "state", "finding"), form)
+    rows = [
+        asdict(finding)
+        for finding in examine(folders, nearest_mlruns(Path.cwd()) or Path("mlruns"))
+    ]
+    console.rows(rows, ("subject", "state", "finding"), format)

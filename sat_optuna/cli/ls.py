@@ -43,10 +43,10 @@ def _names(what: str) -> list[dict[str, Any]]:
 @click.argument("what", type=click.Choice(["modules", "backbones", "datasets", "studies"]))
 @FORMAT
 @click.pass_obj
-def ls(console: Console, *, what: str, form: str) -> None:
+def ls(console: Console, *, what: str, format: str) -> None:
     """List what study.toml can name, or the studies here."""
     rows = _studies() if what == "studies" else _names(what)
     columns = {"backbones": ("name", "blocks"), "studies": ("name", "searched", "report")}
-    console.rows(rows, columns.get(what, ("name",)), form)
-    if what == "studies" and not rows and form == "table":
+    console.rows(rows, columns.get(what, ("name",)), format)
+    if what == "studies" and not rows and format == "table":
         console.remark(f"no study under {STUDIES.resolve()}; make one with: sat-optuna new NAME")

@@ -45,7 +45,7 @@ class Outcome:
     @property
     def folder(self) -> Path:
         """Where the retrainings keep their results."""
-        return self.workspace.work / "retrain"
+        return self.workspace.work / "retrain" / self.fingerprint
 
     @property
     def fingerprint(self) -> str:
@@ -118,7 +118,7 @@ class Outcome:
             self.best,
             role=role,
             scheme=scheme,
-            scores=self._scores(scheme),
+            scores=(*(self.best.scores if role == "ticket" else ()), *self._scores(scheme)),
             config=self.workspace.config.to_dict(),
         )
         if role != "ticket":
@@ -141,10 +141,11 @@ class Outcome:
         """Where a role's ticket is written."""
         return self.workspace.tickets / f"{role}.json"
 
-    def write_tickets(self) -> None:
-        """Write the ticket of each role."""
+    def write_tickets(self, *, mlflow_run: str | None) -> None:
+        """Write the ticket of each role, the found one with the MLflow run of its trial."""
         for role in self.schemes:
-            self.ticket(role).save(self.path(role))
+            run = mlflow_run if role == "ticket" else None
+            replace(self.ticket(role), mlflow_run=run).save(self.path(role))
 
     @property
     def finished(self) -> bool:
@@ -155,11 +156,12 @@ class Outcome:
             written = {role: Ticket.load(self.path(role)) for role in self.schemes}
         except TicketError:
             return False
-        return all(
-            replace(ticket, versions={}, mlflow_run=None)
-            == replace(self.ticket(role), versions={}, mlflow_run=None)
-            for role, ticket in written.items()
-        )
+        return all(_result(written[role]) == _result(self.ticket(role)) for role in written)
+
+
+def _result(ticket: Ticket) -> Ticket:
+    """A ticket without what may change and leaves its result as it is."""
+    return replace(ticket, versions={}, mlflow_run=None, config={})
 
 
 def read_outcome(workspace: Workspace) -> Outcome:

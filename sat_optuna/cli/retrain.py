@@ -8,10 +8,12 @@ import click
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.outcome import RANDOM, Outcome, read_outcome
 from sat_optuna.cli.search import NO_MLFLOW, search_step
-from sat_optuna.cli.tracked import open_log
+from sat_optuna.cli.tracked import are_logged, log_trial, note_logged, open_log
 from sat_optuna.cli.workspace import Workspace
 
 if TYPE_CHECKING:
+    from optuna import Study
+
     from sat_optuna.evidence.results import RetrainResult
 
 __all__ = ["retrain", "retrain_step"]
@@ -21,10 +23,12 @@ def retrain_step(workspace: Workspace, console: Console, *, mlflow: bool) -> Non
     """Retrain ticket, plain, full and the random controls, and write their tickets."""
     from sat_optuna.search.study import finished_trials
 
-    count = len(finished_trials(workspace.load_study()))
+    study = workspace.load_study()
+    count = len(finished_trials(study))
     search_step(workspace, console, mlflow=False, suffix=RANDOM, sampler="random", trials=count)
     outcome = read_outcome(workspace)
-    if outcome.finished:
+    logged = not mlflow or are_logged(workspace, study, outcome.results)
+    if outcome.finished and logged:
         console.result(f"retrain: done already, {len(outcome.jobs)} networks in {outcome.folder}")
         return
     if outcome.costs is None:
@@ -32,9 +36,8 @@ def retrain_step(workspace: Workspace, console: Console, *, mlflow: bool) -> Non
         outcome = read_outcome(workspace)
     _train(workspace, console, outcome)
     outcome = read_outcome(workspace)
-    outcome.write_tickets()
-    if mlflow:
-        _log(workspace, outcome)
+    run_id = _log(workspace, study, outcome) if mlflow else None
+    outcome.write_tickets(mlflow_run=run_id)
     console.result(
         f"retrain: {len(outcome.jobs)} networks; tickets written to {workspace.tickets}; "
         f"next: sat-optuna report {workspace.name}"
@@ -90,8 +93,11 @@ def _train(workspace: Workspace, console: Console, outcome: Outcome) -> None:
         )
 
 
-def _log(workspace: Workspace, outcome: Outcome) -> None:
-    with open_log(workspace, workspace.load_study()) as log:
+def _log(workspace: Workspace, study: "Study", outcome: Outcome) -> str:
+    """Log all retrainings and return the run of the ticket's trial."""
+    from sat_optuna.search.study import finished_trials
+
+    with open_log(workspace, study) as log:
         for result in outcome.results.values():
             ticket = outcome.ticket_for(result.scheme)
             log.log_retraining(
@@ -112,6 +118,10 @@ def _log(workspace: Workspace, outcome: Outcome) -> None:
                 },
                 ticket=ticket.to_json(),
             )
+        best = next(t for t in finished_trials(study) if t.number == outcome.best.trial)
+        run_id = log_trial(log, study, best)
+        note_logged(study, log, outcome.results)
+    return run_id
 
 
 @click.command(epilog="Example: sat-optuna retrain mine; next: sat-optuna report mine")

@@ -24,6 +24,7 @@ def run(console: Console, *, study: str, trials: int | None, no_mlflow: bool) ->
         config = workspace.config
         if config.search.objective == "supernet" or config.search.start == "supernet":
             pretrain_step(workspace, console)
-        search_step(workspace, console, mlflow=not no_mlflow)
+        if not search_step(workspace, console, mlflow=not no_mlflow):
+            return
         retrain_step(workspace, console, mlflow=not no_mlflow)
         report_step(workspace, console)

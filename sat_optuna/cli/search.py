@@ -7,6 +7,7 @@ import click
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.tracked import Tracker, is_logged, tracked
 from sat_optuna.cli.workspace import Workspace
+from sat_optuna.seeds import seed_for
 
 if TYPE_CHECKING:
     import optuna
@@ -32,7 +33,7 @@ def search_step(
     suffix: str = "",
     sampler: str | None = None,
     trials: int | None = None,
-) -> None:
+) -> bool:
     """Bring a study of this workspace to its total of finished trials.
 
     Args:
@@ -41,7 +42,10 @@ def search_step(
         mlflow: whether each trial is logged.
         suffix: of the study's name; the search itself has none.
         sampler: replaces search.sampler, for controls.
-        trials: replaces search.trials, for controls.
+        trials: replaces search.trials, for controls, which know no timeout.
+
+    Returns:
+        Whether the study has all its trials.
     """
     from sat_optuna.search.study import (
         build_pruner,
@@ -57,7 +61,10 @@ def search_step(
         name,
         config=config,
         sampler=build_sampler(
-            sampler or config.search.sampler, seed=config.seed, batch=config.search.batch
+            sampler or config.search.sampler,
+            # Its own seed: a control that repeats the search's draws would be none.
+            seed=seed_for(suffix, config.seed) % 2**32 if suffix else config.seed,
+            batch=config.search.batch,
         ),
         pruner=build_pruner(config.search.pruner),
     )
@@ -66,11 +73,11 @@ def search_step(
     finished = done >= total
     if finished and (not mlflow or is_logged(workspace, study)):
         console.result(f"{title}: done already, {done} trials in {workspace.db}")
-        return
+        return True
     with tracked(workspace, study, enabled=mlflow) as tracker:
         if finished:
             console.result(f"{title}: done already, {done} trials, now logged to MLflow")
-            return
+            return True
         now = _run(workspace, console, study, total=total, title=title, tracker=tracker)
     left = total - done - now
     if left > 0:
@@ -78,11 +85,12 @@ def search_step(
             f"{title}: stopped by search.timeout with {left} trials to go; "
             f"the same command goes on: sat-optuna search {workspace.name}"
         )
-        return
+        return False
     console.result(
         f"{title}: {now} trials now, {done + now} in all, in {workspace.db}; "
         f"next: sat-optuna retrain {workspace.name}"
     )
+    return True
 
 
 def _run(
@@ -95,7 +103,7 @@ def _run(
     tracker: Tracker,
 ) -> int:
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
-    from sat_optuna.search.study import finished_trials, run_trials
+    from sat_optuna.search.study import check_network, finished_trials, run_trials
 
     config = workspace.config
     scored_by_training = config.search.objective == "train"
@@ -119,6 +127,7 @@ def _run(
             calibration=config.search.calibration,
             seed=config.seed,
         )
+    check_network(study, objective.network())
     done = finished_trials(study)
     best = max((t.value for t in done if t.value is not None), default=float("-inf"))
     with console.progress(title, total, len(done)) as bar:
@@ -134,10 +143,10 @@ def _run(
             study,
             objective,
             trials=total,
-            batch=config.search.batch,
+            batch=3 if config.search.sampler == "paper" else config.search.batch,
             stages=objective.stages,
             kinds=objective.kinds,
-            timeout=config.search.timeout,
+            timeout=0.0 if study.study_name != workspace.name else config.search.timeout,
             on_trial=on_trial,
         )
 

@@ -24,12 +24,12 @@ def picture(scheme: Scheme, kinds: Sequence[str]) -> str:
 
 @click.command(epilog="Example: sat-optuna show studies/quickstart/tickets/ticket.json")
 @click.argument("ticket", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
+@click.option("--format", type=click.Choice(["table", "json"]), default="table")
 @click.pass_obj
-def show(console: Console, *, ticket: Path, form: str) -> None:
+def show(console: Console, *, ticket: Path, format: str) -> None:
     """Draw a ticket's file and its cost."""
     found = Ticket.load(ticket)
-    if form == "json":
+    if format == "json":
         console.result(found.to_json().rstrip("\n"))
         return
     settings = ", ".join(f"{k} {v}" for k, v in found.backbone_settings.items() if v is not None)

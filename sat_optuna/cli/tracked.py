@@ -1,7 +1,7 @@
 """A study's trials on their way to MLflow, or to nowhere with --no-mlflow."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +14,21 @@ if TYPE_CHECKING:
 
     from sat_optuna.tracking import MLflowLog
 
-__all__ = ["Tracker", "is_logged", "open_log", "tracked"]
+__all__ = [
+    "Tracker",
+    "are_logged",
+    "is_logged",
+    "log_trial",
+    "note_logged",
+    "open_log",
+    "tracked",
+]
 
 # Study attribute: for each MLflow store, how many finished trials are in it. A study that is
 # logged already need not import MLflow to find that out.
 _LOGGED = "sat:logged"
 
-Tracker = Callable[["FrozenTrial"], None]
+Tracker = Callable[["FrozenTrial"], object]
 
 
 @contextmanager
@@ -52,8 +60,8 @@ def tracked(workspace: Workspace, study: "optuna.Study", *, enabled: bool) -> It
 
     with open_log(workspace, study) as log:
         for trial in finished_trials(study):
-            _log_trial(log, study, trial)
-        yield lambda trial: _log_trial(log, study, trial)
+            log_trial(log, study, trial)
+        yield lambda trial: log_trial(log, study, trial)
         count = len(finished_trials(study))
         study.set_user_attr(_LOGGED, study.user_attrs.get(_LOGGED, {}) | {_mark(log.uri): count})
 
@@ -70,12 +78,31 @@ def is_logged(workspace: Workspace, study: "optuna.Study") -> bool:
     return bool(logged.get(_mark(uri)) == len(finished_trials(study)))
 
 
+_RETRAININGS = "sat:logged-retrainings"
+
+
+def are_logged(workspace: Workspace, study: "optuna.Study", results: Collection[object]) -> bool:
+    """Whether so many retrainings are in the MLflow store that would be used now."""
+    from sat_optuna.tracking import store_uri
+
+    mark = _mark(store_uri(workspace.mlruns))
+    noted = study.user_attrs.get(_RETRAININGS, {})
+    return is_logged(workspace, study) and bool(noted.get(mark) == len(results))
+
+
+def note_logged(study: "optuna.Study", log: "MLflowLog", results: Collection[object]) -> None:
+    """Note that all these retrainings are in the store."""
+    noted = study.user_attrs.get(_RETRAININGS, {})
+    study.set_user_attr(_RETRAININGS, noted | {_mark(log.uri): len(results)})
+
+
 def _mark(uri: str) -> str:
     # A digest, since a store's address may hold a password and the dashboard shows attributes.
     return hashlib.sha256(uri.encode()).hexdigest()[:12]
 
 
-def _log_trial(log: "MLflowLog", study: "optuna.Study", trial: "FrozenTrial") -> None:
+def log_trial(log: "MLflowLog", study: "optuna.Study", trial: "FrozenTrial") -> str:
+    """Log a finished trial with its ticket, unless it is there already; return its run."""
     from sat_optuna.search.tickets import ticket_of
 
     numbers = {
@@ -85,7 +112,7 @@ def _log_trial(log: "MLflowLog", study: "optuna.Study", trial: "FrozenTrial") ->
     }
     curve = [value for _, value in sorted(trial.intermediate_values.items())]
     ticket = ticket_of(study, trial).to_json() if "scheme" in trial.user_attrs else None
-    log.log_trial(
+    return log.log_trial(
         trial.number,
         scheme=trial.user_attrs.get("scheme", ""),
         state=trial.state.name,

@@ -28,7 +28,7 @@ def _row(trial: "FrozenTrial", stale: set[int]) -> dict[str, Any]:
 @click.option("--best", is_flag=True, help="Highest reward first, not in number order.")
 @FORMAT
 @click.pass_obj
-def trials(console: Console, *, study: str, best: bool, form: str) -> None:
+def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     """List the trials; a RUNNING one whose process is dead is shown as DEAD."""
     workspace = Workspace.open(study)
     opened = workspace.load_study()
@@ -38,7 +38,7 @@ def trials(console: Console, *, study: str, best: bool, form: str) -> None:
     rows = [_row(trial, stale) for trial in opened.get_trials(deepcopy=False)]
     if best:
         rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
-    console.rows(rows, _COLUMNS, form)
+    console.rows(rows, _COLUMNS, format)
     if stale:
         console.remark(
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "

@@ -6,6 +6,7 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.dashboard import PORT
+from sat_optuna.cli.workspace import nearest_mlruns
 
 __all__ = ["ui"]
 
@@ -15,18 +16,16 @@ __all__ = ["ui"]
 @click.option(
     "--mlruns",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("mlruns"),
-    show_default=True,
-    help="Folder that holds mlflow.db.",
+    help="Folder that holds mlflow.db; default: mlruns/ here or in the nearest parent.",
 )
 @click.pass_obj
-def ui(console: Console, *, port: int, mlruns: Path) -> None:
+def ui(console: Console, *, port: int, mlruns: Path | None) -> None:
     """Compare tickets in the MLflow UI, on this machine only, until Ctrl-C."""
     from sat_optuna.dashboard import serve_mlflow
 
     console.remark("starting the MLflow server, which takes some seconds")
     serve_mlflow(
-        mlruns,
+        mlruns or nearest_mlruns(Path.cwd()) or Path("mlruns"),
         port=port,
         on_ready=lambda url: console.result(f"MLflow: {url} (Ctrl-C ends it)"),
     )

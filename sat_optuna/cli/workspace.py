@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sat_optuna.supernet import Supernet
     from sat_optuna.training import Checkpoint
 
-__all__ = ["STUDIES", "Workspace", "find_study"]
+__all__ = ["STUDIES", "Workspace", "find_study", "nearest_mlruns"]
 
 STUDIES = Path("studies")
 
@@ -41,6 +41,14 @@ def find_study(text: str) -> Path:
         f"no study {text!r}: neither {text}/study.toml nor {STUDIES / text}/study.toml exists"
         f"{nearest(text, known)}; {listed}; make one with: sat-optuna new {Path(text).name}"
     )
+
+
+def nearest_mlruns(folder: Path) -> Path | None:
+    """Return the mlruns/ of a folder or of its nearest parent that has one."""
+    for place in (folder, *folder.parents):
+        if (place / "mlruns").is_dir():
+            return place / "mlruns"
+    return None
 
 
 @dataclass(frozen=True)
@@ -103,10 +111,7 @@ class Workspace:
     @property
     def mlruns(self) -> Path:
         """The project's mlruns/: of the nearest parent that has one, else beside studies/."""
-        for parent in self.folder.parents:
-            if (parent / "mlruns").is_dir():
-                return parent / "mlruns"
-        return self.folder.parent.parent / "mlruns"
+        return nearest_mlruns(self.folder.parent) or self.folder.parent.parent / "mlruns"
 
     @property
     def supernet_path(self) -> Path:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Any
 
@@ -15,6 +16,7 @@ from sat_optuna.config import StudyConfig, TrainConfig
 from sat_optuna.data import load_configured
 from sat_optuna.data.split import Split
 from sat_optuna.devices import pick_device
+from sat_optuna.errors import TrainingError
 from sat_optuna.evaluate import accuracy
 from sat_optuna.evidence.results import (
     RetrainJob,
@@ -102,12 +104,25 @@ def run_jobs(
     todo = [(job, ticket) for job, ticket in jobs if read_result(job) is None]
     if todo:
         alone = pick_device().type == "cuda"
-        count = 1 if alone else min(len(todo), workers or os.cpu_count() or 1)
-        for result in _in_processes(todo, count):
-            if on_result:
-                on_result(result)
+        count = 1 if alone else min(len(todo), workers or _cores())
+        try:
+            for result in _in_processes(todo, count):
+                if on_result:
+                    on_result(result)
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f"one of {count} retraining processes was killed, for want of memory perhaps; set "
+                "retrain.workers lower and run the same command again, which goes on from here"
+            ) from error
     results = [read_result(job) for job, _ in jobs]
     return [result for result in results if result is not None]
+
+
+def _cores() -> int:
+    """Return the cores that this process may use, which a container makes fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _in_processes(

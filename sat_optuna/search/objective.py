@@ -3,6 +3,7 @@
 Both objectives are plain Optuna objectives: `study.optimize(objective)` works on them.
 """
 
+import threading
 from dataclasses import asdict
 from typing import Any
 
@@ -97,14 +98,16 @@ class SupernetObjective(_SchemeObjective):
         seed: int = 0,
     ) -> None:
         super().__init__(net, data, sparsity_weight=sparsity_weight)
+        self._lock = threading.Lock()
         self.calibration = calibration_batches(data.train, count=calibration, seed=seed)
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Score the trial's scheme; the reward, in accuracy points."""
         scheme = self.begin(trial)
-        evaluation = score_scheme(
-            self.net, scheme, calibration=self.calibration, images=self.data.valid
-        )
+        with self._lock:  # for n_jobs > 1: the supernet's statistics are those of one scheme
+            evaluation = score_scheme(
+                self.net, scheme, calibration=self.calibration, images=self.data.valid
+            )
         return self.finish(trial, scheme, evaluation)
 
 
@@ -153,7 +156,9 @@ class TrainObjective(_SchemeObjective):
             evaluation = accuracy(model, self.data.valid)
             if record.epoch not in reported:
                 trial.report(self.reward(scheme, evaluation), record.epoch)
-            if record.epoch + 1 < self.epochs and trial.should_prune():
+            # A pruner looks at the last report, which may be a later one of a dead worker.
+            newest = record.epoch >= max(reported, default=-1)
+            if newest and record.epoch + 1 < self.epochs and trial.should_prune():
                 self.finish(trial, scheme, evaluation)
                 raise optuna.TrialPruned
 

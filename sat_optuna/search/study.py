@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,14 @@ from sat_optuna.search.sampler import (
     SamplerSettingsError,
     claim_study,
 )
-from sat_optuna.search.space import WORKER_KEY, suggest_scheme
+from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
 
 __all__ = [
     "CONFIG_KEY",
     "UUID_KEY",
     "build_pruner",
     "build_sampler",
+    "check_network",
     "create_study",
     "finished_trials",
     "load_study",
@@ -72,7 +73,7 @@ def _storage(db: Path) -> RDBStorage:
         storage = RDBStorage(f"sqlite:///{db}", engine_kwargs=options)
     except Exception as error:
         raise StudyError(
-            f"cannot open {db}: {error.__class__.__name__}; is it a study's database on a disk "
+            f"cannot open {db} ({str(error).splitlines()[0]}); is it a study's database on a disk "
             "with room? restore it, or move it away to start the search again"
         ) from error
 
@@ -153,6 +154,20 @@ def _hold(
         study.set_user_attr(CONFIG_KEY, config.to_dict())
 
 
+def check_network(study: optuna.Study, network: Mapping[str, Any]) -> None:
+    """Make sure that network and data are those that the study's trials were scored with.
+
+    Raises:
+        StudyError: they are not, though the configuration is the same: other files, for example.
+    """
+    stored = study.user_attrs.get(NETWORK_KEY, network)
+    if changed := [key for key in network if network[key] != stored.get(key)]:
+        raise StudyError(
+            f"the trials of study {study.study_name!r} were scored with another "
+            f"{' and '.join(changed)} than is here now; bring that back, or make a new study"
+        )
+
+
 def load_study(db: Path, name: str) -> optuna.Study:
     """Open a study for reading.
 
@@ -181,13 +196,18 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 def stale_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the RUNNING trials whose worker is dead, in number order.
 
-    A trial without a worker's name was killed at birth. A worker on another machine cannot be
-    seen to be dead; its trials are not listed.
+    One process at a time works on a study; so a trial without a worker's name was killed at birth,
+    and one of another machine, an earlier container for example, was left behind.
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [
-        t for t in running if WORKER_KEY not in t.user_attrs or is_dead(t.user_attrs[WORKER_KEY])
-    ]
+    return [t for t in running if not _at_work(t)]
+
+
+def _at_work(trial: FrozenTrial) -> bool:
+    """Whether another process of this machine is scoring the trial."""
+    worker = trial.user_attrs.get(WORKER_KEY, "")
+    here = worker.partition("/")[0] == worker_name().partition("/")[0]
+    return here and worker != worker_name() and not is_dead(worker)
 
 
 def run_trials(

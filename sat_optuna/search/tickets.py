@@ -1,6 +1,10 @@
 """From a trial of a search to a ticket."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.checkpoint import versions
@@ -8,7 +12,7 @@ from sat_optuna.errors import StudyError
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY
 from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, finished_trials
-from sat_optuna.ticket import AttentionSpec, Ticket
+from sat_optuna.ticket import AttentionSpec, Score, Ticket
 
 __all__ = ["best_ticket", "ticket_of"]
 
@@ -31,6 +35,7 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
         seed=config.get("seed", 0),
         params=trial.user_attrs["params"],
         macs=trial.user_attrs["macs"],
+        scores=_valid_score(trial, config),
         study=study.study_name,
         study_uuid=study.user_attrs.get(UUID_KEY),
         trial=trial.number,
@@ -39,17 +44,32 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
     )
 
 
+def _valid_score(trial: FrozenTrial, config: Mapping[str, Any]) -> tuple[Score, ...]:
+    """What the search saw of the scheme: accuracy on the validation part."""
+    if "accuracy" not in trial.user_attrs or not config:
+        return ()
+    step = "search" if config["search"]["objective"] == "train" else "pretrain"
+    accuracy, epochs = trial.user_attrs["accuracy"], config[step]["epochs"]
+    return (Score(split="valid", value=accuracy, seed=config["seed"], epochs=epochs),)
+
+
 def best_ticket(study: optuna.Study) -> Ticket:
     """Return the ticket with the highest reward; of equals, the first found.
 
     Raises:
-        StudyError: no trial is complete.
+        StudyError: no trial is complete, or the study has several objectives.
     """
+    if len(study.directions) > 1:
+        raise StudyError(
+            f"study {study.study_name!r} has {len(study.directions)} objectives and so no best "
+            "trial; choose one of study.best_trials"
+        )
+    sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     complete = [t for t in finished_trials(study) if t.state is TrialState.COMPLETE]
     if not complete:
         raise StudyError(
             f"study {study.study_name!r} has no complete trial; "
             "run: sat-optuna search, and look at sat-optuna trials"
         )
-    best = max(complete, key=lambda t: (t.value, -t.number))
+    best = max(complete, key=lambda t: (sign * (t.value or 0.0), -t.number))
     return ticket_of(study, best)

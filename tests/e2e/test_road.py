@@ -5,6 +5,7 @@ One study is run once and looked at by every test of this file.
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from sat_optuna.search.study import load_study
 from sat_optuna.ticket import ROLES, Ticket
 from tests.studies import environment, make_study, sat_optuna, trials
 
+COMMITTED = Path(__file__).parents[2] / "studies" / "quickstart"
 FIELDS = ("scheme", "reward", "accuracy", "sparsity", "params", "macs")
 
 
@@ -25,9 +27,10 @@ FIELDS = ("scheme", "reward", "accuracy", "sparsity", "params", "macs")
 def road(tmp_path_factory):
     project = tmp_path_factory.mktemp("road")
     folder = make_study(project)
-    # Committed results of somebody else: they must not be taken for done.
-    (folder / "tickets").mkdir()
-    (folder / "report.md").write_text("# a committed report\n")
+    # The committed results of this repository: they must not be taken for done.
+    shutil.copytree(COMMITTED / "tickets", folder / "tickets")
+    shutil.copytree(COMMITTED / "figures", folder / "figures")
+    shutil.copy(COMMITTED / "report.md", folder)
     printed = sat_optuna("run", "tiny", cwd=project).stdout
     return project, folder, printed
 
@@ -39,15 +42,15 @@ def test_a_fresh_clone_trains_searches_and_retrains(road):
     assert "done already" not in printed
     # 240 training images in batches of 32: 7 steps an epoch, 2 epochs.
     record = read_record(folder / "work" / "supernet.safetensors")
-    assert len(record["history"]) == 2
+    assert (len(record["history"]), record["steps"]) == (2, 14)
     study = load_study(folder / "study.db", "tiny")
     assert [t.number for t in study.trials] == list(range(9))
     assert len(load_study(folder / "study.db", "tiny.random").trials) == 9
     tickets = [Ticket.load(folder / "tickets" / f"{role}.json") for role in ROLES]
     distinct = {str(ticket.scheme) for ticket in tickets}
-    results = list((folder / "work" / "retrain").glob("*.json"))
+    results = list((folder / "work" / "retrain").glob("*/*.json"))
     assert len(results) == 3 * len(distinct)
-    assert (folder / "report.md").read_text() != "# a committed report\n"
+    assert (folder / "report.md").read_text() != (COMMITTED / "report.md").read_text()
 
 
 def test_trials_are_one_json_document(road):
@@ -72,14 +75,15 @@ def test_tickets_hold_ticket_and_controls_with_the_same_seeds(road):
     best = max(trials(project), key=lambda row: row["reward"])
     assert str(tickets["ticket"].scheme) == best["scheme"]
     assert tickets["ticket"].trial == best["number"]
+    assert [s.value for s in tickets["ticket"].scores if s.split == "valid"] == [best["accuracy"]]
     assert tickets["plain"].scheme == Scheme.uniform((2, 2, 2), 0)
     assert tickets["full"].scheme == Scheme.uniform((2, 2, 2), 1)
     assert tickets["random-density"].scheme == same_density(tickets["ticket"].scheme, seed=0)
     random = load_study(folder / "study.db", "tiny.random")
     assert str(tickets["random-best"].scheme) == random.best_trial.user_attrs["scheme"]
     for ticket in tickets.values():
-        assert [score.seed for score in ticket.scores] == [0, 1, 2]
-        assert {score.split for score in ticket.scores} == {"test"}
+        tested = [score for score in ticket.scores if score.split == "test"]
+        assert [score.seed for score in tested] == [0, 1, 2]
         assert ticket.latency_ms is not None
         assert ticket.latency_ms > 0
     assert tickets["plain"].params < tickets["full"].params
@@ -147,10 +151,22 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road):
     assert kinds.count("trial") == 9
     assert kinds.count("retraining") == 3 * len(distinct)
     assert {run.info.status for run in runs} == {"FINISHED"}
+    (own,) = (run for run in runs if run.info.run_id == tickets[0].mlflow_run)
+    assert own.data.tags["scheme"] == str(tickets[0].scheme)
     by_scheme = {r.data.tags["scheme"] for r in runs if r.data.tags["sat.kind"] == "trial"}
     assert by_scheme == {row["scheme"] for row in trials(project)}
     names = {path.name for path in (project / "mlruns").iterdir()}
     assert names <= {"mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "artifacts"}
+
+
+def test_the_random_control_draws_for_itself(road):
+    project, folder, _ = road
+    own = [row["scheme"] for row in trials(project)]
+    random = load_study(folder / "study.db", "tiny.random")
+    drawn = [trial.user_attrs["scheme"] for trial in random.trials]
+    assert len(drawn) == len(own)
+    assert drawn[0] != own[0]
+    assert drawn != own
 
 
 def test_the_ticket_command_and_show(road):
@@ -187,7 +203,29 @@ def test_the_test_part_is_read_by_retraining_alone(road):
     # The scores of every trial are of the validation part: 60 images, so 100/60 points a step.
     for row in trials(project):
         assert (row["accuracy"] * 60 / 100) == pytest.approx(round(row["accuracy"] * 60 / 100))
-    for path in (folder / "work" / "retrain").glob("*.json"):
+    for path in (folder / "work" / "retrain").glob("*/*.json"):
         result = json.loads(Path(path).read_text())
         assert result["images"] == 1000
         assert len(result["history"]) == 1
+
+
+@pytest.mark.slow
+def test_what_was_not_logged_is_caught_up_and_other_epochs_are_trained(road, tmp_path):
+    project, _folder, _ = road
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("mlflow.db*", "artifacts"))
+    printed = sat_optuna("run", "tiny", cwd=copy).stdout
+    assert "now logged to MLflow" in printed
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{copy / 'mlruns' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    kinds = [r.data.tags["sat.kind"] for r in client.search_runs([experiment.experiment_id])]
+    assert kinds.count("trial") == 9
+    assert kinds.count("retraining") >= 6
+    toml = copy / "studies" / "tiny" / "study.toml"
+    toml.write_text(toml.read_text().replace("[retrain]\nepochs = 1", "[retrain]\nepochs = 2"))
+    assert "pretrain: done already" in sat_optuna("run", "tiny", "--no-mlflow", cwd=copy).stdout
+    ticket = Ticket.load(copy / "studies" / "tiny" / "tickets" / "ticket.json")
+    assert {score.epochs for score in ticket.scores if score.split == "test"} == {2}

@@ -13,10 +13,12 @@ from optuna.trial import TrialState
 
 from sat_optuna.config import StudyConfig
 from sat_optuna.errors import StudyError, TrainingError
+from sat_optuna.processes import worker_name
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
 from sat_optuna.search.study import (
     build_pruner,
     build_sampler,
+    check_network,
     create_study,
     finished_trials,
     load_study,
@@ -192,9 +194,26 @@ def test_any_other_error_is_raised_and_the_trial_can_be_taken_over(tmp_path):
     study = make(tmp_path)
     with pytest.raises(ZeroDivisionError):
         run(study, objective)
-    # The worker, this process, lives; so nobody may take its trials.
-    with pytest.raises(StudyError, match=r"trials \[0, 1, 2, 3\] .* run by another process; wait"):
-        run(make(tmp_path))
+    assert run(make(tmp_path), trials=4) == 4  # by the process itself, under the same numbers
+    assert [t.number for t in finished_trials(study)] == [0, 1, 2, 3]
+
+
+def test_trials_of_another_process_at_work_are_left_to_it(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        make(tmp_path).ask().set_user_attr(WORKER_KEY, worker_name(other.pid))
+        with pytest.raises(StudyError, match=r"trials \[0\] .* run by another process; wait"):
+            run(make(tmp_path))
+        other.kill()
+    assert run(make(tmp_path), trials=1) == 1
+
+
+def test_other_data_under_the_same_configuration_are_refused(tmp_path):
+    study = make(tmp_path)
+    check_network(study, {"dataset": "imagefolder", "dataset_fingerprint": "a"})
+    study.set_user_attr(NETWORK_KEY, {"dataset": "imagefolder", "dataset_fingerprint": "a"})
+    check_network(study, {"dataset": "imagefolder", "dataset_fingerprint": "a"})
+    with pytest.raises(StudyError, match="scored with another dataset_fingerprint than is here"):
+        check_network(study, {"dataset": "imagefolder", "dataset_fingerprint": "b"})
 
 
 def test_another_configuration_is_refused_and_shown(tmp_path):
@@ -230,11 +249,11 @@ def test_stale_is_what_a_dead_process_left(tmp_path):
         text=True,
         check=True,
     ).stdout.strip()
-    for worker in (dead, None, "elsewhere/1/2"):
+    for worker in (dead, None, "an-earlier-container/1/2"):
         trial = study.ask()
         if worker:
             trial.set_user_attr(WORKER_KEY, worker)
-    assert [t.number for t in stale_trials(study)] == [0, 1]
+    assert [t.number for t in stale_trials(study)] == [0, 1, 2]
 
 
 def test_best_ticket_is_the_first_of_the_highest(tmp_path):
