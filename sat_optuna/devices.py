@@ -1,5 +1,7 @@
 """Where a network runs, in which precision and memory format."""
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 
@@ -28,7 +30,7 @@ def to_memory_format(
         name = _AUTO_FORMAT.get(device.type, "contiguous")
     memory = torch.channels_last if name == "channels_last" else torch.contiguous_format
     net.to(device)
-    net.to(memory_format=memory)  # type: ignore[call-overload]
+    cast("Any", net).to(memory_format=memory)  # not every torch has this overload in its types
     return memory
 
 
