@@ -82,8 +82,8 @@ class Console:
         for row in rows:
             table.add_row(*(_cell(row.get(column)) for column in columns))
         # A line a row, however long: a scheme or a path must not be cut or folded.
-        screen = RichConsole(highlight=False)
-        screen.print(table, width=max(screen.width, screen.measure(table).maximum), soft_wrap=True)
+        natural = RichConsole(width=100_000).measure(table).maximum
+        RichConsole(width=natural, highlight=False).print(table, soft_wrap=True)
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator["Bar"]:

@@ -174,8 +174,8 @@ def test_ls(project):
     assert "resnet164" in run("ls", "backbones").stdout
     assert run("ls", "datasets", "--format", "csv").stdout.splitlines()[0] == "name"
     assert "make one with: sat-optuna new NAME" in run("ls", "studies").stderr
-    make_study(project)
-    assert "tiny" in run("ls", "studies").stdout
+    make_study(project, name="a-study-" + "x" * 120)
+    assert "x" * 120 in run("ls", "studies").stdout  # neither cut nor folded
 
 
 def test_data_get(project):
