@@ -25,8 +25,10 @@ from sat_optuna.attention.contract import (
     AttentionError,
     State,
     full_precision,
+    switch,
     whole_number,
 )
+from sat_optuna.attention.gates import reweighted, zeroed
 
 __all__ = ["DIA"]
 
@@ -34,18 +36,20 @@ __all__ = ["DIA"]
 class DIA(Attention):
     """A gate in (0, 1) for each channel, from an LSTM that runs along the blocks of a stage."""
 
+    paper: ClassVar[str] = "Huang et al., AAAI 2020, arXiv:1905.10671"
     sharings: ClassVar[tuple[str, ...]] = ("stage",)
     recurrent: ClassVar[bool] = True
 
-    def __init__(self, channels: int, *, reduction: int = 4) -> None:
+    def __init__(self, channels: int, *, reduction: int = 4, identity: bool = False) -> None:
         """Build the cell.
 
         Args:
             channels: C of the features.
             reduction: channels to each hidden unit of A and B; rounded down to whole units.
+            identity: start as the identity: the last layers of A and B at zero, out = 4 h' * x.
 
         Raises:
-            AttentionError: `reduction` is no whole number from 1 to `channels`.
+            AttentionError: a value it cannot take.
         """
         super().__init__()
         hidden = channels // whole_number("dia", "reduction", reduction)
@@ -54,8 +58,12 @@ class DIA(Attention):
                 f"dia has reduction = {reduction} for {channels} channels, which leaves no "
                 f"hidden unit; choose at most {channels}"
             )
+        self.identity = switch("dia", "identity", identity)
         self.from_features = _two_layers(channels, hidden)
         self.from_state = _two_layers(channels, hidden)
+        if identity:
+            zeroed(self.from_features[-1])
+            zeroed(self.from_state[-1])
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Rescale each channel by the cell's new output.
@@ -75,7 +83,8 @@ class DIA(Attention):
         keep_in, forget, candidate, keep_out = full_precision(gates).chunk(4, dim=1)
         cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
         hidden = keep_out.sigmoid() * cell.sigmoid()
-        return features * hidden.to(features.dtype)[:, :, None, None], (hidden, cell)
+        gate = 4 * hidden if self.identity else hidden
+        return reweighted(features, gate), (hidden, cell)
 
 
 def _two_layers(channels: int, hidden: int) -> nn.Sequential:

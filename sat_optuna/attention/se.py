@@ -7,44 +7,50 @@
 Differs from the paper: biases, as in the authors' code, and never fewer than 4 hidden units.
 """
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.attention.contract import Attention, State, whole_number
+from sat_optuna.attention.contract import switch
+from sat_optuna.attention.gates import ChannelGate, hidden_units, sigmoid_gate, zeroed
 
 __all__ = ["SE"]
 
-_LEAST_HIDDEN = 4
 
-
-class SE(Attention):
+class SE(ChannelGate):
     """A gate in (0, 1) for each channel, from the means of all channels."""
 
-    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+    paper: ClassVar[str] = "Hu et al., CVPR 2018, arXiv:1709.01507"
+
+    def __init__(self, channels: int, *, reduction: int = 16, identity: bool = False) -> None:
         """Build the two layers.
 
         Args:
             channels: C of the features.
             reduction: channels to each hidden unit; there are at least 4 hidden units.
+            identity: start as the identity: W2 and b2 at zero, y = 2 s * x.
 
         Raises:
-            AttentionError: `reduction` is no whole number from 1 up.
+            AttentionError: a value it cannot take.
         """
         super().__init__()
-        hidden = max(channels // whole_number("se", "reduction", reduction), _LEAST_HIDDEN)
+        hidden = hidden_units("se", channels, reduction)
+        self.identity = switch("se", "identity", identity)
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
+        if identity:
+            zeroed(self.excite)
 
-    def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        """Rescale each channel by a gate in (0, 1).
+    def gate(self, features: Tensor) -> Tensor:
+        """Return a gate in (0, 1) for each channel; in (0, 2) from the identity.
 
         Args:
             features: (N, C, H, W).
-            state: handed on untouched; SE carries none.
 
         Returns:
-            (N, C, H, W) features times the gate of their channel, and the state.
+            (N, C) gates.
         """
         means = features.mean((2, 3))  # eq. 2
-        gate = F.sigmoid(self.excite(F.relu(self.squeeze(means))))  # eq. 3
-        return features * gate.to(features.dtype)[:, :, None, None], state  # eq. 4
+        excited = self.excite(F.relu(self.squeeze(means)))
+        return sigmoid_gate(excited, doubled=self.identity)  # eq. 3

@@ -15,17 +15,20 @@ Differs from the paper: 8 groups by default, which suits small networks (64 ther
 single pixel counts as 0 (it would be 0/0); statistics are taken in float32 at least.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sat_optuna.attention.contract import (
     Attention,
     AttentionError,
     State,
     full_precision,
+    switch,
     whole_number,
 )
+from sat_optuna.attention.gates import sigmoid_gate
 
 __all__ = ["SGE"]
 
@@ -35,15 +38,18 @@ _EPSILON = 1e-5
 class SGE(Attention):
     """A gate in (0, 1) for each pixel of each group, by its likeness to the group's mean."""
 
-    def __init__(self, channels: int, *, groups: int = 8) -> None:
+    paper: ClassVar[str] = "Li, Hu and Yang, 2019, arXiv:1905.09646"
+
+    def __init__(self, channels: int, *, groups: int = 8, identity: bool = False) -> None:
         """Build gamma and beta.
 
         Args:
             channels: C of the features.
             groups: G, a divisor of C.
+            identity: start as the identity: beta at 0 too, y_p = 2 x_p sigmoid(a_p).
 
         Raises:
-            AttentionError: `groups` is no whole number from 1 up or does not divide `channels`.
+            AttentionError: a value it cannot take.
         """
         super().__init__()
         self.groups = whole_number("sge", "groups", groups)
@@ -52,8 +58,9 @@ class SGE(Attention):
                 f"sge has groups = {groups}, which does not divide {channels} channels; "
                 "choose a divisor of the channels of every stage"
             )
+        self.identity = switch("sge", "identity", identity)
         self.gamma = nn.Parameter(torch.zeros(groups))
-        self.beta = nn.Parameter(torch.ones(groups))
+        self.beta = nn.Parameter(torch.zeros(groups) if identity else torch.ones(groups))
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Rescale each pixel of each group by a gate in (0, 1).
@@ -74,6 +81,7 @@ class SGE(Attention):
         spread = likeness.std((2, 3), correction=several, keepdim=True)
         centred = likeness - likeness.mean((2, 3), keepdim=True)
         gamma, beta = self.gamma[:, None, None], self.beta[:, None, None]
-        gate = F.sigmoid(gamma * (centred / (spread + _EPSILON)) + beta)  # eq. 3, 4
+        logits = gamma * (centred / (spread + _EPSILON)) + beta  # eq. 3, 4
+        gate = sigmoid_gate(logits, doubled=self.identity)
         attended = grouped * gate.to(features.dtype)[:, :, None]  # eq. 5
         return attended.flatten(1, 2), state

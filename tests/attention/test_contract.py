@@ -1,24 +1,42 @@
-"""What every registered attention module keeps to, tested by being registered."""
+"""What every registered attention module keeps to, tested by being registered.
+
+timm's are among them where timm is installed.
+"""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from sat_optuna.attention import ATTENTION, build_attention
+from sat_optuna.attention import ATTENTION, DEFAULT_SHARING, build_attention
 from sat_optuna.attention.contract import Attention, full_precision, whole_number
+from sat_optuna.attention.norm import SharedBatchNorm
 from sat_optuna.seeds import seeded
-from tests.networks import images
+from tests.networks import images, stirred_module
 
 CHANNELS = 16
-# Parameters that two chained calls leave without gradient, and why; none so far.
-UNREACHED: dict[str, dict[str, str]] = {}
+# Parameters that two chained calls leave without gradient, and why.
+BEFORE_NORM = "a bias before a norm, which takes it away"
+SHIFT = "a bias before a softmax, which knows no shift"
+UNREACHED: dict[str, dict[str, str]] = {
+    "bam": {"excite.bias": BEFORE_NORM, "spatial.6.bias": BEFORE_NORM},
+    "gc": {"focus.bias": SHIFT},
+    "timm:gc": {"module.conv_attn.bias": SHIFT},
+    "timm:gca": {"module.conv_attn.bias": SHIFT},
+    "timm:nl": {
+        "module.p.bias": SHIFT,
+        "module.g.bias": "weights that sum to 1 make it a bias before a norm",
+        "module.z.bias": BEFORE_NORM,
+    },
+}
 
 every_kind = pytest.mark.parametrize("kind", ATTENTION.names())
 
 
 def built(kind: str) -> Attention:
-    with seeded("contract", kind):
+    # A seed under which timm's lcbam, of one hidden unit here, is not dead on all rows.
+    with seeded("contract", 1, kind):
         return build_attention(kind, CHANNELS)
 
 
@@ -48,19 +66,22 @@ def test_features_are_not_changed_in_place(kind):
 
 @every_kind
 def test_gradient_reaches_every_parameter_over_two_chained_calls(kind):
-    module = built(kind)
-    x = features(count=16).requires_grad_()
+    module = built(kind).double()
+    if kind.startswith("timm:"):
+        stirred_module(module)  # some of timm's last layers start at zero
+    x = features(count=16).double().requires_grad_()
     first, state = module(x)
     second, _ = module(first, state)
     second.square().sum().backward()
     assert x.grad is not None
     assert bool(x.grad.abs().sum() > 0)
-    unreached = {
-        name
+    reach = {
+        name: 0.0 if value.grad is None else float(value.grad.abs().max())
         for name, value in module.named_parameters()
-        if value.grad is None or not value.grad.abs().sum() > 0
     }
-    assert unreached == set(UNREACHED.get(kind, {}))
+    # Where a gradient is zero by the equations, rounding leaves some of it.
+    least = 1e-9 * max(reach.values(), default=0.0)
+    assert {name for name, size in reach.items() if size <= least} == {*UNREACHED.get(kind, {})}
 
 
 @every_kind
@@ -85,12 +106,15 @@ def test_values_and_gradients_are_finite_at_one_pixel_and_on_flat_maps(kind, mod
 def test_rows_do_not_see_each_other_and_a_batch_of_one_will_do(kind):
     module = built(kind).eval()
     x = features()
-    y, state = module(x)
-    z, _ = module(y, state)
-    for row in range(len(x)):
-        alone, its_state = module(x[row : row + 1])
-        torch.testing.assert_close(y[row : row + 1], alone)
-        torch.testing.assert_close(z[row : row + 1], module(alone, its_state)[0])
+    with torch.no_grad():
+        y, state = module(x)
+        z, _ = module(y, state)
+        for row in range(len(x)):
+            alone, its_state = module(x[row : row + 1])
+            then, _ = module(alone, its_state)
+            for one, many in ((alone, y), (then, z)):
+                scale = max(1.0, float(many.abs().max()))
+                assert (one - many[row : row + 1]).abs().max() <= 1e-6 * scale
 
 
 @every_kind
@@ -119,7 +143,8 @@ def test_bfloat16_autocast_keeps_the_dtype_and_nearly_the_values(kind, dtype):
         y, state = module(x)
         y, _ = module(y, state)
     assert y.dtype == dtype
-    torch.testing.assert_close(y.float(), exact, rtol=0.03, atol=0.03)
+    scale = max(1.0, float(exact.detach().abs().max()))  # timm's lambda makes large numbers
+    torch.testing.assert_close(y.float(), exact, rtol=0.03, atol=0.03 * scale)
 
 
 @every_kind
@@ -147,8 +172,34 @@ def test_the_same_seed_draws_the_same_weights(kind):
 
 @every_kind
 def test_a_stage_may_own_it_somehow(kind):
-    assert set(ATTENTION.get(kind).sharings) <= {"block", "stage"}
-    assert ATTENTION.get(kind).sharings
+    cls = ATTENTION.get(kind)
+    assert cls.sharings in {("block", "stage"), ("block",), ("stage",)}
+    assert cls.sharings[0] == DEFAULT_SHARING.get(kind, "block")
+
+
+@every_kind
+def test_what_is_shared_keeps_statistics_for_each_block(kind):
+    cls = ATTENTION.get(kind)
+    has_norm = any(isinstance(module, _BatchNorm) for module in built(kind).modules())
+    assert cls.placed == (has_norm and "stage" in cls.sharings)
+    if cls.placed:
+        module = build_attention(kind, CHANNELS, places=["3", "5"])
+        norms = [m for m in module.modules() if isinstance(m, SharedBatchNorm)]
+        assert norms
+        assert all([*norm.statistics] == ["3", "5"] for norm in norms)
+
+
+@every_kind
+def test_it_says_where_it_was_published(kind):
+    assert ATTENTION.get(kind).paper
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ATTENTION.names() if ":" not in kind])
+def test_a_batch_of_one_will_do_in_train_mode_too(kind):
+    # Not timm's: PyTorch's BatchNorm refuses a single value a channel.
+    for size in (1, 5):
+        y, _ = built(kind)(features(count=1, size=size))
+        assert bool(y.isfinite().all())
 
 
 def test_the_contract_itself_computes_nothing():

@@ -1,24 +1,13 @@
 """The DIA cell against its equations in numpy, and against published counts."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from sat_optuna.attention.contract import AttentionError
 from sat_optuna.attention.dia import DIA
+from tests.attention.formulas import sigmoid, two_layers
 from tests.networks import images, ramp_init
-
-
-def sigmoid(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))
-
-
-def two_layers(layers: nn.Module, x: Any) -> Any:
-    w1, b1, w2, b2 = (p.detach().numpy() for p in layers.parameters())
-    return w2 @ np.maximum(w1 @ x + b1, 0) + b2
 
 
 @pytest.mark.golden
@@ -31,8 +20,8 @@ def test_three_blocks_of_the_cell():
     for x in blocks:
         y, state = module(x, state)
         for n, image in enumerate(x.numpy()):
-            gates = two_layers(module.from_features, image.mean(axis=(1, 2)))
-            gates = gates + two_layers(module.from_state, h[n])
+            (a1, _, a2), (b1, _, b2) = module.from_features, module.from_state
+            gates = two_layers(a1, a2, image.mean(axis=(1, 2))) + two_layers(b1, b2, h[n])
             i, f, g, o = gates[:8], gates[8:16], gates[16:24], gates[24:]
             c[n] = sigmoid(f) * c[n] + sigmoid(i) * np.tanh(g)
             h[n] = sigmoid(o) * sigmoid(c[n])
@@ -67,6 +56,15 @@ def test_the_state_stays_in_float32_under_autocast():
         y, state = DIA(8)(images(2, shape=(8, 3, 3)).bfloat16())
     assert y.dtype == torch.bfloat16
     assert [part.dtype for part in state] == [torch.float32, torch.float32]
+
+
+def test_the_identitys_cell_puts_out_a_quarter_at_every_block():
+    module = DIA(8, identity=True)
+    state = None
+    for seed in range(3):
+        _, state = module(images(2, seed=seed, shape=(8, 3, 3)), state)
+        assert torch.equal(state[0], torch.full((2, 8), 0.25))
+        assert torch.equal(state[1], torch.zeros(2, 8))
 
 
 def test_a_reduction_that_leaves_no_unit_is_refused():

@@ -1,0 +1,95 @@
+"""Bottleneck Attention Module (Park et al., BMVC 2018, arXiv:1807.06514).
+
+    u = BatchNorm(MLP(mean over H, W of x))       MLP: C to C/r to C       (eq. 3)
+    s = BatchNorm(K4 K3 K2 K1 x)                                           (eq. 4)
+    y = x + sigmoid(u + s) * x                                             (eq. 1, 2)
+
+K1: 1 x 1, C to C/r; K2 and K3: 3 x 3 with dilation 4; K4: 1 x 1, C/r to 1; all with biases.
+
+Differs from the paper: ReLU after K1, K2 and K3, as in the authors' code but without the BatchNorm
+that stands before each ReLU there (and in their MLP); never fewer than 4 hidden units. The
+module stands in a residual branch, where the paper puts it between stages. Blocks that share the
+module keep running statistics of their own.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sat_optuna.attention.contract import Attention, State, switch, whole_number
+from sat_optuna.attention.gates import blended, hidden_units
+from sat_optuna.attention.norm import SharedBatchNorm
+
+__all__ = ["BAM"]
+
+
+class BAM(Attention):
+    """A factor in (1, 2) for each pixel of each channel."""
+
+    paper: ClassVar[str] = "Park et al., BMVC 2018, arXiv:1807.06514"
+    placed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        dilation: int = 4,
+        identity: bool = False,
+        places: Sequence[str] = ("0",),
+    ) -> None:
+        """Build the MLP, the convolutions and their BatchNorms.
+
+        Args:
+            channels: C of the features.
+            reduction: channels to each hidden unit; there are at least 4 hidden units.
+            dilation: of K2 and K3.
+            identity: start as the identity: x + strength (y - x), one strength that starts at 0.
+            places: the blocks that use it.
+
+        Raises:
+            AttentionError: a value it cannot take.
+        """
+        super().__init__()
+        hidden = hidden_units("bam", channels, reduction)
+        reach = whole_number("bam", "dilation", dilation)
+        self.squeeze = nn.Linear(channels, hidden)
+        self.excite = nn.Linear(hidden, channels)
+        self.channel_norm = SharedBatchNorm(channels, places=places, kind=nn.BatchNorm1d)
+        self.spatial = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, padding=reach, dilation=reach),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, hidden, 3, padding=reach, dilation=reach),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, 1, 1),
+        )
+        self.spatial_norm = SharedBatchNorm(1, places=places, kind=nn.BatchNorm2d)
+        blends = switch("bam", "identity", identity)
+        self.strength = nn.Parameter(torch.zeros(1)) if blends else None
+
+    def forward(
+        self, features: Tensor, state: State | None = None, place: str = "0"
+    ) -> tuple[Tensor, State | None]:
+        """Rescale each pixel of each channel by a factor in (1, 2).
+
+        Args:
+            features: (N, C, H, W).
+            state: handed on untouched; BAM carries none.
+            place: the block.
+
+        Returns:
+            (N, C, H, W) features plus their gated selves, and the state.
+        """
+        excited = self.excite(F.relu(self.squeeze(features.mean((2, 3)))))
+        by_channel = self.channel_norm(excited, place)[:, :, None, None]  # eq. 3
+        by_pixel = self.spatial_norm(self.spatial(features), place)  # eq. 4
+        gate = (by_channel + by_pixel).sigmoid()  # eq. 2
+        attended = features + features * gate.to(features.dtype)  # eq. 1
+        if self.strength is not None:
+            attended = blended(features, attended, self.strength)
+        return attended, state

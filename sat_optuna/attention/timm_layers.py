@@ -1,0 +1,132 @@
+"""timm's attention modules as kinds of ours: `timm:eca` is `timm.layers.create_attn("eca", C)`."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sat_optuna.attention.contract import Attention, AttentionError, State
+from sat_optuna.attention.timm_names import TIMM_NAMES, TIMM_REFUSED, timm_kinds
+from sat_optuna.errors import UnknownName
+from sat_optuna.registry import nearest
+
+__all__ = ["TimmAttention", "build"]
+
+_LAST = torch.channels_last
+_NOT_SETTINGS = ("stride",)  # it would change the shape
+
+
+class TimmAttention(Attention):
+    """One of timm's modules; its settings are timm's that are numbers, texts or booleans.
+
+    Attributes:
+        kind: for example "timm:eca".
+        make: timm's class, or its function that builds one.
+        module: timm's module.
+    """
+
+    kind: ClassVar[str]
+    make: ClassVar[Callable[..., nn.Module]]
+
+    def __init__(self, channels: int, **settings: Any) -> None:
+        """Build the module, and look at it with shapes alone whether it keeps them.
+
+        Args:
+            channels: C of the features.
+            **settings: those of its signature.
+
+        Raises:
+            AttentionError: timm cannot build it so, or it would change the shape.
+        """
+        super().__init__()
+        given = "".join(f", {name} = {value!r}" for name, value in settings.items())
+        shape = torch.Size((1, channels, 6, 7))
+        try:
+            with torch.device("meta"):
+                kept = type(self).make(channels, **settings).eval()(torch.empty(shape)).shape
+            self.module = type(self).make(channels, **settings)
+        # Whatever timm raises: it checks its settings by assertions, look-ups and arithmetic.
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise AttentionError(
+                f"timm cannot build {self.kind} for {channels} channels{given} ({reason}); "
+                "choose other settings"
+            ) from error
+        if kept != shape:
+            raise AttentionError(
+                f"{self.kind} for {channels} channels{given} makes {tuple(kept)} of "
+                f"{tuple(shape)}; choose settings that keep the shape"
+            )
+
+    def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """Run timm's module.
+
+        Args:
+            features: (N, C, H, W).
+            state: handed on untouched.
+
+        Returns:
+            (N, C, H, W) attended features, and the state.
+        """
+        attended = self.module(features).to(features.dtype)
+        # Some of them sum over a further dimension, and the sum is not in channels_last.
+        if not features.is_contiguous() and features.is_contiguous(memory_format=_LAST):
+            attended = attended.contiguous(memory_format=_LAST)
+        return attended, state
+
+
+@functools.cache
+def build(name: str) -> type[TimmAttention]:
+    """Return the class of `timm:<name>`.
+
+    Args:
+        name: one that timm's factory knows.
+
+    Raises:
+        UnknownName: it does not know it.
+        AttentionError: timm is not installed, or a block cannot carry this module.
+    """
+    kind = f"timm:{name}"
+    if name in TIMM_REFUSED:
+        raise AttentionError(
+            f"attention {kind!r} cannot stand in a block: {TIMM_REFUSED[name]}; "
+            f"choose one of {', '.join(TIMM_NAMES)}"
+        )
+    if name not in TIMM_NAMES:
+        near = nearest(name, TIMM_NAMES) or ";"
+        raise UnknownName(f"no attention module {kind!r}{near} timm has {', '.join(TIMM_NAMES)}")
+    if not timm_kinds():
+        raise AttentionError(
+            f"attention {kind!r} needs timm; install it with: pip install 'sat_optuna[timm]'"
+        )
+    make = importlib.import_module("timm.layers").get_attn(name)
+    with torch.device("meta"):
+        has_norm = any(isinstance(module, _BatchNorm) for module in make(64).modules())
+    members: dict[str, Any] = {
+        "__doc__": f"timm's {name}.",
+        "__module__": __name__,
+        "__signature__": _signature(make),
+        "kind": kind,
+        "make": staticmethod(make),
+        "paper": f"timm's {getattr(make, 'func', make).__name__}",
+        # A shared BatchNorm would need statistics for each block.
+        "sharings": ("block",) if has_norm else ("block", "stage"),
+    }
+    return type(f"Timm_{name}", (TimmAttention,), members)
+
+
+def _signature(make: Callable[..., nn.Module]) -> inspect.Signature:
+    """Return channels, and as keyword-only what timm gives a number, a text or a boolean."""
+    settings = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=type(parameter.default))
+        for parameter in inspect.signature(make).parameters.values()
+        if type(parameter.default) in (bool, int, float, str)
+        and parameter.name not in _NOT_SETTINGS
+    ]
+    channels = inspect.Parameter("channels", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return inspect.Signature([channels, *settings])
