@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sat_optuna.attention import build_attention
     from sat_optuna.backbones import build_backbone
-    from sat_optuna.cost import Cost, measure
+    from sat_optuna.cost import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.scheme import Scheme
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionSpec",
     "Cost",
+    "CostModel",
     "MLflowLog",
     "PolicyGradientSampler",
     "Scheme",
@@ -46,6 +47,7 @@ __all__ = [
 _HOMES = {
     "AttentionSpec": "ticket",
     "Cost": "cost",
+    "CostModel": "cost",
     "MLflowLog": "tracking",
     "PolicyGradientSampler": "search.sampler",
     "Scheme": "scheme",

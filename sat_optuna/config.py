@@ -18,6 +18,7 @@ __all__ = [
     "AttentionConfig",
     "DataConfig",
     "NetworkConfig",
+    "PluginsConfig",
     "PretrainConfig",
     "RetrainConfig",
     "SearchConfig",
@@ -58,11 +59,25 @@ class NetworkConfig:
     """[network]: the CNN whose blocks are asked about."""
 
     backbone: str = _key("resnet20", "see: sat-optuna ls backbones", registry="backbones")
-    width: int = _key(16, "channels of the first stage", least=4)
-    stem_stride: int = _key(1, "stride of the first convolution", least=1, most=4)
-    blocks: tuple[int, ...] = _key(
-        tuple, "blocks of each stage; empty: the backbone's own", least=1
+    width: int = _key(
+        0, "CIFAR ResNets: channels of the first stage; 0: the backbone's own, 16", least=0
     )
+    stem_stride: int = _key(
+        0, "CIFAR ResNets: stride of the first convolution; 0: its own, 1", least=0, most=4
+    )
+    blocks: tuple[int, ...] = _key(
+        tuple, "CIFAR ResNets: blocks of each stage; empty: the backbone's own", least=1
+    )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The backbone's settings that are asked for, without those left to it."""
+        asked = {
+            "width": self.width,
+            "stem_stride": self.stem_stride,
+            "blocks": list(self.blocks),
+        }
+        return {name: value for name, value in asked.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +180,15 @@ class RetrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PluginsConfig:
+    """[plugins]: what a study brings itself."""
+
+    modules: tuple[str, ...] = _key(
+        tuple, "Python files beside study.toml that register networks, modules, data sets"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StudyConfig:
     """A whole study.toml."""
 
@@ -176,6 +200,7 @@ class StudyConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     retrain: RetrainConfig = field(default_factory=RetrainConfig)
+    plugins: PluginsConfig = field(default_factory=PluginsConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, section by section."""

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.errors import DataError
+from sat_optuna.recalibration import evaluating, recalibrated
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet import evaluating, recalibrated
 
 if TYPE_CHECKING:
     from sat_optuna.data.split import Images
@@ -104,7 +104,11 @@ def calibration_batches(
 
     Returns:
         Batches of (chunk, C, H, W), the last one smaller where `chunk` does not divide their
-        number.
+        number; a last single image is part of the batch before.
     """
     order = torch.randperm(len(images), generator=generator_for("calibration", seed))[:count]
-    return [x for x, _ in images.batches(order, chunk)]
+    batches = [x for x, _ in images.batches(order, chunk)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        # One value a channel has no variance: a norm over 1x1 maps could not use it.
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

@@ -1,51 +1,82 @@
-"""study.toml: read into a StudyConfig, every fault at once; written with every key explained."""
+"""study.toml, read: a StudyConfig, or every fault at once."""
 
-import json
 import math
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sat_optuna.config import AttentionConfig, StudyConfig
 from sat_optuna.errors import ConfigError
-from sat_optuna.files import write_text
 from sat_optuna.registry import nearest
 from sat_optuna.scheme import MAX_KINDS
 from sat_optuna.ticket import SHARINGS, AttentionSpec
 
-__all__ = ["load_config", "parse_config", "to_toml", "write_config"]
+__all__ = [
+    "Names",
+    "parse_config",
+    "plugins_of",
+    "read_toml",
+]
 
 
-def load_config(path: Path, *, known: Mapping[str, Iterable[str]] | None = None) -> StudyConfig:
-    """Read study.toml.
+class Names(Protocol):
+    """Names that may be used: those it iterates over, and perhaps whole families of others."""
 
-    Args:
-        path: the file.
-        known: names that may be used, for `modules`, `backbones` and `datasets`; a missing entry
-            is not checked.
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a study.toml, nothing about them checked.
 
     Raises:
-        ConfigError: all faults at once.
+        ConfigError: it cannot be read or is not TOML.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             str(path), [f"cannot be read ({error.strerror}); make one with: sat-optuna new NAME"]
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"is not TOML: {error}; correct it there"]) from error
-    return parse_config(document, source=str(path), known=known or {})
+
+
+def plugins_of(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files that [plugins] lists, none where the table is faulty.
+
+    They register names that the rest of study.toml uses, so they are needed before it is checked.
+    """
+    table = document.get("plugins")
+    listed = table.get("modules") if isinstance(table, Mapping) else None
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        return ()
+    return tuple(listed)
 
 
 def parse_config(
-    document: Mapping[str, Any], *, source: str, known: Mapping[str, Iterable[str]]
+    document: Mapping[str, Any],
+    *,
+    source: str,
+    known: Mapping[str, Names],
+    default_sharing: Mapping[str, str] | None = None,
 ) -> StudyConfig:
-    """Build a StudyConfig from the tables of a study.toml; see `load_config`."""
-    reader = _Reader(known)
+    """Build a StudyConfig from the tables of a study.toml.
+
+    Args:
+        document: the tables.
+        source: names them in faults.
+        known: names that may be used, for `modules`, `backbones` and `datasets`; a missing entry
+            is not checked.
+        default_sharing: of kinds that are not one module a block unless said otherwise.
+
+    Raises:
+        ConfigError: all faults at once.
+    """
+    reader = _Reader(known, default_sharing or {})
     values: dict[str, Any] = {}
     sections = {f.name: f for f in fields(StudyConfig)}
     for key, given in document.items():
@@ -74,10 +105,11 @@ class _Reader:
     A default stands in for a faulty value, so that what comes later sees a whole configuration.
     """
 
-    def __init__(self, known: Mapping[str, Iterable[str]]) -> None:
+    def __init__(self, known: Mapping[str, Names], default_sharing: Mapping[str, str]) -> None:
         self.faults: list[str] = []
         self.faulty: set[str] = set()
-        self._names = {registry: tuple(names) for registry, names in known.items()}
+        self._names = known
+        self._default_sharing = default_sharing
 
     def fault(self, place: str, text: str) -> None:
         self.faulty.add(place)
@@ -100,7 +132,7 @@ class _Reader:
 
     def value(self, place: str, given: Any, spec: Field[Any]) -> Any:
         """Return the field's value for what is written, its default where that is faulty."""
-        listed = spec.type == tuple[int, ...]
+        listed = spec.type in _LISTS
         if spec.type is float and type(given) is int and abs(given) < 2**53:
             given = float(given)
         hint = (_list_hint if listed else _hint)(given, spec)
@@ -120,7 +152,7 @@ class _Reader:
         """Read `kinds` and the table of settings of each kind."""
         defaults = {spec.kind: spec for spec in AttentionConfig().kinds}
         kinds = self._kinds(given.get("kinds", list(defaults)))
-        specs = {kind: defaults.get(kind, AttentionSpec(kind=kind)) for kind in kinds or defaults}
+        specs = {kind: defaults.get(kind, self._usual(kind)) for kind in kinds or defaults}
         for key, table in given.items():
             if key in specs:
                 specs[key] = self._spec(table, specs[key])
@@ -128,6 +160,10 @@ class _Reader:
                 hint = nearest(key, ("kinds", *kinds)) or "; name it in attention.kinds or drop it"
                 self.fault(f"attention.{key}", f"unknown key 'attention.{key}'{hint}")
         return tuple(specs.values())
+
+    def _usual(self, kind: str) -> AttentionSpec:
+        """Return a kind as it is without a table of its own."""
+        return AttentionSpec(kind=kind, sharing=self._default_sharing.get(kind, SHARINGS[0]))
 
     def _kinds(self, kinds: Any) -> tuple[str, ...]:
         """Return the names that `attention.kinds` lists, none where it is faulty as a list."""
@@ -166,6 +202,7 @@ class _Reader:
         return AttentionSpec(kind=default.kind, sharing=sharing, settings=settings)
 
 
+_LISTS = (tuple[int, ...], tuple[str, ...])
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -188,6 +225,9 @@ def _hint(value: Any, spec: Field[Any]) -> str | None:
 
 
 def _list_hint(value: Any, spec: Field[Any]) -> str | None:
+    if spec.type == tuple[str, ...]:
+        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return None if texts else "; write a list of texts"
     least, fewest = spec.metadata["least"], spec.metadata.get("fewest", 0)
     if not isinstance(value, list) or not all(type(item) is int for item in value):
         return "; write a list of whole numbers"
@@ -225,65 +265,3 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"search.pruner is {config.search.pruner!r} with objective = 'supernet', which scores "
             "in one step; choose objective 'train' or pruner 'none'",
         )
-
-
-def to_toml(config: StudyConfig) -> str:
-    """Return study.toml with every key, its value and its comment."""
-    lines = [_line("seed", config.seed, _comment(StudyConfig, "seed"))]
-    for spec in fields(StudyConfig):
-        section = getattr(config, spec.name)
-        if not is_dataclass(section):
-            continue
-        lines += ["", f"[{spec.name}]"]
-        if isinstance(section, AttentionConfig):
-            comment = _comment(AttentionConfig, "kinds")
-            lines.append(_line("kinds", [kind.kind for kind in section.kinds], comment))
-            lines += [_attention_line(kind) for kind in section.kinds]
-            continue
-        lines += [
-            _line(f.name, getattr(section, f.name), f.metadata["comment"]) for f in fields(section)
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _attention_line(spec: AttentionSpec) -> str:
-    pairs = [f"{_toml_key(key)} = {_toml(value)}" for key, value in spec.settings.items()]
-    pairs.append(f"sharing = {_toml(spec.sharing)}")
-    comment = 'sharing: "block", a module a block, or "stage", one for all'
-    return f"{_toml_key(spec.kind)} = {{ {', '.join(pairs)} }}  # {comment}"
-
-
-def _comment(cls: type, key: str) -> str:
-    return next(str(f.metadata["comment"]) for f in fields(cls) if f.name == key)
-
-
-def _line(key: str, value: Any, comment: str) -> str:
-    return f"{key} = {_toml(value)}".ljust(31) + f" # {comment}"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return _toml_text(value) if isinstance(value, str) else repr(value)
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_text(key)
-
-
-def _toml_text(text: str) -> str:
-    # JSON's escapes are TOML's too, but for DEL, which JSON leaves bare.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def write_config(path: Path, config: StudyConfig) -> Path:
-    """Write study.toml, whole or not at all.
-
-    Raises:
-        ConfigError: there is one already.
-    """
-    if path.exists():
-        raise ConfigError(str(path), ["exists already; edit it, or choose another name"])
-    return write_text(path, to_toml(config))

@@ -5,36 +5,32 @@
 It has one set of weights for all schemes (method of arXiv:2207.07858).
 """
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from sat_optuna.attention import attention_faults, default_spec
+from sat_optuna.attention import ATTENTION, OWN, attention_faults, default_spec
 from sat_optuna.attention.contract import AttentionError, State
 from sat_optuna.attention.stage import StageAttention
 from sat_optuna.backbones import build_backbone
-from sat_optuna.backbones.contract import Backbone
-from sat_optuna.errors import DataError, SchemeError
+from sat_optuna.backbones.contract import BackboneError
+from sat_optuna.backbones.tables import type_name
+from sat_optuna.backbones.view import NetworkView, take_own, view_of
+from sat_optuna.errors import SchemeError
+from sat_optuna.recalibration import evaluating
 from sat_optuna.scheme import Scheme
-from sat_optuna.seeds import generator_for, seeded
+from sat_optuna.seeds import seeded
 from sat_optuna.ticket import AttentionSpec
 
 __all__ = [
-    "DRAWS",
     "AttentionSource",
     "StageAttention",
     "Supernet",
-    "draw_scheme",
-    "evaluating",
-    "recalibrated",
+    "placement_faults",
     "walk",
 ]
-
-DRAWS = ("iid", "antithetic", "balanced")
 
 
 class AttentionSource(Protocol):
@@ -47,15 +43,15 @@ class AttentionSource(Protocol):
 
 
 def walk(
-    backbone: Backbone, attention: Iterable[AttentionSource], scheme: Scheme, x: Tensor
+    view: NetworkView, attention: Iterable[AttentionSource], scheme: Scheme, x: Tensor
 ) -> Tensor:
-    """Run a backbone block by block with the attention that a scheme asks for.
+    """Run a network block by block with the attention that a scheme asks for.
 
     Each kind has one state a stage, None at its first connected block; blocks without it hand it
     on untouched.
 
     Args:
-        backbone: its stages match the scheme's.
+        view: of the network; its stages match the scheme's.
         attention: where each stage gets its modules from.
         scheme: which block carries what.
         x: (N, C, H, W) images.
@@ -63,8 +59,8 @@ def walk(
     Returns:
         (N, classes) logits.
     """
-    x = backbone.stem(x)
-    stages = zip(backbone.blocks, attention, scheme.by_stage(), strict=True)
+    x = view.stem(x)
+    stages = zip(view.blocks, attention, scheme.by_stage(), strict=True)
     for blocks, source, choices in stages:
         states: dict[int, State | None] = {}
         for index, (block, choice) in enumerate(zip(blocks, choices, strict=True)):
@@ -73,85 +69,94 @@ def walk(
                 attend = source.module_for(choice, index)
                 features, states[choice] = attend(features, states.get(choice))
             x = block.merge(features, shortcut)
-    logits: Tensor = backbone.head(x)
-    return logits
+    return view.head(x)
 
 
 class Supernet(nn.Module):
     """A backbone with every attention module a scheme may ask for.
 
-    Its weights are a function of the seed and of their place, so two supernets of one seed share
-    the weights of the parts they share, whatever else differs.
+    The weights of a named backbone and of all attention are a function of the seed and of their
+    place, so two supernets of one seed share the weights of the parts they share, whatever else
+    differs.
 
     Attributes:
-        backbone: the network without attention.
+        backbone: the network without attention, its state_dict keys its own.
+        view: how it is walked.
         attention: a `StageAttention` a stage.
-        backbone_name: its name in the registry.
-        backbone_settings: the keyword arguments it was built with.
+        backbone_name: its name in the registry; of a network that was given, its type's.
+        backbone_settings: the settings it was built with.
         specs: the kinds of attention; choice k of a scheme is `specs[k - 1]`.
         stages: number of blocks of each stage.
     """
 
     def __init__(
         self,
-        backbone: str,
+        backbone: str | nn.Module,
         *,
         attention: Sequence[AttentionSpec | str],
-        in_channels: int,
-        classes: int,
         seed: int,
-        width: int = 16,
-        stem_stride: int = 1,
-        blocks: Sequence[int] | None = None,
+        in_channels: int | None = None,
+        classes: int | None = None,
+        **settings: Any,
     ) -> None:
         """Build the supernet.
 
         Args:
-            backbone: a name of `BACKBONES`.
+            backbone: a name of `BACKBONES`; or a network of one's own, which is used as it is,
+                weights and all: a `Backbone`, or one whose type is in the tables.
             attention: the kinds; a bare name stands for its defaults, one module a block where
-                the kind allows it.
-            in_channels: channels of the images.
-            classes: number of logits.
-            seed: of all weights.
-            width: channels of the first stage's convolutions.
-            stem_stride: stride of the first convolution.
-            blocks: blocks of each stage; None for the family's own.
+                the kind allows it. The kind "own" is the attention that the backbone's blocks
+                carry themselves (SE in seresnet, regnety, mobilenetv3, efficientnet): with it the
+                slots are where that sits, and a block without attention has not even its own.
+            seed: of all weights that are drawn.
+            in_channels: channels of the images; of a named backbone only.
+            classes: number of logits; of a named backbone only.
+            **settings: the named backbone's own.
 
         Raises:
             UnknownName: a backbone or kind that no registry holds.
-            BackboneError: a setting the backbone cannot be built with.
+            BackboneError: a setting the backbone cannot be built with, or a network that cannot
+                be walked.
             AttentionError: no kind, a kind given twice, or one that cannot be built as asked.
         """
         super().__init__()
-        self.backbone_name = backbone
-        self.backbone_settings: dict[str, Any] = {
-            "width": width,
-            "stem_stride": stem_stride,
-            "blocks": None if blocks is None else list(blocks),
-        }
         self.specs = tuple(default_spec(s) if isinstance(s, str) else s for s in attention)
         kinds = [spec.kind for spec in self.specs]
         if not kinds or len(set(kinds)) < len(kinds):
             raise AttentionError(
                 f"attention kinds {kinds} given; name at least one, and each of them once"
             )
-        with seeded("backbone", seed):
-            self.backbone = build_backbone(
-                backbone,
-                in_channels=in_channels,
-                classes=classes,
-                width=width,
-                stem_stride=stem_stride,
-                blocks=blocks,
-            )
-        self.stages = self.backbone.stage_sizes
-        for spec in self.specs:
-            for fault in attention_faults(spec, channels=self.backbone.stage_channels):
-                raise AttentionError(fault)
+        self.backbone_settings: dict[str, Any] = {  # as JSON would bring them back
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in settings.items()
+        }
+        if isinstance(backbone, str):
+            if in_channels is None or classes is None:
+                raise BackboneError(
+                    f"backbone {backbone!r} given with in_channels = {in_channels} and classes = "
+                    f"{classes}; give both"
+                )
+            self.backbone_name = backbone
+            with seeded("backbone", seed):
+                self.backbone = build_backbone(
+                    backbone, in_channels=in_channels, classes=classes, **settings
+                )
+        else:
+            self.backbone_name, self.backbone = type_name(type(backbone)), backbone
+        self.view = view_of(self.backbone, own=OWN in kinds)
+        self.stages = self.view.stage_sizes
+        for fault in placement_faults(self.specs, self.view):
+            raise AttentionError(fault)
+        paths = {module: path for path, module in self.backbone.named_modules()}
+        taken = take_own(self.view)
         self.attention = nn.ModuleList(
-            StageAttention.build(self.specs, [b.channels for b in members], seed=seed, stage=stage)
-            for stage, members in enumerate(self.backbone.blocks)
+            StageAttention.build(self.specs, channels, seed=seed, stage=stage, own=own)
+            for stage, (channels, own) in enumerate(
+                zip(self.view.stage_channels, taken, strict=True)
+            )
         )
+        # Where the original state_dict has the weights that now are in self.attention.
+        self._own_paths = [[paths[m] for m in own if m is not None] for own in taken]
 
     @property
     def stage_attention(self) -> tuple[StageAttention, ...]:
@@ -175,6 +180,58 @@ class Supernet(nn.Module):
                 f"{len(self.specs)}; use digits 0..{len(self.specs)}"
             )
 
+    def check_input(self, shape: tuple[int, int, int]) -> None:
+        """Make sure that images of this size reach each stage large enough.
+
+        Args:
+            shape: (C, H, W).
+
+        Raises:
+            BackboneError: they are too small, or have other channels than the stem takes.
+        """
+        recorders = [_Recorder() for _ in self.stages]
+        like = next(self.parameters())
+        image = torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
+        try:
+            with evaluating(self), torch.no_grad():
+                walk(self.view, recorders, Scheme.uniform(self.stages, 1), image)
+        except RuntimeError as error:
+            raise BackboneError(
+                f"images of {_size(shape)} do not go through {self.backbone_name} "
+                f"({str(error).splitlines()[0]}); give larger ones, or with other channels"
+            ) from error
+        for stage, recorder in enumerate(recorders, start=1):
+            side = min(min(features.shape[2:]) for features in recorder.features)
+            for spec in self.specs:
+                least = 1 if spec.kind == OWN else ATTENTION.get(spec.kind).least_side
+                if side < least:
+                    raise BackboneError(
+                        f"images of {_size(shape)} come to stage {stage} of {self.backbone_name} "
+                        f"with {side} pixels a side and {spec.kind} needs {least}; give larger "
+                        "images or a smaller stem stride, or choose another module"
+                    )
+
+    def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
+        """Load weights of the original network by their own names.
+
+        Args:
+            weights: its state_dict, with the attention that its blocks carry themselves also
+                where that is a kind of this supernet.
+
+        Raises:
+            RuntimeError: names or shapes differ (torch's message says which).
+        """
+        rest = dict(weights)
+        for stage, paths in zip(self.stage_attention, self._own_paths, strict=True):
+            for block, path in enumerate(paths):
+                kept = {k: rest.pop(k) for k in tuple(rest) if k.startswith(f"{path}.")}
+                own = stage.owner_of(self._choice(OWN), block)
+                own.load_state_dict({f"module.{k[len(path) + 1 :]}": v for k, v in kept.items()})
+        self.backbone.load_state_dict(rest)
+
+    def _choice(self, kind: str) -> int:
+        return 1 + [spec.kind for spec in self.specs].index(kind)
+
     def forward(self, x: Tensor, scheme: Scheme) -> Tensor:
         """Return the logits under a scheme.
 
@@ -189,104 +246,45 @@ class Supernet(nn.Module):
             SchemeError: the scheme does not fit this network.
         """
         self.check(scheme)
-        return walk(self.backbone, self.stage_attention, scheme, x)
+        return walk(self.view, self.stage_attention, scheme, x)
 
 
-def draw_scheme(
-    stages: Sequence[int], kinds: int, *, connect: float, draws: str, seed: int, step: int
-) -> Scheme:
-    """Draw the scheme of a training step: a pure function of its arguments.
+def placement_faults(specs: Iterable[AttentionSpec], view: NetworkView) -> list[str]:
+    """Return why kinds of attention cannot be placed in a network, a sentence each.
 
     Args:
-        stages: number of blocks of each stage.
-        kinds: K, the number of kinds.
-        connect: probability that a block carries attention, in 0..1; a balanced draw has no use
-            for it, for its choices are equally often.
-        draws: "iid": each block connected with probability `connect`, its kind uniform, as
-            published. "antithetic": steps 2j and 2j + 1 are a scheme and its complement.
-            "balanced": in each run of K + 1 steps each block takes each of its K + 1 choices once.
-        seed: of the whole sequence.
-        step: number of the step.
-
-    Raises:
-        SchemeError: `connect` is no probability, `draws` is no such way, or antithetic draws are
-            asked for with more than one kind or another probability than 0.5.
+        specs: the kinds.
+        view: of the network; nothing is drawn.
     """
-    if draws not in DRAWS:
-        raise SchemeError(f"draws = {draws!r} given; choose one of {', '.join(DRAWS)}")
-    if not 0 <= connect <= 1:
-        raise SchemeError(f"connect = {connect} given; give a probability in 0..1")
-    count = sum(stages)
-    if draws == "balanced":
-        run, position = divmod(step, kinds + 1)
-        keys = torch.rand(count, kinds + 1, generator=generator_for("scheme", seed, run))
-        return Scheme.of(keys.argsort(dim=1)[:, position].tolist(), stages)
-    if draws == "antithetic":
-        if connect != 0.5 or kinds != 1:
-            raise SchemeError(
-                f"antithetic draws asked for with connect = {connect} and {kinds} kind(s); "
-                "they need connect = 0.5 and one kind, choose 'iid' or 'balanced'"
+    faults: list[str] = []
+    widths = view.stage_channels
+    for spec in specs:
+        faults += attention_faults(spec, channels=[c for stage in widths for c in stage])
+        uneven = [n for n, stage in enumerate(widths, start=1) if len(set(stage)) > 1]
+        if spec.sharing == "stage" and uneven:
+            faults.append(
+                f"{spec.kind} has sharing = 'stage' and stage {uneven[0]} has features of "
+                f"{sorted(set(widths[uneven[0] - 1]))} channels; write sharing = 'block', or "
+                "choose another network"
             )
-        pair, complement = divmod(step, 2)
-        coins = torch.rand(count, generator=generator_for("scheme", seed, pair)) < 0.5
-        return Scheme.of((coins ^ bool(complement)).tolist(), stages)
-    generator = generator_for("scheme", seed, step)
-    connected = torch.rand(count, generator=generator) < connect
-    chosen = torch.randint(1, kinds + 1, (count,), generator=generator)
-    return Scheme.of((connected * chosen).tolist(), stages)
+    return faults
 
 
-@contextlib.contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, and give each of its modules its own mode back afterwards."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+class _Recorder:
+    """Stands where a stage's attention would, and notes what features it is given."""
+
+    def __init__(self) -> None:
+        self.features: list[Tensor] = []
+
+    def module_for(
+        self, _choice: int, _block: int, /
+    ) -> Callable[..., tuple[Tensor, State | None]]:
+        return self._record
+
+    def _record(self, features: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        self.features.append(features)
+        return features, state
 
 
-@contextlib.contextmanager
-def recalibrated(
-    net: nn.Module, scheme: Scheme | None, batches: Sequence[Tensor]
-) -> Iterator[None]:
-    """Give a network the BatchNorm statistics that one scheme has on a calibration set.
-
-    The statistics are plain averages over the chunks, from one pass in which BatchNorm alone is in
-    train mode. Inside, the network is in eval mode; on leaving, buffers, momentum and modes are
-    what they were.
-
-    Args:
-        net: a supernet, or any other network where `scheme` is None.
-        scheme: the supernet's scheme.
-        batches: the calibration set, (n, C, H, W) each, on the network's device; the chunks are
-            part of the result.
-
-    Raises:
-        DataError: no batch was given.
-    """
-    if not batches:
-        raise DataError("no calibration batch given; give at least one to average BatchNorm over")
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [
-        (norm, norm.momentum, {name: value.clone() for name, value in norm.named_buffers()})
-        for norm in norms
-    ]
-    with evaluating(net):
-        try:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # an average over the chunks, not a decaying one
-                norm.train()
-            with torch.no_grad():
-                for batch in batches:
-                    net(batch) if scheme is None else net(batch, scheme)
-            net.eval()
-            yield
-        finally:
-            for norm, momentum, buffers in before:
-                norm.momentum = momentum
-                for name, value in buffers.items():
-                    norm.get_buffer(name).copy_(value)
+def _size(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from sat_optuna.backbones.contract import Backbone
+from sat_optuna.backbones.view import NetworkView
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet import StageAttention, Supernet, walk
 
@@ -17,16 +17,18 @@ class TicketNetwork(nn.Module):
     """A backbone with the attention of one scheme and nothing more.
 
     Attributes:
-        backbone: the network without attention.
+        backbone: the network without attention, its state_dict keys its own.
+        view: how it is walked.
         attention: a `StageAttention` a stage, with the connected modules alone.
         scheme: which block carries what.
     """
 
     def __init__(
-        self, backbone: Backbone, attention: Iterable[StageAttention], scheme: Scheme
+        self, view: NetworkView, attention: Iterable[StageAttention], scheme: Scheme
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone = view.model
+        self.view = view
         self.attention = nn.ModuleList(attention)
         self.scheme = scheme
 
@@ -40,7 +42,7 @@ class TicketNetwork(nn.Module):
             (N, classes) logits.
         """
         stages = cast("Iterable[StageAttention]", self.attention)
-        return walk(self.backbone, stages, self.scheme, x)
+        return walk(self.view, stages, self.scheme, x)
 
 
 def materialise(supernet: Supernet, scheme: Scheme) -> TicketNetwork:
@@ -60,4 +62,4 @@ def materialise(supernet: Supernet, scheme: Scheme) -> TicketNetwork:
     supernet.check(scheme)
     stages = zip(supernet.stage_attention, scheme.by_stage(), strict=True)
     kept = [stage.kept(choices) for stage, choices in stages]
-    return TicketNetwork(copy.deepcopy(supernet.backbone), kept, scheme)
+    return TicketNetwork(copy.deepcopy(supernet.view), kept, scheme)

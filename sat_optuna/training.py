@@ -27,10 +27,11 @@ from sat_optuna.checkpoint import (
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.augment import augment
 from sat_optuna.devices import autocast_dtype, to_memory_format
+from sat_optuna.draws import draw_scheme
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet import Supernet, draw_scheme
+from sat_optuna.supernet import Supernet
 
 if TYPE_CHECKING:
     from sat_optuna.data.split import Images, Split

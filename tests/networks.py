@@ -8,21 +8,29 @@ from torch import Tensor, nn
 
 from sat_optuna.attention import ATTENTION, default_spec
 from sat_optuna.scheme import Scheme
+from sat_optuna.seeds import generator_for
 from sat_optuna.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
 
 BLOCKS = (2, 3, 1)
-SHAPE = (2, 12, 12)
+SHAPE = (2, 16, 16)
 
-# Every module in every sharing it allows, alone; then several kinds at once, with DIA among them.
+# Every module of ours in every sharing it allows, and two of timm's, alone; then several kinds at
+# once, with DIA among them.
+OURS = tuple(name for name in ATTENTION.names() if ":" not in name)
 ALONE = tuple(
     (AttentionSpec(kind=kind, sharing=sharing),)
-    for kind in ATTENTION.names()
+    for kind in (*OURS, "timm:eca", "timm:coord")
     for sharing in ATTENTION.get(kind).sharings
 )
 TOGETHER = (
     (default_spec("se"), default_spec("sge"), default_spec("dia")),
     (default_spec("dia"), AttentionSpec(kind="se", sharing="stage", settings={"reduction": 2})),
+    (
+        AttentionSpec(kind="cbam", sharing="stage"),
+        AttentionSpec(kind="srm", sharing="stage"),
+        default_spec("gc"),
+    ),
 )
 KINDS = ALONE + TOGETHER
 
@@ -51,16 +59,21 @@ def tiny_supernet(
 
 
 def stirred(net: Supernet) -> Supernet:
-    """Move what starts at 0 or 1 (BatchNorm, SGE) elsewhere: symmetry would hide mistakes."""
-    chance = torch.Generator().manual_seed(1)
+    """Return a supernet with `stirred_module` done to it."""
+    stirred_module(net)
+    return net
+
+
+def stirred_module(net: nn.Module) -> nn.Module:
+    """Move what starts at 0 or 1 elsewhere: symmetry would hide mistakes.
+
+    That is each vector or scalar whose values are all 0 or all 1: BatchNorm's, SGE's, layer scale.
+    """
     with torch.no_grad():
-        for module in net.modules():
-            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-            for value in (
-                own if isinstance(module, nn.BatchNorm2d) or "gamma" in dir(module) else ()
-            ):
-                if value.is_floating_point():
-                    value += 0.4 * torch.rand(value.shape, generator=chance)
+        for name, value in net.state_dict().items():
+            if value.is_floating_point() and bool(((value == 0) | (value == 1)).all()):
+                chance = generator_for("stirred", name)  # parts that two networks share stay equal
+                value += 0.4 * torch.rand(value.shape, generator=chance)
     return net
 
 

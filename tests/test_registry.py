@@ -59,6 +59,39 @@ def test_nearest_ignores_case_and_keeps_silent_where_none_is_near(name, hint):
     assert nearest(name, (n for n in ("mnist5k", "se", "CIFAR10"))) == expected
 
 
+@pytest.fixture
+def families(registry):
+    registry.add_family("pair:", lambda rest: (rest, rest), names=lambda: ["pair:b", "pair:a"])
+    registry.add_family("number:", "builtins:float")
+    return registry
+
+
+def test_a_family_makes_its_members_when_asked_for(families):
+    assert families.get("pair:x") == ("x", "x")
+    assert families.get("number:2") == 2.0
+
+
+def test_a_family_knows_its_prefix_and_lists_what_it_likes(families):
+    assert families.names() == tuple(families) == ("se", "sge", "pair:a", "pair:b")
+    families.check("number:x")
+    assert "number:x" in families
+    for name in ("number:", "number", 3):
+        assert name not in families
+
+
+def test_a_wrong_name_is_answered_with_members_too(families):
+    with pytest.raises(UnknownName) as caught:
+        families.check("pairs:a")
+    assert str(caught.value) == (
+        "no attention module 'pairs:a'; did you mean 'pair:a'? known: se, sge, pair:a, pair:b"
+    )
+
+
+def test_a_prefix_is_taken_once(families):
+    with pytest.raises(ValueError, match="attention module 'pair:' is registered already"):
+        families.add_family("pair:", str)
+
+
 def test_names_and_checks_import_nothing():
     program = (
         "import sys\n"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sat_optuna.config import AttentionConfig, StudyConfig, differences
 from sat_optuna.errors import ConfigError
-from sat_optuna.study_toml import load_config, parse_config, to_toml, write_config
+from sat_optuna.study_template import to_toml, write_config
+from sat_optuna.study_toml import parse_config, plugins_of, read_toml
 from sat_optuna.ticket import SHARINGS, AttentionSpec
 
 KNOWN = {
@@ -102,7 +103,7 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         (
             "colour = 1",
             "unknown key 'colour'; known: "
-            "seed, data, network, attention, train, pretrain, search, retrain",
+            "seed, data, network, attention, train, pretrain, search, retrain, plugins",
         ),
         ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),
@@ -145,6 +146,8 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             '[train]\nprecision = "int8"',
             "train.precision is 'int8'; choose one of: 'auto', 'float32', 'bfloat16', 'float16'",
         ),
+        ("[plugins]\nmodules = [1]", "plugins.modules is [1]; write a list of texts"),
+        ('[plugins]\nmodules = "a.py"', "plugins.modules is 'a.py'; write a list of texts"),
         ("[network]\nblocks = 3", "network.blocks is 3; write a list of whole numbers"),
         (
             "[network]\nblocks = [3, 1.0]",
@@ -287,6 +290,24 @@ def test_names_are_checked_only_where_they_are_known():
     assert (config.data.name, config.attention.kinds[0].kind) == ("mine", "mine")
 
 
+def test_a_kind_without_a_table_has_the_sharing_it_is_said_to_have():
+    text = '[attention]\nkinds = ["dia", "sge"]\nsge = { groups = 2 }'
+    config = parse_config(
+        tomllib.loads(text), source="x", known={}, default_sharing={"dia": "stage"}
+    )
+    assert [(s.kind, s.sharing) for s in config.attention.kinds] == [
+        ("dia", "stage"),
+        ("sge", "block"),
+    ]
+
+
+def test_plugins_are_known_before_the_rest_is_checked():
+    document = tomllib.loads('colour = 1\n[plugins]\nmodules = ["net.py", "data.py"]')
+    assert plugins_of(document) == ("net.py", "data.py")
+    for text in ("", "plugins = 1", "[plugins]\nmodules = 1", "[plugins]\nmodules = [1]"):
+        assert plugins_of(tomllib.loads(text)) == ()
+
+
 def test_the_defaults_survive_being_written_and_read():
     assert parse(to_toml(StudyConfig())) == StudyConfig()
     assert differences(parse(to_toml(StudyConfig())).to_dict(), StudyConfig().to_dict()) == ()
@@ -307,6 +328,7 @@ SETTINGS = st.dictionaries(
     lr=st.floats(1e-8, 1e300),
     seeds=st.lists(st.integers(0, 2**62), min_size=3, max_size=12, unique=True),
     blocks=st.lists(st.integers(1, 40), max_size=4),
+    plugins=st.lists(TEXTS, max_size=2),
     kinds=st.dictionaries(
         TEXTS.filter(lambda name: name not in ("kinds", "se")),
         st.tuples(st.sampled_from(SHARINGS), SETTINGS),
@@ -314,7 +336,9 @@ SETTINGS = st.dictionaries(
         max_size=3,
     ),
 )
-def test_any_configuration_survives_being_written_and_read(root, lr, seeds, blocks, kinds):
+def test_any_configuration_survives_being_written_and_read(
+    root, lr, seeds, blocks, plugins, kinds
+):
     default = StudyConfig()
     specs = (
         AttentionSpec(kind=kind, sharing=sharing, settings=settings)
@@ -327,6 +351,7 @@ def test_any_configuration_survives_being_written_and_read(root, lr, seeds, bloc
         attention=AttentionConfig(tuple(specs)),
         train=replace(default.train, lr=lr),
         retrain=replace(default.retrain, seeds=tuple(seeds)),
+        plugins=replace(default.plugins, modules=tuple(plugins)),
     )
     assert parse_config(tomllib.loads(to_toml(config)), source="x", known={}) == config
 
@@ -359,7 +384,7 @@ def test_what_is_written_shows_the_other_choices():
 def test_a_file_is_written_and_read(tmp_path):
     path = tmp_path / "mine" / "study.toml"
     assert write_config(path, StudyConfig()) == path
-    assert load_config(path, known=KNOWN) == load_config(path) == StudyConfig()
+    assert parse_config(read_toml(path), source="x", known=KNOWN) == StudyConfig()
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path):
@@ -373,7 +398,7 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path):
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(ConfigError) as caught:
-        load_config(tmp_path / "study.toml")
+        read_toml(tmp_path / "study.toml")
     assert str(caught.value) == (
         f"{tmp_path / 'study.toml'}: cannot be read (No such file or directory); "
         "make one with: sat-optuna new NAME"
@@ -392,7 +417,7 @@ def test_what_is_no_toml_is_said_with_its_place(tmp_path, content, reason):
     path = tmp_path / "study.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        load_config(path)
+        read_toml(path)
     assert str(caught.value).startswith(f"{path}: is not TOML: ")
     assert reason in str(caught.value)
     assert str(caught.value).endswith("; correct it there")

@@ -3,20 +3,20 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.attention.contract import Attention, AttentionError
-from sat_optuna.backbones.contract import BackboneError, Block
+from sat_optuna.backbones.contract import BackboneError
+from sat_optuna.backbones.view import BlockView
 from sat_optuna.errors import DataError, SchemeError, UnknownName
+from sat_optuna.recalibration import evaluating, recalibrated
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet, draw_scheme, evaluating, recalibrated, walk
+from sat_optuna.supernet import Supernet, walk
 from sat_optuna.surgery import materialise
 from sat_optuna.ticket import AttentionSpec
 from tests.networks import BLOCKS, KINDS, images, name_of, schemes, tiny_supernet
@@ -29,6 +29,11 @@ def same(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
+def run(block: BlockView, x: Tensor) -> Tensor:
+    """A block without attention."""
+    return block.merge(*block.branch(x))
+
+
 class TestBuilding:
     def test_it_says_what_it_is(self):
         net = tiny_supernet(["se", "dia"])
@@ -38,7 +43,7 @@ class TestBuilding:
             ("dia", "stage"),
         ]
         assert net.backbone_name == "resnet20"
-        assert net.backbone_settings == {"width": 8, "stem_stride": 1, "blocks": list(BLOCKS)}
+        assert net.backbone_settings == {"width": 8, "blocks": list(BLOCKS)}
 
     def test_parts_that_two_share_have_equal_weights(self):
         one, other = tiny_supernet(["se"]), tiny_supernet(["sge", "se"])
@@ -134,27 +139,27 @@ class TestForward:
 
     def test_state_starts_at_the_first_connected_block_and_passes_the_others_untouched(self):
         net = tiny_supernet(["dia", "se"], blocks=(1, 6, 1)).eval()
-        x = net.backbone.blocks[0][0](net.backbone.stem(images(3)))
-        dia = net.stage_attention[1].module_for(1, 0)
-        se = net.stage_attention[1].module_for(2, 3)
-        b = net.backbone.blocks[1]
+        x = run(net.view.blocks[0][0], net.view.stem(images(3)))
+        dia = net.stage_attention[1].owner_of(1, 0)
+        se = net.stage_attention[1].owner_of(2, 3)
+        b = net.view.blocks[1]
         # 0 1 0 2 1 0 by hand: the cell sees blocks 1 and 4 alone.
-        x = b[0](x)
+        x = run(b[0], x)
         features, shortcut = b[1].branch(x)
         features, state = dia(features, (torch.zeros(3, 16), torch.zeros(3, 16)))
-        x = b[2](b[1].merge(features, shortcut))
+        x = run(b[2], b[1].merge(features, shortcut))
         features, shortcut = b[3].branch(x)
         x = b[3].merge(se(features)[0], shortcut)
         features, shortcut = b[4].branch(x)
-        x = b[5](b[4].merge(dia(features, state)[0], shortcut))
-        logits = net.backbone.head(net.backbone.blocks[2][0](x))
+        x = run(b[5], b[4].merge(dia(features, state)[0], shortcut))
+        logits = net.view.head(run(net.view.blocks[2][0], x))
         same(net(images(3), Scheme.parse("0-010210-0")), logits)
 
     def test_state_does_not_cross_stages(self):
         net = tiny_supernet(["dia"]).eval()
         seen: list[bool] = []
         for stage in net.stage_attention:
-            stage.module_for(1, 0).register_forward_pre_hook(
+            stage.owner_of(1, 0).register_forward_pre_hook(
                 lambda _, args: seen.append(args[1] is None)
             )
         net(images(1), ON)
@@ -166,97 +171,12 @@ class TestForward:
                 return lambda features, state: (torch.zeros_like(features), state)
 
         net = tiny_supernet().eval()
-        x = net.backbone.stem(images(2))
-        for blocks in net.backbone.blocks:
+        x = net.view.stem(images(2))
+        for blocks in net.view.blocks:
             for block in blocks:
-                assert isinstance(block, Block)
                 x = F.relu(block.branch(x)[1])
-        closed = walk(net.backbone, [Closed()] * len(BLOCKS), ON, images(2))
-        same(closed, net.backbone.head(x))
-
-
-class TestDrawScheme:
-    stages = (2, 3, 2)
-
-    def draw(
-        self,
-        step: int,
-        *,
-        kinds: int = 1,
-        connect: float = 0.5,
-        draws: str = "iid",
-        seed: int = 0,
-    ) -> Scheme:
-        return draw_scheme(self.stages, kinds, connect=connect, draws=draws, seed=seed, step=step)
-
-    @given(
-        st.integers(0, 10**6),
-        st.integers(0, 10**6),
-        st.integers(1, 4),
-        st.sampled_from(["iid", "balanced"]),
-    )
-    @settings(max_examples=30, deadline=None)
-    def test_a_pure_function_of_seed_and_step(self, seed, step, kinds, draws):
-        drawn = self.draw(step, kinds=kinds, draws=draws, seed=seed)
-        torch.rand(3)  # the global generator has no part in it
-        assert self.draw(step, kinds=kinds, draws=draws, seed=seed) == drawn
-        assert drawn.stages == self.stages
-        assert max(drawn.choices) <= kinds
-
-    @pytest.mark.parametrize("draws", ["iid", "antithetic", "balanced"])
-    def test_seeds_and_steps_draw_different_schemes(self, draws):
-        drawn = [
-            self.draw(2 * step, draws=draws, seed=seed) for step in range(20) for seed in (0, 1)
-        ]
-        assert len(set(drawn)) > 30
-
-    @given(st.integers(0, 10**6), st.integers(0, 10**6))
-    @settings(max_examples=30, deadline=None)
-    def test_antithetic_pairs_are_complements(self, seed, pair):
-        one, other = (
-            self.draw(2 * pair + k, draws="antithetic", seed=seed).choices for k in (0, 1)
-        )
-        assert [a + b for a, b in zip(one, other, strict=True)] == [1] * 7
-
-    @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 5))
-    @settings(max_examples=30, deadline=None)
-    def test_a_balanced_run_takes_each_choice_once_at_each_block(self, seed, run, kinds):
-        steps = range(run * (kinds + 1), (run + 1) * (kinds + 1))
-        drawn = [self.draw(s, kinds=kinds, draws="balanced", seed=seed).choices for s in steps]
-        for taken in zip(*drawn, strict=True):
-            assert sorted(taken) == list(range(kinds + 1))
-
-    @pytest.mark.parametrize("draws", ["antithetic", "balanced"])
-    def test_on_and_off_are_equally_often(self, draws):
-        drawn = [self.draw(step, draws=draws).choices for step in range(20)]
-        assert [sum(taken) for taken in zip(*drawn, strict=True)] == [10] * 7
-
-    @pytest.mark.parametrize("connect", [0.0, 0.25, 1.0])
-    def test_iid_blocks_are_connected_with_the_probability_asked_for(self, connect):
-        drawn = [self.draw(step, kinds=3, connect=connect).choices for step in range(400)]
-        counts = Counter(choice for choices in drawn for choice in choices)
-        wanted = {0: 1 - connect, 1: connect / 3, 2: connect / 3, 3: connect / 3}
-        for choice, share in wanted.items():
-            assert counts[choice] / 2800 == pytest.approx(share, abs=0.03)
-
-    def test_iid_blocks_are_drawn_apart(self):
-        drawn = [self.draw(step).choices for step in range(400)]
-        for left, right in pairwise(range(7)):
-            agree = sum(choices[left] == choices[right] for choices in drawn) / 400
-            assert agree == pytest.approx(0.5, abs=0.1)
-
-    @pytest.mark.parametrize(
-        ("wrong", "message"),
-        [
-            ({"connect": 1.5}, r"connect = 1\.5 given; give a probability in 0\.\.1"),
-            ({"draws": "idd"}, "draws = 'idd' given; choose one of iid, antithetic, balanced"),
-            ({"draws": "antithetic", "connect": 0.4}, r"connect = 0\.4 and 1 kind"),
-            ({"draws": "antithetic", "kinds": 2}, r"connect = 0\.5 and 2 kind"),
-        ],
-    )
-    def test_what_cannot_be_drawn(self, wrong, message):
-        with pytest.raises(SchemeError, match=message):
-            self.draw(0, **wrong)
+        closed = walk(net.view, [Closed()] * len(BLOCKS), ON, images(2))
+        same(closed, net.view.head(x))
 
 
 def statistics_by_hand(

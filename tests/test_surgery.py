@@ -161,17 +161,20 @@ def test_supernet_ticket_and_a_network_written_here_are_one_function(choice, ste
     same(ticket.eval()(x), reference(x))
 
 
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bfloat16 autocast"])
 @pytest.mark.parametrize("specs", KINDS, ids=name_of)
 @given(data=st.data())
-@settings(max_examples=6, deadline=None)
-def test_a_materialised_network_is_the_masked_one(specs, data):
+@settings(max_examples=3, deadline=None)
+def test_a_materialised_network_is_the_masked_one(specs, autocast, memory, data):
     scheme = data.draw(schemes(kinds=len(specs)))
-    net = tiny_supernet(specs)
+    net = tiny_supernet(specs).to(memory_format=memory)
     ticket = materialise(net, scheme)
-    x = images(3)
-    same(ticket.eval()(x), net.eval()(x, scheme))
-    logits, gradients, buffers = trained_once(ticket, ticket)
-    their_logits, their_gradients, their_buffers = trained_once(lambda x: net(x, scheme), net)
+    x = images(3).to(memory_format=memory)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        same(ticket.eval()(x), net.eval()(x, scheme))
+        logits, gradients, buffers = trained_once(ticket, ticket)
+        their_logits, their_gradients, their_buffers = trained_once(lambda x: net(x, scheme), net)
     same(logits, their_logits)
     assert set(gradients) == set(their_gradients)
     for name, gradient in gradients.items():

@@ -11,10 +11,11 @@ from sat_optuna.checkpoint import EpochRecord, read_record, save_checkpoint
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.split import TensorImages
 from sat_optuna.devices import to_memory_format
+from sat_optuna.draws import draw_scheme
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet import Supernet, draw_scheme
+from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
 from sat_optuna.training import Checkpoint, fit, learning_rate
 

@@ -1,28 +1,31 @@
 """Backbones by name; their names and their stages are known without importing torch."""
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sat_optuna.registry import Registry
+from sat_optuna.registry import Registry, nearest
 
 if TYPE_CHECKING:
-    from sat_optuna.backbones.contract import Backbone
+    from torch import nn
 
 __all__ = ["BACKBONES", "add_backbone", "backbone_stages", "build_backbone"]
 
-BACKBONES: Registry[Callable[..., "Backbone"]] = Registry("backbone")
+BACKBONES: Registry[Callable[..., "nn.Module"]] = Registry("backbone")
 _STAGES: dict[str, tuple[int, ...]] = {}
+_GIVEN = ("in_channels", "classes")
 
 
 def add_backbone(
-    name: str, builder: "Callable[..., Backbone] | str", *, stages: Sequence[int]
+    name: str, builder: "Callable[..., nn.Module] | str", *, stages: Sequence[int]
 ) -> None:
     """Register a backbone.
 
     Args:
         name: how it is called.
-        builder: called with in_channels, classes, width, stem_stride and blocks, all by keyword;
-            or the text `"module:attribute"` where it is found.
+        builder: called with in_channels, classes and its own settings, all by keyword; it returns
+            a `Backbone`, or a network whose type is in the tables of `backbones.tables`. Or the
+            text `"module:attribute"` where it is found.
         stages: number of blocks of each stage, where nobody asks for others.
     """
     BACKBONES.add(name, builder)
@@ -40,50 +43,75 @@ for _name, _size in (
 add_backbone(
     "resnet164", "sat_optuna.backbones.cifar_resnet:bottleneck_resnet", stages=(18, 18, 18)
 )
+add_backbone(
+    "preresnet110", "sat_optuna.backbones.cifar_preresnet:basic_preresnet", stages=(18, 18, 18)
+)
+add_backbone(
+    "preresnet164",
+    "sat_optuna.backbones.cifar_preresnet:bottleneck_preresnet",
+    stages=(18, 18, 18),
+)
+for _name, _blocks in (
+    ("resnet18", (2, 2, 2, 2)),
+    ("resnet34", (3, 4, 6, 3)),
+    ("resnet50", (3, 4, 6, 3)),
+    ("resnet101", (3, 4, 23, 3)),
+    ("resnext50_32x4d", (3, 4, 6, 3)),
+    ("wide_resnet50_2", (3, 4, 6, 3)),
+):
+    add_backbone(_name, f"sat_optuna.backbones.torchvision:{_name}", stages=_blocks)
+BACKBONES.add_family("timm:", "sat_optuna.backbones.timm:resolve")
 
 
-def backbone_stages(name: str, blocks: Sequence[int] | None = None) -> tuple[int, ...]:
+def backbone_stages(name: str, blocks: Sequence[int] | None = None) -> tuple[int, ...] | None:
     """Return the number of blocks of each stage, without building anything.
 
     Args:
         name: a name of `BACKBONES`.
         blocks: the blocks of each stage where they are not the family's own.
 
+    Returns:
+        The stages; None where only building it tells, as for `timm:` networks.
+
     Raises:
         UnknownName: no such backbone.
     """
     BACKBONES.check(name)
-    return _STAGES[name] if blocks is None else tuple(blocks)
+    return tuple(blocks) if blocks else _STAGES.get(name)
 
 
-def build_backbone(
-    name: str,
-    *,
-    in_channels: int,
-    classes: int,
-    width: int = 16,
-    stem_stride: int = 1,
-    blocks: Sequence[int] | None = None,
-) -> "Backbone":
+def build_backbone(name: str, *, in_channels: int, classes: int, **settings: Any) -> "nn.Module":
     """Build a backbone, weights drawn from torch's global generator.
 
     Args:
         name: a name of `BACKBONES`.
         in_channels: channels of the images.
         classes: number of logits.
-        width: channels of the first stage's convolutions.
-        stem_stride: stride of the first convolution.
-        blocks: blocks of each stage; None for the family's own.
+        **settings: the backbone's own: the CIFAR ResNets have width, stem_stride and blocks
+            (blocks of each stage; None for the family's own).
+
+    Returns:
+        A network that `backbones.view.view_of` understands.
 
     Raises:
         UnknownName: no such backbone.
-        BackboneError: a setting it cannot be built with.
+        BackboneError: a setting it does not have, or cannot be built with.
     """
+    from sat_optuna.backbones.contract import BackboneError
+
     builder = BACKBONES.get(name)
-    return builder(
-        in_channels=in_channels,
-        classes=classes,
-        width=width,
-        stem_stride=stem_stride,
-        blocks=backbone_stages(name, blocks),
-    )
+    known = _settings_of(builder)
+    if unknown := sorted(settings.keys() - set(known)):
+        listed = ", ".join(known) or "none"
+        raise BackboneError(
+            f"backbone {name!r} has no setting {unknown[0]!r}"
+            f"{nearest(unknown[0], known) or ';'} it has: {listed}; drop it"
+        )
+    if "blocks" in known and not settings.get("blocks"):
+        settings["blocks"] = _STAGES[name]
+    return builder(in_channels=in_channels, classes=classes, **settings)
+
+
+def _settings_of(builder: Callable[..., Any]) -> tuple[str, ...]:
+    parameters = inspect.signature(builder).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN)

@@ -39,6 +39,11 @@ class BasicBlock(Block):
         missing = channels - in_channels
         self.padding = (0, 0, 0, 0, missing // 2, missing - missing // 2)
 
+    @property
+    def last(self) -> nn.Module:
+        """The second normalisation."""
+        return self.bn2
+
     def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) features and the shortcut of the same shape.
 
@@ -74,6 +79,11 @@ class Bottleneck(Block):
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
 
+    @property
+    def last(self) -> nn.Module:
+        """The third normalisation."""
+        return self.bn3
+
     def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, C, H, W) features and the shortcut of the same shape.
 
@@ -91,12 +101,12 @@ class Bottleneck(Block):
 
 def _resnet(
     block: Callable[..., Block],
-    *,
     expansion: int,
+    *,
     in_channels: int,
     classes: int,
-    width: int,
-    stem_stride: int,
+    width: int = 16,
+    stem_stride: int = 1,
     blocks: Sequence[int],
 ) -> Backbone:
     _check(in_channels=in_channels, classes=classes, width=width, stem_stride=stem_stride)
@@ -133,5 +143,5 @@ def _check(**settings: object) -> None:
             )
 
 
-basic_resnet = partial(_resnet, BasicBlock, expansion=1)
-bottleneck_resnet = partial(_resnet, Bottleneck, expansion=_EXPANSION)
+basic_resnet = partial(_resnet, BasicBlock, 1)
+bottleneck_resnet = partial(_resnet, Bottleneck, _EXPANSION)

@@ -23,6 +23,11 @@ class Block(nn.Module):
 
     channels: int
 
+    @property
+    def last(self) -> nn.Module | None:
+        """The BatchNorm2d or Conv2d whose output the features are; None where there is none."""
+        return None
+
     def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of the residual branch and the shortcut, before they meet.
 
@@ -70,16 +75,6 @@ class Backbone(nn.Module):
         """The blocks, a tuple a stage."""
         stages = cast("Iterable[Iterable[Block]]", self.stages)
         return tuple(tuple(blocks) for blocks in stages)
-
-    @property
-    def stage_sizes(self) -> tuple[int, ...]:
-        """Number of blocks of each stage."""
-        return tuple(len(blocks) for blocks in self.blocks)
-
-    @property
-    def stage_channels(self) -> tuple[int, ...]:
-        """Channels of the features of each stage, as its first block has them."""
-        return tuple(blocks[0].channels for blocks in self.blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits without any attention.

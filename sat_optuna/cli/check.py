@@ -14,12 +14,8 @@ __all__ = ["check"]
 def check(console: Console, *, study: str) -> None:
     """Show every fault of study.toml at once; trains nothing."""
     workspace = Workspace.open(study)
-    workspace.check_network()
-    from sat_optuna.backbones import backbone_stages
-
-    config = workspace.config
-    stages = backbone_stages(config.network.backbone, config.network.blocks or None)
-    choices = (len(config.attention.kinds) + 1) ** sum(stages)
+    stages = workspace.check_network()
+    choices = (len(workspace.config.attention.kinds) + 1) ** sum(stages)
     console.result(
         f"{workspace.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "
         f"{stages}, {choices:,} schemes; next: sat-optuna run {study}"

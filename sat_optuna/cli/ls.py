@@ -25,28 +25,64 @@ def _studies() -> list[dict[str, Any]]:
     return rows
 
 
-def _names(what: str) -> list[dict[str, Any]]:
-    from sat_optuna.attention import ATTENTION
+def _modules() -> list[dict[str, Any]]:
+    from sat_optuna.attention import ATTENTION, describe
+
+    rows = []
+    for kind in ATTENTION.names():
+        about = describe(kind)
+        rows.append(
+            {
+                "name": kind,
+                "sharing": " ".join(about.sharings),
+                "params_at_64": about.params_at_64,
+                "paper": about.paper,
+            }
+        )
+    return rows
+
+
+def _backbones() -> list[dict[str, Any]]:
     from sat_optuna.backbones import BACKBONES, backbone_stages
+
+    return [
+        {"name": name, "blocks": " ".join(map(str, backbone_stages(name) or ()))}
+        for name in BACKBONES.names()
+    ]
+
+
+def _datasets() -> list[dict[str, Any]]:
     from sat_optuna.data import DATASETS
 
-    if what == "backbones":
-        return [
-            {"name": name, "blocks": " ".join(map(str, backbone_stages(name)))}
-            for name in BACKBONES.names()
-        ]
-    registry = ATTENTION if what == "modules" else DATASETS
-    return [{"name": name} for name in registry.names()]
+    return [{"name": name} for name in DATASETS.names()]
+
+
+_LISTS = {
+    "modules": (_modules, ("name", "sharing", "params_at_64", "paper")),
+    "backbones": (_backbones, ("name", "blocks")),
+    "datasets": (_datasets, ("name",)),
+    "studies": (_studies, ("name", "searched", "report")),
+}
+_REMARKS = {
+    "modules": "params_at_64: parameters of one module for features of 64 channels; also 'own', "
+    "the attention that a network's blocks carry themselves",
+    "backbones": "also timm:NAME for any network of timm's resnet, resnetv2, regnet, convnext, "
+    "mobilenetv3 and efficientnet families, where timm is installed, and a study's [plugins]",
+}
 
 
 @click.command(epilog="Example: sat-optuna ls backbones --format json")
-@click.argument("what", type=click.Choice(["modules", "backbones", "datasets", "studies"]))
+@click.argument("what", type=click.Choice(list(_LISTS)))
 @FORMAT
 @click.pass_obj
 def ls(console: Console, *, what: str, format: str) -> None:
     """List what study.toml can name, or the studies here."""
-    rows = _studies() if what == "studies" else _names(what)
-    columns = {"backbones": ("name", "blocks"), "studies": ("name", "searched", "report")}
-    console.rows(rows, columns.get(what, ("name",)), format)
-    if what == "studies" and not rows and format == "table":
+    make, columns = _LISTS[what]
+    rows = make()
+    console.rows(rows, columns, format)
+    if format != "table":
+        return
+    if what in _REMARKS:
+        console.remark(_REMARKS[what])
+    if what == "studies" and not rows:
         console.remark(f"no study under {STUDIES.resolve()}; make one with: sat-optuna new NAME")

@@ -7,7 +7,7 @@ import click
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.workspace import STUDIES
 from sat_optuna.config import StudyConfig
-from sat_optuna.study_toml import write_config
+from sat_optuna.study_template import write_config
 
 __all__ = ["new"]
 

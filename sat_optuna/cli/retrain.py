@@ -46,9 +46,10 @@ def retrain_step(workspace: Workspace, console: Console, *, mlflow: bool) -> Non
 
 def _measure_costs(outcome: Outcome) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
-    from sat_optuna.cost import latencies_ms, measure
+    from sat_optuna.cost import measure
     from sat_optuna.devices import pick_device
     from sat_optuna.evidence.retrain import build_network
+    from sat_optuna.timing import latencies_ms
 
     device, shape = pick_device(), outcome.best.input_shape
     nets = {
@@ -89,6 +90,7 @@ def _train(workspace: Workspace, console: Console, outcome: Outcome) -> None:
         run_jobs(
             [(job, outcome.ticket_for(job.scheme)) for job in outcome.jobs],
             workers=workspace.config.retrain.workers,
+            plugins=workspace.plugins,
             on_result=on_result,
         )
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sat_optuna.checkpoint import read_record
 from sat_optuna.config import StudyConfig, fingerprint, with_trials
 from sat_optuna.errors import CheckpointError, ConfigError, SatOptunaError, StudyError
-from sat_optuna.study_toml import load_config
+from sat_optuna.plugins import load_plugins
+from sat_optuna.study_toml import Names, parse_config, plugins_of, read_toml
 
 if TYPE_CHECKING:
     import optuna
@@ -51,6 +52,20 @@ def nearest_mlruns(folder: Path) -> Path | None:
     return None
 
 
+class _Kinds:
+    """The kinds of attention that a study may name: the registered ones, and the network's own."""
+
+    def __contains__(self, name: object) -> bool:
+        from sat_optuna.attention import ATTENTION, OWN
+
+        return name == OWN or name in ATTENTION
+
+    def __iter__(self) -> Iterator[str]:
+        from sat_optuna.attention import ATTENTION, OWN
+
+        return iter((*ATTENTION, OWN))
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A study's folder.
@@ -75,18 +90,28 @@ class Workspace:
             StudyError: there is no such study.
             ConfigError: study.toml has faults.
         """
-        from sat_optuna.attention import ATTENTION
+        from sat_optuna.attention import DEFAULT_SHARING
         from sat_optuna.backbones import BACKBONES
         from sat_optuna.data import DATASETS
 
         folder = find_study(study)
-        known = {
-            "modules": ATTENTION.names(),
-            "backbones": BACKBONES.names(),
-            "datasets": DATASETS.names(),
+        path = folder / "study.toml"
+        document = read_toml(path)
+        load_plugins(folder / name for name in plugins_of(document))
+        known: dict[str, Names] = {
+            "backbones": BACKBONES,
+            "datasets": DATASETS,
+            "modules": _Kinds(),
         }
-        config = load_config(folder / "study.toml", known=known)
+        config = parse_config(
+            document, source=str(path), known=known, default_sharing=DEFAULT_SHARING
+        )
         return cls(folder, with_trials(config, trials))
+
+    @property
+    def plugins(self) -> tuple[Path, ...]:
+        """The files that [plugins] lists."""
+        return tuple(self.folder / name for name in self.config.plugins.modules)
 
     @property
     def name(self) -> str:
@@ -167,36 +192,38 @@ class Workspace:
 
         return load_configured(self.config.data, seed=self.config.seed, device=str(pick_device()))
 
-    def check_network(self) -> None:
+    def check_network(self) -> tuple[int, ...]:
         """Check that the backbone, and each module at each of its widths, can be built.
+
+        Returns:
+            The number of blocks of each stage.
 
         Raises:
             ConfigError: all faults at once.
         """
         import torch
 
-        from sat_optuna.attention import attention_faults
+        from sat_optuna.attention import OWN, attention_faults
         from sat_optuna.backbones import build_backbone
+        from sat_optuna.backbones.view import view_of
+        from sat_optuna.supernet import placement_faults
 
-        settings = self._backbone_settings()
-        channels: tuple[int, ...] = ()
-        faults: list[str] = []
+        network, kinds = self.config.network, self.config.attention.kinds
+        own = OWN in [spec.kind for spec in kinds]
+        stages: tuple[int, ...] = ()
         try:
             with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
-                channels = build_backbone(**settings, in_channels=1, classes=2).stage_channels
+                backbone = build_backbone(
+                    network.backbone, in_channels=3, classes=2, **network.settings
+                )
+                view = view_of(backbone, own=own)
+            stages, faults = view.stage_sizes, placement_faults(kinds, view)
         except SatOptunaError as error:
-            faults.append(str(error))
-        for spec in self.config.attention.kinds:
-            faults += attention_faults(spec, channels=channels)
+            others = [spec for spec in kinds if spec.kind != OWN]
+            faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
         if faults:
             raise ConfigError(str(self.folder / "study.toml"), faults)
-
-    def _backbone_settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = asdict(self.config.network)
-        return settings | {
-            "name": settings.pop("backbone"),
-            "blocks": settings["blocks"] or None,
-        }
+        return stages
 
     def fresh_supernet(self) -> "Supernet":
         """Build the supernet with fresh weights, on the GPU where there is one."""
@@ -204,15 +231,16 @@ class Workspace:
         from sat_optuna.supernet import Supernet
 
         self.check_network()
-        settings = self._backbone_settings()
+        network = self.config.network
         net = Supernet(
-            settings.pop("name"),
+            network.backbone,
             attention=self.config.attention.kinds,
             in_channels=self.data.shape[0],
             classes=self.data.classes,
             seed=self.config.seed,
-            **settings,
+            **network.settings,
         )
+        net.check_input(self.data.shape)
         return net.to(pick_device())
 
     def trained_supernet(self) -> "Supernet":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from sat_optuna.evidence.results import (
     retrain_fingerprint,
     write_result,
 )
+from sat_optuna.plugins import load_plugins
 from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import TicketNetwork, materialise
 from sat_optuna.ticket import Ticket
@@ -89,6 +91,7 @@ def run_jobs(
     jobs: Sequence[tuple[RetrainJob, Ticket]],
     *,
     workers: int,
+    plugins: Sequence[Path] = (),
     on_result: Callable[[RetrainResult], None] | None = None,
 ) -> list[RetrainResult]:
     """Run the jobs that have no result yet, in parallel processes, and return all results.
@@ -99,6 +102,7 @@ def run_jobs(
     Args:
         jobs: what to train, each with the ticket that says how to build it.
         workers: processes at the same time; 0 for one a core.
+        plugins: Python files that each process runs first.
         on_result: called in this process with each result made now.
     """
     todo = [(job, ticket) for job, ticket in jobs if read_result(job) is None]
@@ -106,7 +110,7 @@ def run_jobs(
         alone = pick_device().type == "cuda"
         count = 1 if alone else min(len(todo), workers or _cores())
         try:
-            for result in _in_processes(todo, count):
+            for result in _in_processes(todo, count, tuple(plugins)):
                 if on_result:
                     on_result(result)
         except BrokenProcessPool as error:
@@ -126,11 +130,14 @@ def _cores() -> int:
 
 
 def _in_processes(
-    todo: Iterable[tuple[RetrainJob, Ticket]], workers: int
+    todo: Iterable[tuple[RetrainJob, Ticket]], workers: int, plugins: tuple[Path, ...]
 ) -> Iterator[RetrainResult]:
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(plugins,),
     )
     running: set[Future[RetrainResult]] = {pool.submit(_run, *item) for item in todo}
     try:
@@ -145,8 +152,9 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(plugins: Iterable[Path]) -> None:
     torch.set_num_threads(1)
+    load_plugins(plugins)
 
     def end_with_parent() -> None:
         parent = multiprocessing.parent_process()

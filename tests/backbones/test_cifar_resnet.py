@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sat_optuna.backbones import BACKBONES, build_backbone
+from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.contract import Backbone
 from sat_optuna.seeds import seeded
 from tests.networks import images
@@ -16,7 +16,9 @@ from tests.networks import images
 
 def built(name: str = "resnet20", **settings: Any) -> Backbone:
     with seeded("resnet", name):
-        return build_backbone(name, **({"in_channels": 3, "classes": 10} | settings))
+        backbone = build_backbone(name, **({"in_channels": 3, "classes": 10} | settings))
+    assert isinstance(backbone, Backbone)
+    return backbone
 
 
 @pytest.mark.golden
@@ -38,7 +40,9 @@ def test_published_parameter_counts(name, classes, params):
     assert sum(p.numel() for p in backbone.parameters()) == params
 
 
-@pytest.mark.parametrize("name", BACKBONES.names())
+@pytest.mark.parametrize(
+    "name", ["resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet164"]
+)
 def test_the_last_number_of_the_name_counts_layers(name):
     with torch.device("meta"):
         backbone = build_backbone(name, in_channels=3, classes=10)
@@ -55,9 +59,9 @@ def test_the_last_number_of_the_name_counts_layers(name):
 def test_features_and_shortcut_have_the_shape_they_say(name, expansion, stem_stride, sizes):
     width = 8
     backbone = built(name, width=width, stem_stride=stem_stride, blocks=(2, 2, 2)).eval()
-    assert backbone.stage_channels == tuple(expansion * width * k for k in (1, 2, 4))
+    widths = tuple(expansion * width * k for k in (1, 2, 4))
     x = backbone.stem(images(2, shape=(3, 13, 13)))
-    for blocks, size, wide in zip(backbone.blocks, sizes, backbone.stage_channels, strict=True):
+    for blocks, size, wide in zip(backbone.blocks, sizes, widths, strict=True):
         for block in blocks:
             features, shortcut = block.branch(x)
             assert block.channels == wide

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.studies import environment
+from tests.studies import environment, make_study, sat_optuna
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -39,20 +39,18 @@ def test_the_python_example_runs(tmp_path):
     assert (tmp_path / "mlruns" / "mlflow.db").exists()
 
 
-def test_the_module_example_is_a_module(tmp_path):
-    code = "import torch\n" + blocks("python")[1]
-    check = """
-from sat_optuna.attention import attention_faults, build_attention
-from sat_optuna.ticket import AttentionSpec
-
-spec = AttentionSpec(kind="scale", sharing="stage", settings={"start": 0.5})
-assert attention_faults(spec, channels=(8,)) == []
-features = torch.ones(2, 8, 3, 3)
-scaled, state = build_attention("scale", 8, start=0.5)(features)
-assert torch.equal(scaled, features / 2) and state is None
-"""
-    done = run(code + check, tmp_path)
+def test_a_pretrained_network_keeps_its_logits(tmp_path):
+    done = run("import torch\n" + blocks("python")[1], tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Cost(params=")
+
+
+def test_the_plugin_that_the_readme_shows_is_a_study(tmp_path):
+    folder = make_study(tmp_path, "own", blocks("toml")[0])
+    text = "import torch\n" + blocks("python")[2] + blocks("python")[3]
+    (folder / "my_net.py").write_text(text)
+    said = sat_optuna("check", "own", cwd=tmp_path).stdout
+    assert "4 blocks in stages (4,), 16 schemes" in said
 
 
 @pytest.mark.parametrize("heading", ["Run it", "Test it"])

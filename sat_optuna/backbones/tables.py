@@ -1,0 +1,253 @@
+"""How foreign networks are walked block by block: two tables, by exact type.
+
+A foreign network (torchvision, timm, a user's own) is kept whole, its state_dict keys unchanged.
+One table says how a residual block is split where attention goes; the other what comes before the
+blocks of a network, which they are, and what comes after. A block whose type is in no table is an
+error, never a block without a slot.
+
+    add_block(MyBlock, Split(branch=my_branch, merge=my_merge, channels=my_channels))
+    add_network(MyNet, stem=my_stem, stages=my_stages, head=my_head)
+
+All of these are plain functions at the top of a module: a view is copied with its network, and a
+function that captured a module would go on using the old one.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sat_optuna.backbones.contract import Backbone, BackboneError, Block
+
+__all__ = [
+    "BlockEntry",
+    "NetworkEntry",
+    "OwnSlot",
+    "Split",
+    "add_block",
+    "add_network",
+    "add_plain_step",
+    "block_entry",
+    "network_entry",
+    "registered_blocks",
+    "type_name",
+]
+
+# Their tables are filled when they are imported, which needs these packages.
+_TABLES = {
+    "timm": "sat_optuna.backbones.timm",
+    "torchvision": "sat_optuna.backbones.torchvision",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A residual block in two halves; attention may act on the features in between.
+
+    Attributes:
+        branch: (block, x) to the (N, C, H, W) features of the residual branch, after its last
+            normalisation, and the shortcut.
+        merge: (block, features, shortcut) to the block's output.
+        channels: (block) to C.
+        last: (block) to the BatchNorm2d or Conv2d whose output the features are, where there is
+            one: constant gates are folded into it.
+    """
+
+    branch: Callable[[Any, Tensor], tuple[Tensor, Any]]
+    merge: Callable[[Any, Tensor, Any], Tensor]
+    channels: Callable[[Any], int]
+    last: Callable[[Any], nn.Module | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSlot:
+    """Where a block carries attention of its own.
+
+    Attributes:
+        split: the block split there: the features are what that attention is given, and merge
+            does the rest of the block without it.
+        name: the block's attribute that holds it; None or an Identity there is no attention.
+    """
+
+    split: Split
+    name: str
+
+    def module_of(self, block: nn.Module) -> nn.Module | None:
+        """Return the block's own attention, if it has any."""
+        own = getattr(block, self.name, None)
+        return None if own is None or isinstance(own, nn.Identity) else own
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEntry:
+    """A row of the table of blocks; see `add_block`."""
+
+    split: Split
+    has_shortcut: Callable[[Any], bool] | None = None
+    own: OwnSlot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkEntry:
+    """A row of the table of networks; see `add_network`."""
+
+    stem: Callable[[Any, Tensor], Tensor]
+    stages: Callable[[Any], Iterable[Iterable[nn.Module]]]
+    head: Callable[[Any, Tensor], Tensor]
+
+
+_BLOCKS: dict[type[nn.Module], BlockEntry] = {}
+_NETWORKS: dict[type[nn.Module], NetworkEntry] = {}
+_PLAIN_STEPS: set[type[nn.Module]] = {nn.Identity}
+
+
+def add_block(
+    block_type: type[nn.Module],
+    split: Split,
+    *,
+    has_shortcut: Callable[[Any], bool] | None = None,
+    own: OwnSlot | None = None,
+) -> None:
+    """Say how blocks of exactly this type are split.
+
+    Args:
+        block_type: a module whose forward is `merge(branch(x))`.
+        split: the two halves.
+        has_shortcut: (block) to whether it is residual; one that is not is run as it is, without
+            a slot. None: all are.
+        own: where it carries attention of its own.
+
+    Raises:
+        BackboneError: the type is registered already.
+    """
+    _claim(block_type)
+    _BLOCKS[block_type] = BlockEntry(split, has_shortcut, own)
+
+
+def add_plain_step(module_type: type[nn.Module]) -> None:
+    """Say that modules of exactly this type stand between blocks and have no slot.
+
+    Raises:
+        BackboneError: the type is registered already.
+    """
+    _claim(module_type)
+    _PLAIN_STEPS.add(module_type)
+
+
+def add_network(
+    model_type: type[nn.Module],
+    *,
+    stem: Callable[[Any, Tensor], Tensor],
+    stages: Callable[[Any], Iterable[Iterable[nn.Module]]],
+    head: Callable[[Any, Tensor], Tensor],
+) -> None:
+    """Say how networks of exactly this type are walked.
+
+    Args:
+        model_type: a module whose forward is stem, then the steps of all stages, then head.
+        stem: (model, images) to the first step's input.
+        stages: (model) to the steps of each stage: blocks and plain steps.
+        head: (model, the last step's output) to (N, classes) logits.
+
+    Raises:
+        BackboneError: the type is registered already.
+    """
+    if model_type in _NETWORKS:
+        raise BackboneError(
+            f"network type {type_name(model_type)} is registered already; register each type once"
+        )
+    _NETWORKS[model_type] = NetworkEntry(stem, stages, head)
+
+
+def registered_blocks() -> tuple[type[nn.Module], ...]:
+    """Return the block types in the table, those of packages not yet looked at left out."""
+    return tuple(_BLOCKS)
+
+
+def block_entry(block: nn.Module, model: nn.Module) -> BlockEntry | None:
+    """Return how a block of a network is split, None for a plain step.
+
+    Raises:
+        BackboneError: its type is in no table.
+    """
+    if type(block) in _PLAIN_STEPS:
+        return None
+    if isinstance(block, Block):
+        return _BLOCKS[Block]
+    entry = _BLOCKS.get(type(block))
+    if entry is None:
+        raise BackboneError(
+            f"network {type_name(type(model))} has a block of type {type_name(type(block))}, "
+            "which is in no table; register it with sat_optuna.backbones.tables.add_block, or "
+            "with add_plain_step where it shall have no attention"
+        )
+    return entry
+
+
+def network_entry(model: nn.Module) -> NetworkEntry:
+    """Return how a network is walked.
+
+    Raises:
+        BackboneError: its type is in no table.
+    """
+    if isinstance(model, Backbone):
+        return _NETWORKS[Backbone]
+    table = _TABLES.get(type(model).__module__.partition(".")[0])
+    if table is not None:
+        importlib.import_module(table)
+    entry = _NETWORKS.get(type(model))
+    if entry is None:
+        raise BackboneError(
+            f"network type {type_name(type(model))} is in no table; register it with "
+            "sat_optuna.backbones.tables.add_network, or derive it from Backbone"
+        )
+    return entry
+
+
+def _claim(module_type: type[nn.Module]) -> None:
+    if module_type in _BLOCKS or module_type in _PLAIN_STEPS:
+        raise BackboneError(
+            f"block type {type_name(module_type)} is registered already; register each type once"
+        )
+
+
+def type_name(kind: type) -> str:
+    """Return a type's full name for messages."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _stem(model: Backbone, x: Tensor) -> Tensor:
+    stemmed: Tensor = model.stem(x)
+    return stemmed
+
+
+def _stages(model: Backbone) -> tuple[tuple[Block, ...], ...]:
+    return model.blocks
+
+
+def _head(model: Backbone, x: Tensor) -> Tensor:
+    logits: Tensor = model.head(x)
+    return logits
+
+
+def _branch(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
+    return block.branch(x)
+
+
+def _merge(block: Block, features: Tensor, shortcut: Tensor) -> Tensor:
+    return block.merge(features, shortcut)
+
+
+def _channels(block: Block) -> int:
+    return block.channels
+
+
+def _last(block: Block) -> nn.Module | None:
+    return block.last
+
+
+# Whatever derives from our own contract says itself how it is split.
+add_block(Block, Split(_branch, _merge, _channels, _last))
+add_network(Backbone, stem=_stem, stages=_stages, head=_head)

@@ -1,0 +1,50 @@
+"""Python files that a study brings: they register its own networks, modules and data sets."""
+
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from sat_optuna.errors import SatOptunaError
+from sat_optuna.seeds import seed_for
+
+__all__ = ["PluginError", "load_plugins"]
+
+
+class PluginError(SatOptunaError, ImportError):
+    """A plugin that is not there or cannot be run."""
+
+
+def load_plugins(paths: Iterable[Path]) -> None:
+    """Run Python files, each once in this process.
+
+    Args:
+        paths: the files; what they register is known from then on.
+
+    Raises:
+        PluginError: a file is missing, or running it fails.
+    """
+    for path in paths:
+        _load(path.resolve())
+
+
+def _load(path: Path) -> None:
+    # A name of its own for each file: two studies may both have a my_net.py.
+    name = f"sat_optuna_plugin_{path.stem}_{seed_for(str(path)):x}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise PluginError(
+            f"plugin {path} is no Python file; correct [plugins] modules, whose files lie beside "
+            "study.toml"
+        )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise PluginError(
+            f"plugin {path} fails with {type(error).__name__}: {error}; correct it there"
+        ) from error

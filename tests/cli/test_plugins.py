@@ -1,0 +1,179 @@
+"""A study that brings its own network, module and data set, as a user runs it."""
+
+import json
+
+import pytest
+
+from sat_optuna.ticket import Ticket
+from tests.studies import make_study, sat_optuna, trials
+
+PLUGIN = '''
+"""A network, a module and a data set of one's own."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from sat_optuna.attention import ATTENTION
+from sat_optuna.attention.contract import Attention
+from sat_optuna.backbones import add_backbone
+from sat_optuna.backbones.tables import Split, add_block, add_network
+from sat_optuna.data import DATASETS
+from sat_optuna.data.source import ArraySource
+
+
+class Residual(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)) + x)
+
+
+class Net(nn.Module):
+    def __init__(self, in_channels, classes):
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, 4, 4, 4)
+        self.blocks = nn.ModuleList(Residual(4) for _ in range(3))
+        self.fc = nn.Linear(4, classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def branch(block, x):
+    return block.norm(block.conv(x)), x
+
+
+def merge(block, features, shortcut):
+    return torch.relu(features + shortcut)
+
+
+def channels(block):
+    return block.conv.out_channels
+
+
+def stem(net, x):
+    return net.stem(x)
+
+
+def stages(net):
+    return [net.blocks]
+
+
+def head(net, x):
+    return net.fc(x.mean((2, 3)))
+
+
+def build(*, in_channels, classes):
+    return Net(in_channels, classes)
+
+
+class Scale(Attention):
+    def __init__(self, channels, *, start=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels, 1, 1), start))
+
+    def forward(self, features, state=None):
+        return features * self.scale.to(features.dtype), state
+
+
+class Blobs(ArraySource):
+    name = "blobs"
+    shape = (1, 16, 16)
+
+    def class_names(self, root):
+        return ("dark", "bright")
+
+    def training_part(self, root):
+        return self._part(0, 120)
+
+    def test_part(self, root):
+        return self._part(1, 40)
+
+    def get(self, root):
+        return root
+
+    def _part(self, seed, count):
+        labels = np.arange(count) % 2
+        noise = np.random.default_rng(seed).integers(0, 120, (count, 1, 16, 16))
+        return (noise + 100 * labels[:, None, None, None]).astype(np.uint8), labels
+
+
+add_block(Residual, Split(branch, merge, channels))
+add_network(Net, stem=stem, stages=stages, head=head)
+add_backbone("mine", build, stages=(3,))
+ATTENTION.add("scale", Scale)
+DATASETS.add("blobs", Blobs)
+'''
+
+TOML = """
+[plugins]
+modules = ["my_net.py"]
+[data]
+name = "blobs"
+[network]
+backbone = "mine"
+[attention]
+kinds = ["scale"]
+scale = { start = 0.5 }
+[train]
+batch = 16
+lr = 0.05
+[pretrain]
+epochs = 1
+[search]
+trials = 4
+batch = 2
+calibration = 16
+[retrain]
+epochs = 1
+workers = 2
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    make_study(tmp_path, "own", TOML)
+    (tmp_path / "studies" / "own" / "my_net.py").write_text(PLUGIN)
+    return tmp_path
+
+
+def test_check_knows_what_the_plugin_registers(project):
+    said = sat_optuna("check", "own", cwd=project).stdout
+    assert "has no fault: 3 blocks in stages (3,), 8 schemes" in said
+
+
+def test_the_whole_road_runs_on_it_in_every_process(project):
+    sat_optuna("run", "own", "--no-mlflow", cwd=project)
+    assert len(trials(project, "own")) == 4
+    ticket = Ticket.load(project / "studies" / "own" / "tickets" / "full.json")
+    assert (ticket.backbone, ticket.dataset, str(ticket.scheme)) == ("mine", "blobs", "111")
+    assert ticket.config["plugins"] == {"modules": ["my_net.py"]}
+    shown = sat_optuna(
+        "show", "studies/own/tickets/full.json", "--no-latency", "--format", "json", cwd=project
+    )
+    assert json.loads(shown.stdout)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "is no Python file; correct [plugins] modules"),
+        ("import nothing_of_that_name", "fails with ModuleNotFoundError: No module named"),
+        ("x = ", "fails with SyntaxError"),
+    ],
+)
+def test_a_broken_plugin_is_one_sentence(project, text, said):
+    plugin = project / "studies" / "own" / "my_net.py"
+    plugin.unlink()
+    if text is not None:
+        plugin.write_text(text)
+    done = sat_optuna("check", "own", cwd=project, code=1)
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
