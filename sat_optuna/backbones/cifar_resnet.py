@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.backbones.contract import Backbone, BackboneError, Block
+from sat_optuna.backbones.counts import check_counts
 
 __all__ = ["BasicBlock", "Bottleneck", "basic_resnet", "bottleneck_resnet"]
 
@@ -109,7 +110,7 @@ def _resnet(
     stem_stride: int = 1,
     blocks: Sequence[int],
 ) -> Backbone:
-    _check(in_channels=in_channels, classes=classes, width=width, stem_stride=stem_stride)
+    check_counts(in_channels=in_channels, classes=classes, width=width, stem_stride=stem_stride)
     if len(blocks) != _STAGES or min(blocks) < 1:
         raise BackboneError(
             f"blocks = {tuple(blocks)} given; a CIFAR ResNet has {_STAGES} stages, "
@@ -133,14 +134,6 @@ def _resnet(
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return backbone
-
-
-def _check(**settings: object) -> None:
-    for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise BackboneError(
-                f"{name} = {value!r} given; give a whole number that is at least 1"
-            )
 
 
 basic_resnet = partial(_resnet, BasicBlock, 1)

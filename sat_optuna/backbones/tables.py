@@ -129,10 +129,13 @@ def add_block(
 def add_plain_step(module_type: type[nn.Module]) -> None:
     """Say that modules of exactly this type stand between blocks and have no slot.
 
+    Saying it again changes nothing.
+
     Raises:
-        BackboneError: the type is registered already.
+        BackboneError: the type is registered as a block.
     """
-    _claim(module_type)
+    if module_type not in _PLAIN_STEPS:
+        _claim(module_type)
     _PLAIN_STEPS.add(module_type)
 
 
@@ -175,6 +178,7 @@ def block_entry(block: nn.Module, model: nn.Module) -> BlockEntry | None:
     if type(block) in _PLAIN_STEPS:
         return None
     if isinstance(block, Block):
+        _refuse_another_forward(block, Block)
         return _BLOCKS[Block]
     entry = _BLOCKS.get(type(block))
     if entry is None:
@@ -193,6 +197,7 @@ def network_entry(model: nn.Module) -> NetworkEntry:
         BackboneError: its type is in no table.
     """
     if isinstance(model, Backbone):
+        _refuse_another_forward(model, Backbone)
         return _NETWORKS[Backbone]
     table = _TABLES.get(type(model).__module__.partition(".")[0])
     if table is not None:
@@ -210,6 +215,16 @@ def _claim(module_type: type[nn.Module]) -> None:
     if module_type in _BLOCKS or module_type in _PLAIN_STEPS:
         raise BackboneError(
             f"block type {type_name(module_type)} is registered already; register each type once"
+        )
+
+
+def _refuse_another_forward(module: nn.Module, contract: type[nn.Module]) -> None:
+    """Make sure that a module is walked as its forward goes."""
+    if type(module).forward is not contract.forward:
+        raise BackboneError(
+            f"{type_name(type(module))} has a forward of its own, which walking it block by block "
+            f"would pass by; drop it, or derive from nn.Module instead of {contract.__name__} and "
+            "register the type"
         )
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sat_optuna.backbones import BACKBONES, add_backbone, backbone_stages, build_backbone
-from sat_optuna.backbones.contract import BackboneError, Block
+from sat_optuna.backbones.contract import Backbone, BackboneError, Block
+from sat_optuna.backbones.tables import Split, add_block, add_network, add_plain_step
 from sat_optuna.backbones.view import view_of
 from sat_optuna.errors import SatOptunaError, UnknownName
 from sat_optuna.registry import Registry
@@ -77,3 +78,31 @@ def test_the_contract_itself_computes_nothing():
         Block().branch(torch.zeros(1))
     with pytest.raises(NotImplementedError):
         Block().merge(torch.zeros(1), torch.zeros(1))
+
+
+class OtherForward(Block):
+    def forward(self, x):
+        return x
+
+
+class Steps(Backbone):
+    def forward(self, x):
+        return x
+
+
+def test_a_forward_that_walking_would_pass_by_is_refused():
+    stem, head = nn.Identity(), nn.Identity()
+    with pytest.raises(BackboneError, match="OtherForward has a forward of its own, which walki"):
+        view_of(Backbone(stem=stem, stages=[[OtherForward()]], head=head))
+    with pytest.raises(BackboneError, match="Steps has a forward of its own"):
+        view_of(Steps(stem=stem, stages=[[Block()]], head=head))
+
+
+def test_types_are_registered_once():
+    add_plain_step(nn.Identity)  # again changes nothing
+    with pytest.raises(BackboneError, match=r"block type .*Block is registered already; register"):
+        add_plain_step(Block)
+    with pytest.raises(BackboneError, match=r"block type .*Identity is registered already"):
+        add_block(nn.Identity, Split(Block.branch, Block.merge, int))
+    with pytest.raises(BackboneError, match=r"network type .*Backbone is registered already"):
+        add_network(Backbone, stem=Block.branch, stages=list, head=Block.branch)

@@ -1,0 +1,151 @@
+"""Pre-activation CIFAR residual networks (He et al., ECCV 2016, arXiv:1603.05027).
+
+    x_{l+1} = h(x_l) + F(x_l),   F = ... conv(relu(bn(x)))          (eq. 1, figure 4 e)
+
+BatchNorm and ReLU come before each convolution, nothing after the addition; the head begins with
+the BatchNorm and ReLU that the last block lacks. The first block of each stage activates before
+the two paths part, so that its shortcut starts from the activated input (the paper says it of the
+first stage, the authors' code does it wherever the width changes). preresnet164 has bottlenecks
+with a projection of a bare 1x1 convolution at the beginning of each stage and the stride in the
+first 1x1 convolution, both as in the authors' code; preresnet110 has basic blocks with
+parameter-free shortcuts (every second pixel, zero channels added).
+
+Differs from the paper: the zero channels go half on each side, as in `cifar_resnet`; input
+channels, width, stem stride and blocks a stage can be chosen.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sat_optuna.backbones.contract import Backbone, BackboneError, Block
+from sat_optuna.backbones.counts import check_counts
+
+__all__ = ["PreActBasic", "PreActBottleneck", "basic_preresnet", "bottleneck_preresnet"]
+
+_EXPANSION = 4
+_STAGES = 3
+
+
+class PreActBasic(Block):
+    """Two pre-activated 3x3 convolutions beside a shortcut without parameters."""
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int, first: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stride = stride
+        self.first = first
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        missing = channels - in_channels
+        self.padding = (0, 0, 0, 0, missing // 2, missing - missing // 2)
+
+    @property
+    def last(self) -> nn.Module:
+        """The second convolution."""
+        return self.conv2
+
+    def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, C, H, W) features and the shortcut of the same shape.
+
+        Args:
+            x: (N, C_in, H_in, W_in).
+        """
+        active = F.relu(self.bn1(x), inplace=True)
+        features = F.relu(self.bn2(self.conv1(active)), inplace=True)
+        shortcut = active if self.first else x
+        if self.stride != 1:
+            shortcut = shortcut[:, :, :: self.stride, :: self.stride]
+        if any(self.padding):
+            shortcut = F.pad(shortcut, self.padding)
+        return self.conv2(features), shortcut
+
+    def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:
+        """Return features + shortcut, (N, C, H, W)."""
+        return features + shortcut
+
+
+class PreActBottleneck(Block):
+    """A 3x3 convolution between two of 1x1, all pre-activated, beside a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, *, stride: int, first: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        inner = channels // _EXPANSION
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, stride, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
+        self.projection = (
+            nn.Conv2d(in_channels, channels, 1, stride, bias=False) if first else None
+        )
+
+    @property
+    def last(self) -> nn.Module:
+        """The third convolution."""
+        return self.conv3
+
+    def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, C, H, W) features and the shortcut of the same shape.
+
+        Args:
+            x: (N, C_in, H_in, W_in).
+        """
+        active = F.relu(self.bn1(x), inplace=True)
+        features = F.relu(self.bn2(self.conv1(active)), inplace=True)
+        features = F.relu(self.bn3(self.conv2(features)), inplace=True)
+        shortcut = x if self.projection is None else self.projection(active)
+        return self.conv3(features), shortcut
+
+    def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:
+        """Return features + shortcut, (N, C, H, W)."""
+        return features + shortcut
+
+
+def _preresnet(
+    block: Callable[..., Block],
+    expansion: int,
+    *,
+    in_channels: int,
+    classes: int,
+    width: int = 16,
+    stem_stride: int = 1,
+    blocks: Sequence[int],
+) -> Backbone:
+    check_counts(in_channels=in_channels, classes=classes, width=width, stem_stride=stem_stride)
+    if len(blocks) != _STAGES or min(blocks) < 1:
+        raise BackboneError(
+            f"blocks = {tuple(blocks)} given; a CIFAR ResNet has {_STAGES} stages, "
+            "give each at least one block"
+        )
+    stages: list[list[Block]] = []
+    inputs = width
+    for stage, size in enumerate(blocks):
+        channels = expansion * width * 2**stage
+        first = block(inputs, channels, stride=1 if stage == 0 else 2, first=True)
+        rest = [block(channels, channels, stride=1, first=False) for _ in range(size - 1)]
+        stages.append([first, *rest])
+        inputs = channels
+    head = nn.Sequential(
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(inputs, classes),
+    )
+    stem = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
+    backbone = Backbone(stem=stem, stages=stages, head=head)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return backbone
+
+
+basic_preresnet = partial(_preresnet, PreActBasic, 1)
+bottleneck_preresnet = partial(_preresnet, PreActBottleneck, _EXPANSION)

@@ -1,0 +1,112 @@
+"""torchvision's ResNet, ResNeXt and Wide ResNet: how they are walked, and builders for them.
+
+The networks are torchvision's own, with its names of weights; branch and merge follow the forward
+of its blocks, but that nothing is added in place: a search goes on from the same features with
+several schemes. Attention acts after the last BatchNorm of the residual branch.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+from sat_optuna.backbones.counts import check_counts
+from sat_optuna.backbones.tables import Split, add_block, add_network
+
+__all__ = [
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+]
+
+_RGB = 3
+
+
+def _shortcut(block: Any, x: Tensor) -> Tensor:
+    shortcut: Tensor = x if block.downsample is None else block.downsample(x)
+    return shortcut
+
+
+def _merge(block: Any, features: Tensor, shortcut: Tensor) -> Tensor:
+    merged: Tensor = block.relu(features + shortcut)
+    return merged
+
+
+def _batch_norm(norm: nn.Module) -> nn.Module | None:
+    """Return a normalisation if a factor a channel can be multiplied into its weights."""
+    return norm if type(norm) is nn.BatchNorm2d and norm.affine else None
+
+
+def _basic_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    features = block.relu(block.bn1(block.conv1(x)))
+    return block.bn2(block.conv2(features)), _shortcut(block, x)
+
+
+def _basic_channels(block: Any) -> int:
+    return int(block.conv2.out_channels)
+
+
+def _basic_last(block: Any) -> nn.Module | None:
+    return _batch_norm(block.bn2)
+
+
+def _bottleneck_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    features = block.relu(block.bn1(block.conv1(x)))
+    features = block.relu(block.bn2(block.conv2(features)))
+    return block.bn3(block.conv3(features)), _shortcut(block, x)
+
+
+def _bottleneck_channels(block: Any) -> int:
+    return int(block.conv3.out_channels)
+
+
+def _bottleneck_last(block: Any) -> nn.Module | None:
+    return _batch_norm(block.bn3)
+
+
+def _stem(model: Any, x: Tensor) -> Tensor:
+    stemmed: Tensor = model.maxpool(model.relu(model.bn1(model.conv1(x))))
+    return stemmed
+
+
+def _stages(model: Any) -> tuple[nn.Sequential, ...]:
+    return model.layer1, model.layer2, model.layer3, model.layer4
+
+
+def _head(model: Any, x: Tensor) -> Tensor:
+    logits: Tensor = model.fc(model.avgpool(x).flatten(1))
+    return logits
+
+
+add_block(resnet.BasicBlock, Split(_basic_branch, _merge, _basic_channels, _basic_last))
+add_block(
+    resnet.Bottleneck, Split(_bottleneck_branch, _merge, _bottleneck_channels, _bottleneck_last)
+)
+add_network(resnet.ResNet, stem=_stem, stages=_stages, head=_head)
+
+
+def _network(
+    make: Callable[..., resnet.ResNet], *, in_channels: int, classes: int
+) -> resnet.ResNet:
+    check_counts(in_channels=in_channels, classes=classes)
+    model = make(num_classes=classes)
+    if in_channels != _RGB:
+        old = model.conv1
+        model.conv1 = nn.Conv2d(
+            in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False
+        )
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+resnet18 = partial(_network, resnet.resnet18)
+resnet34 = partial(_network, resnet.resnet34)
+resnet50 = partial(_network, resnet.resnet50)
+resnet101 = partial(_network, resnet.resnet101)
+resnext50_32x4d = partial(_network, resnet.resnext50_32x4d)
+wide_resnet50_2 = partial(_network, resnet.wide_resnet50_2)
