@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from sat_optuna.cost import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
     from sat_optuna.evidence.retrain import retrain
+    from sat_optuna.export.weights import load_ticket
+    from sat_optuna.export.write import export_ticket
+    from sat_optuna.fold import fold_constant
+    from sat_optuna.latency import LatencyModel, fit_latency
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.sampler import PolicyGradientSampler
@@ -26,6 +30,7 @@ __all__ = [
     "AttentionSpec",
     "Cost",
     "CostModel",
+    "LatencyModel",
     "MLflowLog",
     "PolicyGradientSampler",
     "Scheme",
@@ -36,8 +41,12 @@ __all__ = [
     "best_ticket",
     "build_attention",
     "build_backbone",
+    "export_ticket",
     "fit",
+    "fit_latency",
+    "fold_constant",
     "load_dataset",
+    "load_ticket",
     "materialise",
     "measure",
     "pretrain",
@@ -48,6 +57,7 @@ _HOMES = {
     "AttentionSpec": "ticket",
     "Cost": "cost",
     "CostModel": "cost",
+    "LatencyModel": "latency",
     "MLflowLog": "tracking",
     "PolicyGradientSampler": "search.sampler",
     "Scheme": "scheme",
@@ -58,8 +68,12 @@ _HOMES = {
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
+    "export_ticket": "export.write",
     "fit": "training",
+    "fit_latency": "latency",
+    "fold_constant": "fold",
     "load_dataset": "data",
+    "load_ticket": "export.weights",
     "materialise": "surgery",
     "measure": "cost",
     "pretrain": "training",

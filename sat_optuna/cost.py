@@ -1,10 +1,7 @@
 """What a network costs: parameters, operations of one image, milliseconds of a batch."""
 
 import math
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -14,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sat_optuna.attention.contract import State
+from sat_optuna.recalibration import evaluating
 from sat_optuna.scheme import Scheme
-from sat_optuna.seeds import generator_for
-from sat_optuna.supernet import Supernet, evaluating, walk
+from sat_optuna.supernet import FeatureRecorder, Supernet, walk
+from sat_optuna.timing import images_for, latencies_ms
 
-__all__ = ["Cost", "CostModel", "latencies_ms", "measure"]
+__all__ = ["Cost", "CostModel", "measure"]
 
-_WARM_UP = 3
 _aten = torch.ops.aten
-# Making a tensor, or naming its memory anew, computes nothing; views know themselves.
+# Making a tensor, or naming its memory anew, computes nothing; most views know themselves.
 _FREE = frozenset(
     {
         _aten._unsafe_view,
@@ -41,6 +37,9 @@ _FREE = frozenset(
         _aten.ones,
         _aten.ones_like,
         _aten.scalar_tensor,
+        _aten.unsafe_chunk,
+        _aten.unsafe_split,
+        _aten.unsafe_split_with_sizes,
         _aten.zeros,
         _aten.zeros_like,
     }
@@ -51,13 +50,17 @@ _FREE = frozenset(
 class Cost:
     """What a network costs.
 
+    Not counted: the bias that a convolution or a product adds, views, and making tensors of zeros
+    or the like. A sigmoid counts like a sum. A recurrent or transformer layer of PyTorch's own
+    that runs as one fused kernel counts as one element-wise operation.
+
     Attributes:
         params: number of parameters, each counted once.
         macs: multiply-adds of convolutions and matrix products for one image, the number that
             the literature prints.
-        elementwise: all other operations for one image, element-wise ones and reductions: one for
-            each element of what they read or write, whichever is more. Attention that is cheap in
-            `macs` can be dear here.
+        elementwise: all other operations for one image, among them sums and other reductions,
+            pooling, normalisation, softmax and copies: one for each element of the largest tensor
+            that each reads or writes. Attention that is cheap in `macs` can be dear here.
         latency_ms: median milliseconds of the forward pass of a batch; None where not measured.
     """
 
@@ -86,18 +89,24 @@ class CostModel:
         Args:
             supernet: what the schemes are of; it is left as it was.
             input_shape: (C, H, W) of an image.
+
+        Raises:
+            BackboneError: images of that size do not go through the network.
         """
+        supernet.check_input(input_shape)
         self._supernet = supernet
-        recorders = [_Recorder() for _ in supernet.stages]
-        full = Scheme.uniform(
-            supernet.stages, 1
-        )  # each block is asked; a recorder computes nothing
+        recorders = [FeatureRecorder() for _ in supernet.stages]
+        # Each block is asked; a recorder computes nothing.
+        full = Scheme.uniform(supernet.stages, 1)
         choices = range(1, len(supernet.specs) + 1)
         with evaluating(supernet), torch.no_grad():
-            image = _images(supernet, input_shape, 1)
-            self._plain = _count(lambda: walk(supernet.backbone, recorders, full, image))
+            image = images_for(supernet, input_shape, 1)
+            self._plain = _count(lambda: walk(supernet.view, recorders, full, image))
             self._added = [
-                [_count(partial(stage.module_for(choice, i), features)) for choice in choices]
+                [
+                    _count(partial(stage.module_for(choice, i), features, None))
+                    for choice in choices
+                ]
                 for stage, recorder in zip(supernet.stage_attention, recorders, strict=True)
                 for i, features in enumerate(recorder.features)
             ]
@@ -115,7 +124,7 @@ class CostModel:
         for source, choices in stages:
             for index, choice in enumerate(choices):
                 if choice:
-                    module = source.module_for(choice, index)
+                    module = source.owner_of(choice, index)
                     used[module] = _parameters(module)
         added = [
             self._added[block][choice - 1] for block, choice in enumerate(scheme.choices) if choice
@@ -147,7 +156,7 @@ def measure(
         repeats: timed passes.
     """
     with evaluating(model), torch.no_grad():
-        operations = _count(partial(model, _images(model, input_shape, 1)))
+        operations = _count(partial(model, images_for(model, input_shape, 1)))
     timed = {"model": model} if latency else {}
     milliseconds = latencies_ms(timed, input_shape, batch=batch, repeats=repeats)
     return Cost(
@@ -156,56 +165,6 @@ def measure(
         elementwise=operations.elementwise,
         latency_ms=milliseconds.get("model"),
     )
-
-
-def latencies_ms(
-    models: Mapping[str, nn.Module],
-    input_shape: tuple[int, int, int],
-    *,
-    batch: int,
-    repeats: int,
-) -> dict[str, float]:
-    """Return the median milliseconds that a forward pass of one batch takes, for each network.
-
-    In eval and inference mode, after a warm-up, all networks in turn in each round, so that what
-    else the machine does falls on all of them; each round starts with another one.
-
-    Args:
-        models: called as `model(images)`.
-        input_shape: (C, H, W) of an image.
-        batch: images a pass.
-        repeats: timed passes of each network.
-    """
-    names = list(models)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        for model in models.values():
-            stack.enter_context(evaluating(model))
-        images = {name: _images(model, input_shape, batch) for name, model in models.items()}
-        for turn in range(-_WARM_UP, repeats):
-            first = turn % len(names) if names else 0
-            for name in names[first:] + names[:first]:
-                passed = _seconds(models[name], images[name])
-                if turn >= 0:
-                    times[name].append(passed)
-    return {name: 1000 * statistics.median(passed) for name, passed in times.items()}
-
-
-class _Recorder:
-    """Stands where a stage's attention would, and notes what features it is given."""
-
-    def __init__(self) -> None:
-        self.features: list[Tensor] = []
-
-    def module_for(
-        self, _choice: int, _block: int, /
-    ) -> Callable[..., tuple[Tensor, State | None]]:
-        return self._record
-
-    def _record(self, features: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-        self.features.append(features)
-        return features, state
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -242,18 +201,32 @@ def _convolution(args: Sequence[Any], result: Tensor) -> int:
     return int((images if transposed else result).numel() * each)
 
 
-def _product(args: Sequence[Any], result: Tensor) -> int:
-    # Of mm, bmm (left, right) and addmm, baddbmm (bias, left, right): the second but last.
-    left = args[-2]
-    return int(result.numel() * left.shape[-1])
+def _product(args: Sequence[Any], _result: Tensor) -> int:
+    # Those that add to a bias have it first.
+    left, right = args[-2:]
+    return int(left.numel() * (right.shape[-1] if right.ndim > 1 else 1))
 
 
-_PRODUCTS: Mapping[Any, Callable[[Sequence[Any], Tensor], int]] = {
+def _attention(args: Sequence[Any], _result: object) -> int:
+    query, key, value = args[:3]  # (..., L, E), (..., S, E), (..., S, V)
+    return int(query[..., 0].numel() * key.shape[-2] * (key.shape[-1] + value.shape[-1]))
+
+
+_PRODUCTS: Mapping[Any, Callable[[Sequence[Any], Any], int]] = {
     _aten.convolution: _convolution,
-    _aten.mm: _product,
-    _aten.bmm: _product,
-    _aten.addmm: _product,
-    _aten.baddbmm: _product,
+    **dict.fromkeys(
+        (_aten.mm, _aten.bmm, _aten.mv, _aten.dot, _aten.addmm, _aten.addmv, _aten.baddbmm),
+        _product,
+    ),
+    **dict.fromkeys(
+        (
+            _aten._scaled_dot_product_cudnn_attention,
+            _aten._scaled_dot_product_efficient_attention,
+            _aten._scaled_dot_product_flash_attention,
+            _aten._scaled_dot_product_flash_attention_for_cpu,
+        ),
+        _attention,
+    ),
 }
 
 
@@ -266,22 +239,3 @@ def _count(run: Callable[[], object]) -> _Operations:
 
 def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _images(model: nn.Module, input_shape: tuple[int, int, int], count: int) -> Tensor:
-    like = next(model.parameters(), torch.empty(0))
-    pixels = torch.randn(count, *input_shape, generator=generator_for("images"))
-    return pixels.to(like)
-
-
-def _seconds(model: nn.Module, images: Tensor) -> float:
-    _synchronise(images.device)
-    start = time.perf_counter()
-    model(images)
-    _synchronise(images.device)
-    return time.perf_counter() - start
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

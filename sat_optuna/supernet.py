@@ -26,6 +26,7 @@ from sat_optuna.ticket import AttentionSpec
 
 __all__ = [
     "AttentionSource",
+    "FeatureRecorder",
     "StageAttention",
     "Supernet",
     "placement_faults",
@@ -189,7 +190,7 @@ class Supernet(nn.Module):
         Raises:
             BackboneError: they are too small, or have other channels than the stem takes.
         """
-        recorders = [_Recorder() for _ in self.stages]
+        recorders = [FeatureRecorder() for _ in self.stages]
         like = next(self.parameters())
         image = torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
         try:
@@ -264,13 +265,13 @@ def placement_faults(specs: Iterable[AttentionSpec], view: NetworkView) -> list[
         if spec.sharing == "stage" and uneven:
             faults.append(
                 f"{spec.kind} has sharing = 'stage' and stage {uneven[0]} has features of "
-                f"{sorted(set(widths[uneven[0] - 1]))} channels; write sharing = 'block', or "
-                "choose another network"
+                f"{sorted(set(widths[uneven[0] - 1]))} channels; choose sharing = 'block' where "
+                "the module allows it, or another network"
             )
     return faults
 
 
-class _Recorder:
+class FeatureRecorder:
     """Stands where a stage's attention would, and notes what features it is given."""
 
     def __init__(self) -> None:
@@ -279,6 +280,7 @@ class _Recorder:
     def module_for(
         self, _choice: int, _block: int, /
     ) -> Callable[..., tuple[Tensor, State | None]]:
+        """Return what notes the features of a block and hands them on."""
         return self._record
 
     def _record(self, features: Tensor, state: State | None) -> tuple[Tensor, State | None]:

@@ -1,6 +1,6 @@
 """Costs: counted by hand, against another counter, and added up without building anything."""
 
-from typing import Any
+from itertools import cycle, islice
 
 import pytest
 import torch
@@ -10,25 +10,74 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sat_optuna.attention import build_attention
+from sat_optuna.attention import OWN, build_attention
 from sat_optuna.backbones import build_backbone
-from sat_optuna.cost import Cost, CostModel, latencies_ms, measure
+from sat_optuna.backbones.contract import BackboneError
+from sat_optuna.cost import Cost, CostModel, measure
 from sat_optuna.errors import SchemeError
 from sat_optuna.scheme import Scheme
+from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
+from sat_optuna.ticket import AttentionSpec
 from tests.networks import BLOCKS, KINDS, SHAPE, images, name_of, schemes, tiny_supernet
 
-_models: dict[str, CostModel] = {}
+# Beside KINDS, several kinds that each share in their own way.
+MIXED = (
+    AttentionSpec(kind="cbam", sharing="stage"),
+    AttentionSpec(kind="srm"),
+    AttentionSpec(kind="bam", sharing="stage"),
+    AttentionSpec(kind="simam"),
+)
+_built: dict[str, tuple[Supernet, CostModel]] = {}
 
 
-@pytest.mark.parametrize("specs", KINDS, ids=name_of)
+@pytest.mark.parametrize("specs", [*KINDS, MIXED], ids=name_of)
 @given(data=st.data())
 @settings(max_examples=10, deadline=None)
 def test_the_model_says_what_the_materialised_network_measures(specs, data):
     scheme = data.draw(schemes(kinds=len(specs)))
-    net = tiny_supernet(specs)
-    model = _models.setdefault(name_of(specs), CostModel(net, SHAPE))
+    name = name_of(specs)
+    if name not in _built:
+        net = tiny_supernet(specs)
+        _built[name] = net, CostModel(net, SHAPE)
+    net, model = _built[name]
     assert model.cost(scheme) == measure(materialise(net, scheme), SHAPE)
+
+
+def test_a_foreign_network():
+    shape = (3, 32, 32)
+    net = Supernet(
+        "resnet18",
+        attention=[AttentionSpec(kind="se", sharing="stage"), "sge"],
+        in_channels=3,
+        classes=5,
+        seed=0,
+    )
+    model = CostModel(net, shape)
+    for text in ("00-00-00-00", "11-01-22-12", "20-00-10-00"):
+        scheme = Scheme.parse(text)
+        assert model.cost(scheme) == measure(materialise(net, scheme), shape)
+
+
+def test_attention_that_the_network_brings_with_it_counts_where_it_is_connected():
+    net = Supernet(
+        "timm:mobilenetv3_small_050", attention=[OWN, "eca"], in_channels=3, classes=5, seed=0
+    )
+    shape = (3, 64, 64)
+    model = CostModel(net, shape)
+    for choices in ((0,), (1,), (2,), (0, 1, 2)):
+        scheme = Scheme.of(islice(cycle(choices), sum(net.stages)), net.stages)
+        assert model.cost(scheme) == measure(materialise(net, scheme), shape)
+    plain = Scheme.uniform(net.stages, 0)
+    own = sum(p.numel() for stage in net.stage_attention for p in stage.parameters())
+    eca = model.cost(Scheme.uniform(net.stages, 2)).params - model.cost(plain).params
+    full = model.cost(Scheme.uniform(net.stages, 1)).params
+    assert full - model.cost(plain).params == own - eca
+
+
+def test_images_too_small_are_refused():
+    with pytest.raises(BackboneError, match="do not go through resnet20"):
+        CostModel(tiny_supernet(), (3, 16, 16))
 
 
 def test_bottlenecks_too():
@@ -94,14 +143,50 @@ def test_multiply_adds_agree_with_the_counter_of_torch(module):
     assert (2 * cost.macs, cost.elementwise) == (counter.get_total_flops(), 0)
 
 
-class Batched(nn.Module):
+class Products(nn.Module):
+    def forward(self, x):  # (1, 1, 3, 4)
+        rows, column = x[0, 0], x[0, 0, 0]
+        return (
+            torch.baddbmm(torch.zeros(()), x[0], x[0].transpose(1, 2)),  # 3 * 4 * 3
+            rows @ column,  # 3 * 4
+            torch.addmv(torch.zeros(3), rows, column),  # 3 * 4
+            torch.dot(column, column),  # 4
+        )
+
+
+def test_products_that_torchs_counter_does_not_know():
+    cost = measure(Products(), (1, 3, 4))
+    assert cost == Cost(params=0, macs=36 + 12 + 12 + 4, elementwise=0)
+
+
+class Attending(nn.Module):
     def forward(self, x):
-        return torch.baddbmm(x[0] @ x[0].transpose(1, 2), x[0], x[0].transpose(1, 2))
+        return F.scaled_dot_product_attention(x, x[..., :3, :], x[..., :3, :])
 
 
-def test_batched_products():
-    # (2, 3, 4) by (2, 4, 3), twice: 2 * 2 * 3 * 3 * 4
-    assert measure(Batched(), (2, 3, 4)) == Cost(params=0, macs=144, elementwise=0)
+def test_attention_in_one_kernel_counts_both_its_products():
+    # 2 heads, 5 queries by 3 keys, 4 channels each, then the weighted values.
+    assert measure(Attending(), (2, 5, 4)).macs == 2 * (5 * 3 * 4 + 5 * 3 * 4)
+
+
+class Pooled(nn.Module):
+    def forward(self, x):  # (1, 4, 6, 6): 144 elements
+        return (
+            F.adaptive_avg_pool2d(x, 2),
+            F.adaptive_max_pool2d(x, 1),
+            F.max_pool2d(x, 2),
+            x.amax(1),
+            x.var((2, 3)),
+            x.std((2, 3)),
+            x.flatten(2).softmax(-1),
+            F.layer_norm(x, (6, 6)),
+            F.batch_norm(x, torch.zeros(4), torch.ones(4)),
+            torch.sort(x, dim=1),
+        )
+
+
+def test_pooling_norms_and_reductions_count_once_an_element():
+    assert measure(Pooled(), (4, 6, 6)) == Cost(params=0, macs=0, elementwise=10 * 144)
 
 
 class Elements(nn.Module):
@@ -135,37 +220,6 @@ def test_latency_is_measured_where_asked_for():
     latency = measure(net, SHAPE, latency=True, batch=2, repeats=3).latency_ms
     assert latency is not None
     assert latency > 0
-
-
-class Witness(nn.Module):
-    """Notes when and how it is called."""
-
-    def __init__(self, name: str, calls: list[Any]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-        self.name, self.calls = name, calls
-
-    def forward(self, x):
-        self.calls.append((self.name, self.training, torch.is_inference_mode_enabled(), x.shape))
-        assert x.dtype == torch.float64
-        return x
-
-
-def test_latencies_take_turns_in_eval_and_inference_mode():
-    calls: list[Any] = []
-    models = {name: Witness(name, calls) for name in ("a", "b", "c")}
-    models["c"].eval()
-    timed = latencies_ms(models, SHAPE, batch=3, repeats=6)
-    assert list(timed) == ["a", "b", "c"]
-    assert all(value > 0 for value in timed.values())
-    assert {call[1:] for call in calls} == {(False, True, torch.Size((3, *SHAPE)))}
-    rounds = ["".join(call[0] for call in calls[i : i + 3]) for i in range(0, len(calls), 3)]
-    assert rounds == ["abc", "bca", "cab"] * 3  # 3 to warm up, then 6
-    assert [model.training for model in models.values()] == [True, True, False]
-
-
-def test_no_network_takes_no_time():
-    assert latencies_ms({}, SHAPE, batch=1, repeats=1) == {}
 
 
 def test_images_are_those_of_the_network():

@@ -26,6 +26,7 @@ _COMMANDS = {
     "retrain": "retrain:retrain",
     "report": "report:report",
     "show": "show:show",
+    "export": "export:export",
     "ls": "ls:ls",
     "data": "data:data",
     "dashboard": "dashboard:dashboard",
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted; the same command goes on from here.", err=True)
+        click.echo("Interrupted; the same command goes on from what is finished.", err=True)
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()

@@ -12,6 +12,7 @@ from sat_optuna.config import StudyConfig, fingerprint, with_trials
 from sat_optuna.errors import CheckpointError, ConfigError, SatOptunaError, StudyError
 from sat_optuna.plugins import load_plugins
 from sat_optuna.study_toml import Names, parse_config, plugins_of, read_toml
+from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
     import optuna
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sat_optuna.supernet import Supernet
     from sat_optuna.training import Checkpoint
 
-__all__ = ["STUDIES", "Workspace", "find_study", "nearest_mlruns"]
+__all__ = ["STUDIES", "Workspace", "find_study", "nearest_mlruns", "open_ticket"]
 
 STUDIES = Path("studies")
 
@@ -64,6 +65,22 @@ class _Kinds:
         from sat_optuna.attention import ATTENTION, OWN
 
         return iter((*ATTENTION, OWN))
+
+
+def open_ticket(path: Path) -> Ticket:
+    """Read a ticket, and run the plugins of the study in whose tickets/ it lies.
+
+    Plugins are code, so they are those of the study.toml beside it, never what the ticket says.
+
+    Raises:
+        TicketError: it cannot be read as a ticket.
+        PluginError: a plugin that fails.
+    """
+    ticket = Ticket.load(path)
+    toml = path.resolve().parent.parent / "study.toml"
+    if toml.is_file():
+        load_plugins(toml.parent / name for name in plugins_of(read_toml(toml)))
+    return ticket
 
 
 @dataclass(frozen=True)

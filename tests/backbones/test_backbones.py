@@ -105,4 +105,4 @@ def test_types_are_registered_once():
     with pytest.raises(BackboneError, match=r"block type .*Identity is registered already"):
         add_block(nn.Identity, Split(Block.branch, Block.merge, int))
     with pytest.raises(BackboneError, match=r"network type .*Backbone is registered already"):
-        add_network(Backbone, stem=Block.branch, stages=list, head=Block.branch)
+        add_network(Backbone, stem=torch.add, stages=list, head=torch.add)

@@ -1,0 +1,296 @@
+"""`sat-optuna export` as a user runs it, on a study that has been retrained."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from sat_optuna.checkpoint import read_record, save_checkpoint
+from sat_optuna.cli import main
+from sat_optuna.cli import sat_optuna as group
+from sat_optuna.cli.workspace import Workspace
+from sat_optuna.evaluate import calibration_batches
+from sat_optuna.evidence.results import (
+    RetrainJob,
+    RetrainResult,
+    retrain_fingerprint,
+    write_result,
+)
+from sat_optuna.evidence.retrain import retrain
+from sat_optuna.export.weights import load_ticket, load_weights, read_ticket
+from sat_optuna.fold import fold_constant
+from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import Score, Ticket
+from sat_optuna.training import Checkpoint
+from tests.studies import make_study, sat_optuna
+from tests.tickets import leftovers
+
+SCHEME = Scheme.parse("10-01-10")
+FULL = Scheme.uniform(SCHEME.stages, 1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A study whose ticket and full network are retrained with seed 0."""
+    folder = make_study(tmp_path_factory.mktemp("export"))
+    workspace = Workspace.open(str(folder))
+    config = workspace.config
+    ticket = Ticket(
+        role="ticket",
+        scheme=SCHEME,
+        backbone=config.network.backbone,
+        backbone_settings=config.network.settings,
+        attention=config.attention.kinds,
+        classes=10,
+        input_shape=(1, 28, 28),
+        dataset="mnist5k",
+        dataset_fingerprint="abc",
+        seed=0,
+        scores=(Score(split="test", value=50.0, seed=0, epochs=1),),
+        params=1,
+        macs=1,
+        config=config.to_dict(),
+    )
+    fingerprint = retrain_fingerprint(config)
+    for scheme in (SCHEME, FULL):
+        job = RetrainJob(scheme, 0, config, workspace.work / "retrain" / fingerprint)
+        retrain(
+            replace(ticket, scheme=scheme),
+            workspace.data,
+            epochs=1,
+            seed=0,
+            config=config.train,
+            checkpoint=Checkpoint(job.weights_path, fingerprint),
+        )
+        write_result(job, RetrainResult(scheme, 0, 50.0, 1000, ()))
+    ticket.save(folder / "tickets" / "ticket.json")
+    return folder
+
+
+@pytest.fixture
+def study(trained, tmp_path):
+    """A copy of it, to be written to."""
+    return shutil.copytree(trained, tmp_path / "studies" / "tiny")
+
+
+def checkpoint_of(study, scheme=SCHEME):
+    (path,) = study.glob(f"work/retrain/*/{scheme}.seed0.safetensors")
+    return path
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(group, ["export", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def error(*arguments, code=1):
+    """The one sentence it ends with, which never is a traceback."""
+    done = run(*arguments, code=code)
+    assert "Traceback" not in done.output
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("to", "suffix", "limit"),
+    [("safetensors", ".safetensors", 0), ("torch-export", ".pt2", 0), ("onnx", ".onnx", 1e-5)],
+)
+def test_the_two_lines_it_prints_run_the_file(to, suffix, limit, study):
+    ticket = study / "tickets" / "ticket.json"
+    printed = run(ticket, "--to", to).stdout
+    out = study / "exports" / f"ticket-10-01-10{suffix}"
+    assert leftovers(study / "exports") == [out.name]
+    assert f"wrote {out}: {to}" in printed
+    assert f"{out.stat().st_size:,} bytes" in printed
+    assert "at batch 1, " in printed
+    x = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    names: dict[str, Any] = {"images": x.numpy()}
+    lines = "\n".join(line.strip() for line in printed.splitlines()[-2:])
+    exec(lines, names)  # what a user would paste
+    with torch.no_grad():
+        got = torch.as_tensor(names["logits"] if to == "onnx" else names["network"](x))
+        wanted = load_weights(Ticket.load(ticket), checkpoint_of(study))(x)
+    assert (got - wanted).abs().max() <= limit * wanted.abs().max()
+
+
+def test_an_exported_file_is_a_ticket_too(study):
+    ticket, out = study / "tickets" / "ticket.json", study.parent / "mine.safetensors"
+    run(ticket, "--to", "safetensors", "--out", out)
+    assert "mine.onnx: onnx, opset 18" in run(out, "--to", "onnx", "--opset", 18).stdout
+    assert out.with_suffix(".onnx").is_file()
+    message = error(out, "--to", "safetensors", code=2)
+    assert "is what was given; name another file with --out" in message
+    assert "--seed chooses among" in error(out, "--to", "onnx", "--seed", 0, code=2)
+    run(ticket, "--to", "safetensors", "--weights", out)
+
+
+def test_weights_of_ones_own(study):
+    ticket = shutil.copy(study / "tickets" / "ticket.json", study.parent)
+    weights = checkpoint_of(study)
+    message = error(ticket, "--to", "onnx")
+    assert "does not lie in the tickets/ of a study" in message
+    assert "--weights FILE" in message
+    run(ticket, "--to", "safetensors", "--weights", weights)
+    assert read_ticket(study.parent / "ticket.safetensors") == Ticket.load(
+        study.parent / "ticket.json"
+    )
+    message = error(ticket, "--to", "onnx", "--weights", weights, "--seed", 1, code=2)
+    assert "--seed chooses among a study's own weights; leave it out" in message
+
+
+def test_the_memory_format_of_the_training_is_kept(study):
+    weights = checkpoint_of(study)
+    tensors = {
+        f"model.{k}": v
+        for k, v in load_weights(Ticket.load(study / "tickets" / "ticket.json"), weights)
+        .state_dict()
+        .items()
+    }
+    save_checkpoint(
+        weights, tensors, read_record(weights) | {"memory_format": "torch.channels_last"}
+    )
+    run(study / "tickets" / "ticket.json", "--to", "safetensors")
+    network = load_ticket(study / "exports" / "ticket-10-01-10.safetensors")
+    assert not network.get_parameter("backbone.stages.0.0.conv2.weight").is_contiguous()
+
+
+def test_weights_that_are_not_there_say_what_to_run(study):
+    ticket = study / "tickets" / "ticket.json"
+    message = error(ticket, "--to", "onnx", "--seed", 1)
+    assert "scheme 10-01-10 was not retrained here with seed 1; run: sat-optuna retrain" in message
+    other = replace(Ticket.load(ticket), scheme=Scheme.parse("01-01-01"))
+    message = error(other.save(study / "tickets" / "trial-3.json"), "--to", "onnx")
+    assert "scheme 01-01-01 was not retrained here with seed 0" in message
+    assert "or give its weights with --weights FILE" in message
+    assert not (study / "exports").exists()
+
+
+def test_weights_of_another_configuration_are_not_taken(study):
+    toml = study / "study.toml"
+    toml.write_text(toml.read_text().replace("batch = 32", "batch = 16"))
+    message = error(study / "tickets" / "ticket.json", "--to", "onnx")
+    assert "was made with another study.toml (train.batch: 32 is stored, 16 is given)" in message
+
+
+def test_weights_of_another_network_are_refused(study):
+    message = error(
+        study / "tickets" / "ticket.json", "--to", "onnx", "--weights", checkpoint_of(study, FULL)
+    )
+    assert (
+        "does not hold the weights of scheme 10-01-10: nothing here is called attention" in message
+    )
+    assert not (study / "exports").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--to", "onnx", "--opset", 9), "ONNX opset 9 lacks an operator of this network"),
+        (
+            ("--to", "safetensors", "--opset", 18),
+            "opset 18 given with safetensors, which has none",
+        ),
+        (
+            ("--to", "onnx", "--out", "x.pt2"),
+            "x.pt2 shall be onnx; give a name that ends in .onnx",
+        ),
+        (("--to", "onnx", "--weights", "none"), "there is no file none; give one that is there"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, words, study, monkeypatch):
+    monkeypatch.chdir(study.parent)
+    before = leftovers(study.parent)
+    message = error(study / "tickets" / "ticket.json", *arguments)
+    assert words in message
+    assert leftovers(study.parent) == before
+    assert not list(study.glob("exports/*"))
+
+
+def test_without_the_extra_it_says_what_to_install(study, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    message = error(study / "tickets" / "ticket.json", "--to", "onnx")
+    assert (
+        "export --to onnx needs onnx, onnxscript and onnxruntime; install them with: " in message
+    )
+
+
+def test_no_ticket_at_all(study):
+    assert "cannot read ticket none.json" in error("none.json", "--to", "onnx")
+    message = error(checkpoint_of(study), "--to", "onnx")
+    assert "holds weights without a ticket" in message
+
+
+def test_folding_constants(study):
+    ticket = study / "tickets" / "ticket.json"
+    printed = run(ticket, "--to", "safetensors", "--fold-constant").stdout
+    out = study / "exports" / "ticket-10-01-10-folded.safetensors"
+    assert f"wrote {out}" in printed
+    assert "3 modules folded into constants; over 32 training images the logits change" in printed
+    assert read_ticket(out) == replace(Ticket.load(ticket), scores=())
+    full = replace(Ticket.load(ticket), scheme=FULL)
+    network = load_weights(full, checkpoint_of(study, FULL))
+    images = Workspace.open(str(study)).data.train
+    batches = calibration_batches(images, count=32, seed=0)
+    folded, report = fold_constant(network, SCHEME, batches)
+    assert f"{report.change_max:.2%} at most, and {report.unchanged:.2%} of" in printed
+    for block in report.blocks:
+        assert f"{block.dispersion:.3f}" in printed
+    got = load_ticket(out)
+    assert torch.equal(got(batches[0]), folded.eval()(batches[0]))
+
+
+def test_folding_needs_the_study_and_its_full_network(study):
+    ticket = study / "tickets" / "ticket.json"
+    checkpoint_of(study, FULL).unlink()
+    message = error(ticket, "--to", "safetensors", "--fold-constant")
+    assert "scheme 11-11-11 was not retrained here with seed 0" in message
+    lost = shutil.copy(ticket, study.parent)
+    message = error(lost, "--to", "safetensors", "--fold-constant")
+    assert "whose images --fold-constant takes means over; give one that does" in message
+
+
+def test_an_interrupt_leaves_nothing(study, monkeypatch, capsys):
+    def interrupt(*_arguments, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sat_optuna.export.write._compared", interrupt)
+    code = main(["export", str(study / "tickets" / "ticket.json"), "--to", "safetensors"])
+    assert code == 130
+    assert capsys.readouterr().out == ""
+    assert leftovers(study / "exports") == []
+
+
+def test_the_whole_command_and_nothing_else_on_its_streams(study):
+    done = sat_optuna(
+        "export", "studies/tiny/tickets/ticket.json", "--to", "onnx", cwd=study.parents[1]
+    )
+    first, second, *use = done.stdout.splitlines()
+    assert first.startswith("largest difference to the network, over its largest logit: ")
+    assert second.endswith(" bytes; use:")
+    assert len(use) == 2
+    assert done.stderr == "writing onnx and comparing it\n"
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys; from sat_optuna.cli import main; main(['export', '--help'])\n"
+        "heavy = {'torch', 'mlflow', 'optuna', 'numpy', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert "Example: sat-optuna export" in done.stdout
+
+
+def test_the_ticket_of_a_file_is_the_ticket(study):
+    run(study / "tickets" / "ticket.json", "--to", "safetensors")
+    record = read_record(study / "exports" / "ticket-10-01-10.safetensors")
+    assert record["ticket"] == json.loads((study / "tickets" / "ticket.json").read_text())

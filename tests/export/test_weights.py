@@ -1,0 +1,126 @@
+"""Networks out of exported files, and a sentence for every file that is none."""
+
+import warnings
+
+import pytest
+import torch
+
+from sat_optuna.checkpoint import load_tensors, read_record, save_checkpoint
+from sat_optuna.errors import CheckpointError, TicketError, UnknownName
+from sat_optuna.export.weights import load_ticket, load_weights, memory_format_of
+from sat_optuna.export.write import export_ticket
+from tests.tickets import network_and_ticket
+
+
+@pytest.fixture
+def exported(tmp_path):
+    network, ticket = network_and_ticket()
+    path = tmp_path / "file.safetensors"
+    export_ticket(network, ticket, path, to="safetensors")
+    return path
+
+
+def changed(path, tensors=lambda tensors: None, **more):
+    """Write a file again with other tensors or another record."""
+    held, record = load_tensors(path), read_record(path) | more
+    tensors(held)
+    return save_checkpoint(path, held, {k: v for k, v in record.items() if v is not None})
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"there is no file .*none; give one that is there"):
+        load_ticket(tmp_path / "none")
+
+
+def test_a_ticket_without_weights_says_how_to_write_both(tmp_path):
+    path = network_and_ticket()[1].save(tmp_path / "ticket.json")
+    words = f"is a ticket without weights; .*: sat-optuna export {path} --to safetensors"
+    with pytest.raises(TicketError, match=words):
+        load_ticket(str(path))
+
+
+def test_weights_without_a_ticket_say_how_to_write_both(exported):
+    changed(exported, ticket=None)
+    words = "holds weights without a ticket, .*: sat-optuna export TICKET --to safetensors --weig"
+    with pytest.raises(TicketError, match=words):
+        load_ticket(exported)
+
+
+def test_a_foreign_file_is_told_apart(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(TicketError, match="holds neither a ticket nor a training of this program"):
+        load_ticket(tmp_path / "other.safetensors")
+
+
+def test_a_cut_file(exported):
+    exported.write_bytes(exported.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match=r"cannot read .*; fetch or write it again"):
+        load_ticket(exported)
+
+
+def test_a_later_schema(exported):
+    changed(exported, schema=99)
+    with pytest.raises(
+        TicketError, match="has schema 99 and this version reads schema 1; install"
+    ):
+        load_ticket(exported)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "words"),
+    [
+        ("backbone", "mynet", "no backbone 'mynet'"),
+        ("attention", [{"kind": "mine", "sharing": "block", "settings": {}}], "module 'mine'"),
+    ],
+)
+def test_what_is_not_registered_here(part, value, words, exported):
+    changed(exported, ticket=read_record(exported)["ticket"] | {part: value})
+    end = r"; register it before loading, or name the file that does under \[plugins\]"
+    with pytest.raises(UnknownName, match=words + ".*" + end):
+        load_ticket(exported)
+
+
+NAME = "backbone.head.2.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda held: held.pop(NAME), f"{NAME} is not in it; give"),
+        (lambda held: held.update(more=torch.ones(1)), "nothing here is called more; give"),
+        (
+            lambda held: held.update({NAME: torch.ones(3)}),
+            rf"{NAME} has shape \(3,\), not \(5,\); give",
+        ),
+        (lambda held: held.clear(), r"is not in it \(and \d+ more\); give those of this very"),
+    ],
+    ids=["missing", "unknown", "shape", "many"],
+)
+def test_tensors_of_another_network(change, words, exported):
+    changed(exported, change)
+    with pytest.raises(
+        CheckpointError, match=f"does not hold the weights of scheme 1-1-0: .*{words}"
+    ):
+        load_ticket(exported)
+
+
+def test_a_training_checkpoint_gives_the_weights_of_a_ticket(tmp_path):
+    network, ticket = network_and_ticket()
+    tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
+    tensors["momentum.backbone.head.2.bias"] = torch.ones(5)
+    record = {"memory_format": "torch.channels_last", "fingerprint": "x"}
+    path = save_checkpoint(tmp_path / "training.safetensors", tensors, record)
+    loaded = load_weights(ticket, path)
+    assert memory_format_of(loaded) is torch.channels_last
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, network.state_dict()[name])
+
+
+def test_loading_warns_of_nothing_and_draws_nothing(exported):
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_ticket(exported)
+    assert torch.equal(torch.get_rng_state(), state)

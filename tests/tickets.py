@@ -1,0 +1,42 @@
+"""Tickets of small networks, for several tests."""
+
+from pathlib import Path
+
+from sat_optuna.attention import default_spec
+from sat_optuna.scheme import Scheme
+from sat_optuna.supernet import Supernet
+from sat_optuna.surgery import TicketNetwork, materialise
+from sat_optuna.ticket import Score, Ticket
+from tests.networks import SHAPE, tiny_supernet
+
+SMALL = Scheme.parse("1-1-0")
+
+
+def ticket_of(net: Supernet, scheme: Scheme) -> Ticket:
+    """The ticket of a scheme of a tiny supernet."""
+    return Ticket(
+        role="ticket",
+        scheme=scheme,
+        backbone=net.backbone_name,
+        backbone_settings=net.backbone_settings,
+        attention=net.specs,
+        classes=5,
+        input_shape=SHAPE,
+        dataset="mnist5k",
+        dataset_fingerprint="abc",
+        seed=3,
+        scores=(Score(split="test", value=97.5, seed=0, epochs=3),),
+        params=1234,
+        macs=5678,
+    )
+
+
+def network_and_ticket(kind: str = "se", scheme: Scheme = SMALL) -> tuple[TicketNetwork, Ticket]:
+    """A tiny network with one kind of attention, in eval mode, and its ticket."""
+    net = tiny_supernet([default_spec(kind)], blocks=scheme.stages)
+    return materialise(net, scheme).eval(), ticket_of(net, scheme)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Names of the files in a folder, temporary ones too."""
+    return sorted(path.name for path in folder.iterdir())
