@@ -2,15 +2,16 @@
 
 import copy
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from sat_optuna.backbones.view import NetworkView
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet import StageAttention, Supernet, walk
+from sat_optuna.ticket import Ticket
 
-__all__ = ["TicketNetwork", "materialise"]
+__all__ = ["TicketNetwork", "build_network", "materialise"]
 
 
 class TicketNetwork(nn.Module):
@@ -63,3 +64,21 @@ def materialise(supernet: Supernet, scheme: Scheme) -> TicketNetwork:
     stages = zip(supernet.stage_attention, scheme.by_stage(), strict=True)
     kept = [stage.kept(choices) for stage, choices in stages]
     return TicketNetwork(copy.deepcopy(supernet.view), kept, scheme)
+
+
+def build_network(ticket: Ticket, *, seed: int) -> TicketNetwork:
+    """Build a ticket's network with fresh weights.
+
+    Networks of the same seed start with equal weights wherever they share a part, whatever their
+    schemes.
+    """
+    settings: dict[str, Any] = dict(ticket.backbone_settings)
+    supernet = Supernet(
+        ticket.backbone,
+        attention=ticket.attention,
+        in_channels=ticket.input_shape[0],
+        classes=ticket.classes,
+        seed=seed,
+        **settings,
+    )
+    return materialise(supernet, ticket.scheme)

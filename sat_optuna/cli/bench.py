@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sat_optuna.cli.bench_export import export
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.files import write_text
 
@@ -16,6 +17,9 @@ __all__ = ["bench"]
 @click.group()
 def bench() -> None:
     """Measure this machine; ratios within one run."""
+
+
+bench.add_command(export)
 
 
 _THREADS = click.option(

@@ -48,7 +48,7 @@ def _measure_costs(outcome: Outcome) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
     from sat_optuna.cost import measure
     from sat_optuna.devices import pick_device
-    from sat_optuna.evidence.retrain import build_network
+    from sat_optuna.surgery import build_network
     from sat_optuna.timing import latencies_ms
 
     device, shape = pick_device(), outcome.best.input_shape

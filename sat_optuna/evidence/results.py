@@ -9,7 +9,14 @@ from sat_optuna.config import StudyConfig, fingerprint
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 
-__all__ = ["RetrainJob", "RetrainResult", "read_result", "retrain_fingerprint", "write_result"]
+__all__ = [
+    "RETRAIN_FREE",
+    "RetrainJob",
+    "RetrainResult",
+    "read_result",
+    "retrain_fingerprint",
+    "write_result",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +64,13 @@ class RetrainResult:
     history: tuple[EpochRecord, ...]
 
 
+# Keys that decide no retraining: those of earlier steps, and how many there are at a time.
+RETRAIN_FREE = ("search", "pretrain", "retrain.seeds", "retrain.workers")
+
+
 def retrain_fingerprint(config: StudyConfig) -> str:
     """Return the fingerprint of what decides a retraining, beside its scheme and seed."""
-    return fingerprint(config, without=("search", "pretrain", "retrain.seeds", "retrain.workers"))
+    return fingerprint(config, without=RETRAIN_FREE)
 
 
 def read_result(job: RetrainJob) -> RetrainResult | None:

@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,30 +26,11 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.plugins import load_plugins
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import TicketNetwork, materialise
+from sat_optuna.surgery import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
 from sat_optuna.training import Checkpoint, fit
 
-__all__ = ["build_network", "retrain", "run_jobs"]
-
-
-def build_network(ticket: Ticket, *, seed: int) -> TicketNetwork:
-    """Build a ticket's network with fresh weights.
-
-    Networks of the same seed start with equal weights wherever they share a part, whatever their
-    schemes.
-    """
-    settings: dict[str, Any] = dict(ticket.backbone_settings)
-    supernet = Supernet(
-        ticket.backbone,
-        attention=ticket.attention,
-        in_channels=ticket.input_shape[0],
-        classes=ticket.classes,
-        seed=seed,
-        **settings,
-    )
-    return materialise(supernet, ticket.scheme)
+__all__ = ["retrain", "run_jobs"]
 
 
 def retrain(

@@ -66,7 +66,7 @@ def test_round_trip_of_every_module(to, kind, tmp_path, capfd):
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_round_trip_of_any_scheme(data, tmp_path_factory):
     specs = data.draw(st.sampled_from(KINDS))
     scheme = data.draw(schemes(kinds=len(specs)))

@@ -1,0 +1,200 @@
+"""`sat-optuna export`: a ticket's network as one file that is known to compute the same."""
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sat_optuna.cli.console import Console
+from sat_optuna.cli.workspace import Workspace
+from sat_optuna.config import differences
+from sat_optuna.errors import StudyError
+from sat_optuna.evidence.results import RETRAIN_FREE, RetrainJob, read_result, retrain_fingerprint
+from sat_optuna.export import SUFFIXES, Exported
+from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import Ticket
+
+if TYPE_CHECKING:
+    from sat_optuna.fold import FoldReport
+    from sat_optuna.surgery import TicketNetwork
+
+__all__ = ["export"]
+
+# How a file is used, two lines each.
+_USE = {
+    "safetensors": ("import sat_optuna as sat", 'network = sat.load_ticket("{path}")'),
+    "torch-export": ("import torch", 'network = torch.export.load("{path}").module()'),
+    "onnx": (
+        "import onnxruntime",
+        'logits = onnxruntime.InferenceSession("{path}").run(None, {{"images": images}})[0]',
+    ),
+}
+
+
+class _Given:
+    """The ticket that was given, and what belongs to it.
+
+    Attributes:
+        path: its JSON file, or an exported safetensors file that holds it.
+        ticket: what is in it.
+        workspace: of the study that the ticket lies in; None where it lies elsewhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.exported = path.suffix == SUFFIXES["safetensors"]
+        study = path.resolve().parent.parent
+        self.workspace = None
+        if not self.exported and (study / "study.toml").is_file():
+            self.workspace = Workspace.open(str(study))
+
+    @cached_property
+    def ticket(self) -> Ticket:
+        """The ticket."""
+        if not self.exported:
+            return Ticket.load(self.path)
+        from sat_optuna.export.weights import read_ticket
+
+        return read_ticket(self.path)
+
+    def retrained(self, scheme: Scheme, seed: int | None) -> Path:
+        """Return the study's own weights of a scheme, of a seed or of its first.
+
+        Raises:
+            StudyError: there are none, or they belong to another study.toml than the ticket's.
+        """
+        if self.workspace is None:
+            raise StudyError(
+                f"ticket {self.path} does not lie in the tickets/ of a study, whose weights could "
+                "be taken; give them with --weights FILE"
+            )
+        config = self.workspace.config
+        if found := differences(self.ticket.config, config.to_dict(), without=RETRAIN_FREE):
+            raise StudyError(
+                f"ticket {self.path} was made with another study.toml ({'; '.join(found)}); "
+                "restore it, or give the ticket's weights with --weights FILE"
+            )
+        seed = config.retrain.seeds[0] if seed is None else seed
+        folder = self.workspace.work / "retrain" / retrain_fingerprint(config)
+        job = RetrainJob(scheme, seed, config, folder)
+        if read_result(job) is None or not job.weights_path.is_file():
+            raise StudyError(
+                f"scheme {scheme} was not retrained here with seed {seed}; run: sat-optuna "
+                f"retrain {self.workspace.name}, or give its weights with --weights FILE"
+            )
+        return job.weights_path
+
+    def default_out(self, to: str, *, folded: bool) -> Path:
+        """Return where the file goes if nothing is said: exports/ of the study, or beside."""
+        if self.workspace is None:
+            out = self.path.with_suffix(SUFFIXES[to])
+            if out == self.path:
+                raise click.UsageError(f"{out} is what was given; name another file with --out")
+            return out
+        name = f"{self.ticket.role}-{self.ticket.scheme}{'-folded' if folded else ''}"
+        return self.workspace.folder / "exports" / f"{name}{SUFFIXES[to]}"
+
+
+@click.command(
+    epilog="Example: sat-optuna export studies/mine/tickets/ticket.json --to onnx; "
+    "next: use the file, two lines that it prints"
+)
+@click.argument("ticket", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice([*SUFFIXES]), required=True, help="What to write.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="A training's checkpoint or an exported file; default: the study's own retraining.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Of that retraining; default: the first.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: exports/ of the study.")
+@click.option("--opset", type=click.IntRange(min=1), help="Of ONNX; default: torch's choice.")
+@click.option(
+    "--fold-constant",
+    is_flag=True,
+    help="Take the full network, and fold the modules that the ticket drops into constants.",
+)
+@click.pass_obj
+def export(
+    console: Console,
+    *,
+    ticket: Path,
+    to: str,
+    weights: Path | None,
+    seed: int | None,
+    out: Path | None,
+    opset: int | None,
+    fold_constant: bool,
+) -> None:
+    """Write a ticket's network as one file, load it back and compare.
+
+    TICKET is a ticket's JSON file or an exported .safetensors. A file that does not compute the
+    same as the network is not left.
+    """
+    given = _Given(ticket)
+    if seed is not None and (weights or given.exported):
+        raise click.UsageError("--seed chooses among a study's own weights; leave it out")
+    found = given.ticket
+    out = out or given.default_out(to, folded=fold_constant)
+    report = None
+    if fold_constant:
+        network, report = _folded(given, weights, seed)
+        found = replace(found, scores=())  # they are of the retrained ticket, not of this
+    else:
+        from sat_optuna.export.weights import load_weights
+
+        own = ticket if given.exported else None
+        network = load_weights(found, weights or own or given.retrained(found.scheme, seed))
+    from sat_optuna.export.write import export_ticket
+
+    console.remark(f"writing {to} and comparing it")
+    written = export_ticket(network, found, out, to=to, opset=opset)
+    if report:
+        _print_report(console, report)
+    _print_written(console, written)
+
+
+def _folded(
+    given: _Given, weights: Path | None, seed: int | None
+) -> tuple["TicketNetwork", "FoldReport"]:
+    """Fold the study's full network down to the ticket, over the calibration images."""
+    if given.workspace is None:
+        raise StudyError(
+            f"ticket {given.path} does not lie in the tickets/ of a study, whose images "
+            "--fold-constant takes means over; give one that does"
+        )
+    from sat_optuna.evaluate import calibration_batches
+    from sat_optuna.export.weights import load_weights
+    from sat_optuna.fold import fold_constant
+
+    keep = given.ticket.scheme
+    full = replace(given.ticket, role="full", scheme=Scheme.uniform(keep.stages, 1))
+    network = load_weights(full, weights or given.retrained(full.scheme, seed))
+    config = given.workspace.config
+    images = given.workspace.data.train
+    batches = calibration_batches(images, count=config.search.calibration, seed=config.seed)
+    return fold_constant(network.to(images.device), keep, batches)
+
+
+def _print_report(console: Console, report: "FoldReport") -> None:
+    rows = [
+        {"stage": b.stage, "block": b.block, "kind": b.kind, "dispersion": b.dispersion}
+        for b in report.blocks
+    ]
+    console.rows(rows, ("stage", "block", "kind", "dispersion"), "table")
+    console.result(
+        f"{len(rows)} modules folded into constants; over {report.images} training images the "
+        f"logits change by {report.change_mean:.2%} of the largest in the mean and "
+        f"{report.change_max:.2%} at most, and {report.unchanged:.2%} of the predictions stay"
+    )
+
+
+def _print_written(console: Console, written: Exported) -> None:
+    opset = "" if written.opset is None else f", opset {written.opset}"
+    apart = ", ".join(f"{value:.1e} at batch {n}" for n, value in written.differences.items())
+    console.result(f"largest difference to the network, over its largest logit: {apart}")
+    console.result(f"wrote {written.path}: {written.format}{opset}, {written.size:,} bytes; use:")
+    for line in _USE[written.format]:
+        console.result(f"  {line.format(path=written.path)}")
