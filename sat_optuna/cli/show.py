@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.workspace import open_ticket
+from sat_optuna.cli.reading import open_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 

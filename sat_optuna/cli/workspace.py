@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sat_optuna.checkpoint import read_record
+from sat_optuna.cli.reading import read_study
 from sat_optuna.config import StudyConfig, fingerprint, with_trials
 from sat_optuna.errors import CheckpointError, ConfigError, SatOptunaError, StudyError
-from sat_optuna.plugins import load_plugins
-from sat_optuna.study_toml import Names, parse_config, plugins_of, read_toml
-from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
     import optuna
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from sat_optuna.supernet import Supernet
     from sat_optuna.training import Checkpoint
 
-__all__ = ["STUDIES", "Workspace", "find_study", "nearest_mlruns", "open_ticket"]
+__all__ = ["STUDIES", "Workspace", "find_study", "nearest_mlruns"]
 
 STUDIES = Path("studies")
 
@@ -53,36 +51,6 @@ def nearest_mlruns(folder: Path) -> Path | None:
     return None
 
 
-class _Kinds:
-    """The kinds of attention that a study may name: the registered ones, and the network's own."""
-
-    def __contains__(self, name: object) -> bool:
-        from sat_optuna.attention import ATTENTION, OWN
-
-        return name == OWN or name in ATTENTION
-
-    def __iter__(self) -> Iterator[str]:
-        from sat_optuna.attention import ATTENTION, OWN
-
-        return iter((*ATTENTION, OWN))
-
-
-def open_ticket(path: Path) -> Ticket:
-    """Read a ticket, and run the plugins of the study in whose tickets/ it lies.
-
-    Plugins are code, so they are those of the study.toml beside it, never what the ticket says.
-
-    Raises:
-        TicketError: it cannot be read as a ticket.
-        PluginError: a plugin that fails.
-    """
-    ticket = Ticket.load(path)
-    toml = path.resolve().parent.parent / "study.toml"
-    if toml.is_file():
-        load_plugins(toml.parent / name for name in plugins_of(read_toml(toml)))
-    return ticket
-
-
 @dataclass(frozen=True)
 class Workspace:
     """A study's folder.
@@ -107,22 +75,8 @@ class Workspace:
             StudyError: there is no such study.
             ConfigError: study.toml has faults.
         """
-        from sat_optuna.attention import DEFAULT_SHARING
-        from sat_optuna.backbones import BACKBONES
-        from sat_optuna.data import DATASETS
-
         folder = find_study(study)
-        path = folder / "study.toml"
-        document = read_toml(path)
-        load_plugins(folder / name for name in plugins_of(document))
-        known: dict[str, Names] = {
-            "backbones": BACKBONES,
-            "datasets": DATASETS,
-            "modules": _Kinds(),
-        }
-        config = parse_config(
-            document, source=str(path), known=known, default_sharing=DEFAULT_SHARING
-        )
+        config = read_study(folder)
         return cls(folder, with_trials(config, trials))
 
     @property
@@ -238,25 +192,47 @@ class Workspace:
         except SatOptunaError as error:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
+        faults = faults or self._input_faults()
         if faults:
             raise ConfigError(str(self.folder / "study.toml"), faults)
         return stages
 
-    def fresh_supernet(self) -> "Supernet":
-        """Build the supernet with fresh weights, on the GPU where there is one."""
-        from sat_optuna.devices import pick_device
+    def _input_faults(self) -> list[str]:
+        """Return why the data's images do not go through the network, if their size is known."""
+        import torch
+
+        from sat_optuna.data import DATASETS
+
+        data = self.config.data
+        shape = DATASETS.get(data.name)().image_shape(data.size or None)
+        if shape is None:
+            return []
+        try:
+            with torch.device("meta"):
+                self._supernet(in_channels=shape[0], classes=2).check_input(shape)
+        except SatOptunaError as error:
+            return [str(error)]
+        return []
+
+    def _supernet(self, *, in_channels: int, classes: int) -> "Supernet":
         from sat_optuna.supernet import Supernet
 
-        self.check_network()
         network = self.config.network
-        net = Supernet(
+        return Supernet(
             network.backbone,
             attention=self.config.attention.kinds,
-            in_channels=self.data.shape[0],
-            classes=self.data.classes,
+            in_channels=in_channels,
+            classes=classes,
             seed=self.config.seed,
             **network.settings,
         )
+
+    def fresh_supernet(self) -> "Supernet":
+        """Build the supernet with fresh weights, on the GPU where there is one."""
+        from sat_optuna.devices import pick_device
+
+        self.check_network()
+        net = self._supernet(in_channels=self.data.shape[0], classes=self.data.classes)
         net.check_input(self.data.shape)
         return net.to(pick_device())
 

@@ -77,12 +77,25 @@ class Source(ABC):
             WriteError: `root` cannot be written.
         """
 
+    def image_shape(self, size: int | None) -> tuple[int, int, int] | None:
+        """Return (C, H, W) of its images where that is known without reading any, else None.
+
+        Args:
+            size: side in pixels they are brought to, None for their own.
+        """
+        del size
+        return None
+
 
 class ArraySource(Source):
     """A data set small enough to be held in memory whole."""
 
     shape: ClassVar[tuple[int, int, int]]
     resizable: ClassVar[bool] = False
+
+    @override
+    def image_shape(self, size: int | None) -> tuple[int, int, int]:
+        return self.shape if size is None else (self.shape[0], size, size)
 
     @abstractmethod
     def class_names(self, root: Path) -> tuple[str, ...]:

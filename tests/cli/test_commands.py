@@ -94,6 +94,20 @@ def test_check_shows_what_cannot_be_built(project):
     assert "dia has sharing = 'block'; it allows 'stage' only" in message
 
 
+def test_check_sees_that_images_are_too_small_for_a_module(project):
+    make_study(project, text=STUDY + '[attention]\nkinds = ["spa"]\n')
+    assert (
+        "images of 1x28x28 come to stage 3 of resnet20 with 2 pixels a side and spa needs 4"
+        in error("check", "tiny")
+    )
+
+
+def test_check_sees_that_images_are_too_small_for_the_network(project):
+    text = '[data]\nname = "cifar10"\n[network]\nbackbone = "timm:convnext_atto"\n'
+    make_study(project, text=text)
+    assert "images of 3x32x32 do not go through timm:convnext_atto" in error("check", "tiny")
+
+
 def test_an_unknown_study_offers_the_nearest(project):
     make_study(project)
     assert "no study 'tinny'" in error("check", "tinny")
