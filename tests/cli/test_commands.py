@@ -103,9 +103,8 @@ def test_check_sees_that_images_are_too_small_for_a_module(project):
 
 
 def test_check_sees_that_images_are_too_small_for_the_network(project):
-    text = '[data]\nname = "cifar10"\n[network]\nbackbone = "timm:convnext_atto"\n'
-    make_study(project, text=text)
-    assert "images of 3x32x32 do not go through timm:convnext_atto" in error("check", "tiny")
+    make_study(project, text='[network]\nbackbone = "timm:convnext_atto"\n')
+    assert "images of 1x28x28 do not go through timm:convnext_atto" in error("check", "tiny")
 
 
 def test_an_unknown_study_offers_the_nearest(project):
