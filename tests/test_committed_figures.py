@@ -1,0 +1,56 @@
+"""Figures that README prints are those of the committed files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NAMES = {
+    "full": "a module a block",
+    "share-full": "a module a stage",
+    "ticket": "published ticket",
+    "cheapest": "cheapest of as many blocks",
+}
+
+
+@pytest.fixture(scope="module")
+def inference():
+    path = ROOT / "studies" / "bench-inference" / "resnet50.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_every_row_of_the_inference_table(inference):
+    plain, *rows = inference["rows"]
+    assert f"| plain | `{plain['scheme']}` | {plain['ms']:.0f} | | |" in README
+    for row in rows:
+        low, high = (row[f"increment_percent_{end}"] for end in ("low", "high"))
+        line = (
+            f"| {row['module'].upper()}, {NAMES[row['network']]} | `{row['scheme']}` | "
+            f"{row['ms']:.0f} | {row['increment_percent']:.1f} ({low:.1f} to {high:.1f}) | "
+            f"{row['share_of_full']:.2f} |"
+        )
+        assert line in README
+
+
+def test_what_the_text_below_it_says(inference):
+    tests = {(t["faster"], t["than"]): t for t in inference["tests"]}
+    share = tests["sge ticket 100-1011-010011-011", "sge share-full 111-1111-111111-111"]
+    cheap = tests["sge cheapest 000-1000-111111-110", "sge ticket 100-1011-010011-011"]
+    assert f"takes {1 + share['difference_percent'] / 100:.2f} of share-full's time" in README
+    assert f"(p {share['p_holm']:.0e})".replace("e-0", "e-") in README
+    assert f"take {-cheap['difference_percent']:.0f} % less" in README
+    assert f"(p {cheap['p_holm']:.1g})" in README
+
+
+def test_every_exported_file_compared_well_enough():
+    path = ROOT / "studies" / "bench-export" / "resnet50.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    limits = {"safetensors": 0.0, "torch-export": 0.0, "onnx": 1e-5}
+    rows = document["rows"]
+    assert len(rows) == 11 * 3 * 3
+    assert {row["batch"] for row in rows} == {1, 2, 5}
+    assert all(row["difference"] <= limits[row["format"]] for row in rows)
+    worst = max(row["difference"] for row in rows if row["format"] == "onnx")
+    assert f"at most {worst:.1e} of the largest".replace("e-0", "e-") in README
