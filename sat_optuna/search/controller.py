@@ -1,53 +1,74 @@
 """Policy gradients over categorical choices, in numpy alone; `sampler.py` brings them to Optuna.
 
 A scheme x makes one of K_i choices in each of n slots. The policy is factorised, and what was
-seen is never drawn again:
+seen is never drawn again, until there is nothing else:
 
     pi(x) = prod_i p_i(x_i),   p_i = softmax(theta_i),   x ~ pi(. | x not seen)
 
-`NaturalGradient` (the default). S are the schemes scored in earlier batches, b_1..b_B the new
-batch, S_j = S and b_1..b_{j-1}. As nothing is drawn twice, the gradient of J = E_pi[R] has a part
-that is known exactly and a part that is sampled (memory-augmented policy optimisation, Liang et
-al., NeurIPS 2018, arXiv:1807.02322), averaged over the places in the batch (Des Raj's estimator;
-Kool et al., ICLR 2020, arXiv:2002.06043):
+`ActorCritic` (the default). The critic is a Bayesian regression of the rewards so far on a code
+of the scheme: r_i(k), one of the K_i corners of a regular simplex, for choice k of slot i (-1 and
++1 for two choices), nothing for a slot left open. phi(x) is all slots' codes in a row:
 
-    w(s)   = pi(s)                                              s in S                   (1)
-    w(b_j) = [1 - pi(S_j) + (B - j) pi(b_j)] / B                                         (2)
-    V_-j   = sum_S pi R + (1 - pi(S)) * mean of the batch's other rewards                (3)
-    A(b_j) = R(b_j) - V_-j,   A(s) = R(s) - mean_j V_-j                                  (4)
-    g_i(k) = sum_x w(x) A(x) (1[x_i = k] - p_i(k))                                       (5)
-    theta_i(k) <- log p_i(k) + lr * g_i(k) / (p_i(k) + damping)                          (6)
+    q(x) = b + w . phi(x) + phi(x)' Q phi(x)                                              (1)
+    b ~ N(0, v),  w ~ N(0, v (1 - rho) / n),  Q ~ N(0, v rho / n^2),  y = q(x) + N(0, v s) (2)
 
-(3) is the leave-one-out baseline. (6) is the natural gradient: the Fisher matrix of a softmax in
-its logits is diag(p) - p p', so up to a constant a slot its inverse divides by p, and damping
-bounds the step where p is small. R are normal scores of the ranks over all trials so far: no
-outlier can rule a step, and good schemes stay apart when all the new ones are good. Without (1)
-the rule against repeats would bias the update away from the best scheme once it has been seen.
-Trials drawn from an older policy, by one of many workers, count as the others: importance weights
-for them learned more slowly than none.
+w and Q have independent entries. With Phi the codes of the N trials in the critic's memory, the
+covariance of their y is v A. A draw from the posterior of q is a draw b0, w0, Q0, e from the
+prior (all in units of sqrt(v)), corrected (Matheron's rule); its spread is shrunk by z:
+
+    A = 1 1' + (1 - rho) C + rho C * C + s I,   C = Phi Phi' / n                          (3)
+    a = A^-1 (y - z (q0(X) + sqrt(s) e))                                                  (4)
+    w = z w0 + (1 - rho) / n Phi' a,   Q = z Q0 + rho / n^2 Phi' diag(a) Phi              (5)
+    z = 1 / (1 + 3 s)                                                                     (6)
+
+z = 1 is Thompson sampling; the noisier the rewards, the less of its exploration do a few hundred
+trials repay. y are normal scores of the rewards' ranks: no outlier can rule them. (rho, s) are
+those of a small grid with the greatest evidence, v maximised over, and an s above 0.1 held less
+likely beforehand, as the critic's own misfit looks like noise:
+
+    -N/2 log v - 1/2 log |A| - 4 max(0, log(s / 0.1)),   v = y' A^-1 y / N                (7)
+
+The actor climbs J(theta) = E_pi[q]. q is affine in each slot's code, as phi_i' Q_ii phi_i is one
+number for each choice of slot i, which w and b can say too. So J and its gradient are exact, not
+sampled:
+
+    J = b + w . m + m' Q m,   m_i = sum_k p_i(k) r_i(k)                                   (8)
+    A_i(k) = dJ / dp_i(k) = r_i(k) . (w + (Q + Q') m)_i                                   (9)
+
+A_i(k) is the advantage of choice k, up to a constant of the slot that the softmax cancels. The
+policy gradient is dJ/dtheta_i(k) = p_i(k) (A_i(k) - sum_l p_i(l) A_i(l)); the inverse of the
+softmax's Fisher matrix makes A of it, up to such a constant. So the natural gradient of
+J + tau H, H the policy's entropy, is A - tau theta, and a step along it
+
+    theta <- theta + lr (A / tau - theta)                                                (10)
+
+is taken 20 times from the uniform policy on, while tau falls from 1 to 0.15 times the root mean
+square of A at the start. The policy it comes to is the one that is drawn from. All this is done
+anew for each proposal, from the trials' history and the proposal's generator alone.
 
 `PaperController` is the published controller (arXiv:2207.07858, its public code), repaired; each
 repair is named at its line.
 """
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-__all__ = ["Batch", "Controller", "NaturalGradient", "PaperController", "Policy", "scalarised"]
+__all__ = ["ActorCritic", "Batch", "Controller", "PaperController", "Policy", "scalarised"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _NETWORKS = 2**32 - 1  # a place among the seeds that no trial's number takes
+_TRIES = 8  # plain draws before the exact walk around what was seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +100,14 @@ class Policy:
 
     def log_prob(self, schemes: Ints) -> Floats:
         """Return (N,) log probabilities of (N, n) schemes; a slot with -1 was not chosen."""
+        return np.asarray(self.slot_log_probs(schemes).sum(axis=1))
+
+    def slot_log_probs(self, schemes: Ints) -> Floats:
+        """Return (N, n) log probabilities of each choice alone; 0 where none was made."""
         slots = np.arange(len(self.sizes))
         with np.errstate(divide="ignore"):
             logs = np.log(self.probabilities)
-        return np.asarray(np.where(schemes >= 0, logs[slots, schemes], 0.0).sum(axis=1))
+        return np.asarray(np.where(schemes >= 0, logs[slots, schemes], 0.0))
 
     def mode(self) -> Ints:
         """Return the (n,) most probable scheme; the first of equals."""
@@ -91,13 +116,14 @@ class Policy:
     def draw(
         self, rng: np.random.Generator, *, seen: Ints, fixed: Mapping[int, int] | None = None
     ) -> Ints:
-        """Draw a scheme from the policy, given that it is none of `seen`: exactly, no rejection.
+        """Draw a scheme from the policy, given that it is none of `seen`: exactly.
 
-        Slot by slot a choice has the probability p_i(k) times the share of its subtree that is
-        unseen. What is left is counted in whole numbers, so rounding never brings a repeat.
+        A few plain draws come first, the first unseen one being it. If all were seen, slot by slot
+        a choice has the probability p_i(k) times the share of its subtree that is unseen. What is
+        left is counted in whole numbers, so rounding never brings a repeat.
 
         Args:
-            rng: gives one uniform number a slot.
+            rng: gives the uniform numbers.
             seen: (N, n) schemes not to draw, repeats allowed; a row with -1 excludes nothing.
             fixed: choices made already, by slot. They hold even if that forces a repeat.
 
@@ -107,10 +133,19 @@ class Policy:
         p = self.probabilities.copy()
         for slot, choice in (fixed or {}).items():
             p[slot] = np.arange(p.shape[1]) == choice
-        complete = seen[(seen >= 0).all(axis=1)]
-        rows = complete[
-            list({row.tobytes(): place for place, row in enumerate(complete)}.values())
-        ]
+        known = {row.tobytes(): place for place, row in enumerate(seen)}
+        edges = np.cumsum(p, axis=1)
+        tries = rng.random((_TRIES, len(self.sizes), 1)) * edges[:, -1:]
+        for scheme in (tries >= edges).sum(axis=2):
+            if scheme.tobytes() not in known:
+                return np.asarray(scheme, dtype=np.int64)
+        rows = seen[list(known.values())]
+        return self._walked(rng, p, rows[(rows >= 0).all(axis=1)], fixed or {})
+
+    def _walked(
+        self, rng: np.random.Generator, p: Floats, rows: Ints, fixed: Mapping[int, int]
+    ) -> Ints:
+        """Draw a scheme from (n, K) `p` slot by slot, around distinct (N, n) `rows`."""
         tails = _tail_probabilities(p, rows)
         left = math.prod(self.sizes)
         scheme = np.zeros(len(self.sizes), dtype=np.int64)
@@ -119,7 +154,7 @@ class Policy:
             of = rows[:, slot]
             counts = np.bincount(of, minlength=size).tolist()
             free = np.array([count < left for count in counts])
-            if fixed and slot in fixed:
+            if slot in fixed:
                 free &= np.arange(size) == fixed[slot]
             unseen = 1.0 - np.bincount(of, tails[:, slot + 1], minlength=size)
             weights = np.where(free, p[slot, :size] * np.maximum(unseen, 0.0), 0.0)
@@ -179,10 +214,31 @@ class Controller(Protocol):
 
     @property
     def policy(self) -> Policy:
-        """The policy to draw from next."""
+        """What has been learned, as one policy."""
 
     def tell(self, batch: Batch) -> None:
         """Learn from a batch."""
+
+    def propose(
+        self, rng: np.random.Generator, *, seen: Ints, fixed: Mapping[int, int] | None = None
+    ) -> tuple[Ints, float]:
+        """Draw a scheme that is none of `seen`; what was told, `rng` and these determine it.
+
+        Args:
+            rng: of this proposal alone.
+            seen: (N, n) schemes not to propose, as in `Policy.draw`.
+            fixed: choices made already, by slot; they hold.
+
+        Returns:
+            (n,) the scheme, and its log probability under the policy it was drawn from, before
+            the rule against repeats.
+        """
+
+    def recommend(self) -> Ints | None:
+        """Return the (n,) scheme told that is best by all that was told; None if none stands out.
+
+        Not by its own reward alone: that is for the caller to compare.
+        """
 
 
 def scalarised(values: Floats) -> Floats:
@@ -198,90 +254,298 @@ def scalarised(values: Floats) -> Floats:
     return np.asarray((centred / np.where(spread > 0, spread, 1.0)).mean(axis=1))
 
 
+def _standardised(rewards: Floats) -> Floats:
+    """Return the (N,) rewards with mean 0 and standard deviation 1; all 0 where they are equal."""
+    centred = rewards - rewards.mean()
+    spread = float(centred.std())
+    return np.asarray(centred / spread if spread > 0 else centred)
+
+
 def _normal_scores(rewards: Floats) -> Floats:
     """Return the (N,) standard normal quantiles of the rewards' ranks; equal ones share a rank."""
     return np.asarray(ndtri((rankdata(rewards) - 0.5) / len(rewards)))
 
 
-class NaturalGradient:
+class ActorCritic:
     """The default controller; the module's docstring has its equations.
 
     Args:
         sizes: number of choices of each slot.
-        learning_rate: the step of (6); a reward one standard deviation above the baseline that
-            every scheme with a choice gets moves that choice's logit by as much.
-        damping: added to the Fisher matrix's p.
-        floor: probability of a slot that is spread over its choices whatever was learned.
+        learning_rate: lr of (10), at most 1.
+        warmup: trials with a reward before the first that is not drawn uniformly.
+        thrift: the 3 of (6); 0 for z = 1, infinity for the critic's mean.
+        temperature: the last tau.
+        caution: the 4 of (7).
+        pairs: False for a critic without Q.
+        ranks: False to learn from the rewards standardised, as they are.
     """
+
+    steps = 20
 
     def __init__(
         self,
         sizes: Sequence[int],
         *,
-        learning_rate: float = 1.0,
-        damping: float = 0.05,
-        floor: float = 0.04,
+        learning_rate: float = 0.6,
+        warmup: int = 10,
+        thrift: float = 3.0,
+        temperature: float = 0.15,
+        caution: float = 4.0,
+        pairs: bool = True,
+        ranks: bool = True,
     ) -> None:
+        self._sizes = tuple(sizes)
         self._learning_rate = learning_rate
-        self._damping = damping
-        self._floor = floor
-        self._policy = Policy.from_logits(np.zeros((len(sizes), max(sizes))), tuple(sizes))
+        self._warmup = warmup
+        self._thrift = thrift
+        self._temperatures = np.geomspace(1.0, temperature, self.steps)
+        self._scored = _normal_scores if ranks else _standardised
+        self._code = _Code(self._sizes)
+        self._critic = _Critic(self._code, warmup=warmup, caution=caution, pairs=pairs)
         self._schemes = np.zeros((0, len(sizes)), dtype=np.int64)
-        self._values: Floats | None = None
+        self._values: Floats = np.zeros((0, 1))
 
     @property
     def policy(self) -> Policy:
-        """The policy to draw from next."""
-        return self._policy
+        """The policy of the critic's mean; a proposal's is that of a draw from the critic."""
+        return self._improved(None, {})
 
     def tell(self, batch: Batch) -> None:
-        """Take one step; fewer than two rewards are remembered but teach nothing by themselves."""
+        """Remember the trials that have a reward."""
         batch = batch.rewarded()
-        old = self._values if self._values is not None else batch.values[:0]
+        old = self._values if len(self._values) else batch.values[:0]
         self._values = np.concatenate([old, batch.values])
         self._schemes = np.concatenate([self._schemes, batch.schemes])
-        if len(batch.schemes) < 2:
-            return
-        masses = self._masses()
-        scores = _normal_scores(scalarised(self._values))
-        size = len(batch.schemes)
-        terms = _weights(masses, size) * _advantages(masses, scores, size)
-        p = self._policy.probabilities
-        hits = self._schemes[:, :, None] == np.arange(p.shape[1])
-        chosen = (self._schemes >= 0)[:, :, None]
-        gradient = np.einsum("t,tik->ik", terms, hits - chosen * p)  # (5)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logits = np.log(p) + self._learning_rate * gradient / (p + self._damping)  # (6)
-        self._policy = Policy.from_logits(logits, self._policy.sizes).floored(self._floor)
 
-    def _masses(self) -> Floats:
-        """Return the (N,) probabilities of the schemes so far; equal ones share theirs.
+    def propose(
+        self, rng: np.random.Generator, *, seen: Ints, fixed: Mapping[int, int] | None = None
+    ) -> tuple[Ints, float]:
+        """Draw a scheme from a policy of its own, as `Controller.propose` says."""
+        policy = self._improved(rng, fixed or {})
+        scheme = policy.draw(rng, seen=seen, fixed=fixed)
+        return scheme, float(policy.log_prob(scheme[None])[0])
 
-        Sharing averages the rewards of equal schemes. A scheme with open choices stands for many
-        and has no reward of its own: 0.
+    def recommend(self) -> Ints | None:
+        """Return the (n,) scheme told that the critic's mean puts first; None within the warm-up.
+
+        It is the one to take where rewards are noisy. Where they are not, the critic smooths over
+        what single choices and pairs do not explain, and the best reward is the one to take.
         """
-        rows = self._schemes
-        keys = [row.tobytes() for row in rows]
-        counts = Counter(keys)
-        masses = np.exp(self._policy.log_prob(rows)) / [counts[key] for key in keys]
-        return np.asarray(np.where((rows >= 0).all(axis=1), masses, 0.0))
+        if len(self._schemes) < self._warmup:
+            return None
+        best = self._critic.means(self._learned()).argmax()
+        return np.asarray(self._schemes[self._critic.rows[best]])
+
+    def _learned(self) -> Floats:
+        """Bring the critic up to date; return the (N,) scores y of all trials."""
+        self._critic.read(self._schemes, self._scores)
+        return self._scores(len(self._schemes))
+
+    def _scores(self, count: int) -> Floats:
+        """Return the (count,) scores y of the first trials among themselves."""
+        return _standardised(self._scored(scalarised(self._values[:count])))
+
+    def _improved(self, rng: np.random.Generator | None, fixed: Mapping[int, int]) -> Policy:
+        """Return the actor's policy for a draw from the critic, or for its mean."""
+        free = _real(self._sizes)
+        for slot, choice in fixed.items():
+            free[slot] &= np.arange(free.shape[1]) == choice
+        if len(self._schemes) < self._warmup:
+            return Policy.from_logits(np.where(free, 0.0, -np.inf), self._sizes)
+        y = self._learned()
+        spread = 1.0 / (1.0 + self._thrift * self._critic.noise)  # (6)
+        linear, pairs = self._code.apart(*self._critic.draw(y, rng, spread))
+        theta, unit = np.zeros(free.shape), 0.0
+        p = _softmax(np.where(free, theta, -np.inf))
+        for temperature in self._temperatures:
+            advantages = self._code.products(linear + pairs @ self._code.mean(p))  # (9)
+            unit = unit or float(np.sqrt((advantages[free] ** 2).mean())) + 1e-12
+            theta += self._learning_rate * (advantages / (unit * temperature) - theta)  # (10)
+            p = _softmax(np.where(free, theta, -np.inf))
+        # A probability of 0 would have no logarithm to store.
+        return Policy(p, self._sizes).floored(1e-6)
 
 
-def _weights(masses: Floats, size: int) -> Floats:
-    """Return the (N,) weights (1) and (2), the batch last."""
-    new = masses[-size:]
-    before = np.minimum(np.cumsum(masses)[-size:] - new, 1.0)
-    sampled = (1.0 - before + new * np.arange(size - 1, -1, -1)) / size
-    return np.concatenate([masses[:-size], sampled])
+class _Code:
+    """The code phi of schemes: (D,) a scheme, all slots' simplex corners in a row."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        width = max(sizes)
+        # The row after a slot's last is for no choice; -1 finds it.
+        self.corners = np.zeros((len(sizes), width + 1, width - 1))
+        for slot, size in enumerate(sizes):
+            self.corners[slot, :size, : size - 1] = _simplex(size)
+        self.sizes = np.array(sizes)
+        self.slots = len(sizes)
+        self.length = len(sizes) * (width - 1)
+
+    def of(self, schemes: Ints) -> Floats:
+        """Return (N, D) codes of (N, n) schemes."""
+        return self.corners[np.arange(self.slots), schemes].reshape(len(schemes), self.length)
+
+    def mean(self, p: Floats) -> Floats:
+        """Return the (D,) mean code m under (n, K) probabilities."""
+        return np.asarray(np.einsum("ik,ikc->ic", p, self.corners[:, :-1]).reshape(-1))
+
+    def products(self, slopes: Floats) -> Floats:
+        """Return (n, K) products of each choice's code with its slot's part of (D,) slopes."""
+        parts = slopes.reshape(self.slots, -1)
+        return np.asarray(np.einsum("ikc,ic->ik", self.corners[:, :-1], parts))
+
+    def apart(self, linear: Floats, pairs: Floats) -> tuple[Floats, Floats]:
+        """Return w and Q + Q' of (8), from w and Q of (1).
+
+        r_i(k)' Q_ii r_i(k), less its mean over the choices k, goes from Q into w.
+        """
+        corners, place = self.corners[:, :-1], np.arange(self.slots)
+        both = pairs + pairs.T
+        blocks = both.reshape(self.slots, corners.shape[2], self.slots, corners.shape[2])
+        within = 0.5 * np.einsum("ikc,icd,ikd->ik", corners, blocks[place, :, place], corners)
+        blocks[place, :, place] = 0.0
+        share = (self.sizes - 1) / self.sizes
+        return linear + np.einsum("i,ik,ikc->ic", share, within, corners).reshape(-1), both
 
 
-def _advantages(masses: Floats, scores: Floats, size: int) -> Floats:
-    """Return the (N,) advantages (4) over the leave-one-out baselines (3), the batch last."""
-    old, new = scores[:-size], scores[-size:]
-    exact = float(masses[:-size] @ old)
-    unseen = 1.0 - min(float(masses[:-size].sum()), 1.0)
-    others = (new.sum() - new) / (size - 1)
-    return np.concatenate([old - exact - unseen * new.mean(), new - exact - unseen * others])
+class _Critic:
+    """The regression of (1) to (7): which trials it remembers, rho, s, v and the inverse of A.
+
+    At the 10th trial with a reward, the 12th, and so on, about every tenth more and at least every
+    64th, it chooses its memory and (rho, s) anew; between, the inverse is bordered by a row a
+    trial. All this depends on the trials alone, not on when they were told.
+    """
+
+    memory = 320
+    rhos = (0.0, 0.1, 0.3, 0.6)
+    noises = (0.03, 0.1, 0.3, 1.0)
+
+    def __init__(self, code: _Code, *, warmup: int, caution: float, pairs: bool) -> None:
+        self._code = code
+        self._rhos = self.rhos if pairs else (0.0,)
+        self._caution = caution
+        self._next = warmup  # the number of trials at which to choose anew
+        self._count = 0  # trials read
+        self._size = 0  # trials remembered
+
+    @property
+    def rows(self) -> Ints:
+        """The places of the remembered trials, (m,)."""
+        return self._rows[: self._size]
+
+    @property
+    def inverse(self) -> Floats:
+        """The inverse of A, (m, m)."""
+        return self._inverse[: self._size, : self._size]
+
+    def read(self, schemes: Ints, scores: Callable[[int], Floats]) -> None:
+        """Read on until all (N, n) schemes are known; `scores` gives y of the first trials."""
+        begin = 0
+        while self._next <= len(schemes):
+            begin = self._next
+            self._next += min(begin // 10 + 1, 64)
+        if begin:
+            self._begin(schemes[:begin], scores(begin))
+        for place in range(self._count, len(schemes)):
+            self._append(place, self._code.of(schemes[place : place + 1]))
+        self._count = len(schemes)
+
+    def _begin(self, schemes: Ints, y: Floats) -> None:
+        """Choose what to remember, rho and s; invert A."""
+        count, half = len(y), self.memory // 2
+        rows = np.arange(count)
+        if count > self.memory:
+            good = np.argsort(-y[:-half], kind="stable")[:half]
+            rows = np.sort(np.concatenate([good, rows[-half:]]))
+        codes = self._code.of(schemes[rows])
+        some = np.linspace(0, len(rows) - 1, min(len(rows), half)).astype(np.int64)
+        self.rho, self.noise, self.scale = self._fitted(codes[some], y[rows][some])
+        size = len(rows)
+        factor, _ = dpotrf(self._covariance(codes, codes) + self.noise * np.eye(size), lower=1)
+        lower, _ = dpotri(factor, lower=1)
+        room = size + 64
+        self._inverse = np.zeros((room, room))
+        self._inverse[:size, :size] = np.tril(lower) + np.tril(lower, -1).T
+        self._codes = np.zeros((room, codes.shape[1]))
+        self._codes[:size] = codes
+        self._rows = np.zeros(room, dtype=np.int64)
+        self._rows[:size] = rows
+        self._size, self._count = size, count
+
+    def _fitted(self, codes: Floats, y: Floats) -> tuple[float, float, float]:
+        """Return the (rho, s, v) of the greatest evidence (7)."""
+        best, found = -math.inf, (0.0, 1.0, 1.0)
+        for rho in self._rhos:
+            covariance = self._covariance(codes, codes, rho)
+            for noise in self.noises:
+                factor, _ = dpotrf(covariance + noise * np.eye(len(y)), lower=1)
+                white, _ = dtrtrs(factor, y, lower=1)
+                scale = max(float(white @ white) / len(y), 1e-12)
+                evidence = -0.5 * len(y) * math.log(scale) - float(np.log(np.diag(factor)).sum())
+                evidence -= self._caution * max(0.0, math.log(noise / 0.1))
+                if evidence > best:
+                    best, found = evidence, (rho, noise, scale)
+        return found
+
+    def _covariance(self, one: Floats, other: Floats, rho: float | None = None) -> Floats:
+        """Return A of (3) without the noise, between (N, D) and (M, D) codes."""
+        rho = self.rho if rho is None else rho
+        c = one @ other.T / self._code.slots
+        return np.asarray(1.0 + (1.0 - rho) * c + rho * c * c)
+
+    def _append(self, place: int, code: Floats) -> None:
+        """Border the inverse by a trial."""
+        size, inverse = self._size, self.inverse
+        row = self._covariance(self._codes[:size], code)[:, 0]
+        solved = inverse @ row
+        own = float(self._covariance(code, code)[0, 0]) + self.noise
+        pivot = 1.0 / (own - float(row @ solved))
+        inverse += pivot * np.outer(solved, solved)
+        self._inverse[size, :size] = self._inverse[:size, size] = -pivot * solved
+        self._inverse[size, size] = pivot
+        self._codes[size] = code
+        self._rows[size] = place
+        self._size += 1
+
+    def means(self, y: Floats) -> Floats:
+        """Return the posterior means of q at the remembered trials, (m,), given all (N,) y."""
+        mine = y[self.rows]
+        return np.asarray(mine - self.noise * (self.inverse @ mine))
+
+    def draw(
+        self, y: Floats, rng: np.random.Generator | None, spread: float
+    ) -> tuple[Floats, Floats]:
+        """Draw w (D,) and Q (D, D) from their posterior given (N,) y; no generator: its mean."""
+        codes = self._codes[: self._size]
+        length, slots = self._code.length, self._code.slots
+        each, both = (1.0 - self.rho) / slots, self.rho / slots**2
+        linear, pairs = np.zeros(length), np.zeros((length, length))
+        rest = y[self.rows] / math.sqrt(self.scale)
+        if rng is not None:
+            linear = spread * math.sqrt(each) * rng.normal(size=length)
+            error = spread * math.sqrt(self.noise) * rng.normal(size=self._size)
+            rest -= spread * rng.normal() + codes @ linear + error
+        if rng is not None and self.rho:
+            pairs = spread * math.sqrt(both) * rng.normal(size=pairs.shape)
+            rest -= ((codes @ pairs) * codes).sum(axis=1)
+        a = self.inverse @ rest  # (4)
+        if self.rho:
+            pairs += both * ((codes.T * a) @ codes)  # (5)
+        return linear + each * (a @ codes), pairs
+
+
+def _simplex(size: int) -> Floats:
+    """Return the corners of a regular simplex around 0, at distance 1: (K, K - 1)."""
+    axes = np.zeros((size, size - 1))  # Helmert's: orthonormal, and to the ones
+    for k in range(1, size):
+        axes[:k, k - 1] = 1.0
+        axes[k, k - 1] = -k
+        axes[:, k - 1] /= math.sqrt(k * (k + 1))
+    return axes * math.sqrt(size / (size - 1))
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Return the softmax over the last axis."""
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 class PaperController:
@@ -289,8 +553,9 @@ class PaperController:
 
     A constant input makes the published network (20, 50 ReLU, n x K outputs) a function of its
     first layer's bias alone; the rest is as published: logits / 5, REINFORCE with a moving
-    baseline, Adam, a curiosity bonus by random network distillation, clipped replay. Left out:
-    the tanh bound on the logits, which never ran. With adv_b = R_b - baseline the losses are
+    baseline, Adam, a curiosity bonus by random network distillation, clipped replay. Off unless
+    asked for: the tanh bound on the logits, which never ran. With adv_b = R_b - baseline the
+    losses are
 
         online: -mean_b adv_b log pi(x_b)
         replay: -0.1 mean_b min(rho_b adv_b, clip(rho_b, 0.9, 1.1) adv_b)
@@ -301,13 +566,33 @@ class PaperController:
         sizes: number of choices of each slot.
         seed: seeds the networks' weights and which stored step is replayed.
         learning_rate: Adam's, for the policy and for the curiosity alike.
+        rnd: False to leave the curiosity bonus out.
+        replay: False to leave the stored steps out.
+        tanh_c: bounds the logits: tanh_c * tanh(logits); None for no bound.
+        temperature: the 5 that divides the logits, before the bound.
+        ema_decay: of the moving baseline.
+        repaired: False for the published defects: the step's mean curiosity for each scheme, none
+            of it in the stored rewards; stored choices flattened slot by slot and cut scheme by
+            scheme; a ratio a slot, without gradient, and the smaller of two sums over all.
     """
 
-    temperature = 5.0
-    decay = 0.95
     replay_steps, replay_from, replay_weight, clip = 30, 10, 0.1, 0.1
 
-    def __init__(self, sizes: Sequence[int], *, seed: int, learning_rate: float = 0.05) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        seed: int,
+        learning_rate: float = 0.05,
+        rnd: bool = True,
+        replay: bool = True,
+        tanh_c: float | None = None,
+        temperature: float = 5.0,
+        ema_decay: float = 0.95,
+        repaired: bool = True,
+    ) -> None:
+        self._rnd, self._replay, self._repaired = rnd, replay, repaired
+        self._tanh_c, self._temperature, self._ema_decay = tanh_c, temperature, ema_decay
         self._sizes = tuple(sizes)
         self._seed = seed
         rng = np.random.default_rng([seed, _NETWORKS, 1])
@@ -324,10 +609,24 @@ class PaperController:
     @property
     def policy(self) -> Policy:
         """The policy to draw from next."""
-        bias, weight, offset = self.parameters
-        logits = (np.maximum(bias, 0.0) @ weight + offset) / self.temperature
+        logits = self._logits()
+        if self._tanh_c is not None:
+            logits = self._tanh_c * np.tanh(logits)
         policy = Policy.from_logits(logits.reshape(len(self._sizes), -1), self._sizes)
         return policy.floored(1e-6)  # a probability of 0 would have no logarithm to store
+
+    def _logits(self) -> Floats:
+        """Return the network's output over the temperature, (n * K,), before the bound."""
+        bias, weight, offset = self.parameters
+        return np.asarray((np.maximum(bias, 0.0) @ weight + offset) / self._temperature)
+
+    def propose(
+        self, rng: np.random.Generator, *, seen: Ints, fixed: Mapping[int, int] | None = None
+    ) -> tuple[Ints, float]:
+        """Draw a scheme from the policy, as `Controller.propose` says."""
+        policy = self.policy
+        scheme = policy.draw(rng, seen=seen, fixed=fixed)
+        return scheme, float(policy.log_prob(scheme[None])[0])
 
     def tell(self, batch: Batch) -> None:
         """Take the on-line step and, from the tenth step on, one step on a stored batch."""
@@ -337,24 +636,36 @@ class PaperController:
         old = self._values if self._values is not None else batch.values[:0]
         self._values = np.concatenate([old, batch.values])
         rewards = scalarised(self._values)[-len(batch.schemes) :]
-        # Repairs: curiosity is each scheme's own, not one number for the step; and it is part of
-        # R everywhere: in the baseline, on line, in the buffer. The literal base is the baseline.
-        rewards = rewards + self._curiosity.bonus(batch.schemes)
+        plain = rewards
+        if self._rnd:
+            # Repairs: curiosity is each scheme's own, not one number for the step; and it is part
+            # of R everywhere: in the baseline, on line, in the buffer. The base is the baseline.
+            bonus = self._curiosity.bonus(batch.schemes)
+            rewards = rewards + (bonus if self._repaired else bonus.mean())
         if self._baseline is None:
             self._baseline = float(rewards.mean())
         unknown = np.isnan(batch.log_probs)
         behaviour = np.where(unknown, self.policy.log_prob(batch.schemes), batch.log_probs)
+        stored = (batch.schemes, rewards, behaviour)
+        if not self._repaired:
+            # Repair: whole schemes are stored, one a row, so that replay cannot scramble them.
+            flat = batch.schemes.T.reshape(batch.schemes.shape)
+            mixed = np.where(flat >= 0, flat % np.array(self._sizes), -1)
+            stored = (mixed, plain, self.policy.slot_log_probs(mixed))
         self._adam.step(self.gradient(batch.schemes, rewards - self._baseline))
-        self._baseline += (1.0 - self.decay) * (float(rewards.mean()) - self._baseline)
-        # Repair: whole schemes are stored, one a row, so that replay cannot scramble them.
-        self._buffer = [*self._buffer, (batch.schemes, rewards, behaviour)][-self.replay_steps :]
+        self._baseline += (1.0 - self._ema_decay) * (float(rewards.mean()) - self._baseline)
+        self._buffer = [*self._buffer, stored][-self.replay_steps :]
         self._steps += 1
-        if self._steps >= self.replay_from:
+        if self._replay and self._steps >= self.replay_from:
             chosen = np.random.default_rng([self._seed, _NETWORKS, 2, self._steps]).integers(
                 len(self._buffer)
             )
             schemes, rewards, behaviour = self._buffer[chosen]
             self._adam.step(self.gradient(schemes, rewards - self._baseline, behaviour))
+
+    def recommend(self) -> Ints | None:
+        """Return None: the controller has no model of rewards."""
+        return None
 
     def gradient(
         self, schemes: Ints, advantages: Floats, behaviour: Floats | None = None
@@ -364,23 +675,31 @@ class PaperController:
         Args:
             schemes: (B, n) choices.
             advantages: (B,) rewards above the baseline.
-            behaviour: (B,) log probabilities when the schemes were drawn, for the replay loss;
-                None for the on-line loss.
+            behaviour: (B,) log probabilities when the schemes were drawn, for the replay loss,
+                or (B, n) of each slot for the published one; None for the on-line loss.
         """
         policy = self.policy
-        slopes = -advantages / len(schemes)  # of the loss in log pi, (B,)
-        if behaviour is not None:
+        slopes = -advantages[:, None] / len(schemes)  # of the loss in each log p, (B, 1) or (B, n)
+        if behaviour is not None and behaviour.ndim == 2:
+            logs = policy.slot_log_probs(schemes)
+            ratios = np.exp(logs - behaviour)
+            cut = np.clip(ratios, 1.0 - self.clip, 1.0 + self.clip)
+            sums = [float((r * logs * advantages[:, None]).sum()) for r in (ratios, cut)]
+            slopes = self.replay_weight * slopes * (ratios if sums[0] <= sums[1] else cut)
+        elif behaviour is not None:
             # Repair: the ratio is the scheme's, with its gradient, clipped and min'ed per scheme.
             # Over many slots it can grow without bound where the advantage is negative: cut at 10.
             drift = policy.log_prob(schemes) - behaviour
             ratio = np.exp(np.minimum(drift, math.log(10.0)))
             clipped = np.clip(ratio, 1.0 - self.clip, 1.0 + self.clip)
             active = (ratio * advantages <= clipped * advantages) & (drift < math.log(10.0))
-            slopes = self.replay_weight * slopes * ratio * active
+            slopes = self.replay_weight * slopes * (ratio * active)[:, None]
         hits = schemes[:, :, None] == np.arange(policy.probabilities.shape[1])
         chosen = (schemes >= 0)[:, :, None]
-        logits = np.einsum("t,tik->ik", slopes, hits - chosen * policy.probabilities)
-        output = logits.reshape(-1) / self.temperature
+        logits = (slopes[:, :, None] * (hits - chosen * policy.probabilities)).sum(axis=0)
+        output = logits.reshape(-1) / self._temperature
+        if self._tanh_c is not None:
+            output = output * self._tanh_c / np.cosh(self._logits()) ** 2
         bias, weight, _ = self.parameters
         return [
             (weight @ output) * (bias > 0),

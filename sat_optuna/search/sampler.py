@@ -1,22 +1,23 @@
 """PolicyGradientSampler: policy gradients over categorical parameters, behind Optuna's interface.
 
-Everything it knows is in the study. Trials form batches by their numbers; a batch is told to the
-controller once all its trials, and all before them, are finished. A trial is drawn from the
-policy after the batches before it, by a generator seeded with (seed, trial number), and is none
-of the schemes of smaller numbers. So nothing is lost by a kill, an interrupted study goes on as
-an unbroken one, and all workers have the same policy. What a trial means to the policy:
+Everything it knows is in the study. Trials form batches by their numbers (of one, unless `batch`
+says more); a batch is told to the controller once all its trials, and all before them, are
+finished. A trial is proposed by what the controller was told of the batches before it and a
+generator seeded with (seed, trial number), and is none of the schemes of smaller numbers. So
+nothing is lost by a kill, an interrupted study goes on as an unbroken one, and all workers learn
+the same. What a trial means to the controller:
 
     COMPLETE            its values, turned into a reward by `signed_values` and `scalarised`
     PRUNED              the same, its value being the last one reported; none reported: as FAIL
     FAIL, NaN or inf    keeps its place in its batch and teaches nothing
-    RUNNING, WAITING    its batch waits; its choices count as seen
-    enqueued, added     as if drawn from the policy of the batch its number falls in
+    RUNNING, WAITING    its batch waits, and all later ones; its choices count as seen
+    enqueued, added     as if it had been proposed
     retried             Optuna's `failed_trial` names the original, whose proposal it repeats; it
                         counts in the batch of its own number
 
 The proposal is stored when the trial starts, as the system attribute `sat:policy`: n the number
-it was drawn for, v the batches learned, lp the log probability under the policy before the rule
-against repeats, x the choices. A RUNNING trial that is attached again
+it was drawn for, v the batches learned, lp the log probability under the policy it was drawn from,
+before the rule against repeats, x the choices. A RUNNING trial that is attached again
 (`optuna.trial.Trial(study, trial_id)`) goes on with it.
 
 This file and `controller.py` need numpy, scipy and Optuna alone, so that the two can be published
@@ -24,6 +25,7 @@ as they are; that is why they are long.
 """
 
 import contextlib
+import inspect
 import math
 import threading
 import weakref
@@ -40,7 +42,13 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
-from sat_optuna.search.controller import Batch, Controller, NaturalGradient, PaperController
+from sat_optuna.search.controller import (
+    ActorCritic,
+    Batch,
+    Controller,
+    PaperController,
+    scalarised,
+)
 
 __all__ = [
     "POLICY_KEY",
@@ -138,12 +146,15 @@ class PolicyGradientSampler(BaseSampler):
 
     Args:
         seed: of the proposals; with the history it determines them all.
-        batch: trials told to the policy at once; 8, or 3 with preset "paper".
-        preset: "default", a natural policy gradient with a memory of what was scored, or
-            "paper", the published controller with its defects repaired.
-        learning_rate: 1.0, or 0.05 with preset "paper".
+        batch: trials told to the policy at once; 1, or 3 with preset "paper". Where trials are
+            asked in groups, the group's size.
+        preset: "default", a natural policy gradient on a Bayesian critic, or "paper", the
+            published controller with its defects repaired.
+        learning_rate: 0.6, at most 1, or 0.05 with preset "paper".
         reward: turns a trial that has values into a number, greater is better; it must depend on
             the trial alone. None: the objective value, or the mean of several, standardised.
+        options: further arguments of the preset's controller, `ActorCritic` or
+            `PaperController`, by name.
 
     Raises:
         ValueError: a setting that is out of range.
@@ -157,21 +168,29 @@ class PolicyGradientSampler(BaseSampler):
         preset: Literal["default", "paper"] = "default",
         learning_rate: float | None = None,
         reward: Reward | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         paper = preset == "paper"
         if preset not in ("default", "paper"):
             raise ValueError(f"preset {preset!r} given; choose 'default' or 'paper'")
         self._preset = preset
         self._seed = seed
-        self._batch = (3 if paper else 8) if batch is None else batch
-        self._learning_rate = (0.05 if paper else 1.0) if learning_rate is None else learning_rate
+        self._batch = (3 if paper else 1) if batch is None else batch
+        self._learning_rate = (0.05 if paper else 0.6) if learning_rate is None else learning_rate
         self._reward = reward
+        self._options = dict(options or {})
         if seed < 0:
             raise ValueError(f"seed {seed} given; a seed is 0 or more")
-        if self._batch < 1 or (self._batch < 2 and not paper):
-            raise ValueError(f"batch {batch} given; leaving one out needs 2 trials or more")
-        if not self._learning_rate > 0:
-            raise ValueError(f"learning_rate {learning_rate} given; it must be above 0")
+        if self._batch < 1:
+            raise ValueError(f"batch {batch} given; it must be 1 or more")
+        if not 0 < self._learning_rate <= (math.inf if paper else 1):
+            bound = "above 0" if paper else "above 0 and at most 1"
+            raise ValueError(f"learning_rate {learning_rate} given; it must be {bound}")
+        known = inspect.signature(PaperController if paper else ActorCritic).parameters
+        names = [name for name in known if name not in ("sizes", "seed", "learning_rate")]
+        for name in self._options:
+            if name not in names:
+                raise ValueError(f"option {name!r} given; known are {', '.join(names)}")
         self._forget()
 
     def _forget(self) -> None:
@@ -195,11 +214,12 @@ class PolicyGradientSampler(BaseSampler):
         name = getattr(reward, "__qualname__", type(reward).__qualname__) if reward else None
         return {
             "algorithm": f"policy-gradient/{self._preset}",
-            "version": 1,
+            "version": 2,
             "seed": self._seed,
             "batch": self._batch,
             "learning_rate": self._learning_rate,
             "reward": name,
+            "options": self._options,
         }
 
     def policy(self, study: Study) -> dict[str, dict[Any, float]]:
@@ -213,6 +233,21 @@ class PolicyGradientSampler(BaseSampler):
             name: dict(zip(dist.choices, row.tolist(), strict=False))
             for (name, dist), row in zip(memory.space.items(), rows, strict=True)
         }
+
+    def recommend(self, study: Study) -> FrozenTrial:
+        """Return the best trial by what all trials say of its scheme, not by its own luck.
+
+        For noisy rewards. Where the objective is not noisy `study.best_trial` is better: the
+        critic smooths over what single choices and pairs of choices do not explain. Before the
+        critic has anything to say, and with preset "paper", it is the trial of the best reward.
+
+        Raises:
+            ValueError: no trial has a reward.
+        """
+        with self._lock:
+            memory = self._memory(study, None)
+            place = memory.recommended()
+        return study.get_trials(deepcopy=False)[place]
 
     @override
     def reseed_rng(self) -> None:
@@ -279,9 +314,8 @@ class PolicyGradientSampler(BaseSampler):
             memory = self._memory(study, trial.number)
             if not memory.space:
                 return {}
-            policy = memory.controller.policy
             fixed = enumerate(_row(memory.space, trial).tolist())
-            scheme = policy.draw(
+            scheme, log_prob = memory.controller.propose(
                 np.random.default_rng([self._seed, slot]),
                 seen=memory.seen,
                 fixed={place: choice for place, choice in fixed if choice >= 0},
@@ -289,7 +323,7 @@ class PolicyGradientSampler(BaseSampler):
             record = {
                 "n": slot,
                 "v": memory.version,
-                "lp": float(policy.log_prob(scheme[None])[0]),
+                "lp": log_prob,
                 "x": dict(zip(memory.space, scheme.tolist(), strict=True)),
             }
             _Store(study).set_attr(trial, POLICY_KEY, record)
@@ -313,9 +347,10 @@ class PolicyGradientSampler(BaseSampler):
         return self._memories.get(store.backend, {}).get(store.study_id)
 
     def _controller(self, sizes: Sequence[int]) -> Controller:
+        rate, options = self._learning_rate, self._options
         if self._preset == "paper":
-            return PaperController(sizes, seed=self._seed, learning_rate=self._learning_rate)
-        return NaturalGradient(sizes, learning_rate=self._learning_rate)
+            return PaperController(sizes, seed=self._seed, learning_rate=rate, **options)
+        return ActorCritic(sizes, learning_rate=rate, **options)
 
     def _values(self, study: Study) -> Callable[[FrozenTrial], tuple[float, ...]]:
         """Return the function that turns a finished trial into values, greater is better."""
@@ -354,8 +389,8 @@ class _Memory:
             self.controller = self._make([len(d.choices) for d in self.space.values()])
         self.version = 0
         self._done: list[FrozenTrial] = []
-        self._rows: list[NDArray[np.int64]] = []
-        self.seen = np.zeros((0, len(self.space)), dtype=np.int64)
+        self._rows = np.zeros((0, len(self.space)), dtype=np.int64)
+        self.seen = self._rows
 
     def fits(self, trials: Sequence[FrozenTrial]) -> bool:
         """Say whether the memory was made of the first of these trials and no others."""
@@ -376,21 +411,37 @@ class _Memory:
             self._restart()
         if not self.space:
             return
-        for trial in trials[len(self._done) :]:
+        done = len(self._done)
+        new = [_row(self.space, trial) for trial in trials[done:]]
+        self.seen = np.concatenate(
+            [self._rows, np.array(new, dtype=np.int64).reshape(-1, len(self.space))]
+        )
+        for trial in trials[done:]:
             if not trial.state.is_finished():
                 break
             self._done.append(trial)
-            self._rows.append(_row(self.space, trial))
-            if len(self._done) % self._batch == 0:
-                self._tell(self._done[-self._batch :], self._rows[-self._batch :])
-        tail = [_row(self.space, t) for t in trials[len(self._done) :]]
-        self.seen = np.array([*self._rows, *tail]).reshape(-1, len(self.space))
+        self._rows = self.seen[: len(self._done)]
+        size = self._batch
+        for end in range((done // size + 1) * size, len(self._done) + 1, size):
+            self._tell(self._done[end - size : end], self._rows[end - size : end])
 
-    def _tell(self, trials: Sequence[FrozenTrial], rows: Sequence[NDArray[np.int64]]) -> None:
+    def _tell(self, trials: Sequence[FrozenTrial], rows: NDArray[np.int64]) -> None:
         logs = [_log_prob(self.space, t, r) for t, r in zip(trials, rows, strict=True)]
         values = np.array([self._values(t) for t in trials], dtype=np.float64)
-        self.controller.tell(Batch(np.array(rows), values, np.array(logs)))
+        self.controller.tell(Batch(rows, values, np.array(logs)))
         self.version += 1
+
+    def recommended(self) -> int:
+        """Return the number of the trial that `PolicyGradientSampler.recommend` means."""
+        rewarded = [n for n, t in enumerate(self._done) if np.isfinite(self._values(t)).all()]
+        if not rewarded:
+            raise ValueError("no finished trial has a reward yet")
+        places = np.array(rewarded)
+        rewards = scalarised(np.array([self._values(self._done[n]) for n in rewarded]))
+        scheme = self.controller.recommend() if self.space else None
+        if scheme is not None:
+            rewards = np.where((self._rows[places] == scheme).all(axis=1), rewards, -np.inf)
+        return int(places[rewards.argmax()])
 
 
 def _is_choice(distribution: BaseDistribution) -> TypeGuard[CategoricalDistribution]:

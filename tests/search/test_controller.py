@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sat_optuna.search.controller import (
+    ActorCritic,
     Batch,
-    NaturalGradient,
     PaperController,
     Policy,
-    _weights,
+    _Code,
+    _Critic,
+    _normal_scores,
+    _simplex,
     scalarised,
 )
 
 Array = NDArray[Any]
-Trials = list[tuple[tuple[int, ...], float]]
 patient = settings(deadline=None)  # the machine may be busy
 SIZES = st.lists(st.integers(2, 4), min_size=1, max_size=3).map(tuple)
 
@@ -124,26 +126,6 @@ def test_one_objective_is_its_own_reward_and_several_weigh_the_same():
     np.testing.assert_allclose(scalarised(several), np.array([-2, 1, 1]) * unit / 3, atol=1e-12)
 
 
-@patient
-@given(st.integers(0, 99))
-def test_weights_estimate_any_mean_without_bias(seed):
-    """Des Raj: over all ordered draws without replacement the weighted sum is the exact mean."""
-    rng = np.random.default_rng(seed)
-    sizes = (2, 3)
-    schemes = all_schemes(sizes)
-    pi = np.exp(policy_of(sizes, seed).log_prob(schemes))
-    f = rng.normal(size=6)
-    known = [0, 4]
-    mean = 0.0
-    for drawn in itertools.permutations([1, 2, 3, 5], 3):
-        chance, left = 1.0, 1.0 - pi[known].sum()
-        for one in drawn:
-            chance, left = chance * pi[one] / left, left - pi[one]
-        rows = [*known, *drawn]
-        mean += chance * float(_weights(pi[rows], 3) @ f[rows])
-    assert mean == pytest.approx(float(pi @ f))
-
-
 def normal_scores(rewards: Sequence[float]) -> list[float]:
     """Normal quantiles of mid-ranks by bisection on erf; slow and independent of scipy."""
     scores = []
@@ -161,93 +143,363 @@ def normal_scores(rewards: Sequence[float]) -> list[float]:
     return scores
 
 
-def one_step(p: Any, old: Trials, new: Trials, rates: tuple[float, float]) -> Any:
-    """Equations (1) to (6) of the controller for two choices a slot, written as loops."""
-    lr, damping = rates
-    rows = [x for x, _ in old + new]
-    scores = normal_scores([r for _, r in old + new])
-    pi = [math.prod(p[i][k] for i, k in enumerate(x)) for x in rows]
-    n, size = len(old), len(new)
-    exact = sum(pi[t] * scores[t] for t in range(n))
-    unseen = 1 - sum(pi[:n])
-    baselines = [
-        exact + unseen * sum(scores[n + b] for b in range(size) if b != j) / (size - 1)
-        for j in range(size)
+@patient
+@given(st.lists(st.integers(-3, 3), min_size=2, max_size=20))
+def test_scores_are_the_normal_quantiles_of_mid_ranks(rewards):
+    got = _normal_scores(np.array(rewards, dtype=float))
+    np.testing.assert_allclose(got, normal_scores(rewards), atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7])
+def test_corners_of_the_simplex_have_length_one_and_equal_angles(size):
+    corners = _simplex(size)
+    expected = np.full((size, size), -1.0 / (size - 1))
+    np.fill_diagonal(expected, 1.0)
+    np.testing.assert_allclose(corners @ corners.T, expected, atol=1e-12)
+    np.testing.assert_allclose(corners.sum(axis=0), 0.0, atol=1e-12)
+
+
+def test_codes_of_schemes_are_corners_and_an_open_slot_has_none():
+    code = _Code((2, 3))
+    codes = code.of(np.array([[1, 2], [-1, 0]])).reshape(2, 2, 2)
+    np.testing.assert_allclose(codes[0, 0, :1], _simplex(2)[1])
+    np.testing.assert_allclose(codes[0, 1], _simplex(3)[2])
+    assert codes[0, 0, 1] == 0.0
+    assert codes[1, 0].tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(codes[1, 1], _simplex(3)[0])
+
+
+def random_model(sizes: Sequence[int], seed: int) -> tuple[_Code, Array, Array, Array]:
+    """A code, a random w and Q + Q' as the actor takes them, and (1) of all schemes, b = 0."""
+    rng = np.random.default_rng(seed)
+    code = _Code(tuple(sizes))
+    linear = rng.normal(size=code.length)
+    pairs = rng.normal(size=(code.length, code.length))
+    q = np.array([linear @ c + c @ pairs @ c for c in code.of(all_schemes(sizes))])
+    return code, *code.apart(linear, pairs), q
+
+
+def mean_reward(p: Array, sizes: Sequence[int], q: Array) -> float:
+    """J of (8): q of each scheme times its probability."""
+    slots = np.arange(len(sizes))
+    return float(sum(p[slots, x].prod() * v for x, v in zip(all_schemes(sizes), q, strict=True)))
+
+
+def centred(rows: Array, sizes: Sequence[int]) -> list[float]:
+    """The entries that exist, less their slot's mean."""
+    return [
+        x - row[:size].mean() for row, size in zip(rows, sizes, strict=True) for x in row[:size]
     ]
-    terms = [pi[t] * (scores[t] - sum(baselines) / size) for t in range(n)]
-    for j in range(size):
-        weight = (1 - sum(pi[: n + j]) + (size - 1 - j) * pi[n + j]) / size
-        terms.append(weight * (scores[n + j] - baselines[j]))
-    logits = []
-    for i, row in enumerate(p):
-        g = [
-            sum(a * ((x[i] == k) - row[k]) for a, x in zip(terms, rows, strict=True))
-            for k in range(2)
+
+
+def differences(function: Any, at: Array) -> Array:
+    """Central differences of a function in each entry of an array."""
+    slopes = np.zeros_like(at)
+    for index in np.ndindex(at.shape):
+        step = np.zeros_like(at)
+        step[index] = 1e-5
+        slopes[index] = (function(at + step) - function(at - step)) / 2e-5
+    return slopes
+
+
+@patient
+@given(SIZES, st.integers(0, 99))
+def test_advantages_are_the_derivatives_of_the_mean_reward(sizes, seed):
+    """(9), but for a constant of the slot; also for Q with terms within a slot."""
+    code, linear, pairs, q = random_model(sizes, seed)
+    p = policy_of(sizes, seed).probabilities
+    got = code.products(linear + pairs @ code.mean(p))
+    slopes = differences(lambda p: mean_reward(p, sizes, q), p)
+    np.testing.assert_allclose(centred(got, sizes), centred(slopes, sizes), atol=1e-8)
+
+
+@patient
+@given(SIZES, st.integers(0, 99))
+def test_the_step_is_the_natural_gradient_of_mean_reward_plus_entropy(sizes, seed):
+    """(10): A / tau - theta is F^-1 grad (J / tau + H), but for a constant of the slot."""
+    code, linear, pairs, q = random_model(sizes, seed)
+    tau = 0.4
+
+    def objective(logits: Array) -> float:
+        p = Policy.from_logits(logits, tuple(sizes)).probabilities
+        return mean_reward(p, sizes, q) / tau - float((p[p > 0] * np.log(p[p > 0])).sum())
+
+    theta = np.random.default_rng(seed).normal(size=(len(sizes), max(sizes)))
+    p = Policy.from_logits(theta, tuple(sizes)).probabilities
+    got = code.products(linear + pairs @ code.mean(p)) / tau - theta
+    gradient = differences(objective, theta)
+    natural = np.zeros_like(theta)
+    for slot, size in enumerate(sizes):
+        row = p[slot, :size]
+        fisher = np.diag(row) - np.outer(row, row)
+        natural[slot, :size] = np.linalg.pinv(fisher, rcond=1e-9) @ gradient[slot, :size]
+    np.testing.assert_allclose(centred(got, sizes), centred(natural, sizes), rtol=1e-4, atol=1e-4)
+
+
+def history(sizes: Sequence[int], count: int, seed: int = 0, noise: float = 0.1) -> Batch:
+    """Schemes and rewards of single choices and neighbouring pairs."""
+    rng = np.random.default_rng([seed, count])
+    schemes = np.stack([rng.integers(size, size=count) for size in sizes], axis=1)
+    weights = rng.normal(size=len(sizes))
+    rewards = schemes @ weights + 0.5 * schemes[:, 0] * schemes[:, -1]
+    return batch_of(schemes, rewards + noise * rng.normal(size=count))
+
+
+def part_of(batch: Batch, begin: int, end: int) -> Batch:
+    return Batch(batch.schemes[begin:end], batch.values[begin:end], batch.log_probs[begin:end])
+
+
+def told(sizes: Sequence[int], batch: Batch, **kwargs: Any) -> ActorCritic:
+    controller = ActorCritic(sizes, **kwargs)
+    controller.tell(batch)
+    return controller
+
+
+def covariance(codes: Array, slots: int, rho: float, noise: float) -> Array:
+    """(3) as loops."""
+    size = len(codes)
+    matrix = np.zeros((size, size))
+    for s, t in itertools.product(range(size), repeat=2):
+        c = sum(x * y for x, y in zip(codes[s], codes[t], strict=True)) / slots
+        matrix[s, t] = 1.0 + (1.0 - rho) * c + rho * c**2 + (noise if s == t else 0.0)
+    return matrix
+
+
+@pytest.mark.parametrize("count", [10, 11, 19, 57])
+def test_the_bordered_inverse_is_the_inverse(count):
+    sizes = (2, 3, 4, 2)
+    batch = history(sizes, count)
+    controller = told(sizes, batch)
+    controller._learned()
+    critic = controller._critic
+    codes = controller._code.of(batch.schemes)
+    assert critic.rows.tolist() == list(range(count))
+    matrix = covariance(codes, 4, critic.rho, critic.noise)
+    np.testing.assert_allclose(critic.inverse @ matrix, np.eye(count), atol=1e-8)
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+def test_rho_and_noise_are_those_of_the_greatest_evidence(noise):
+    """(7) by the determinant and the inverse; -N/2 log v stands for the maximum over v."""
+    sizes = (2, 3, 2, 3)
+    batch = history(sizes, 40, noise=noise)
+    critic = _Critic(_Code(sizes), warmup=40, caution=4.0, pairs=True)
+    y = np.array(normal_scores(batch.values[:, 0].tolist()))
+    critic.read(batch.schemes, lambda _: y)
+    codes = _Code(sizes).of(batch.schemes)
+    best, expected = -math.inf, (0.0, 0.0, 0.0)
+    for rho, s in itertools.product((0.0, 0.1, 0.3, 0.6), (0.03, 0.1, 0.3, 1.0)):
+        matrix = covariance(codes, 4, rho, s)
+        v = y @ np.linalg.solve(matrix, y) / 40
+        evidence = -20 * math.log(v) - 0.5 * np.linalg.slogdet(matrix)[1]
+        evidence -= 4 * max(0.0, math.log(s / 0.1))
+        if evidence > best:
+            best, expected = evidence, (rho, s, float(v))
+    assert (critic.rho, critic.noise) == expected[:2]
+    assert critic.scale == pytest.approx(expected[2])
+
+
+def test_draws_have_the_mean_and_spread_of_the_posterior():
+    """(4), (5) against a Gaussian process's formulas, for differences of q (b is not drawn)."""
+    sizes = (2, 3, 3)
+    batch = history(sizes, 12, noise=1.0)
+    controller = told(sizes, batch)
+    y = controller._learned()
+    critic, code = controller._critic, controller._code
+    critic.rho = 0.3  # with pairs, whatever the evidence says
+    others = code.of(all_schemes(sizes))
+    matrix = covariance(np.concatenate([code.of(batch.schemes), others]), 3, 0.3, 0.0)
+    known, cross, own = matrix[:12, :12], matrix[12:, :12], matrix[12:, 12:]
+    inverse = np.linalg.inv(known + critic.noise * np.eye(12))
+    critic._inverse[:12, :12] = inverse
+    scaled = y / math.sqrt(critic.scale)
+    np.testing.assert_allclose(
+        critic.means(y) / math.sqrt(critic.scale), known @ inverse @ scaled, atol=1e-8
+    )
+
+    def values(rng: np.random.Generator | None) -> Array:
+        linear, pairs = critic.draw(y, rng, 0.5)
+        q = others @ linear + np.einsum("xd,de,xe->x", others, pairs, others)
+        return np.asarray(q[1:] - q[0])
+
+    contrast = np.hstack([-np.ones((17, 1)), np.eye(17)])
+    mean = contrast @ cross @ inverse @ scaled
+    np.testing.assert_allclose(values(None), mean, atol=1e-8)
+    expected = contrast @ (own - cross @ inverse @ cross.T) @ contrast.T
+    rng = np.random.default_rng(0)
+    draws = np.array([values(rng) for _ in range(6000)])
+    spread = math.sqrt(expected.diagonal().max())
+    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.05 * spread)
+    np.testing.assert_allclose(np.cov(draws.T), 0.25 * expected, atol=0.03 * spread**2)
+
+
+@pytest.mark.parametrize("count", [9, 10, 64, 131, 500])
+def test_a_controller_told_all_at_once_proposes_the_same_bits(count):
+    """500 trials are more than the critic remembers."""
+    sizes = (2, 3, 2, 4, 2, 2, 5)
+    batch = history(sizes, count)
+    step = ActorCritic(sizes)
+    cuts = sorted(np.random.default_rng(count).choice(count, count // 4, replace=False).tolist())
+    for begin, end in itertools.pairwise([0, *cuts, count]):
+        step.tell(part_of(batch, begin, end))
+        step.propose(np.random.default_rng(begin), seen=batch.schemes[:end])
+    fresh = told(sizes, batch)
+    for seed in range(5):
+        both = [
+            controller.propose(np.random.default_rng(seed), seen=batch.schemes)
+            for controller in (step, fresh)
         ]
-        logits.append([math.log(row[k]) + lr * g[k] / (row[k] + damping) for k in range(2)])
-    return [[math.exp(v) / sum(map(math.exp, row)) for v in row] for row in logits]
+        assert both[0][0].tolist() == both[1][0].tolist()
+        assert both[0][1] == both[1][1]
+    np.testing.assert_array_equal(step.policy.probabilities, fresh.policy.probabilities)
 
 
-@pytest.mark.golden
-def test_two_steps_equal_the_equations_written_as_loops():
-    first: Trials = [((0, 0, 1), 2.0), ((1, 0, 0), -1.0), ((1, 1, 1), 40.0)]
-    second: Trials = [((0, 1, 1), 3.0), ((1, 0, 1), 2.0)]
-    controller = NaturalGradient((2, 2, 2), learning_rate=0.7, damping=0.1, floor=0.0)
-    p = [[0.5, 0.5]] * 3
-    seen: Trials = []
-    for batch in (first, second):
-        controller.tell(batch_of([x for x, _ in batch], [r for _, r in batch]))
-        p = one_step(p, seen, batch, (0.7, 0.1))
-        seen = seen + batch
-        np.testing.assert_allclose(controller.policy.probabilities, p, rtol=1e-9)
+def test_a_long_history_is_remembered_by_its_best_and_its_latest():
+    batch = history((2,) * 12, 500)
+    controller = told((2,) * 12, batch)
+    y = controller._learned()
+    rows = controller._critic.rows
+    assert len(rows) < 320 + 64
+    assert set(range(500 - 160, 500)) <= set(rows.tolist())
+    assert y.argmax() in rows
 
 
-def test_without_damping_the_step_is_the_inverse_fisher_matrix_times_the_gradient():
-    schemes, rewards = [[0, 2], [1, 1], [1, 0], [0, 1]], [1.0, 2.0, 3.0, 4.0]
-    controller = NaturalGradient((2, 3), learning_rate=0.3, damping=0.0, floor=0.0)
-    scores = np.array(normal_scores(rewards))
-    pi = np.full(4, 1 / 6)
-    advantages = scores - (scores.sum() - scores) / 3
-    terms = _weights(pi, 4) * advantages
-    controller.tell(batch_of(schemes, rewards))
-    for slot, size in enumerate((2, 3)):
-        p = np.full(size, 1 / size)
-        gradient = sum(
-            t * (np.eye(size)[x[slot]] - p) for t, x in zip(terms, schemes, strict=True)
-        )
-        step = 0.3 * np.linalg.pinv(np.diag(p) - np.outer(p, p)) @ gradient
-        weights = np.exp(np.log(p) + step)
-        got = controller.policy.probabilities[slot, :size]
-        np.testing.assert_allclose(got, weights / weights.sum(), rtol=1e-9)
+def searched(
+    sizes: Sequence[int], reward: Any, trials: int, *, seed: int, group: int = 1
+) -> tuple[ActorCritic, Array, Array]:
+    """Propose and tell, a group at a time."""
+    controller = ActorCritic(sizes)
+    seen = np.zeros((0, len(sizes)), dtype=np.int64)
+    rewards: list[float] = []
+    for number in range(trials):
+        rng = np.random.default_rng([seed, number])
+        seen = np.vstack([seen, controller.propose(rng, seen=seen)[0]])
+        if len(seen) % group == 0:
+            rewards += [reward(scheme) for scheme in seen[-group:]]
+            controller.tell(batch_of(seen[-group:], rewards[-group:]))
+    return controller, seen, np.array(rewards)
 
 
-def test_equal_rewards_and_trials_without_reward_teach_nothing():
-    controller = NaturalGradient((2, 2))
-    uniform = controller.policy.probabilities
-    controller.tell(batch_of([[0, 1], [1, 1]], [5.0, 5.0]))
-    controller.tell(batch_of([[0, 0], [1, 0]], [np.nan, np.inf]))
-    controller.tell(batch_of([[0, 0], [1, 0]], [np.nan, 9.0]))
-    np.testing.assert_allclose(controller.policy.probabilities, uniform)
+@pytest.mark.parametrize("group", [1, 8])
+def test_default_finds_the_optimum_of_choices_and_pairs(group):
+    sizes = (2, 3, 4, 2, 3, 2, 4, 2)  # 2304 schemes
+    everything = all_schemes(sizes)
+    for seed in range(3):
+        rng = np.random.default_rng([9, seed])
+        table = [rng.normal(size=size) for size in sizes]
+        pair = rng.normal(size=(4, 4))
+
+        def reward(x: Any, table: Any = table, pair: Any = pair) -> float:
+            return float(sum(t[k] for t, k in zip(table, x, strict=True)) + pair[x[2], x[6]])
+
+        _, seen, rewards = searched(sizes, reward, 96, seed=seed, group=group)
+        assert len(set(map(bytes, seen))) == 96
+        assert rewards.max() == pytest.approx(max(map(reward, everything)))
 
 
-def test_equal_schemes_count_as_one_with_their_mean_weight():
-    once, twice = NaturalGradient((2, 2)), NaturalGradient((2, 2))
-    once.tell(batch_of([[0, 0], [1, 1], [0, 1]], [1.0, 3.0, 2.0]))
-    twice.tell(batch_of([[0, 0], [1, 1], [0, 1]], [1.0, 3.0, 2.0]))
-    once.tell(batch_of([[1, 0], [0, 0]], [4.0, 1.0]))
-    twice.tell(batch_of([[1, 0], [0, 0]], [4.0, 1.0]))
-    np.testing.assert_array_equal(once.policy.probabilities, twice.policy.probabilities)
-    assert once._masses()[[0, 4]].tolist() == [once._masses()[0]] * 2
-    complete = np.exp(once.policy.log_prob(all_schemes((2, 2)))).sum()
-    assert once._masses().sum() == pytest.approx(complete)
+def test_recommended_scheme_is_better_than_the_luckiest_where_rewards_are_noisy():
+    weights = np.linspace(-1.0, 1.0, 16)
+    gains = []
+    for seed in range(20):
+        rng = np.random.default_rng([3, seed])
+        schemes = rng.integers(2, size=(80, 16))
+        rewards = schemes @ weights + 3.0 * rng.normal(size=80)
+        recommended = told((2,) * 16, batch_of(schemes, rewards)).recommend()
+        assert recommended is not None
+        gains.append((recommended - schemes[rewards.argmax()]) @ weights)
+    assert np.mean(gains) > 0.2
 
 
-def test_a_scheme_with_open_choices_moves_the_slots_it_chose_alone():
-    controller = NaturalGradient((2, 2))
-    controller.tell(batch_of([[0, -1], [1, -1]], [0.0, 1.0]))
-    p = controller.policy.probabilities
-    assert p[0, 1] > 0.6
-    assert p[1].tolist() == [0.5, 0.5]
+def test_nothing_is_recommended_before_the_critic_has_learned():
+    assert told((2, 2), batch_of([[0, 0]], [1.0])).recommend() is None
+    assert PaperController((2, 2), seed=0).recommend() is None
+
+
+def test_proposals_are_distinct_until_the_space_is_finished_and_go_on_then():
+    sizes = (2, 3, 4)
+    controller, seen, _ = searched(sizes, lambda x: float(x.sum()), 24, seed=0)
+    assert len(set(map(bytes, seen))) == 24
+    again, log_prob = controller.propose(np.random.default_rng(0), seen=seen)
+    assert again.tolist() in seen.tolist()
+    assert log_prob < 0
+
+
+@pytest.mark.parametrize("count", [0, 30])
+def test_fixed_choices_hold_and_the_others_adapt(count):
+    """The reward wants both equal, and 1 rather than 0: given a 0, the other is to be 0."""
+    rng = np.random.default_rng(0)
+    schemes = rng.integers(2, size=(count, 6))
+    rewards = 3.0 * (schemes[:, 0] == schemes[:, 1]) + schemes[:, 0]
+    controller = told((2,) * 6, batch_of(schemes, rewards))
+    nothing = np.zeros((0, 6), dtype=np.int64)
+    got = [
+        controller.propose(np.random.default_rng(seed), seen=nothing, fixed={0: 0})
+        for seed in range(20)
+    ]
+    assert all(scheme[0] == 0 for scheme, _ in got)
+    assert all(math.isfinite(log_prob) for _, log_prob in got)
+    if count:
+        assert sum(int(scheme[1]) for scheme, _ in got) <= 4
+
+
+def test_log_probability_is_that_of_the_policy_drawn_from():
+    """The uniform policy's within the warm-up; later the proposal's own."""
+    uniform = ActorCritic((2, 3, 4))
+    nothing = np.zeros((0, 3), dtype=np.int64)
+    _, log_prob = uniform.propose(np.random.default_rng(0), seen=nothing)
+    assert log_prob == pytest.approx(-math.log(24))
+    controller = told((2, 3, 4), history((2, 3, 4), 40))
+    scheme, log_prob = controller.propose(np.random.default_rng(0), seen=nothing)
+    policy = controller._improved(np.random.default_rng(0), {})
+    assert log_prob == policy.log_prob(scheme[None])[0]
+
+
+@pytest.mark.parametrize("reward", [0.0, 5.0, 1e300])
+def test_equal_rewards_are_no_obstacle_and_teach_nothing(reward):
+    schemes = all_schemes((2,) * 5)[:20]
+    controller = told((2,) * 5, batch_of(schemes, [reward] * 20))
+    np.testing.assert_allclose(controller.policy.probabilities, 0.5, atol=1e-6)
+    controller.propose(np.random.default_rng(0), seen=schemes)
+
+
+def test_trials_without_reward_teach_nothing():
+    batch = history((2, 3, 2), 30)
+    with_nan = batch.values.copy()
+    with_nan[[3, 17], 0] = np.nan, np.inf
+    broken = told((2, 3, 2), Batch(batch.schemes, with_nan, batch.log_probs))
+    keep = np.isfinite(with_nan[:, 0])
+    whole = told((2, 3, 2), Batch(batch.schemes[keep], batch.values[keep], batch.log_probs[keep]))
+    np.testing.assert_array_equal(broken.policy.probabilities, whole.policy.probabilities)
+
+
+def test_rewards_of_equal_schemes_are_averaged():
+    """Told again and again the critic's mean of a scheme goes to its mean reward."""
+    schemes = np.tile(all_schemes((2, 2, 2)), (30, 1))
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=8)
+    controller = told((2, 2, 2), batch_of(schemes, np.tile(truth, 30) + rng.normal(size=240)))
+    averages = controller._learned().reshape(30, 8).mean(axis=0)
+    means = controller._critic.means(controller._learned())[:8]
+    np.testing.assert_allclose(means, averages, atol=0.35)
+    np.testing.assert_array_equal(controller.recommend(), schemes[averages.argmax()])
+
+
+def test_schemes_with_open_choices_are_learned_from():
+    rng = np.random.default_rng(0)
+    schemes = rng.integers(2, size=(40, 3))
+    schemes[schemes[:, 0] == 0, 1] = -1  # the second is asked for only after a 1
+    rewards = 2.0 * schemes[:, 0] + np.where(schemes[:, 1] == 1, 3.0, 0.0)
+    controller = told((2, 2, 2), batch_of(schemes, rewards))
+    assert controller.policy.mode()[:2].tolist() == [1, 1]
+
+
+def test_without_pairs_and_ranks_the_critic_is_a_linear_regression():
+    batch = history((2, 2, 2), 30)
+    controller = told((2, 2, 2), batch, pairs=False, ranks=False)
+    y = controller._learned()
+    raw = batch.values[:, 0]
+    np.testing.assert_allclose(y, (raw - raw.mean()) / raw.std())
+    assert controller._critic.rho == 0.0
 
 
 def loss_of(
@@ -256,10 +508,15 @@ def loss_of(
     schemes: Array,
     advantages: Array,
     behaviour: Array | None = None,
+    *,
+    tanh_c: float | None = None,
+    temperature: float = 5.0,
 ) -> float:
     """The paper preset's losses as its docstring states them, from the parameters on."""
     bias, weight, offset = parameters
-    logits = (np.maximum(bias, 0) @ weight + offset).reshape(len(sizes), -1) / 5.0
+    logits = (np.maximum(bias, 0) @ weight + offset).reshape(len(sizes), -1) / temperature
+    if tanh_c is not None:
+        logits = tanh_c * np.tanh(logits)
     totals = []
     for scheme in schemes:
         total = 0.0
@@ -276,9 +533,17 @@ def loss_of(
 
 
 @pytest.mark.parametrize("replay", [False, True], ids=["online", "replay"])
-@pytest.mark.parametrize("sizes", [(2, 2, 2, 2), (2, 4, 3)], ids=str)
-def test_paper_gradient_is_that_of_its_stated_losses(sizes, replay):
-    controller = PaperController(sizes, seed=3)
+@pytest.mark.parametrize(
+    ("sizes", "switches"),
+    [
+        ((2, 2, 2, 2), {}),
+        ((2, 4, 3), {}),
+        ((2, 4, 3), {"tanh_c": 1.5, "temperature": 0.7}),
+    ],
+    ids=str,
+)
+def test_paper_gradient_is_that_of_its_stated_losses(sizes, switches, replay):
+    controller = PaperController(sizes, seed=3, **switches)
     rng = np.random.default_rng(0)
     schemes = np.stack([rng.integers(size, size=6) for size in sizes], axis=1)
     advantages = rng.normal(size=6)
@@ -295,7 +560,7 @@ def test_paper_gradient_is_that_of_its_stated_losses(sizes, replay):
             for sign in (1, -1):
                 moved = [p.copy() for p in controller.parameters]
                 moved[place][index] += sign * 1e-5
-                ends.append(loss_of(moved, sizes, schemes, advantages, behaviour))
+                ends.append(loss_of(moved, sizes, schemes, advantages, behaviour, **switches))
             slope = (ends[0] - ends[1]) / 2e-5
             assert got[place][index] == pytest.approx(slope, abs=2e-9, rel=1e-5)
 
@@ -344,3 +609,76 @@ def test_paper_controller_ignores_a_batch_without_rewards():
     before = controller.policy.probabilities
     controller.tell(batch_of([[0, 0]], [np.nan]))
     np.testing.assert_array_equal(controller.policy.probabilities, before)
+
+
+def test_paper_switches_turn_their_parts_off():
+    """Without curiosity and replay the second of two equal-reward steps moves nothing."""
+    schemes = np.array([[0, 1], [1, 1]])
+    for switches, moves in (
+        ({"rnd": False, "replay": False}, False),
+        ({"replay": False}, True),
+    ):
+        controller = PaperController((2, 2), seed=0, **switches)
+        before = controller.policy.probabilities
+        controller.tell(batch_of(schemes, [3.0, 3.0]))
+        assert (controller.policy.probabilities != before).any() == moves
+    for replay in (False, True):
+        controller = PaperController((2, 2), seed=0, rnd=False, replay=replay, ema_decay=0.0)
+        for step in range(20):
+            controller.tell(batch_of(schemes, [step, step + 1.0]))
+        assert controller._adam._steps == (31 if replay else 20)
+    for decay, baseline in ((0.0, 5.0), (1.0, 1.0), (0.75, 2.0)):
+        controller = PaperController((2, 2), seed=0, rnd=False, ema_decay=decay)
+        controller.tell(batch_of(schemes, [1.0, 1.0]))
+        controller.tell(batch_of(schemes, [5.0, 5.0]))
+        assert controller._baseline == baseline
+
+
+def published_loss(
+    parameters: list[Array], sizes: Sequence[int], schemes: Array, advantages: Array, old: Array
+) -> Any:
+    """The smaller of the two sums, its ratios held at `ratios`; returns a function of those."""
+    bias, weight, offset = parameters
+    logits = (np.maximum(bias, 0) @ weight + offset).reshape(len(sizes), -1) / 5.0
+    logs = np.array(
+        [
+            [logits[i, k] - math.log(np.exp(logits[i, : sizes[i]]).sum()) for i, k in enumerate(x)]
+            for x in schemes
+        ]
+    )
+
+    def loss(ratios: Array) -> float:
+        sums = [
+            (r * logs * advantages[:, None]).sum() for r in (ratios, np.clip(ratios, 0.9, 1.1))
+        ]
+        return float(-0.1 * min(sums) / len(schemes))
+
+    return loss, np.exp(logs - old)
+
+
+def test_paper_gradient_with_the_published_defects_is_that_of_the_published_loss():
+    sizes = (2, 4, 3)
+    controller = PaperController(sizes, seed=3, repaired=False)
+    rng = np.random.default_rng(0)
+    schemes = np.stack([rng.integers(size, size=6) for size in sizes], axis=1)
+    advantages = rng.normal(size=6)
+    old = controller.policy.slot_log_probs(schemes) + rng.normal(scale=0.3, size=schemes.shape)
+    got = controller.gradient(schemes, advantages, old)
+    _, ratios = published_loss(controller.parameters, sizes, schemes, advantages, old)
+    for place, index in [(0, (0,)), (0, (7,)), (1, (3, 5)), (2, (0,)), (2, (6,)), (2, (9,))]:
+        ends = []
+        for sign in (1, -1):
+            moved = [p.copy() for p in controller.parameters]
+            moved[place][index] += sign * 1e-5
+            ends.append(published_loss(moved, sizes, schemes, advantages, old)[0](ratios))
+        slope = (ends[0] - ends[1]) / 2e-5
+        assert got[place][index] == pytest.approx(slope, abs=2e-9, rel=1e-5)
+
+
+def test_published_defects_scramble_and_leave_curiosity_out_of_what_is_stored():
+    controller = PaperController((2, 3), seed=0, repaired=False)
+    controller.tell(batch_of([[1, 2], [0, 1], [1, 0]], [1.0, 2.0, 3.0]))
+    schemes, rewards, behaviour = controller._buffer[0]
+    assert schemes.tolist() == [[1, 0], [1, 2], [1, 0]]  # 1 0 1 2 1 0, slot by slot
+    assert rewards.tolist() == [1.0, 2.0, 3.0]
+    assert behaviour.shape == (3, 2)

@@ -1,0 +1,210 @@
+"""Problems for samplers over categorical choices, all to be maximised; none was tuned on.
+
+    ticket54, ticket16   a' x + x' Q x + 0.5 (1 - mean x): a_i ~ N(0.05, 0.25), Q_ij ~ N(0, 0.15)
+                         times exp(-(j - i - 1) / 2) for i < j; the shape of a placement table
+    ticket54-noisy       the same, a reward being that plus N(0, 1)
+    ising24              -(KL(p || q_x) + 0.01 sum x): which of the 24 couplings of a 4 x 4 Ising
+                         model to keep (Baptista and Poloczek, ICML 2018, arXiv:1806.08838)
+    contam25             -(cost of interventions and of exceeded limits, plus 1e-4 sum x) over 25
+                         stages (Hu et al., 2010, as in arXiv:1806.08838)
+    nk16                 NK landscape (Kauffman and Weinberger, 1989): 16 bits, each with its 3
+                         right neighbours on a ring
+    nb201-*              NAS-Bench-201 (arXiv:2001.00326), 5 operations on each of 6 edges: a
+                         table of one repeat a cell; -noisy: a repeat drawn a query, the truth
+                         being the mean of a cell's repeats
+    table:FILE           placements measured before, see `bench/tables.py`
+
+The seed of a problem draws its constants; NAS-Bench-201 and files have none to draw, so there the
+seed is the rivals' alone and that of the noise.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sat_optuna.errors import SatOptunaError
+from sat_optuna.registry import Registry
+
+__all__ = ["PROBLEMS", "TABLE", "BenchError", "Problem", "make_problem"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+TABLE = "table:"
+_LEVEL = 100  # schemes whose mean stands for that of all
+_NOISE, _UNIFORM = 1, 2  # places among the seeds
+
+
+class BenchError(SatOptunaError, ValueError):
+    """A benchmark that lacks a package, or whose files are missing, broken or another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What to choose and what it is worth.
+
+    Attributes:
+        family: problems of one kind, whose tests are corrected together.
+        choices: of each parameter.
+        truth: value of a scheme, (n,) indices of choices, free of noise.
+        observe: a reward of a scheme, from a generator; None where rewards are free of noise.
+        cells: returns the true values of all schemes, where these can be listed.
+        evaluations: a run's budget unless another is given.
+        seed: what it was made with.
+    """
+
+    family: str
+    choices: tuple[tuple[str | int, ...], ...]
+    truth: Callable[[Ints], float]
+    observe: Callable[[Ints, np.random.Generator], float] | None = None
+    cells: Callable[[], Floats] | None = None
+    evaluations: int = 200
+    seed: int = 0
+
+    def evaluate(self, scheme: Ints, trial: int) -> float:
+        """Return the reward of a scheme at a trial; the same noise a trial for every rival."""
+        if self.observe is None:
+            return self.truth(scheme)
+        return self.observe(scheme, np.random.default_rng([self.seed, trial, _NOISE]))
+
+    def scale(self) -> tuple[float, float | None]:
+        """Return the mean value of schemes drawn uniformly, and the optimum where it is known."""
+        if self.cells is not None:
+            cells = self.cells()
+            return float(cells.mean()), float(cells.max())
+        rng = np.random.default_rng([self.seed, _UNIFORM])
+        drawn = rng.integers([len(c) for c in self.choices], size=(_LEVEL, len(self.choices)))
+        return float(np.mean([self.truth(scheme) for scheme in drawn])), None
+
+
+PROBLEMS: Registry[Callable[[int], Problem]] = Registry("problem")
+
+
+def make_problem(name: str, seed: int) -> Problem:
+    """Return the problem of that name, or of a file: `table:FILE`.
+
+    Raises:
+        UnknownName: no such problem.
+        BenchError: the package or the file it is read from is missing or broken.
+    """
+    if name.startswith(TABLE):
+        from sat_optuna.bench.tables import table_file
+
+        return table_file(name.removeprefix(TABLE), seed)
+    return PROBLEMS.get(name)(seed)
+
+
+def _bits(count: int) -> tuple[tuple[int, ...], ...]:
+    return ((0, 1),) * count
+
+
+def _all_bits(count: int) -> Ints:
+    """Return all 0/1 schemes, (2^n, n)."""
+    return np.arange(2**count)[:, None] >> np.arange(count) & 1
+
+
+def _ticket(seed: int, count: int, *, noise: float = 0.0) -> Problem:
+    drawn = np.random.RandomState(seed)
+    alone = drawn.normal(0.05, 0.25, count)
+    pairs = np.zeros((count, count))
+    for i in range(count):
+        for j in range(i + 1, count):
+            pairs[i, j] = drawn.normal(0, 0.15) * math.exp(-(j - i - 1) / 2)
+
+    def truth(scheme: Ints) -> float:
+        x = scheme.astype(np.float64)
+        return float(alone @ x + x @ pairs @ x + 0.5 * (1 - x.mean()))
+
+    def observe(scheme: Ints, rng: np.random.Generator) -> float:
+        return truth(scheme) + noise * float(rng.normal())
+
+    def cells() -> Floats:
+        x = _all_bits(count).astype(np.float64)
+        return np.asarray(x @ alone + ((x @ pairs) * x).sum(axis=1) + 0.5 * (1 - x.mean(axis=1)))
+
+    return Problem(
+        "ticket-noisy" if noise else "ticket",
+        _bits(count),
+        truth,
+        observe=observe if noise else None,
+        cells=cells if count <= 16 else None,
+        seed=seed,
+    )
+
+
+def _ising(seed: int) -> Problem:
+    side, price = 4, 0.01
+    drawn = np.random.RandomState(seed)
+    edges = [(i * side + j, i * side + j + 1) for i in range(side) for j in range(side - 1)]
+    edges += [(i * side + j, (i + 1) * side + j) for i in range(side - 1) for j in range(side)]
+    coupling = drawn.uniform(0.05, 5, len(edges)) * np.where(drawn.rand(len(edges)) < 0.5, -1, 1)
+    spins = np.array(list(itertools.product([-1, 1], repeat=side * side)), dtype=np.float32)
+    products = np.stack([spins[:, a] * spins[:, b] for a, b in edges], axis=1)
+
+    def log_partition(weights: Floats) -> tuple[float, Floats]:
+        energy = (products @ weights.astype(np.float32)).astype(np.float64)
+        top = float(energy.max())
+        return top + math.log(np.exp(energy - top).sum()), energy
+
+    whole, energy = log_partition(coupling)
+    moments = np.exp(energy - whole) @ products
+
+    def truth(scheme: Ints) -> float:
+        kept = coupling * scheme
+        divergence = float((coupling - kept) @ moments) + log_partition(kept)[0] - whole
+        return -(divergence + price * float(scheme.sum()))
+
+    return Problem("ising", _bits(len(edges)), truth, seed=seed)
+
+
+def _contamination(seed: int) -> Problem:
+    stages, samples, price = 25, 100, 1e-4
+    drawn = np.random.RandomState(seed)
+    start = drawn.beta(1, 30, samples)
+    spread = drawn.beta(1, 17 / 3, (stages, samples))
+    restore = drawn.beta(1, 3 / 7, (stages, samples))
+
+    def truth(scheme: Ints) -> float:
+        polluted, cost = start, 0.0
+        for stage, act in enumerate(scheme.tolist()):
+            grown = spread[stage] * (1 - act) * (1 - polluted)
+            polluted = grown + (1 - restore[stage] * act) * polluted
+            cost += act - (float((polluted <= 0.1).mean()) - 0.95)
+        return -(cost + price * int(scheme.sum()))
+
+    return Problem("contam", _bits(stages), truth, seed=seed)
+
+
+def _nk(seed: int) -> Problem:
+    count, neighbours = 16, 3
+    table = np.random.RandomState(seed).rand(count, 2 ** (neighbours + 1))
+
+    def values(schemes: Ints) -> Floats:
+        codes = sum(2**j * np.roll(schemes, -j, axis=-1) for j in range(neighbours + 1))
+        return np.asarray(table[np.arange(count), codes].mean(axis=-1))
+
+    return Problem(
+        "nk",
+        _bits(count),
+        lambda scheme: float(values(scheme)),
+        cells=lambda: values(_all_bits(count)),
+        seed=seed,
+    )
+
+
+PROBLEMS.add("ticket54", lambda seed: _ticket(seed, 54))
+PROBLEMS.add("ticket54-noisy", lambda seed: _ticket(seed, 54, noise=1.0))
+PROBLEMS.add("ticket16", lambda seed: _ticket(seed, 16))
+PROBLEMS.add("ising24", _ising)
+PROBLEMS.add("contam25", _contamination)
+PROBLEMS.add("nk16", _nk)
+for _name in ("cifar10", "cifar100", "imagenet16"):
+    for _mode in ("", "_noisy"):
+        PROBLEMS.add(
+            f"nb201-{_name}{_mode.replace('_', '-')}",
+            f"sat_optuna.bench.tables:{_name}{_mode}",
+        )

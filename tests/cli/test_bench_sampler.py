@@ -1,0 +1,91 @@
+"""`sat-optuna bench sampler` as a user runs it."""
+
+import csv
+import io
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from sat_optuna.cli import sat_optuna as group
+
+TINY = ("--problems", "nk16,ticket16", "--rivals", "default,random,default:batch=2")
+SMALL = (*TINY, "--seeds", "2", "--evaluations", "6", "--workers", "0")
+
+
+def bench(*arguments, code=0):
+    done = CliRunner().invoke(
+        group, ["bench", "sampler", *arguments], auto_envvar_prefix="SAT_OPTUNA"
+    )
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+def test_rows_and_files(folder):
+    done = bench(*SMALL, "--out", str(folder))
+    standings, comparisons = done.stdout.split("\n\n")
+    assert standings.split()[:4] == ["problem", "rival", "seeds", "evaluations"]
+    assert len(standings.splitlines()) == 7
+    assert len(comparisons.splitlines()) == 5
+    assert "p Holm" in comparisons
+    table, curves = folder / "table.md", folder / "curves.png"
+    assert f"{table} and {curves} written" in done.stderr
+    assert "## nk16" in table.read_text()
+    assert len((folder / "runs.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_rerun_is_of_what_is_there_and_formats_differ(folder):
+    bench(*SMALL, "--out", str(folder))
+    before = (folder / "runs.jsonl").read_bytes(), (folder / "table.md").read_bytes()
+    document = json.loads(bench(*SMALL, "--out", str(folder), "--format", "json").stdout)
+    assert {row["rival"] for row in document["standings"]} == set(TINY[3].split(","))
+    assert document["comparisons"][0]["difference"].keys() == {"value", "low", "high"}
+    text = bench(*SMALL, "--out", str(folder), "--format", "csv").stdout
+    assert len(list(csv.DictReader(io.StringIO(text)))) == 6
+    after = (folder / "runs.jsonl").read_bytes(), (folder / "table.md").read_bytes()
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--problems", "nk61"), "no problem 'nk61'; did you mean 'nk16'?"),
+        (("--rivals", "defualt"), "no rival 'defualt'; did you mean 'default'?"),
+        (("--rivals", "paper:rdn=false"), "option 'rdn' given; known are"),
+        (("--problems", "table:none.csv"), "cannot read table none.csv: No such file"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, options, words):
+    done = bench(*SMALL, *options, "--out", str(tmp_path / "new"), code=1)
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = bench(*SMALL, "--out", str(tmp_path / "file" / "under"), code=1)
+    assert "cannot write" in done.stderr
+    assert "choose another --out" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_numbers_out_of_range_are_usage_errors(tmp_path):
+    for option in ("--seeds", "--evaluations", "--cap"):
+        assert "not in the range" in bench(option, "0", code=2).stderr
+
+
+def test_overhead_is_a_table_of_its_own(tmp_path, monkeypatch):
+    row = {"sampler": "random", "trials": 10, "median_ms": 1.5, "beyond_ms": 0.0}
+    monkeypatch.setattr("sat_optuna.bench.overhead.bench_overhead", lambda **_given: [row])
+    done = bench("--overhead", "--out", str(tmp_path))
+    assert done.stdout.split() == [*row, "random", "10", "1.500", "0.000"]
+    assert json.loads((tmp_path / "overhead.json").read_text()) == [row]
+    assert "| random | 10 | 1.5 | 0.0 |" in (tmp_path / "overhead.md").read_text()
+    assert not (tmp_path / "runs.jsonl").exists()
