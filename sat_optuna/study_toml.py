@@ -253,12 +253,6 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             ("train.nesterov", "train.momentum"),
             "train.nesterov is true with momentum = 0.0; raise momentum or set nesterov = false",
         )
-    if config.search.sampler == "policy" and config.search.batch < 2:
-        yield (
-            ("search.sampler", "search.batch"),
-            f"search.batch is {config.search.batch} with sampler 'policy', which compares the "
-            "trials of a batch; write at least 2",
-        )
     if config.search.objective == "supernet" and config.search.pruner != "none":
         yield (
             ("search.objective", "search.pruner"),

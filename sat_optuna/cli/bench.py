@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from sat_optuna.cli.bench_export import export
+from sat_optuna.cli.bench_sampler import sampler
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.files import write_text
 
@@ -20,6 +21,7 @@ def bench() -> None:
 
 
 bench.add_command(export)
+bench.add_command(sampler)
 
 
 _THREADS = click.option(
