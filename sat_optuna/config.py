@@ -186,6 +186,8 @@ class PluginsConfig:
     modules: tuple[str, ...] = _key(
         tuple, "Python files beside study.toml that register networks, modules, data sets"
     )
+    # Not a key: what was in the files when they were run. Other code gives other results.
+    sha256: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,8 @@ class StudyConfig:
 CHANGEABLE = ("search.trials", "search.timeout", "retrain")
 # What says how this machine reads the data, and decides no result.
 NEUTRAL = ("data.root", "data.workers")
+# Values that mean the same as another one: what version 0.1.0 wrote where 0 now stands.
+_SAME_AS_ZERO = {"network.width": 16, "network.stem_stride": 1}
 
 
 def fingerprint(config: StudyConfig, *, without: Iterable[str] = ()) -> str:
@@ -260,7 +264,8 @@ def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            name = f"{prefix}{key}"
+            flat[name] = 0 if name in _SAME_AS_ZERO and value == _SAME_AS_ZERO[name] else value
     return flat
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sat_optuna.errors import WriteError
 
-__all__ = ["sha256_of", "write_atomically", "write_text"]
+__all__ = ["check_writable", "sha256_of", "write_atomically", "write_text"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -25,7 +25,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     Raises:
         WriteError: the disk is full, the folder cannot be written, or the like.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)  # unlike tempfile's 0600, the mode that the umask gives
@@ -43,6 +43,29 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that a file can be written at `path`, before long work whose result it takes.
+
+    Its folder is made if missing; a file that is there is not touched.
+
+    Raises:
+        WriteError: it cannot.
+    """
+    probe = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {path}: {error.strerror or error}; choose another place"
+        ) from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def write_text(path: Path, text: str) -> Path:

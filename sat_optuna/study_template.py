@@ -28,7 +28,9 @@ def to_toml(config: StudyConfig) -> str:
             lines += [_attention_line(kind) for kind in section.kinds]
             continue
         lines += [
-            _line(f.name, getattr(section, f.name), f.metadata["comment"]) for f in fields(section)
+            _line(f.name, getattr(section, f.name), f.metadata["comment"])
+            for f in fields(section)
+            if "comment" in f.metadata
         ]
     return "\n".join(lines) + "\n"
 

@@ -120,7 +120,7 @@ class _Reader:
         self.fault(place, f"unknown key {place!r}{hint}")
 
     def section(self, section: str, given: Mapping[str, Any], cls: Any) -> Any:
-        known = {f.name: f for f in fields(cls)}
+        known = {f.name: f for f in fields(cls) if "comment" in f.metadata}
         values = {}
         for key, value in given.items():
             place = f"{section}.{key}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sat_optuna.errors import WriteError
-from sat_optuna.files import sha256_of, write_atomically, write_text
+from sat_optuna.files import check_writable, sha256_of, write_atomically, write_text
 from tests.full_disk import room_for
 
 
@@ -95,3 +95,14 @@ def test_permissions_are_those_of_the_umask(tmp_path, mask, mode):
 
 def test_sha256_is_that_of_the_bytes(path):
     assert sha256_of(path) == hashlib.sha256(b"old").hexdigest()
+
+
+def test_a_place_is_checked_without_touching_what_is_there(tmp_path):
+    path = tmp_path / "new" / "out.json"
+    check_writable(path)
+    assert list(path.parent.iterdir()) == []
+    path.write_text("kept")
+    check_writable(path)
+    assert path.read_text() == "kept"
+    with pytest.raises(WriteError, match=r"cannot write .*out\.json/x: .*; choose another"):
+        check_writable(path / "x")

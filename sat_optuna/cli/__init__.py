@@ -113,7 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted; the same command goes on from what is finished.", err=True)
+        click.echo(
+            "Interrupted; the same command takes a study up again from what is finished.", err=True
+        )
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()

@@ -10,7 +10,7 @@ import click
 from sat_optuna.cli.bench_export import export
 from sat_optuna.cli.bench_sampler import sampler
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.files import write_text
+from sat_optuna.files import check_writable, write_text
 
 __all__ = ["bench"]
 
@@ -46,6 +46,8 @@ def training(
 
     from sat_optuna.bench.training import SETTINGS, bench_training
 
+    if out:
+        check_writable(out)
     if threads:
         torch.set_num_threads(threads)
     with console.progress("bench training", rounds * len(SETTINGS) * 2) as bar:
@@ -105,6 +107,8 @@ def inference(
     from sat_optuna.bench.contestants import plan_inference
     from sat_optuna.bench.inference import FIT_ROUNDS, bench_inference
 
+    if out:
+        check_writable(out)
     if threads:
         torch.set_num_threads(threads)
     plan = plan_inference(

@@ -1,9 +1,11 @@
 """Reading a study.toml or a ticket, with the plugins it needs."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sat_optuna.config import StudyConfig
+from sat_optuna.files import sha256_of
 from sat_optuna.plugins import load_plugins
 from sat_optuna.study_toml import Names, parse_config, plugins_of, read_toml
 from sat_optuna.ticket import Ticket
@@ -30,7 +32,11 @@ def read_study(folder: Path) -> StudyConfig:
         "datasets": DATASETS,
         "modules": _Kinds(),
     }
-    return parse_config(document, source=str(path), known=known, default_sharing=DEFAULT_SHARING)
+    config = parse_config(
+        document, source=str(path), known=known, default_sharing=DEFAULT_SHARING
+    )
+    digests = tuple(sha256_of(folder / name) for name in config.plugins.modules)
+    return replace(config, plugins=replace(config.plugins, sha256=digests))
 
 
 def open_ticket(path: Path) -> Ticket:

@@ -204,10 +204,10 @@ class Workspace:
         from sat_optuna.data import DATASETS
 
         data = self.config.data
-        shape = DATASETS.get(data.name)().image_shape(data.size or None)
-        if shape is None:
-            return []
         try:
+            shape = DATASETS.get(data.name)().image_shape(data.size or None)
+            if shape is None:
+                return []
             with torch.device("meta"):
                 self._supernet(in_channels=shape[0], classes=2).check_input(shape)
         except SatOptunaError as error:

@@ -82,6 +82,9 @@ class Source(ABC):
 
         Args:
             size: side in pixels they are brought to, None for their own.
+
+        Raises:
+            DataError: they are not brought to other sizes.
         """
         del size
         return None
@@ -95,6 +98,11 @@ class ArraySource(Source):
 
     @override
     def image_shape(self, size: int | None) -> tuple[int, int, int]:
+        if size is not None and not self.resizable:
+            raise DataError(
+                f"{self.name} has images of {self.shape[1]} x {self.shape[2]} pixels and is not "
+                f"resized, got size = {size}; leave size out"
+            )
         return self.shape if size is None else (self.shape[0], size, size)
 
     @abstractmethod
@@ -111,11 +119,7 @@ class ArraySource(Source):
 
     @override
     def load(self, options: Options) -> Split:
-        if options.size is not None and not self.resizable:
-            raise DataError(
-                f"{self.name} has images of {self.shape[1]} x {self.shape[2]} pixels and is not "
-                f"resized, got size = {options.size}; leave size out"
-            )
+        self.image_shape(options.size)  # refuses a size it cannot give
         names = self.class_names(options.root)
         images, labels = self._tensors(self.training_part(options.root), len(names), options.size)
         kept = limited(labels, options.limit, name=self.name)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sat_optuna.files import sha256_of
 from sat_optuna.ticket import Ticket
 from tests.studies import make_study, sat_optuna, trials
 
@@ -154,7 +155,9 @@ def test_the_whole_road_runs_on_it_in_every_process(project):
     assert len(trials(project, "own")) == 4
     ticket = Ticket.load(project / "studies" / "own" / "tickets" / "full.json")
     assert (ticket.backbone, ticket.dataset, str(ticket.scheme)) == ("mine", "blobs", "111")
-    assert ticket.config["plugins"] == {"modules": ["my_net.py"]}
+    assert ticket.config["plugins"]["modules"] == ["my_net.py"]
+    digest = sha256_of(project / "studies" / "own" / "my_net.py")
+    assert ticket.config["plugins"]["sha256"] == [digest]
     shown = sat_optuna(
         "show", "studies/own/tickets/full.json", "--no-latency", "--format", "json", cwd=project
     )
@@ -177,3 +180,11 @@ def test_a_broken_plugin_is_one_sentence(project, text, said):
     done = sat_optuna("check", "own", cwd=project, code=1)
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_other_code_than_the_study_was_begun_with_is_refused(project):
+    sat_optuna("pretrain", "own", cwd=project)
+    plugin = project / "studies" / "own" / "my_net.py"
+    plugin.write_text(plugin.read_text() + "\n# changed\n")
+    done = sat_optuna("search", "own", "--no-mlflow", cwd=project, code=1)
+    assert "was trained with another configuration than study.toml's" in done.stderr

@@ -89,7 +89,7 @@ def test_an_interrupted_retraining_leaves_no_process_and_goes_on(tmp_path, numbe
     child.send_signal(number)  # to the parent alone, as `kill` does
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "the same command goes on from what is finished" in said
+    assert "the same command takes a study up again" in said
     assert "Traceback" not in said
     while alive(child.pid):
         assert time.monotonic() < deadline

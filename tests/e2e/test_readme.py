@@ -40,14 +40,14 @@ def test_the_python_example_runs(tmp_path):
 
 
 def test_a_pretrained_network_keeps_its_logits(tmp_path):
-    done = run("import torch\n" + blocks("python")[1], tmp_path)
+    done = run(blocks("python")[1], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Cost(params=")
 
 
 def test_the_plugin_that_the_readme_shows_is_a_study(tmp_path):
     folder = make_study(tmp_path, "own", blocks("toml")[0])
-    text = "import torch\n" + blocks("python")[2] + blocks("python")[3]
+    text = blocks("python")[2] + blocks("python")[3]
     (folder / "my_net.py").write_text(text)
     said = sat_optuna("check", "own", cwd=tmp_path).stdout
     assert "4 blocks in stages (4,), 16 schemes" in said
