@@ -5,21 +5,20 @@
 It has one set of weights for all schemes (method of arXiv:2207.07858).
 """
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-import torch
 from torch import Tensor, nn
 
-from sat_optuna.attention import ATTENTION, OWN, attention_faults, default_spec
+from sat_optuna.attention import OWN, default_spec
 from sat_optuna.attention.contract import AttentionError, State
 from sat_optuna.attention.stage import StageAttention
-from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.tables import type_name
 from sat_optuna.backbones.view import NetworkView, take_own, view_of
 from sat_optuna.errors import SchemeError
-from sat_optuna.recalibration import evaluating
+from sat_optuna.placement import built_backbone, check_placement, placement_faults
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
 from sat_optuna.ticket import AttentionSpec
@@ -29,7 +28,6 @@ __all__ = [
     "FeatureRecorder",
     "StageAttention",
     "Supernet",
-    "placement_faults",
     "walk",
 ]
 
@@ -80,6 +78,10 @@ class Supernet(nn.Module):
     place, so two supernets of one seed share the weights of the parts they share, whatever else
     differs.
 
+    A network given as an object can be trained, searched, costed and materialised; its tickets
+    cannot be built from their JSON alone (`retrain`, `build_network`), which has no more than its
+    type's name: for that, register a builder with `add_backbone` and give its name.
+
     Attributes:
         backbone: the network without attention, its state_dict keys its own.
         view: how it is walked.
@@ -104,7 +106,8 @@ class Supernet(nn.Module):
 
         Args:
             backbone: a name of `BACKBONES`; or a network of one's own, which is used as it is,
-                weights and all: a `Backbone`, or one whose type is in the tables.
+                weights, device and dtype and all, and trained in place: a `Backbone`, or one
+                whose type is in the tables. With the kind "own" a copy of it is used.
             attention: the kinds; a bare name stands for its defaults, one module a block where
                 the kind allows it. The kind "own" is the attention that the backbone's blocks
                 carry themselves (SE in seresnet, regnety, mobilenetv3, efficientnet): with it the
@@ -131,27 +134,21 @@ class Supernet(nn.Module):
             name: list(value) if isinstance(value, tuple) else value
             for name, value in settings.items()
         }
-        if isinstance(backbone, str):
-            if in_channels is None or classes is None:
-                raise BackboneError(
-                    f"backbone {backbone!r} given with in_channels = {in_channels} and classes = "
-                    f"{classes}; give both"
-                )
-            self.backbone_name = backbone
-            with seeded("backbone", seed):
-                self.backbone = build_backbone(
-                    backbone, in_channels=in_channels, classes=classes, **settings
-                )
-        else:
-            self.backbone_name, self.backbone = type_name(type(backbone)), backbone
+        self.backbone_name, self.backbone = _backbone(
+            backbone,
+            {"in_channels": in_channels, "classes": classes, **settings},
+            seed=seed,
+            copied=OWN in kinds,
+        )
         self.view = view_of(self.backbone, own=OWN in kinds)
         self.stages = self.view.stage_sizes
         for fault in placement_faults(self.specs, self.view):
             raise AttentionError(fault)
         paths = {module: path for path, module in self.backbone.named_modules()}
         taken = take_own(self.view)
+        like = next((p for p in self.backbone.parameters() if p.is_floating_point()), None)
         self.attention = nn.ModuleList(
-            StageAttention.build(self.specs, channels, seed=seed, stage=stage, own=own)
+            StageAttention.build(self.specs, channels, seed=seed, stage=stage, own=own, like=like)
             for stage, (channels, own) in enumerate(
                 zip(self.view.stage_channels, taken, strict=True)
             )
@@ -184,33 +181,20 @@ class Supernet(nn.Module):
     def check_input(self, shape: tuple[int, int, int]) -> None:
         """Make sure that images of this size reach each stage large enough.
 
+        A copy of the backbone is run on one image, and what is foreign in it is proved: see
+        `splitting.check_split`.
+
         Args:
             shape: (C, H, W).
 
         Raises:
-            BackboneError: they are too small, or have other channels than the stem takes.
+            BackboneError: they are too small, have other channels than the stem takes, or the
+                network is not what the tables say of it.
+            AttentionError: a module fails, or does not keep the shape of its features.
         """
-        recorders = [FeatureRecorder() for _ in self.stages]
-        like = next(self.parameters())
-        image = torch.zeros(1, *shape, dtype=like.dtype, device=like.device)
-        try:
-            with evaluating(self), torch.no_grad():
-                walk(self.view, recorders, Scheme.uniform(self.stages, 1), image)
-        except RuntimeError as error:
-            raise BackboneError(
-                f"images of {_size(shape)} do not go through {self.backbone_name} "
-                f"({str(error).splitlines()[0]}); give larger ones, or with other channels"
-            ) from error
-        for stage, recorder in enumerate(recorders, start=1):
-            side = min(min(features.shape[2:]) for features in recorder.features)
-            for spec in self.specs:
-                least = 1 if spec.kind == OWN else ATTENTION.get(spec.kind).least_side
-                if side < least:
-                    raise BackboneError(
-                        f"images of {_size(shape)} come to stage {stage} of {self.backbone_name} "
-                        f"with {side} pixels a side and {spec.kind} needs {least}; give larger "
-                        "images or a smaller stem stride, or choose another module"
-                    )
+        check_placement(
+            self.view, self.stage_attention, self.specs, shape, name=self.backbone_name
+        )
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
         """Load weights of the original network by their own names.
@@ -250,27 +234,6 @@ class Supernet(nn.Module):
         return walk(self.view, self.stage_attention, scheme, x)
 
 
-def placement_faults(specs: Iterable[AttentionSpec], view: NetworkView) -> list[str]:
-    """Return why kinds of attention cannot be placed in a network, a sentence each.
-
-    Args:
-        specs: the kinds.
-        view: of the network; nothing is drawn.
-    """
-    faults: list[str] = []
-    widths = view.stage_channels
-    for spec in specs:
-        faults += attention_faults(spec, channels=[c for stage in widths for c in stage])
-        uneven = [n for n, stage in enumerate(widths, start=1) if len(set(stage)) > 1]
-        if spec.sharing == "stage" and uneven:
-            faults.append(
-                f"{spec.kind} has sharing = 'stage' and stage {uneven[0]} has features of "
-                f"{sorted(set(widths[uneven[0] - 1]))} channels; choose sharing = 'block' where "
-                "the module allows it, or another network"
-            )
-    return faults
-
-
 class FeatureRecorder:
     """Stands where a stage's attention would, and notes what features it is given."""
 
@@ -288,5 +251,27 @@ class FeatureRecorder:
         return features, state
 
 
-def _size(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape))
+def _backbone(
+    backbone: str | nn.Module, settings: dict[str, Any], *, seed: int, copied: bool
+) -> tuple[str, nn.Module]:
+    """Return the name of a backbone and the backbone, built or as it was given.
+
+    Raises:
+        UnknownName: no registry holds it.
+        BackboneError: a setting it cannot be built with, or any for a network that was given.
+    """
+    if isinstance(backbone, nn.Module):
+        name = type_name(type(backbone))
+        if given := [key for key, value in settings.items() if value is not None]:
+            raise BackboneError(
+                f"network {name} given as an object, and {given[0]} = {settings[given[0]]!r} "
+                "with it; a network that is built already takes no settings, so drop it"
+            )
+        return name, copy.deepcopy(backbone) if copied else backbone
+    if settings["in_channels"] is None or settings["classes"] is None:
+        raise BackboneError(
+            f"backbone {backbone!r} given with in_channels = {settings['in_channels']} and "
+            f"classes = {settings['classes']}; give both"
+        )
+    with seeded("backbone", seed):
+        return backbone, built_backbone(backbone, **settings)

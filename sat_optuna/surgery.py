@@ -6,6 +6,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from sat_optuna.backbones import BACKBONES
+from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import NetworkView
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet import StageAttention, Supernet, walk
@@ -71,7 +73,16 @@ def build_network(ticket: Ticket, *, seed: int) -> TicketNetwork:
 
     Networks of the same seed start with equal weights wherever they share a part, whatever their
     schemes.
+
+    Raises:
+        BackboneError: the ticket is of a network that was given as an object.
     """
+    if ticket.backbone not in BACKBONES and "." in ticket.backbone:
+        raise BackboneError(
+            f"this ticket is of a network given as an object, of type {ticket.backbone}, which "
+            "its JSON cannot build; register a builder for it with add_backbone and give its name "
+            "to Supernet, or train materialise(supernet, scheme) with fit"
+        )
     settings: dict[str, Any] = dict(ticket.backbone_settings)
     supernet = Supernet(
         ticket.backbone,

@@ -15,8 +15,8 @@ from sat_optuna.cost import CostModel, measure
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
 from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import materialise
-from sat_optuna.ticket import AttentionSpec
+from sat_optuna.surgery import build_network, materialise
+from sat_optuna.ticket import AttentionSpec, Ticket
 from tests.networks import OURS, images, stirred_module
 
 
@@ -79,6 +79,54 @@ def test_a_network_without_residual_blocks_is_said(resnet50):
 def test_settings_of_other_backbones_are_refused():
     with pytest.raises(BackboneError, match="'resnet18' has no setting 'width'; it has: none; dr"):
         Supernet("resnet18", attention=["se"], in_channels=3, classes=3, seed=0, width=8)
+
+
+@pytest.mark.parametrize("given", [{"classes": 10}, {"in_channels": 1}, {"width": 3}])
+def test_a_network_given_as_an_object_takes_no_settings(resnet50, given):
+    ((name, value),) = given.items()
+    with pytest.raises(BackboneError, match=f"given as an object, and {name} = {value} with it"):
+        Supernet(resnet50, attention=["se"], seed=0, **given)
+
+
+@pytest.mark.parametrize("kind", ["se", "cbam", "timm:eca"])
+def test_attention_is_where_the_network_is_and_of_its_dtype(kind):
+    model = torchvision.models.resnet18().double()
+    net = Supernet(model, attention=[kind], seed=0).eval()
+    floating = [v for v in net.state_dict().values() if v.is_floating_point()]
+    assert {value.dtype for value in floating} == {torch.float64}
+    assert net(images(1, shape=(3, 64, 64)).double(), Scheme.uniform(net.stages, 1)).shape
+    net.check_input((3, 64, 64))
+    meta = Supernet(torchvision.models.resnet18().to("meta"), attention=[kind], seed=0)
+    assert all(value.is_meta for value in meta.state_dict().values())
+    same_place = Supernet(torchvision.models.resnet18(), attention=[kind], seed=0)
+    ours, theirs = net.attention.state_dict(), same_place.attention.state_dict()
+    assert all(torch.equal(ours[key], value.to(ours[key])) for key, value in theirs.items())
+
+
+def test_a_ticket_of_a_network_given_as_an_object_says_what_to_do():
+    net = Supernet(torchvision.models.resnet18(), attention=["se"], seed=0)
+    ticket = Ticket(
+        role="ticket",
+        backbone_settings={},
+        dataset="cifar10",
+        dataset_fingerprint="0" * 64,
+        seed=0,
+        params=1,
+        macs=1,
+        scheme=Scheme.uniform(net.stages, 1),
+        backbone=net.backbone_name,
+        attention=net.specs,
+        input_shape=(3, 64, 64),
+        classes=1000,
+    )
+    with pytest.raises(BackboneError) as caught:
+        build_network(ticket, seed=0)
+    assert str(caught.value) == (
+        "this ticket is of a network given as an object, of type "
+        "torchvision.models.resnet.ResNet, which its JSON cannot build; register a builder for it "
+        "with add_backbone and give its name to Supernet, or train materialise(supernet, scheme) "
+        "with fit"
+    )
 
 
 class TestInput:
@@ -150,6 +198,17 @@ class TestOwnAttention:
         for scheme, part in parts.items():
             assert costs.cost(scheme) == measure(part, (3, 64, 64))
         assert costs.cost(plain).params == sum(p.numel() for p in model.parameters())
+
+    def test_the_network_that_was_given_stays_whole(self):
+        model = self.model("regnety_002").eval()
+        x = images(1, shape=(3, 64, 64))
+        wanted, keys = model(x), list(model.state_dict())
+        net = Supernet(model, attention=[OWN], seed=0).eval()
+        assert list(model.state_dict()) == keys
+        same(model(x), wanted)
+        same(net(x, Scheme.uniform(net.stages, 1)), wanted)
+        net.load_backbone(model.state_dict())
+        net.check_input((3, 64, 64))
 
     def test_other_kinds_take_its_place(self):
         net = Supernet(

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.attention.contract import Attention, AttentionError
+from sat_optuna.attention import ATTENTION
+from sat_optuna.attention.contract import Attention, AttentionError, State
+from sat_optuna.attention.dia import DIA
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import BlockView
 from sat_optuna.errors import DataError, SchemeError, UnknownName
@@ -27,6 +29,10 @@ OFF = Scheme.uniform(BLOCKS, 0)
 
 def same(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+class OtherDIA(DIA):
+    """A second recurrent kind."""
 
 
 def run(block: BlockView, x: Tensor) -> Tensor:
@@ -154,6 +160,28 @@ class TestForward:
         x = run(b[5], b[4].merge(dia(features, state)[0], shortcut))
         logits = net.view.head(run(net.view.blocks[2][0], x))
         same(net(images(3), Scheme.parse("0-010210-0")), logits)
+
+    def test_each_kind_has_a_state_of_its_own(self, monkeypatch):
+        monkeypatch.setattr(ATTENTION, "_entries", {**ATTENTION._entries, "other dia": OtherDIA})
+        shared = AttentionSpec(kind="other dia", sharing="stage")
+        net = tiny_supernet(["dia", shared], blocks=(1, 6, 1)).eval()
+        dia, other = (net.stage_attention[1].owner_of(choice, 0) for choice in (1, 2))
+        assert type(other) is OtherDIA
+        x = run(net.view.blocks[0][0], net.view.stem(images(3)))
+        # 1 2 0 1 2 2 by hand: what one cell hands on, the other does not get.
+        first: State | None = None
+        second: State | None = None
+        for block, choice in zip(net.view.blocks[1], (1, 2, 0, 1, 2, 2), strict=True):
+            features, shortcut = block.branch(x)
+            if choice == 1:
+                features, first = dia(features, first)
+            if choice == 2:
+                features, second = other(features, second)
+            x = block.merge(features, shortcut)
+        logits = net.view.head(run(net.view.blocks[2][0], x))
+        scheme = Scheme.parse("0-120122-0")
+        same(net(images(3), scheme), logits)
+        same(materialise(net, scheme).eval()(images(3)), logits)
 
     def test_state_does_not_cross_stages(self):
         net = tiny_supernet(["dia"]).eval()

@@ -7,12 +7,13 @@ A module of one's own is a subclass of `contract.Attention` and one line,
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.attention.timm_names import timm_kinds
 from sat_optuna.errors import UnknownName
+from sat_optuna.foreign import quoted
 from sat_optuna.registry import Registry, nearest
 from sat_optuna.ticket import AttentionSpec
 
@@ -134,14 +135,14 @@ def attention_faults(spec: AttentionSpec, *, channels: Iterable[int] = ()) -> li
         channels: the channels it shall be built for, where they are known; without them only
             values that suit no network at all are found.
     """
-    import torch
-
     from sat_optuna.attention.contract import AttentionError
 
     try:
         cls = _class_of(spec.kind)
     except (AttentionError, UnknownName) as error:
         return [str(error)]
+    except Exception as error:
+        return [f"attention {spec.kind!r} cannot be loaded ({quoted(error)}); correct its module"]
     faults = _unknown_settings(spec.kind, cls, spec.settings)
     if spec.sharing not in cls.sharings:
         allowed = " or ".join(repr(sharing) for sharing in cls.sharings)
@@ -153,12 +154,37 @@ def attention_faults(spec: AttentionSpec, *, channels: Iterable[int] = ()) -> li
     whole = (v for v in known.values() if isinstance(v, int) and v > 0)
     widest = min(math.lcm(64, *whole), _MOST_CHANNELS)
     for width in dict.fromkeys(channels) or (widest,):
-        try:
-            with torch.device("meta"):
-                cls(width, **known)
-        except AttentionError as error:
-            faults.append(str(error))
+        faults += _build_faults(spec, cls, width, known)
     return list(dict.fromkeys(faults))
+
+
+def _build_faults(
+    spec: AttentionSpec, cls: type["Attention"], width: int, settings: Mapping[str, Any]
+) -> list[str]:
+    """Return why a kind cannot be built for some channels; a plugin's may raise anything."""
+    import torch
+
+    from sat_optuna.attention.contract import AttentionError
+    from sat_optuna.attention.norm import unplaced_norms
+
+    try:
+        with torch.device("meta"):
+            module = cls(width, **settings)
+    except AttentionError as error:
+        return [str(error)]
+    except Exception as error:
+        given = "".join(f", {name} = {value!r}" for name, value in settings.items())
+        return [
+            f"{spec.kind} cannot be built for {width} channels{given} ({quoted(error)}); choose "
+            "other settings, or correct the module"
+        ]
+    if spec.sharing == "stage" and unplaced_norms(module):
+        return [
+            f"{spec.kind} has sharing = 'stage' and a BatchNorm inside, whose statistics of one "
+            "block would depend on the others; choose sharing = 'block', or set placed = True "
+            "and use attention.norm.SharedBatchNorm in it"
+        ]
+    return []
 
 
 def _class_of(kind: str) -> type["Attention"]:

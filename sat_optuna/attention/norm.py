@@ -6,8 +6,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["SharedBatchNorm"]
+__all__ = ["SharedBatchNorm", "unplaced_norms"]
 
 
 class SharedBatchNorm(nn.Module):
@@ -64,3 +65,15 @@ class SharedBatchNorm(nn.Module):
         for place in [*self.statistics]:
             if place not in places:
                 del self.statistics[place]
+
+
+def unplaced_norms(module: nn.Module) -> list[nn.Module]:
+    """Return the BatchNorms of a module that keep one set of statistics for all its places."""
+    placed = {
+        inner
+        for shared in module.modules()
+        if isinstance(shared, SharedBatchNorm)
+        for inner in shared.modules()
+    }
+    norms = (inner for inner in module.modules() if isinstance(inner, _BatchNorm))
+    return [norm for norm in norms if norm not in placed]

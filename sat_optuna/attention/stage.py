@@ -45,6 +45,7 @@ class StageAttention(nn.Module):
         seed: int,
         stage: int,
         own: Sequence[nn.Module | None] = (),
+        like: Tensor | None = None,
     ) -> "StageAttention":
         """Build a module for each block and kind, or one for the stage where the kind is shared.
 
@@ -55,6 +56,7 @@ class StageAttention(nn.Module):
             stage: number of the stage, 0 the first.
             own: the blocks' own attention, taken as it is where a kind is `OWN`; None for a block
                 that has none.
+            like: a tensor of the device and dtype that what is built is moved to.
 
         Raises:
             UnknownName: a kind that no registry holds.
@@ -71,9 +73,8 @@ class StageAttention(nn.Module):
             sharers = blocks if shared and ATTENTION.get(spec.kind).placed else ()
             for place, width in zip([_SHARED] if shared else blocks, channels, strict=False):
                 with seeded("attention", seed, stage, place, spec.kind):
-                    slots[place] = build_attention(
-                        spec.kind, width, places=sharers, **spec.settings
-                    )
+                    module = build_attention(spec.kind, width, places=sharers, **spec.settings)
+                slots[place] = module if like is None else module.to(like.device, like.dtype)
         return cls([spec.kind for spec in specs], modules)
 
     def owner_of(self, choice: int, block: int) -> Attention:
@@ -129,7 +130,7 @@ def _own_slots(own: Sequence[nn.Module | None], blocks: int, stage: int) -> dict
     """Return each block's own attention.
 
     Raises:
-        AttentionError: a block has none.
+        AttentionError: a block has none, or the network runs it twice: it is taken once.
     """
     slots: dict[str, nn.Module] = {}
     for block in range(blocks):

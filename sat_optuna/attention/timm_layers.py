@@ -18,6 +18,7 @@ from sat_optuna.registry import nearest
 __all__ = ["TimmAttention", "build"]
 
 _LAST = torch.channels_last
+_CLASS = "Timm_"
 _NOT_SETTINGS = ("stride",)  # it would change the shape
 
 
@@ -117,7 +118,15 @@ def build(name: str) -> type[TimmAttention]:
         # A shared BatchNorm would need statistics for each block.
         "sharings": ("block",) if has_norm else ("block", "stage"),
     }
-    return type(f"Timm_{name}", (TimmAttention,), members)
+    return type(f"{_CLASS}{name}", (TimmAttention,), members)
+
+
+def __getattr__(name: str) -> type[TimmAttention]:
+    """Return a class of `build` by its own name, by which pickle looks for it."""
+    kind = name.removeprefix(_CLASS)
+    if kind == name or kind not in TIMM_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return build(kind)
 
 
 def _signature(make: Callable[..., nn.Module]) -> inspect.Signature:

@@ -9,7 +9,9 @@ error, never a block without a slot.
     add_network(MyNet, stem=my_stem, stages=my_stages, head=my_head)
 
 All of these are plain functions at the top of a module: a view is copied with its network, and a
-function that captured a module would go on using the old one.
+function that captured a module would go on using the old one. Walking calls them in place of the
+forward of the network and of its blocks, so hooks registered on these are not run; hooks on the
+layers inside are.
 """
 
 import importlib
@@ -45,6 +47,8 @@ _TABLES = {
 @dataclass(frozen=True, slots=True)
 class Split:
     """A residual block in two halves; attention may act on the features in between.
+
+    Before anything is trained, `splitting.check_split` proves them on the network itself.
 
     Attributes:
         branch: (block, x) to the (N, C, H, W) features of the residual branch, after its last

@@ -1,4 +1,8 @@
-"""The view of a network as stem, stages of blocks with slots, head."""
+"""The view of a network as stem, stages of blocks with slots, head.
+
+Its functions run in place of the forward of the network and of the blocks with slots: forward
+hooks on these are not called.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +18,7 @@ from sat_optuna.backbones.tables import (
     network_entry,
     type_name,
 )
+from sat_optuna.foreign import saying
 
 __all__ = ["BlockView", "NetworkView", "take_own", "view_of"]
 
@@ -36,8 +41,18 @@ class BlockView:
 
     @property
     def channels(self) -> int:
-        """C of the features."""
-        return self.split.channels(self.module)
+        """C of the features.
+
+        Raises:
+            BackboneError: the table's function fails.
+        """
+        kind = type_name(type(self.module))
+        with saying(
+            BackboneError,
+            f"channels of block type {kind} fails",
+            "correct what add_block was given",
+        ):
+            return self.split.channels(self.module)
 
     def branch(self, x: Tensor) -> tuple[Tensor, Any]:
         """Return (N, C, H, W) features and the shortcut."""
@@ -108,7 +123,12 @@ def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
     entry = network_entry(model)
     stages: list[tuple[BlockView, ...]] = []
     before: list[nn.Module] = []
-    for steps in entry.stages(model):
+    kind = type_name(type(model))
+    with saying(
+        BackboneError, f"stages of network type {kind} fails", "correct what add_network was given"
+    ):
+        steps_of = [list(steps) for steps in entry.stages(model)]
+    for steps in steps_of:
         views: list[BlockView] = []
         for step in steps:
             slot = _slot(step, tuple(before), own=own, model=model)
@@ -122,7 +142,7 @@ def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
     if not stages:
         wanted = "block that carries attention of its own" if own else "residual block"
         raise BackboneError(
-            f"network {type_name(type(model))} has no {wanted}; there is nowhere to plug "
+            f"network {kind} has no {wanted}; there is nowhere to plug "
             "attention, so choose another network"
         )
     return NetworkView(model, tuple(stages), tuple(before), entry)
@@ -159,5 +179,11 @@ def _slot(
         if entry.own is None or entry.own.module_of(step) is None:
             return None
         return BlockView(step, entry.own.split, before, entry.own)
-    residual = entry.has_shortcut is None or entry.has_shortcut(step)
+    kind = type_name(type(step))
+    with saying(
+        BackboneError,
+        f"has_shortcut of block type {kind} fails",
+        "correct what add_block was given",
+    ):
+        residual = entry.has_shortcut is None or entry.has_shortcut(step)
     return BlockView(step, entry.split, before) if residual else None

@@ -1,20 +1,22 @@
 """`sat-optuna export`: a ticket's network as one file that is known to compute the same."""
 
+import re
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from sat_optuna.checkpoint import read_record
 from sat_optuna.cli.console import Console
+from sat_optuna.cli.reading import is_exported, open_ticket, study_of
 from sat_optuna.cli.workspace import Workspace
 from sat_optuna.config import differences
-from sat_optuna.errors import StudyError
+from sat_optuna.errors import CheckpointError, StudyError
 from sat_optuna.evidence.results import RETRAIN_FREE, RetrainJob, read_result, retrain_fingerprint
-from sat_optuna.export import SUFFIXES, Exported
+from sat_optuna.export import SUFFIXES, Exported, check_asked
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import Ticket
+from sat_optuna.ticket import Score, Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.fold import FoldReport
@@ -33,6 +35,11 @@ _USE = {
 }
 
 
+# What trainings of a study call their checkpoints, which do not say what they are of.
+_SUPERNET = "supernet.safetensors"
+_RETRAINED = re.compile(r"([0-9a-z]+(?:-[0-9a-z]+)*)\.seed\d+\.safetensors")
+
+
 class _Given:
     """The ticket that was given, and what belongs to it.
 
@@ -44,20 +51,45 @@ class _Given:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.exported = path.suffix == SUFFIXES["safetensors"]
-        study = path.resolve().parent.parent
-        self.workspace = None
-        if not self.exported and (study / "study.toml").is_file():
-            self.workspace = Workspace.open(str(study))
+        self.exported = is_exported(path)
+        self.ticket = open_ticket(path)
+        study = None if self.exported else study_of(path)
+        self.workspace = None if study is None else Workspace.open(str(study))
 
-    @cached_property
-    def ticket(self) -> Ticket:
-        """The ticket."""
-        if not self.exported:
-            return Ticket.load(self.path)
-        from sat_optuna.export.weights import read_ticket
+    def weights(self, scheme: Scheme, given: Path | None, seed: int | None) -> Path:
+        """Return where the weights of a scheme are.
 
-        return read_ticket(self.path)
+        Args:
+            scheme: the ticket's, or full.
+            given: with --weights; looked at as far as a training's checkpoint tells of what it is.
+            seed: given with --seed.
+
+        Raises:
+            CheckpointError: what was given is of the supernet or of another scheme.
+            StudyError: none were given, and the study has none that fit.
+        """
+        if given is None:
+            return self.retrained(scheme, seed)
+        try:
+            record = read_record(given)
+        except (CheckpointError, OSError):
+            return given  # who reads its tensors says what is wrong with it
+        if "ticket" in record:
+            return given  # which is compared with the network when it is loaded
+        ours = self.workspace and self.workspace.pretrain_fingerprint
+        pretrained = ours is not None and record.get("fingerprint") == ours
+        if pretrained or given.name == _SUPERNET:
+            raise CheckpointError(
+                f"{given} holds the weights of the supernet, not of scheme {scheme}; give those "
+                "of a retraining"
+            )
+        named = _RETRAINED.fullmatch(given.name)
+        if named and named[1] != str(scheme):
+            raise CheckpointError(
+                f"{given} does not hold the weights of scheme {scheme}: by its name it is the "
+                f"retraining of {named[1]}; give those of this very network"
+            )
+        return given
 
     def retrained(self, scheme: Scheme, seed: int | None) -> Path:
         """Return the study's own weights of a scheme, of a seed or of its first.
@@ -106,7 +138,8 @@ class _Given:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="A training's checkpoint or an exported file; default: the study's own retraining.",
+    help="A training's checkpoint or an exported file; default: the study's own retraining. The "
+    "scores are then those that this file holds.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Of that retraining; default: the first.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: exports/ of the study.")
@@ -114,7 +147,8 @@ class _Given:
 @click.option(
     "--fold-constant",
     is_flag=True,
-    help="Take the full network, and fold the modules that the ticket drops into constants.",
+    help="Take the full network, which carries the study's first kind everywhere, and fold the "
+    "modules that the ticket drops into constants; a ticket of other kinds cannot be folded.",
 )
 @click.pass_obj
 def export(
@@ -133,6 +167,7 @@ def export(
     TICKET is a ticket's JSON file or an exported .safetensors. A file that does not compute the
     same as the network is not left.
     """
+    check_asked(out or Path(f"ticket{SUFFIXES[to]}"), to=to, opset=opset)
     given = _Given(ticket)
     if seed is not None and (weights or given.exported):
         raise click.UsageError("--seed chooses among a study's own weights; leave it out")
@@ -145,8 +180,10 @@ def export(
     else:
         from sat_optuna.export.weights import load_weights
 
-        own = ticket if given.exported else None
-        network = load_weights(found, weights or own or given.retrained(found.scheme, seed))
+        own = ticket if given.exported and weights is None else None
+        network = load_weights(found, own or given.weights(found.scheme, weights, seed))
+        if weights:
+            found = replace(found, scores=_scores_with(weights, found))
     from sat_optuna.export.write import export_ticket
 
     console.remark(f"writing {to} and comparing it")
@@ -170,12 +207,41 @@ def _folded(
     from sat_optuna.fold import fold_constant
 
     keep = given.ticket.scheme
+    _check_first_kind(given.ticket)
     full = replace(given.ticket, role="full", scheme=Scheme.uniform(keep.stages, 1))
-    network = load_weights(full, weights or given.retrained(full.scheme, seed))
+    network = load_weights(full, given.weights(full.scheme, weights, seed))
     config = given.workspace.config
     images = given.workspace.data.train
     batches = calibration_batches(images, count=config.search.calibration, seed=config.seed)
     return fold_constant(network.to(images.device), keep, batches)
+
+
+def _check_first_kind(ticket: Ticket) -> None:
+    """Make sure that a ticket only drops modules of the full network, which has one kind.
+
+    Raises:
+        StudyError: it uses another kind.
+    """
+    first = ticket.attention[0].kind
+    for stage, choices in enumerate(ticket.scheme.by_stage(), start=1):
+        for block, choice in enumerate(choices, start=1):
+            if choice > 1:
+                raise StudyError(
+                    f"the study's full network carries {first} everywhere and this ticket uses "
+                    f"kind {choice} ({ticket.attention[choice - 1].kind}) at stage {stage}, block "
+                    f"{block}, which folding cannot keep; export it without --fold-constant"
+                )
+
+
+def _scores_with(weights: Path, ticket: Ticket) -> tuple[Score, ...]:
+    """Return what was measured of weights from elsewhere: what their own ticket says, if any."""
+    from sat_optuna.export.weights import read_ticket
+
+    if "ticket" not in read_record(weights):
+        return ()
+    stored = read_ticket(weights)
+    same = replace(stored, scores=()) == replace(ticket, scores=())
+    return stored.scores if same else ()
 
 
 def _print_report(console: Console, report: "FoldReport") -> None:

@@ -2,7 +2,8 @@
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.reading import open_ticket
+from sat_optuna.errors import SatOptunaError, TicketError
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
@@ -48,6 +50,7 @@ def show(
 ) -> None:
     """Draw a ticket's file, and its cost beside that of no attention and of attention everywhere.
 
+    TICKET is a ticket's JSON file or an exported .safetensors.
     Counts are exact. Latency is measured now, the three networks taking turns, with 95 % intervals
     of the increments.
     """
@@ -80,15 +83,33 @@ def _supernet(ticket: Ticket) -> "Supernet":
     from sat_optuna.devices import pick_device
     from sat_optuna.supernet import Supernet
 
-    net = Supernet(
-        ticket.backbone,
-        attention=ticket.attention,
-        in_channels=ticket.input_shape[0],
-        classes=ticket.classes,
-        seed=ticket.seed,
-        **ticket.backbone_settings,
-    )
-    return net.to(pick_device())
+    with _in_a_sentence("the ticket's network cannot be built", "correct its backbone_settings"):
+        net = Supernet(
+            ticket.backbone,
+            attention=ticket.attention,
+            in_channels=ticket.input_shape[0],
+            classes=ticket.classes,
+            seed=ticket.seed,
+            **ticket.backbone_settings,
+        )
+        return net.to(pick_device())
+
+
+@contextmanager
+def _in_a_sentence(what: str, remedy: str) -> Iterator[None]:
+    """Turn what torch says of sizes that it cannot allocate into a sentence.
+
+    Raises:
+        TicketError: there is not that much memory.
+    """
+    from sat_optuna.export.program import reason
+
+    try:
+        yield
+    except SatOptunaError:
+        raise
+    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:
+        raise TicketError(f"{what} here ({reason(error)}); {remedy}") from error
 
 
 def _count(
@@ -130,7 +151,10 @@ def _time(
     from sat_optuna.timing import increment, network_ms, share_of_increment
 
     nets = {str(scheme): materialise(supernet, scheme) for scheme in schemes.values()}
-    passed = network_ms(nets, ticket.input_shape, batch=batch, rounds=rounds, on_round=on_round)
+    with _in_a_sentence(f"batch {batch} cannot be run", "give a smaller --batch, or --no-latency"):
+        passed = network_ms(
+            nets, ticket.input_shape, batch=batch, rounds=rounds, on_round=on_round
+        )
     times = {role: passed[str(scheme)] for role, scheme in schemes.items()}
     plain, found, full = times["plain"], times["ticket"], times["full"]
     return {

@@ -175,16 +175,15 @@ class Workspace:
         import torch
 
         from sat_optuna.attention import OWN, attention_faults
-        from sat_optuna.backbones import build_backbone
         from sat_optuna.backbones.view import view_of
-        from sat_optuna.supernet import placement_faults
+        from sat_optuna.placement import built_backbone, placement_faults
 
         network, kinds = self.config.network, self.config.attention.kinds
         own = OWN in [spec.kind for spec in kinds]
         stages: tuple[int, ...] = ()
         try:
             with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
-                backbone = build_backbone(
+                backbone = built_backbone(
                     network.backbone, in_channels=3, classes=2, **network.settings
                 )
                 view = view_of(backbone, own=own)
@@ -208,8 +207,10 @@ class Workspace:
             shape = DATASETS.get(data.name)().image_shape(data.size or None)
             if shape is None:
                 return []
-            with torch.device("meta"):
-                self._supernet(in_channels=shape[0], classes=2).check_input(shape)
+            # Shapes alone; but what a plugin says of its own network is compared in values.
+            for device in ("meta", "cpu") if self.plugins else ("meta",):
+                with torch.device(device):
+                    self._supernet(in_channels=shape[0], classes=2).check_input(shape)
         except SatOptunaError as error:
             return [str(error)]
         return []

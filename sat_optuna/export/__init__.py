@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sat_optuna.errors import SatOptunaError
+from sat_optuna.registry import nearest
 
-__all__ = ["SUFFIXES", "ExportError", "Exported"]
+__all__ = ["SUFFIXES", "ExportError", "Exported", "check_asked"]
 
 # What a network can be written as, and how the names of such files end.
 SUFFIXES: Mapping[str, str] = {
@@ -41,3 +42,22 @@ class Exported:
     size: int
     differences: Mapping[int, float]
     opset: int | None = None
+
+
+def check_asked(path: Path, *, to: str, opset: int | None = None) -> None:
+    """Make sure that name, format and opset go together.
+
+    Args:
+        path: of the file that shall be written.
+        to: a key of `SUFFIXES`.
+        opset: of ONNX's operators; None for torch's own choice.
+
+    Raises:
+        ExportError: they do not.
+    """
+    if to not in SUFFIXES:
+        raise ExportError(f"to = {to!r} given{nearest(to, SUFFIXES)}; use {', '.join(SUFFIXES)}")
+    if path.suffix != SUFFIXES[to]:
+        raise ExportError(f"{path} shall be {to}; give a name that ends in {SUFFIXES[to]}")
+    if opset is not None and to != "onnx":
+        raise ExportError(f"opset {opset} given with {to}, which has none; leave it out")

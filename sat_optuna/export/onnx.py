@@ -22,16 +22,29 @@ _KEY = "sat_optuna"
 _TALKATIVE = ("torch.onnx", "onnxscript")
 
 
-def check_onnx() -> None:
-    """Make sure that the packages of the extra `onnx` are there.
+def check_onnx(opset: int | None = None) -> None:
+    """Make sure that the packages of the extra `onnx` are there, and know an opset.
+
+    Args:
+        opset: of the operators; None for torch's own choice.
 
     Raises:
-        ExportError: one is missing.
+        ExportError: a package is missing, or there is no such opset.
     """
     if not all(importlib.util.find_spec(name) for name in _PACKAGES):
         raise ExportError(
             "export --to onnx needs onnx, onnxscript and onnxruntime; install them with: "
             "pip install 'sat_optuna[onnx]'"
+        )
+    if opset is None:
+        return
+    import onnx
+
+    latest = onnx.defs.onnx_opset_version()
+    if not 1 <= opset <= latest:
+        raise ExportError(
+            f"opset {opset} given and the installed onnx knows 1 to {latest}; give one of them, "
+            "or leave it out"
         )
 
 
@@ -58,9 +71,18 @@ def write_onnx(
     Raises:
         ExportError: torch cannot write the network, or not in that opset.
     """
+    program = _program(network, example, opset)
+    written = int(program.model.opset_imports[""])
+    _check_opset(opset, written)
+    program.model.metadata_props[_KEY] = json.dumps(record)
+    path.write_bytes(program.model_proto.SerializeToString())
+    return written
+
+
+def _program(network: nn.Module, example: Tensor, opset: int | None) -> "torch.onnx.ONNXProgram":
     with quiet(), _silent_loggers():
         try:
-            program = cast(
+            return cast(
                 "torch.onnx.ONNXProgram",
                 torch.onnx.export(
                     network,
@@ -78,16 +100,21 @@ def write_onnx(
                 f"torch.onnx cannot write this network ({reason(error)}); write safetensors or "
                 "torch-export"
             ) from error
-    written = int(program.model.opset_imports[""])
-    # Where an operator is missing, torch falls back on another opset with a mere remark.
-    if opset not in (None, written):
+
+
+def _check_opset(asked: int | None, written: int) -> None:
+    """Refuse another opset than was asked for: torch falls back on one with a mere remark."""
+    if asked is None or asked == written:
+        return
+    if asked > written:
         raise ExportError(
-            f"ONNX opset {opset} lacks an operator of this network, or torch cannot write it; "
-            f"leave the opset out, or give {written}"
+            f"torch.onnx cannot write this network in opset {asked} yet; leave the opset out, or "
+            f"give {written}"
         )
-    program.model.metadata_props[_KEY] = json.dumps(record)
-    path.write_bytes(program.model_proto.SerializeToString())
-    return written
+    raise ExportError(
+        f"ONNX opset {asked} lacks an operator of this network, or torch cannot write it; leave "
+        f"the opset out, or give {written}"
+    )
 
 
 def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:

@@ -1,6 +1,7 @@
 """Networks as torch.export programs: .pt2 files that run without this package."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ __all__ = ["BATCH", "EXTRA", "quiet", "read_program", "reason", "write_program"]
 EXTRA = "sat_optuna.json"
 # How both exporters are told that the first dimension of the images is free.
 BATCH = ({0: torch.export.Dim("batch", min=1)},)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 
 
 def write_program(
@@ -60,7 +62,9 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def reason(error: Exception) -> str:
-    """Return the first line of a foreign error, without the full stop."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+def reason(error: BaseException) -> str:
+    """Return the first line of what a foreign error was caused by, without the full stop."""
+    while error.__cause__ is not None:  # exporters wrap it in errors that name their steps alone
+        error = error.__cause__
+    lines = _COLOURS.sub("", str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")

@@ -5,10 +5,11 @@ network = sat.load_ticket("ticket.safetensors")
 """
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from sat_optuna.attention import ATTENTION, OWN
 from sat_optuna.backbones import BACKBONES
 from sat_optuna.checkpoint import load_tensors, read_record, save_checkpoint
 from sat_optuna.errors import CheckpointError, TicketError, UnknownName, WriteError
+from sat_optuna.export.network import differing_tensors, outline
 from sat_optuna.surgery import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
 
@@ -29,12 +31,16 @@ __all__ = [
     "write_weights",
 ]
 
+_T = TypeVar("_T")
+
 _SCHEMA = 1
 _FORMATS = {str(memory): memory for memory in (torch.contiguous_format, torch.channels_last)}
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
+# What of a ticket says which network it is of; the rest says what is known of it.
+_NETWORK = ("scheme", "backbone", "backbone_settings", "attention", "classes", "input_shape")
 _TRAINED = "model."  # what a training's checkpoint calls the network's tensors
 
 
@@ -52,7 +58,9 @@ def load_ticket(path: str | PathLike[str]) -> TicketNetwork:
         CheckpointError: the file is cut, or its tensors are not those of the ticket's network.
         UnknownName: the backbone or an attention module is not registered here.
     """
-    return load_weights(read_ticket(Path(path)), Path(path))
+    path = Path(path)
+    record = _readable(path, read_record)
+    return _load(_ticket_in(record, path), record, path)
 
 
 def load_weights(ticket: Ticket, path: Path) -> TicketNetwork:
@@ -66,18 +74,30 @@ def load_weights(ticket: Ticket, path: Path) -> TicketNetwork:
         The network on the CPU, in eval mode and in the memory format the file records.
 
     Raises:
-        CheckpointError: the file is cut, or holds the tensors of another network.
+        CheckpointError: the file is cut, or holds the weights of another network.
+        TicketError: the file's own ticket is broken.
         UnknownName: the backbone or an attention module is not registered here.
     """
-    record, tensors = _readable(path, read_record), _readable(path, load_tensors)
+    record = _readable(path, read_record)
+    if "ticket" in record:
+        _check_same(ticket, _ticket_in(record, path), path)
+    return _load(ticket, record, path)
+
+
+def _load(ticket: Ticket, record: Mapping[str, Any], path: Path) -> TicketNetwork:
+    """Build a ticket's network with the weights of a file whose record fits it."""
+    tensors = _readable(path, load_tensors)
+    dtype = _noted(record, "dtype", _DTYPES, torch.float32, path)  # a training says none
+    memory = _noted(record, "memory_format", _FORMATS, torch.contiguous_format, path)
     if "ticket" not in record:
         kept = {k: v for k, v in tensors.items() if k.startswith(_TRAINED)}
         tensors = {name.removeprefix(_TRAINED): tensor for name, tensor in kept.items()}
-    network = _network_of(ticket, path)
-    network.to(_DTYPES.get(record.get("dtype", ""), torch.float32))  # a training says none
-    memory = _FORMATS.get(record.get("memory_format", ""), torch.contiguous_format)
+    _check_registered(ticket, path)
+    _check_tensors(outline(ticket), tensors, path)  # before anything of that size is allocated
+    network = build_network(ticket, seed=ticket.seed)
+    network.to(dtype)
     cast("Any", network).to(memory_format=memory)
-    _fill(network, tensors, path=path)
+    network.load_state_dict(tensors)
     return network.eval()
 
 
@@ -88,7 +108,10 @@ def read_ticket(path: Path) -> Ticket:
         TicketError: there is no ticket in it.
         CheckpointError: there is no such file, or it is cut.
     """
-    record = _readable(path, read_record)
+    return _ticket_in(_readable(path, read_record), path)
+
+
+def _ticket_in(record: Mapping[str, Any], path: Path) -> Ticket:
     if "ticket" not in record:
         raise TicketError(
             f"{path} holds weights without a ticket, which alone says of what network; write both "
@@ -133,7 +156,37 @@ def write_weights(network: TicketNetwork, record: Mapping[str, Any], path: Path)
         raise error.__cause__ or error from None
 
 
-def _network_of(ticket: Ticket, path: Path) -> TicketNetwork:
+def _noted(
+    record: Mapping[str, Any], key: str, known: Mapping[str, _T], usual: _T, path: Path
+) -> _T:
+    """Return what a record says under a key, in torch's terms."""
+    if key not in record:
+        return usual
+    value = record[key]
+    if not isinstance(value, str) or value not in known:
+        raise CheckpointError(
+            f"{path} has {key} {reprlib.repr(value)} and this version knows {', '.join(known)}; "
+            "fetch or write it again"
+        )
+    return known[value]
+
+
+def _check_same(ticket: Ticket, stored: Ticket, path: Path) -> None:
+    """Make sure that a file's ticket is of the network that is asked for."""
+    wanted, has = (json.loads(each.to_json()) for each in (ticket, stored))
+    for field in _NETWORK:
+        if wanted[field] != has[field]:
+            raise CheckpointError(
+                f"{path} holds the weights of another network, with {field} {_said(has[field])} "
+                f"and not {_said(wanted[field])}; give those of this very network"
+            )
+
+
+def _said(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _check_registered(ticket: Ticket, path: Path) -> None:
     try:
         BACKBONES.check(ticket.backbone)
         for kind in {spec.kind for spec in ticket.attention} - {OWN}:
@@ -143,7 +196,6 @@ def _network_of(ticket: Ticket, path: Path) -> TicketNetwork:
             f"cannot build the network of {path}: {error}; register it before loading, or name "
             "the file that does under [plugins] of the study.toml"
         ) from error
-    return build_network(ticket, seed=ticket.seed)
 
 
 def _readable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -151,9 +203,11 @@ def _readable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, A
     try:
         return read(path)
     except CheckpointError as error:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder; give a file in it") from error
         if not path.is_file():
             raise CheckpointError(f"there is no file {path}; give one that is there") from error
-        if path.read_bytes()[:1] == b"{":  # a safetensors file starts with a multiple of 8
+        if _starts_with_brace(path):
             raise TicketError(
                 f"{path} is a ticket without weights; write both into one file with: "
                 f"sat-optuna export {path} --to safetensors"
@@ -168,19 +222,21 @@ def _readable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, A
         ) from error
 
 
-def _fill(network: TicketNetwork, tensors: Mapping[str, Tensor], *, path: Path) -> None:
-    own = network.state_dict()
-    faults = [f"{name} is not in it" for name in own if name not in tensors]
-    faults += [f"nothing here is called {name}" for name in tensors if name not in own]
-    faults += [
-        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in tensors and tensors[name].shape != value.shape
-    ]
+def _starts_with_brace(path: Path) -> bool:
+    """Return whether a file may be JSON; a safetensors file starts with a multiple of 8."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(1) == b"{"
+    except OSError:
+        return False
+
+
+def _check_tensors(network: TicketNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Make sure that a file's tensors are those of a network, by name and shape."""
+    faults = differing_tensors(tensors, network.state_dict())
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise CheckpointError(
             f"{path} does not hold the weights of scheme {network.scheme}: {faults[0]}{more}; "
             "give those of this very network"
         )
-    network.load_state_dict(dict(tensors))

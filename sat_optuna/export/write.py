@@ -3,18 +3,19 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sat_optuna.export import SUFFIXES, Exported, ExportError
+from sat_optuna.export import Exported, ExportError, check_asked
+from sat_optuna.export.network import check_network
 from sat_optuna.export.onnx import check_onnx, read_onnx, write_onnx
 from sat_optuna.export.program import read_program, reason, write_program
 from sat_optuna.export.weights import load_ticket, memory_format_of, record_of, write_weights
 from sat_optuna.files import write_atomically
-from sat_optuna.registry import nearest
 from sat_optuna.seeds import generator_for
 from sat_optuna.surgery import TicketNetwork
 from sat_optuna.ticket import Ticket
@@ -28,7 +29,12 @@ TOLERANCE = {"onnx": 1e-5}
 
 
 def export_ticket(
-    network: TicketNetwork, ticket: Ticket, path: Path, *, to: str, opset: int | None = None
+    network: TicketNetwork,
+    ticket: Ticket,
+    path: str | PathLike[str],
+    *,
+    to: str,
+    opset: int | None = None,
 ) -> Exported:
     """Write a network as one file that is known to compute the same.
 
@@ -42,10 +48,11 @@ def export_ticket(
         opset: of ONNX's operators; None for torch's own choice.
 
     Raises:
-        ExportError: it cannot be written so, or the file computes something else; a file that was
-            there before is untouched.
-        WriteError: the disk is full, the folder cannot be written, or the like.
+        ExportError: it is not the ticket's network, cannot be written so, or the file computes
+            something else; a file that was there before is untouched.
+        WriteError: the disk is full, or the like.
     """
+    path = Path(path)
     _check(network, ticket, path, to=to, opset=opset)
     reference = copy.deepcopy(network).cpu().eval()
     draw = partial(_images, reference, ticket.input_shape)
@@ -55,7 +62,7 @@ def export_ticket(
         record = record_of(reference, ticket)
         found["opset"] = _write(reference, record, temporary, to, example=draw(2), opset=opset)
         found["differences"] = _compared(
-            _READERS[to](temporary), reference, draw, path=path, to=to
+            _opened(temporary, path=path, to=to), reference, draw, path=path, to=to
         )
         found["size"] = temporary.stat().st_size
 
@@ -73,19 +80,10 @@ _READERS: Mapping[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
 def _check(
     network: TicketNetwork, ticket: Ticket, path: Path, *, to: str, opset: int | None
 ) -> None:
-    if to not in SUFFIXES:
-        raise ExportError(f"to = {to!r} given{nearest(to, SUFFIXES)}; use {', '.join(SUFFIXES)}")
-    if path.suffix != SUFFIXES[to]:
-        raise ExportError(f"{path} shall be {to}; give a name that ends in {SUFFIXES[to]}")
-    if opset is not None and to != "onnx":
-        raise ExportError(f"opset {opset} given with {to}, which has none; leave it out")
-    if network.scheme != ticket.scheme:
-        raise ExportError(
-            f"a network of scheme {network.scheme} given with the ticket of {ticket.scheme}; give "
-            "the two that belong together"
-        )
+    check_asked(path, to=to, opset=opset)
     if to == "onnx":
-        check_onnx()
+        check_onnx(opset)
+    check_network(network, ticket, to=to)
 
 
 def _write(
@@ -104,6 +102,20 @@ def _write(
     else:
         return write_onnx(network, record, path, example=example, opset=opset)
     return None
+
+
+def _opened(temporary: Path, *, path: Path, to: str) -> Callable[[Tensor], Tensor]:
+    """Return the network of a temporary file, which no message names."""
+    try:
+        return _READERS[to](temporary)
+    except (ExportError, OSError):
+        raise
+    except Exception as error:  # neither torch nor onnxruntime has a common type
+        said = reason(error).replace(str(temporary), str(path))
+        raise ExportError(
+            f"{path} was not written: as {to} it cannot be read back ({said}); choose another "
+            "format"
+        ) from error
 
 
 def _images(network: TicketNetwork, shape: tuple[int, int, int], batch: int) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import inspect
+import pickle
 import re
 import subprocess
 import sys
@@ -18,13 +19,16 @@ from sat_optuna.attention import (
     build_attention,
     default_spec,
     describe,
+    timm_layers,
 )
 from sat_optuna.attention.contract import AttentionError
 from sat_optuna.attention.timm_layers import build
 from sat_optuna.attention.timm_names import TIMM_NAMES, TIMM_REFUSED, timm_kinds
 from sat_optuna.errors import UnknownName
+from sat_optuna.scheme import Scheme
+from sat_optuna.surgery import materialise
 from sat_optuna.ticket import AttentionSpec
-from tests.networks import images
+from tests.networks import images, tiny_supernet
 
 every_name = pytest.mark.parametrize("name", TIMM_NAMES)
 SIZES = ((1, 1), (3, 3), (5, 7), (8, 8))
@@ -166,3 +170,37 @@ def test_it_is_described_by_timms_class():
         ("block", "stage"),
         41,
     )
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda net, path: path.write_bytes(pickle.dumps(net))]
+)
+def test_a_network_with_it_is_loaded_in_another_process(tmp_path, save):
+    net = tiny_supernet(["timm:eca", "timm:cbam"]).eval()
+    ticket = materialise(net, Scheme.of([1, 2, 1, 0, 2, 1], net.stages)).eval()
+    path, x = tmp_path / "net", images(2)
+    save(ticket, path)
+    torch.save((x, ticket(x)), tmp_path / "wanted")
+    load = "torch.load(path, weights_only=False)"
+    if save is not torch.save:
+        load = "pickle.loads(open(path, 'rb').read())"
+    code = (
+        f"import pickle, torch; path = {str(path)!r}; net = {load}; "
+        f"x, wanted = torch.load({str(tmp_path / 'wanted')!r}); "
+        "assert torch.equal(net(x), wanted); print(len(list(net.modules())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(done.stdout) == len(list(ticket.modules()))
+
+
+@every_name
+def test_every_class_is_found_by_its_own_name(name):
+    cls = build(name)
+    assert getattr(timm_layers, cls.__qualname__) is cls
+    module = pickle.loads(pickle.dumps(build_attention(f"timm:{name}", 64)))
+    assert type(module) is cls
+
+
+def test_other_names_are_no_attributes():
+    for name in ("Timm_halo", "Timm_", "eca", "__path__"):
+        assert not hasattr(timm_layers, name)

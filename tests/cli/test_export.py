@@ -11,7 +11,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from sat_optuna.checkpoint import read_record, save_checkpoint
+from sat_optuna.attention import default_spec
+from sat_optuna.checkpoint import load_tensors, read_record, save_checkpoint
 from sat_optuna.cli import main
 from sat_optuna.cli import sat_optuna as group
 from sat_optuna.cli.workspace import Workspace
@@ -138,9 +139,10 @@ def test_weights_of_ones_own(study):
     assert "does not lie in the tickets/ of a study" in message
     assert "--weights FILE" in message
     run(ticket, "--to", "safetensors", "--weights", weights)
-    assert read_ticket(study.parent / "ticket.safetensors") == Ticket.load(
-        study.parent / "ticket.json"
-    )
+    held = read_ticket(study.parent / "ticket.safetensors")
+    assert held == replace(
+        Ticket.load(study.parent / "ticket.json"), scores=()
+    )  # nothing was measured of these
     message = error(ticket, "--to", "onnx", "--weights", weights, "--seed", 1, code=2)
     assert "--seed chooses among a study's own weights; leave it out" in message
 
@@ -183,10 +185,90 @@ def test_weights_of_another_network_are_refused(study):
     message = error(
         study / "tickets" / "ticket.json", "--to", "onnx", "--weights", checkpoint_of(study, FULL)
     )
+    assert "of scheme 10-01-10: by its name it is the retraining of 11-11-11; give" in message
+    renamed = shutil.copy(checkpoint_of(study, FULL), study.parent / "renamed.safetensors")
+    message = error(study / "tickets" / "ticket.json", "--to", "onnx", "--weights", renamed)
     assert (
         "does not hold the weights of scheme 10-01-10: nothing here is called attention" in message
     )
+    message = error(study / "tickets" / "ticket.json", "--to", "onnx", "--weights", study)
+    assert f"{study} is a folder; give a file in it" in message
     assert not (study / "exports").exists()
+
+
+def test_the_supernet_is_no_network_of_the_ticket(study):
+    ticket = study / "tickets" / "ticket.json"
+    weights = checkpoint_of(study)
+    tensors = load_tensors(weights)  # as of modules without tensors, whose names tell nothing
+    ours = {"fingerprint": Workspace.open(str(study)).pretrain_fingerprint}
+    renamed = save_checkpoint(study.parent / "mine.safetensors", tensors, ours)
+    by_name = save_checkpoint(study.parent / "supernet.safetensors", tensors, {})
+    for path in (renamed, by_name):
+        message = error(ticket, "--to", "onnx", "--weights", path)
+        assert f"{path} holds the weights of the supernet, not of scheme 10-01-10" in message
+    message = error(ticket, "--to", "onnx", "--fold-constant", "--weights", by_name)
+    assert "of the supernet, not of scheme 11-11-11" in message
+
+
+def test_an_export_of_another_scheme_is_refused_and_of_this_one_keeps_its_scores(study):
+    ticket = study / "tickets" / "ticket.json"
+    run(ticket, "--to", "safetensors")
+    own = study / "exports" / "ticket-10-01-10.safetensors"
+    out = study.parent / "again.safetensors"
+    run(ticket, "--to", "safetensors", "--weights", own, "--out", out)
+    assert read_ticket(out) == Ticket.load(ticket)
+    run(ticket, "--to", "safetensors", "--fold-constant")
+    folded = study / "exports" / "ticket-10-01-10-folded.safetensors"
+    run(ticket, "--to", "safetensors", "--weights", folded, "--out", out)
+    assert read_ticket(out).scores == ()
+    other = replace(Ticket.load(ticket), scheme=FULL).save(study / "tickets" / "full.json")
+    message = error(other, "--to", "safetensors", "--weights", own)
+    assert "of another network, with scheme 10-01-10 and not 11-11-11; give those" in message
+
+
+def test_a_wrong_name_is_refused_before_anything_is_read(tmp_path):
+    message = error(tmp_path / "none.json", "--to", "onnx", "--out", "x.pt2")
+    assert "x.pt2 shall be onnx; give a name that ends in .onnx" in message
+    message = error(tmp_path / "none.json", "--to", "safetensors", "--opset", 18)
+    assert "opset 18 given with safetensors, which has none" in message
+
+
+def test_an_export_of_a_plugin_is_read_in_its_study_and_says_so_elsewhere(study, tmp_path):
+    (study / "mine.py").write_text(
+        "from sat_optuna.backbones import add_backbone\n"
+        'add_backbone("mine", "sat_optuna.backbones.cifar_resnet:basic_resnet", stages=(2, 2, 2))'
+    )
+    toml = study / "study.toml"
+    toml.write_text(toml.read_text() + '[plugins]\nmodules = ["mine.py"]\n')
+    ticket = study / "tickets" / "ticket.json"
+    run(ticket, "--to", "safetensors", "--weights", checkpoint_of(study))
+    path = study / "exports" / "ticket-10-01-10.safetensors"
+    record = read_record(path)
+    record["ticket"]["backbone"] = "mine"
+    save_checkpoint(path, load_tensors(path), record)
+    project = study.parents[1]
+    sat_optuna("export", str(path), "--to", "torch-export", cwd=project)
+    assert path.with_suffix(".pt2").is_file()
+    shown = sat_optuna("show", str(path), "--no-latency", cwd=project).stdout
+    assert "ticket 10-01-10 of mine" in shown
+    moved = shutil.copy(path, project / "moved.safetensors")
+    for arguments in (("export", str(moved), "--to", "onnx"), ("show", str(moved))):
+        said = sat_optuna(*arguments, cwd=project, code=1).stderr
+        assert "no backbone 'mine'" in said
+        assert "put the file back into the tickets/ folder of its study, whose study.toml" in said
+    toml.write_text(toml.read_text().replace('"mine.py"', ""))
+    said = sat_optuna("show", str(path), cwd=project, code=1).stderr
+    assert f"name the plugin that registers it under [plugins] of {toml.resolve()}" in said
+
+
+def test_folding_keeps_the_first_kind_alone(study):
+    path = study / "tickets" / "ticket.json"
+    ticket = Ticket.load(path)
+    several = (*ticket.attention, default_spec("eca"))
+    replace(ticket, attention=several, scheme=Scheme.parse("10-02-10")).save(path)
+    message = error(path, "--to", "safetensors", "--fold-constant")
+    assert "full network carries se everywhere and this ticket uses kind 2 (eca) at" in message
+    assert "stage 2, block 2, which folding cannot keep; export it without" in message
 
 
 @pytest.mark.parametrize(

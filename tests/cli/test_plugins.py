@@ -188,3 +188,21 @@ def test_other_code_than_the_study_was_begun_with_is_refused(project):
     plugin.write_text(plugin.read_text() + "\n# changed\n")
     done = sat_optuna("search", "own", "--no-mlflow", cwd=project, code=1)
     assert "was trained with another configuration than study.toml's" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("return torch.relu(features + shortcut)", "return features + shortcut", "merge"),
+        ("return block.norm(block.conv(x)), x", "return x, block.norm(block.conv(x))", "branch"),
+        ("return [net.blocks]", "return [net.blocks[:2]]", "stages"),
+        ("return features * self.scale", "return features.mean(1, keepdim=True)", "scale"),
+    ],
+)
+def test_check_proves_what_a_plugin_says_of_its_network(project, right, wrong, said):
+    plugin = project / "studies" / "own" / "my_net.py"
+    assert plugin.read_text().count(right) == 1
+    plugin.write_text(plugin.read_text().replace(right, wrong))
+    done = sat_optuna("check", "own", cwd=project, code=1)
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

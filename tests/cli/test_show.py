@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from sat_optuna.cli import sat_optuna as group
 from sat_optuna.cost import CostModel, measure
+from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.surgery import TicketNetwork, materialise
 from sat_optuna.ticket import AttentionSpec
@@ -172,6 +173,30 @@ def test_a_real_network_is_measured(path):
 def test_a_broken_ticket_is_refused(path, damage, words):
     path.write_text(damage(path.read_text()))
     assert words in error(str(path))
+
+
+@pytest.mark.parametrize("batch", ["100000000000", "1" + "0" * 30])
+def test_a_batch_that_does_not_fit_is_one_sentence(path, batch):
+    assert f"batch {batch} cannot be run here (" in error(str(path), "--batch", batch)
+
+
+@pytest.mark.parametrize("width", [10**9, 10**30])
+def test_an_absurd_width_is_one_sentence(path, width):
+    path.write_text(path.read_text().replace('"width": 8', f'"width": {width}'))
+    assert "cannot be" in error(str(path), "--no-latency")
+
+
+def test_an_exported_file_is_a_ticket_and_a_program_is_none(tmp_path):
+    net = tiny_supernet()
+    ticket = ticket_of(net, SCHEME)
+    path = tmp_path / "file.safetensors"
+    export_ticket(materialise(net, SCHEME), ticket, path, to="safetensors")
+    document = json.loads(show(str(path), "--no-latency", "--format", "json").stdout)
+    assert document["ticket"] == json.loads(ticket.to_json())
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "cannot read" in error(str(path))
+    program = path.rename(path.with_suffix(".pt2"))
+    assert "file.pt2 is a program, which holds no network that could be" in error(str(program))
 
 
 def test_too_few_rounds_and_no_file(path):

@@ -1,14 +1,17 @@
 """Networks out of exported files, and a sentence for every file that is none."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
+from sat_optuna.attention import default_spec
 from sat_optuna.checkpoint import load_tensors, read_record, save_checkpoint
-from sat_optuna.errors import CheckpointError, TicketError, UnknownName
+from sat_optuna.errors import CheckpointError, SatOptunaError, TicketError, UnknownName
 from sat_optuna.export.weights import load_ticket, load_weights, memory_format_of
 from sat_optuna.export.write import export_ticket
+from sat_optuna.scheme import Scheme
 from tests.tickets import network_and_ticket
 
 
@@ -124,3 +127,44 @@ def test_loading_warns_of_nothing_and_draws_nothing(exported):
         warnings.simplefilter("error")
         load_ticket(exported)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("scheme", Scheme.parse("0-1-1"), "with scheme 1-1-0 and not 0-1-1; give"),
+        ("attention", (default_spec("eca"),), r'with attention \[\{"kind": "simam".* and not \['),
+        ("classes", 7, "with classes 5 and not 7; give"),
+        ("input_shape", (2, 8, 8), r"with input_shape \[2, 16, 16\] and not \[2, 8, 8\]; give"),
+    ],
+)
+def test_an_export_gives_its_weights_to_its_own_network_alone(field, value, words, tmp_path):
+    network, ticket = network_and_ticket("simam")  # without tensors, so that no name tells it
+    path = tmp_path / "file.safetensors"
+    export_ticket(network, ticket, path, to="safetensors")
+    load_weights(replace(ticket, scores=(), trial=3), path)
+    with pytest.raises(CheckpointError, match="weights of another network, " + words):
+        load_weights(replace(ticket, **{field: value}), path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("dtype", [1]), ("dtype", "int8"), ("memory_format", {})]
+)
+def test_what_a_file_says_of_its_numbers_is_known_or_refused(key, value, exported):
+    changed(exported, **{key: value})
+    with pytest.raises(CheckpointError, match=f"has {key} .* and this version knows .*; fetch or"):
+        load_ticket(exported)
+
+
+@pytest.mark.parametrize("width", [10**5, 10**9, 10**30])
+def test_an_absurd_width_allocates_nothing(width, exported):
+    ticket = read_record(exported)["ticket"]
+    ticket["backbone_settings"]["width"] = width
+    changed(exported, ticket=ticket)
+    with pytest.raises(SatOptunaError, match=r"has shape|cannot be built"):
+        load_ticket(exported)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(CheckpointError, match=f"{tmp_path} is a folder; give a file in it"):
+        load_ticket(tmp_path)

@@ -5,23 +5,30 @@ import errno
 import json
 import logging
 import sys
+from dataclasses import replace
 
+import onnx
 import onnxruntime
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
-from sat_optuna.attention import ATTENTION
+from sat_optuna.attention import ATTENTION, default_spec
 from sat_optuna.attention.contract import Attention
+from sat_optuna.attention.simam import SimAM
 from sat_optuna.checkpoint import read_record
 from sat_optuna.errors import WriteError
 from sat_optuna.export import SUFFIXES, ExportError, weights, write
 from sat_optuna.export.weights import load_ticket, read_ticket
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
+from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
+from sat_optuna.ticket import AttentionSpec
 from tests.networks import KINDS, images, schemes, tiny_supernet
 from tests.tickets import leftovers, network_and_ticket, ticket_of
 
@@ -249,6 +256,106 @@ def test_a_ticket_of_another_scheme_is_refused(tmp_path):
     _, ticket = network_and_ticket(scheme=Scheme.parse("1-1-1"))
     with pytest.raises(ExportError, match="scheme 1-1-0 given with the ticket of 1-1-1; give"):
         export_ticket(network, ticket, tmp_path / "f.safetensors", to="safetensors")
+
+
+def given_as_object():
+    """A network whose backbone no registry knows, in eval mode, and its ticket."""
+    net = Supernet(
+        torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5),
+        attention=["se"],
+        seed=0,
+    )
+    scheme = Scheme.parse("1-0-0-1")
+    ticket = replace(ticket_of(net, scheme), input_shape=(3, 32, 32))
+    return materialise(net, scheme).eval(), ticket
+
+
+def test_a_network_given_as_an_object_is_written_as_a_program_alone(tmp_path):
+    network, ticket = given_as_object()
+    words = "of a network given as an object, which no file can rebuild; register it with add_bac"
+    with pytest.raises(ExportError, match=words):
+        export_ticket(network, ticket, tmp_path / "f.safetensors", to="safetensors")
+    assert leftovers(tmp_path) == []
+    export_ticket(network, ticket, tmp_path / "f.pt2", to="torch-export")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes": 7}, r"head.2.weight has shape \(5, 32\), not \(7, 32\) \(and 1 more\); give"),
+        ({"attention": (default_spec("srm"),)}, "it has no module attention.0.slots.srm.0"),
+        (
+            {"attention": (AttentionSpec(kind="simam", settings={"damping": 0.5}),)},
+            "attention.0.slots.simam.0 has damping = 0.0001, not 0.5",
+        ),
+    ],
+)
+def test_a_ticket_of_another_network_is_refused(change, words, tmp_path):
+    network, ticket = network_and_ticket("simam")
+    if "srm" in words:
+        words = "is not in it|" + words
+    with pytest.raises(ExportError, match="is not the ticket's: .*(" + words + ")"):
+        export_ticket(network, replace(ticket, **change), tmp_path / "f.pt2", to="torch-export")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_module_of_another_class_is_refused(tmp_path, monkeypatch):
+    network, ticket = network_and_ticket("simam")
+    monkeypatch.setitem(ATTENTION._entries, "simam", type("Other", (SimAM,), {}))
+    with pytest.raises(ExportError, match=r"slots\.simam\.0 is SimAM, not Other"):
+        export_ticket(network, ticket, tmp_path / "f.pt2", to="torch-export")
+
+
+def test_the_path_may_be_a_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network, ticket = network_and_ticket()
+    written = export_ticket(network, ticket, "f.safetensors", to="safetensors")
+    assert written.path.is_file()
+
+
+def test_a_file_that_cannot_be_read_back_is_told_without_its_temporary_name(tmp_path, monkeypatch):
+    def cut(network, record, path, **_):
+        real(network, record, path)
+        path.write_bytes(path.read_bytes()[:-20])
+
+    real = weights.write_weights
+    monkeypatch.setattr(write, "write_weights", cut)
+    network, ticket = network_and_ticket()
+    words = "f.safetensors was not written: as safetensors it cannot be read back"
+    with pytest.raises(ExportError, match=words) as caught:
+        export_ticket(network, ticket, tmp_path / "f.safetensors", to="safetensors")
+    assert ".part" not in str(caught.value)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("opset", [100, 10**23])
+def test_an_opset_that_does_not_exist_is_no_lack_of_the_network(opset, tmp_path):
+    network, ticket = network_and_ticket()
+    words = rf"opset {opset} given and the installed onnx knows 1 to \d+; give one of them"
+    with pytest.raises(ExportError, match=words):
+        export_ticket(network, ticket, tmp_path / "f.onnx", to="onnx", opset=opset)
+
+
+def test_an_opset_that_torch_does_not_write_yet(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 100)
+    network, ticket = network_and_ticket()
+    with pytest.raises(ExportError, match="in opset 100 yet; leave the opset out, or give 18"):
+        export_ticket(network, ticket, tmp_path / "f.onnx", to="onnx", opset=100)
+
+
+class Spectral(Moody):
+    """A module with an operator that ONNX has not."""
+
+    def forward(self, features, state=None):
+        return features * torch.linalg.eigvals(features).abs().amax() * self.scale, state
+
+
+def test_the_real_cause_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(ATTENTION._entries, "spectral", Spectral)
+    network, ticket = network_and_ticket("spectral")
+    with pytest.raises(ExportError, match=r"\(No ONNX function found for .*linalg_eig") as caught:
+        export_ticket(network, ticket, tmp_path / "f.onnx", to="onnx")
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_full_disk_names_the_file_that_was_meant(tmp_path, monkeypatch):

@@ -1,8 +1,9 @@
 """timm's mobilenetv3 and efficientnet families: inverted residual blocks.
 
-The first is also mobilenetv4's class, lcnet, fbnetv3 and hardcorenas, the second also mobilenetv2,
-mnasnet, mixnet, tinynet and their like. A block has a slot where it has a shortcut. Its own SE
-stands in the middle of the branch; drop-path is part of merge.
+The first is also the class of fbnetv3 and hardcorenas, the second of mobilenetv2, mnasnet, mixnet,
+tinynet and their like. Of the same classes, mobilenetv4 is refused (its UniversalInvertedResidual
+is in no table), and lcnet has no residual block. A block has a slot where it has a shortcut. Its
+own SE stands in the middle of the branch; drop-path is part of merge.
 """
 
 from typing import Any
