@@ -11,6 +11,7 @@ from sat_optuna.cli.bench_export import export
 from sat_optuna.cli.bench_sampler import sampler
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.files import check_writable, write_text
+from sat_optuna.plugins import load_plugins
 
 __all__ = ["bench"]
 
@@ -77,6 +78,13 @@ def training(
     show_default=True,
     help="Look for the cheapest scheme of as many connections as the published or given one.",
 )
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A Python file that registers your network or module; may be repeated.",
+)
 @_OUT
 @FORMAT
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
@@ -92,6 +100,7 @@ def inference(
     threads: int | None,
     schemes: Sequence[str],
     cheapest: bool,
+    plugins: Sequence[Path],
     out: Path | None,
     format: str,
     as_json: bool,
@@ -111,6 +120,7 @@ def inference(
         check_writable(out)
     if threads:
         torch.set_num_threads(threads)
+    load_plugins(plugins)
     plan = plan_inference(
         backbone,
         modules=[name.strip() for name in modules.split(",") if name.strip()],

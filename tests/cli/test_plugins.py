@@ -206,3 +206,18 @@ def test_check_proves_what_a_plugin_says_of_its_network(project, right, wrong, s
     done = sat_optuna("check", "own", cwd=project, code=1)
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_what_attention_costs_in_a_plugins_network(project):
+    asked = (
+        *("bench", "inference", "--plugin", "studies/own/my_net.py", "--backbone", "mine"),
+        *("--modules", "scale", "--scheme", "101", "--resolution", "16", "--batch", "1"),
+        *("--rounds", "6", "--no-cheapest", "--json"),
+    )
+    document = json.loads(sat_optuna(*asked, cwd=project).stdout)
+    assert [(row["network"], row["scheme"]) for row in document["rows"]] == [
+        ("plain", "000"),
+        ("full", "111"),
+        ("share-full", "111"),
+        ("given", "101"),
+    ]
