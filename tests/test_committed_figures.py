@@ -70,3 +70,29 @@ def test_every_row_of_a_study(study):
                 assert f"| {' | '.join(kept)} |" in README
                 found += 1
     assert found == len(ROLES)
+
+
+def test_what_is_said_of_the_samplers():
+    text = (ROOT / "studies" / "bench-sampler" / "table.md").read_text(encoding="utf-8")
+    better, lower = [], []
+    for section in text.split("\n## ")[1:]:
+        rows = {}
+        for line in section.splitlines():
+            if line.startswith("| "):
+                cells = [cell.strip() for cell in line.strip("|").split("|")]
+                rows[cells[0]] = cells
+        value, difference, holm = (  # the first: later ones are of the recommended scheme
+            rows["rival"].index(name) for name in ("value", "default - rival", "p Holm")
+        )
+        tpe = rows["tpe"]
+        assert not (tpe[difference].startswith("-") and "**" in tpe[holm])
+        better.append("**" in tpe[holm])
+        mean = {
+            rival: float(row[value].split()[0])
+            for rival, row in rows.items()
+            if rival in ("paper", "tpe")
+        }
+        lower.append(mean["paper"] < mean["tpe"])
+    assert f"than Optuna's TPE on {sum(better)} of the {len(better)}" in README
+    assert len(better) == 12
+    assert all(lower)
