@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # SIGTERM closes trials, runs and child processes the way Ctrl-C does.
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         code = sat_optuna.main(
             args=None if arguments is None else list(arguments),
@@ -120,4 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return code if isinstance(code, int) else 0

@@ -1,6 +1,7 @@
 """The command line as a stranger meets it: help, names, and every kind of bad input."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from sat_optuna.cli import _COMMANDS
+from sat_optuna.cli import _COMMANDS, main
 from sat_optuna.cli import sat_optuna as group
 from tests.studies import STUDY, environment, make_study, sat_optuna
 
@@ -232,3 +233,11 @@ def test_doctor_reports_versions_and_stores(project):
     assert found["torch"]["state"] == "ok"
     assert "not searched yet" in found["study tiny"]["finding"]
     assert "mlflow.db" in found["mlflow store"]["finding"]
+
+
+def test_signals_are_handled_as_before_afterwards(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["ls", "datasets"]) == 0
+    assert main(["ls", "nothing"]) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "mnist5k" in capsys.readouterr().out
