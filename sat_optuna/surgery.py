@@ -13,7 +13,7 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.supernet import StageAttention, Supernet, walk
 from sat_optuna.ticket import Ticket
 
-__all__ = ["TicketNetwork", "build_network", "materialise"]
+__all__ = ["TicketNetwork", "build_network", "materialise", "supernet_of"]
 
 
 class TicketNetwork(nn.Module):
@@ -68,11 +68,8 @@ def materialise(supernet: Supernet, scheme: Scheme) -> TicketNetwork:
     return TicketNetwork(copy.deepcopy(supernet.view), kept, scheme)
 
 
-def build_network(ticket: Ticket, *, seed: int) -> TicketNetwork:
-    """Build a ticket's network with fresh weights.
-
-    Networks of the same seed start with equal weights wherever they share a part, whatever their
-    schemes.
+def supernet_of(ticket: Ticket, *, seed: int) -> Supernet:
+    """Build the supernet that a ticket's scheme is of, with fresh weights.
 
     Raises:
         BackboneError: the ticket is of a network that was given as an object.
@@ -84,7 +81,7 @@ def build_network(ticket: Ticket, *, seed: int) -> TicketNetwork:
             "to Supernet, or train materialise(supernet, scheme) with fit"
         )
     settings: dict[str, Any] = dict(ticket.backbone_settings)
-    supernet = Supernet(
+    return Supernet(
         ticket.backbone,
         attention=ticket.attention,
         in_channels=ticket.input_shape[0],
@@ -92,4 +89,15 @@ def build_network(ticket: Ticket, *, seed: int) -> TicketNetwork:
         seed=seed,
         **settings,
     )
-    return materialise(supernet, ticket.scheme)
+
+
+def build_network(ticket: Ticket, *, seed: int) -> TicketNetwork:
+    """Build a ticket's network with fresh weights.
+
+    Networks of the same seed start with equal weights wherever they share a part, whatever their
+    schemes.
+
+    Raises:
+        BackboneError: the ticket is of a network that was given as an object.
+    """
+    return materialise(supernet_of(ticket, seed=seed), ticket.scheme)

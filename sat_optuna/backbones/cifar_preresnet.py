@@ -20,13 +20,13 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.backbones.contract import Backbone, BackboneError, Block
+from sat_optuna.backbones.cifar_stages import cifar_stages, he_normal
+from sat_optuna.backbones.contract import Backbone, Block
 from sat_optuna.backbones.counts import check_counts
 
 __all__ = ["PreActBasic", "PreActBottleneck", "basic_preresnet", "bottleneck_preresnet"]
 
 _EXPANSION = 4
-_STAGES = 3
 
 
 class PreActBasic(Block):
@@ -119,31 +119,24 @@ def _preresnet(
     blocks: Sequence[int],
 ) -> Backbone:
     check_counts(in_channels=in_channels, classes=classes, width=width, stem_stride=stem_stride)
-    if len(blocks) != _STAGES or min(blocks) < 1:
-        raise BackboneError(
-            f"blocks = {tuple(blocks)} given; a CIFAR ResNet has {_STAGES} stages, "
-            "give each at least one block"
-        )
-    stages: list[list[Block]] = []
-    inputs = width
-    for stage, size in enumerate(blocks):
-        channels = expansion * width * 2**stage
-        first = block(inputs, channels, stride=1 if stage == 0 else 2, first=True)
-        rest = [block(channels, channels, stride=1, first=False) for _ in range(size - 1)]
-        stages.append([first, *rest])
-        inputs = channels
+    stages = cifar_stages(
+        partial(block, first=True),
+        partial(block, first=False),
+        inputs=width,
+        channels=expansion * width,
+        blocks=blocks,
+    )
+    last = stages[-1][-1].channels
     head = nn.Sequential(
-        nn.BatchNorm2d(inputs),
+        nn.BatchNorm2d(last),
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(inputs, classes),
+        nn.Linear(last, classes),
     )
     stem = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
     backbone = Backbone(stem=stem, stages=stages, head=head)
-    for module in backbone.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    he_normal(backbone)
     return backbone
 
 

@@ -2,8 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.reading import open_ticket
-from sat_optuna.errors import SatOptunaError, TicketError
+from sat_optuna.errors import TicketError
+from sat_optuna.foreign import saying
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
@@ -81,35 +81,11 @@ def show(
 def _supernet(ticket: Ticket) -> "Supernet":
     """Build the network that the ticket's scheme is of."""
     from sat_optuna.devices import pick_device
-    from sat_optuna.supernet import Supernet
+    from sat_optuna.surgery import supernet_of
 
-    with _in_a_sentence("the ticket's network cannot be built", "correct its backbone_settings"):
-        net = Supernet(
-            ticket.backbone,
-            attention=ticket.attention,
-            in_channels=ticket.input_shape[0],
-            classes=ticket.classes,
-            seed=ticket.seed,
-            **ticket.backbone_settings,
-        )
-        return net.to(pick_device())
-
-
-@contextmanager
-def _in_a_sentence(what: str, remedy: str) -> Iterator[None]:
-    """Turn what torch says of sizes that it cannot allocate into a sentence.
-
-    Raises:
-        TicketError: there is not that much memory.
-    """
-    from sat_optuna.export.program import reason
-
-    try:
-        yield
-    except SatOptunaError:
-        raise
-    except (RuntimeError, TypeError, MemoryError, OverflowError) as error:
-        raise TicketError(f"{what} here ({reason(error)}); {remedy}") from error
+    remedy = "correct its backbone_settings"
+    with saying(TicketError, "the ticket's network cannot be built here", remedy):
+        return supernet_of(ticket, seed=ticket.seed).to(pick_device())
 
 
 def _count(
@@ -151,7 +127,8 @@ def _time(
     from sat_optuna.timing import increment, network_ms, share_of_increment
 
     nets = {str(scheme): materialise(supernet, scheme) for scheme in schemes.values()}
-    with _in_a_sentence(f"batch {batch} cannot be run", "give a smaller --batch, or --no-latency"):
+    remedy = "give a smaller --batch, or --no-latency"
+    with saying(TicketError, f"batch {batch} cannot be run here", remedy):
         passed = network_ms(
             nets, ticket.input_shape, batch=batch, rounds=rounds, on_round=on_round
         )
