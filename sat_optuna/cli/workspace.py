@@ -39,7 +39,7 @@ def find_study(text: str) -> Path:
     listed = f"known: {', '.join(known)}" if known else "there is none here yet"
     raise StudyError(
         f"no study {text!r}: neither {text}/study.toml nor {STUDIES / text}/study.toml exists"
-        f"{nearest(text, known)}; {listed}; make one with: sat-optuna new {Path(text).name}"
+        f"{nearest(text, known) or ';'} {listed}; make one with: sat-optuna new {Path(text).name}"
     )
 
 
