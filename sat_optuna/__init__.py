@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sat_optuna.latency import LatencyModel, fit_latency
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
-    from sat_optuna.search.sampler import PolicyGradientSampler
+    from sat_optuna.search.sampler import CostLimit, PolicyGradientSampler
+    from sat_optuna.search.space import cost_limit, scheme_space
     from sat_optuna.search.tickets import best_ticket
     from sat_optuna.supernet import Supernet
     from sat_optuna.surgery import materialise
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionSpec",
     "Cost",
+    "CostLimit",
     "CostModel",
     "LatencyModel",
     "MLflowLog",
@@ -41,6 +43,7 @@ __all__ = [
     "best_ticket",
     "build_attention",
     "build_backbone",
+    "cost_limit",
     "export_ticket",
     "fit",
     "fit_latency",
@@ -51,11 +54,13 @@ __all__ = [
     "measure",
     "pretrain",
     "retrain",
+    "scheme_space",
 ]
 
 _HOMES = {
     "AttentionSpec": "ticket",
     "Cost": "cost",
+    "CostLimit": "search.sampler",
     "CostModel": "cost",
     "LatencyModel": "latency",
     "MLflowLog": "tracking",
@@ -68,6 +73,7 @@ _HOMES = {
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
+    "cost_limit": "search.space",
     "export_ticket": "export.write",
     "fit": "training",
     "fit_latency": "latency",
@@ -78,6 +84,7 @@ _HOMES = {
     "measure": "cost",
     "pretrain": "training",
     "retrain": "evidence.retrain",
+    "scheme_space": "search.space",
 }
 
 

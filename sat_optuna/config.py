@@ -153,6 +153,14 @@ class SearchConfig:
     trials: int = _key(60, "finished trials of the study", least=1)
     batch: int = _key(8, "trials asked, scored and told together", least=1)
     sparsity_weight: float = _key(2.0, "accuracy points for all connections dropped")
+    max_connections: int = _key(
+        0, "only schemes of at most so many connections are proposed; 0: no limit", least=0
+    )
+    max_params: int = _key(0, "or of at most so many parameters; 0: no limit", least=0)
+    max_macs: int = _key(0, "or of at most so many multiply-adds; 0: no limit", least=0)
+    replicates: int = _key(
+        1, "objective 'train': trials a promising scheme may get, each of its own seed", least=1
+    )
     calibration: int = _key(
         512, "training images that set BatchNorm before a scheme is scored", least=2
     )

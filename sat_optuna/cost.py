@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sat_optuna.affine import AffineCost
 from sat_optuna.recalibration import evaluating
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet import FeatureRecorder, Supernet, walk
@@ -135,6 +136,30 @@ class CostModel:
             elementwise=self._plain.elementwise
             + sum(operations.elementwise for operations in added),
         )
+
+    def affine(self, name: Literal["params", "macs", "elementwise"]) -> AffineCost:
+        """Return one of the costs as a function of the choices; `cost` has the same values."""
+        if name != "params":
+            rows = ([getattr(operations, name) for operations in row] for row in self._added)
+            return AffineCost(getattr(self._plain, name), tuple((0, *row) for row in rows))
+        users: dict[nn.Module, list[tuple[int, int]]] = {}
+        choices = range(1, len(self._supernet.specs) + 1)
+        block = 0
+        stages = zip(self._supernet.stage_attention, self._supernet.stages, strict=True)
+        for source, blocks in stages:
+            for index in range(blocks):
+                for choice in choices:
+                    users.setdefault(source.owner_of(choice, index), []).append((block, choice))
+                block += 1
+        added = [[0.0] * (1 + len(choices)) for _ in range(block)]
+        extras = []
+        for module, pairs in users.items():
+            if len(pairs) > 1:
+                extras.append((float(_parameters(module)), tuple(pairs)))
+                continue
+            ((place, choice),) = pairs
+            added[place][choice] = float(_parameters(module))
+        return AffineCost(self._plain_params, tuple(map(tuple, added)), tuple(extras))
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""Is this installation well, and what did dead processes leave behind?"""
+"""Is this installation well, what did dead processes leave, and what waits for live ones?"""
 
 import os
 import re
@@ -40,7 +40,7 @@ class Finding:
 
 
 def examine(studies: Iterable[Path], mlruns: Path) -> Iterator[Finding]:
-    """Look at versions, device, stores and the trials of dead processes.
+    """Look at versions, device, stores and the unfinished trials.
 
     Args:
         studies: folders of studies.
@@ -92,7 +92,8 @@ def _study(folder: Path) -> Iterator[Finding]:
     """Look at a search and at the random one that it is held against, both in study.db."""
     import optuna
 
-    from sat_optuna.search.study import finished_trials, load_study, stale_trials
+    from sat_optuna.search.study import finished_trials, load_study
+    from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
     db = folder / "study.db"
     if not db.exists():
@@ -108,11 +109,15 @@ def _study(folder: Path) -> Iterator[Finding]:
     for study in studies:
         subject = f"study {study.study_name}"
         yield Finding(subject, "ok", f"finished trials: {len(finished_trials(study))}, in {db}")
+        command = "search" if study.study_name == folder.name else "retrain"
+        remedy = f"sat-optuna {command} {folder.name}"
         if stale := [trial.number for trial in stale_trials(study)]:
-            command = "search" if study.study_name == folder.name else "retrain"
             yield Finding(
                 subject,
                 "look",
                 f"a dead process left the trials {stale} unfinished, which holds up the sampler; "
-                f"finish them with: sat-optuna {command} {folder.name}",
+                f"finish them with: {remedy}",
             )
+        for blocker in blocking_trials(study):
+            advice = f"wait for it, or end the process and finish it with: {remedy}"
+            yield Finding(subject, "look", f"{blocker}; {advice}")

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from sat_optuna.affine import AffineCost
 from sat_optuna.draws import draw_scheme
 from sat_optuna.errors import SchemeError
 from sat_optuna.recalibration import evaluating
@@ -101,6 +102,11 @@ class LatencyModel:
         return self.plain_ms.value + sum(
             kinds[choice - 1].value for kinds, choice in added if choice
         )
+
+    def affine(self) -> AffineCost:
+        """Return the milliseconds as a function of the choices; `predict` has the same values."""
+        rows = ([increment.value for increment in kinds] for kinds in self.increments_ms)
+        return AffineCost(self.plain_ms.value, tuple((0.0, *row) for row in rows))
 
     def cheapest(self, connections: int, *, kind: int = 1) -> Scheme:
         """Return the scheme of so many connections that takes least; the first of equals.

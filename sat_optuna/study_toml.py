@@ -253,6 +253,22 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             ("train.nesterov", "train.momentum"),
             "train.nesterov is true with momentum = 0.0; raise momentum or set nesterov = false",
         )
+    search = config.search
+    limits = [n for n in ("max_connections", "max_params", "max_macs") if getattr(search, n)]
+    ours = search.sampler in ("policy", "paper")
+    if limits and not ours:
+        yield (
+            ("search.sampler", *(f"search.{name}" for name in limits)),
+            f"search.{limits[0]} is set with sampler = {search.sampler!r}, which knows no limits; "
+            "choose sampler 'policy' or 'paper'",
+        )
+    if search.replicates > 1 and (search.objective == "supernet" or not ours):
+        yield (
+            ("search.replicates", "search.objective", "search.sampler"),
+            f"search.replicates is {search.replicates} with objective = {search.objective!r} and "
+            f"sampler = {search.sampler!r}; it needs objective 'train', for the supernet scores a "
+            "scheme the same each time, and sampler 'policy' or 'paper'",
+        )
     if config.search.objective == "supernet" and config.search.pruner != "none":
         yield (
             ("search.objective", "search.pruner"),

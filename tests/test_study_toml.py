@@ -226,6 +226,17 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             "train.nesterov is true with momentum = 0.0; raise momentum or set nesterov = false",
         ),
         (
+            '[search]\nsampler = "tpe"\nmax_connections = 3',
+            "search.max_connections is set with sampler = 'tpe', which knows no limits; choose "
+            "sampler 'policy' or 'paper'",
+        ),
+        (
+            "[search]\nreplicates = 2",
+            "search.replicates is 2 with objective = 'supernet' and sampler = 'policy'; it needs "
+            "objective 'train', for the supernet scores a scheme the same each time, and sampler "
+            "'policy' or 'paper'",
+        ),
+        (
             '[search]\npruner = "median"',
             "search.pruner is 'median' with objective = 'supernet', which scores in one step; "
             "choose objective 'train' or pruner 'none'",

@@ -1,4 +1,4 @@
-"""`sat-optuna doctor`: versions, device, stores, what dead processes left."""
+"""`sat-optuna doctor`: versions, device, stores, what dead processes left and live ones hold."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ __all__ = ["doctor"]
 @FORMAT
 @click.pass_obj
 def doctor(console: Console, *, format: str) -> None:
-    """Show versions, device, where things are stored, and trials of dead processes."""
+    """Show versions, device, where things are stored, and trials that hold up the sampler."""
     from sat_optuna.doctor import examine
 
     folders = [path.parent.resolve() for path in sorted(STUDIES.glob("*/study.toml"))]

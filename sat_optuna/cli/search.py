@@ -1,6 +1,6 @@
 """`sat-optuna search`: let the study's sampler look for the ticket."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -65,6 +65,7 @@ def search_step(
             # Its own seed: a control that repeats the search's draws would be none.
             seed=seed_for(suffix, config.seed) % 2**32 if suffix else config.seed,
             batch=config.search.batch,
+            **({} if suffix else _limits(workspace)),
         ),
         pruner=build_pruner(config.search.pruner),
     )
@@ -91,6 +92,30 @@ def search_step(
         f"next: sat-optuna retrain {workspace.name}"
     )
     return True
+
+
+def _limits(workspace: Workspace) -> dict[str, Any]:
+    """Return what the sampler has to keep to and may repeat, of those keys that are set."""
+    search = workspace.config.search
+    limits: dict[str, Any] = {"replicates": search.replicates} if search.replicates > 1 else {}
+    if not (search.max_connections or search.max_params or search.max_macs):
+        return limits
+    from sat_optuna.cost import CostModel
+    from sat_optuna.search.space import cost_limit, scheme_space
+
+    net = workspace.fresh_supernet()
+    limits["search_space"] = scheme_space(net.stages, [spec.kind for spec in net.specs])
+    if search.max_connections:
+        limits["max_connections"] = search.max_connections
+    costs = CostModel(net, workspace.data.shape)
+    limits["budget"] = {}
+    if search.max_params:
+        params = costs.affine("params")
+        limits["budget"]["params"] = cost_limit(params, net.stages, at_most=search.max_params)
+    if search.max_macs:
+        macs = costs.affine("macs")
+        limits["budget"]["macs"] = cost_limit(macs, net.stages, at_most=search.max_macs)
+    return limits
 
 
 def _run(

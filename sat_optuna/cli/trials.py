@@ -29,10 +29,13 @@ def _row(trial: "FrozenTrial", stale: set[int]) -> dict[str, Any]:
 @FORMAT
 @click.pass_obj
 def trials(console: Console, *, study: str, best: bool, format: str) -> None:
-    """List the trials; a RUNNING one whose process is dead is shown as DEAD."""
+    """List the trials; a RUNNING one whose process is dead is shown as DEAD.
+
+    Which trials of live processes hold up the sampler is said below the list.
+    """
     workspace = Workspace.open(study)
     opened = workspace.load_study()
-    from sat_optuna.search.study import stale_trials
+    from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
     stale = {trial.number for trial in stale_trials(opened)}
     rows = [_row(trial, stale) for trial in opened.get_trials(deepcopy=False)]
@@ -44,3 +47,5 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "
             f"sat-optuna search {workspace.name}"
         )
+    for blocker in blocking_trials(opened):
+        console.remark(str(blocker))

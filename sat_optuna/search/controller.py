@@ -5,6 +5,9 @@ seen is never drawn again, until there is nothing else:
 
     pi(x) = prod_i p_i(x_i),   p_i = softmax(theta_i),   x ~ pi(. | x not seen)
 
+Where there is a budget, the policy is tilted until it keeps it on average, and only what keeps it
+is drawn (`Budget`).
+
 `ActorCritic` (the default). The critic is a Bayesian regression of the rewards so far on a code
 of the scheme: r_i(k), one of the K_i corners of a regular simplex, for choice k of slot i (-1 and
 +1 for two choices), nothing for a slot left open. phi(x) is all slots' codes in a row:
@@ -19,9 +22,10 @@ prior (all in units of sqrt(v)), corrected (Matheron's rule); its spread is shru
     A = 1 1' + (1 - rho) C + rho C * C + s I,   C = Phi Phi' / n                          (3)
     a = A^-1 (y - z (q0(X) + sqrt(s) e))                                                  (4)
     w = z w0 + (1 - rho) / n Phi' a,   Q = z Q0 + rho / n^2 Phi' diag(a) Phi              (5)
-    z = 1 / (1 + 3 s)                                                                     (6)
+    z = min(1.5, 10 / sqrt(N)) / (1 + 3 s)                                                (6)
 
-z = 1 is Thompson sampling; the noisier the rewards, the less of its exploration do a few hundred
+z = 1 is Thompson sampling. At first z is wider, since rho, s and v are guessed from a few trials;
+later it is narrower, and the noisier the rewards, the less of its exploration do a few hundred
 trials repay. y are normal scores of the rewards' ranks: no outlier can rule them. (rho, s) are
 those of a small grid with the greatest evidence, v maximised over, and an s above 0.1 held less
 likely beforehand, as the critic's own misfit looks like noise:
@@ -51,7 +55,7 @@ repair is named at its line.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -62,13 +66,22 @@ from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-__all__ = ["ActorCritic", "Batch", "Controller", "PaperController", "Policy", "scalarised"]
+__all__ = [
+    "ActorCritic",
+    "Batch",
+    "Budget",
+    "Controller",
+    "PaperController",
+    "Policy",
+    "scalarised",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _NETWORKS = 2**32 - 1  # a place among the seeds that no trial's number takes
 _TRIES = 8  # plain draws before the exact walk around what was seen
+_HUGE = 1e100  # a value beyond is that of an objective that diverged; its square is no float
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +127,12 @@ class Policy:
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     def draw(
-        self, rng: np.random.Generator, *, seen: Ints, fixed: Mapping[int, int] | None = None
+        self,
+        rng: np.random.Generator,
+        *,
+        seen: Ints,
+        fixed: Mapping[int, int] | None = None,
+        budget: "Budget | None" = None,
     ) -> Ints:
         """Draw a scheme from the policy, given that it is none of `seen`: exactly.
 
@@ -126,6 +144,7 @@ class Policy:
             rng: gives the uniform numbers.
             seen: (N, n) schemes not to draw, repeats allowed; a row with -1 excludes nothing.
             fixed: choices made already, by slot. They hold even if that forces a repeat.
+            budget: what the scheme must keep; `fixed` may force it not to.
 
         Returns:
             (n,) a scheme not in `seen`; one drawn freely where none is left.
@@ -134,11 +153,14 @@ class Policy:
         for slot, choice in (fixed or {}).items():
             p[slot] = np.arange(p.shape[1]) == choice
         known = {row.tobytes(): place for place, row in enumerate(seen)}
-        edges = np.cumsum(p, axis=1)
-        tries = rng.random((_TRIES, len(self.sizes), 1)) * edges[:, -1:]
-        for scheme in (tries >= edges).sum(axis=2):
+        if budget is not None:
+            for excluded in (known, {}):
+                kept = budget.drawn(rng, p, excluded)
+                if kept is not None:
+                    return kept
+        for scheme in _draws(rng, p, _TRIES):
             if scheme.tobytes() not in known:
-                return np.asarray(scheme, dtype=np.int64)
+                return np.asarray(scheme)
         rows = seen[list(known.values())]
         return self._walked(rng, p, rows[(rows >= 0).all(axis=1)], fixed or {})
 
@@ -168,6 +190,13 @@ class Policy:
         return scheme
 
 
+def _draws(rng: np.random.Generator, p: Floats, count: int) -> Ints:
+    """Return (count, n) schemes drawn from (n, K) probabilities."""
+    edges = np.cumsum(p, axis=1)
+    uniform = rng.random((count, len(p), 1)) * edges[:, -1:]
+    return np.asarray((uniform >= edges).sum(axis=2), dtype=np.int64)
+
+
 def _real(sizes: Sequence[int]) -> NDArray[np.bool_]:
     """Return the (n, K) mask of the choices that exist."""
     return np.arange(max(sizes))[None, :] < np.array(sizes)[:, None]
@@ -188,13 +217,145 @@ def _pick(weights: Floats, uniform: float) -> int:
     return min(index, int(np.flatnonzero(weights)[-1]))
 
 
+class Budget:
+    """What the schemes to propose must keep: upper limits of costs that are affine in the choices.
+
+        cost_c(x) = sum_i costs_c[i, x_i] + sum of the extras of c of which x makes a choice
+
+    An extra is paid once, however many slots ask for it: a module that blocks share.
+
+    A policy is tilted to keep them on average, p_i(k) exp(-lambda costs_c[i, k]), lambda >= 0 the
+    smallest that does: of all policies that do, the closest to p in Kullback-Leibler divergence
+    (extras left out). Several limits are taken in turn, some times. Draws that go over are
+    dropped.
+
+    Args:
+        sizes: number of choices of each slot.
+        at_most: (C,) limits.
+        costs: (C, n, K) of each choice.
+        extras: of each the limit c, the cost, not below 0, and the (n, K) mask of its choices.
+    """
+
+    rounds, draws, cooling = 8, 64, 1.6
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        at_most: Floats,
+        costs: Floats,
+        extras: Sequence[tuple[int, float, NDArray[np.bool_]]] = (),
+    ) -> None:
+        self._at_most, self._costs, self._extras = at_most, costs, tuple(extras)
+        real = _real(sizes)
+        self._sizes = tuple(sizes)
+        least = np.where(real, costs, np.inf).min(axis=2)  # (C, n)
+        # The least that the slots from one on cost, (C, n + 1).
+        self._tails = np.concatenate(
+            [np.cumsum(least[:, ::-1], axis=1)[:, ::-1], np.zeros((len(costs), 1))], axis=1
+        )
+        # A partial sum may round otherwise than the whole one that decides.
+        self._slack = 1e-9 * (np.abs(at_most) + np.abs(np.where(real, costs, 0.0)).sum((1, 2)))
+        spread = np.where(real, costs - least[:, :, None], 0.0)
+        self._spread = spread / np.maximum(spread.max(axis=(1, 2), keepdims=True), 1e-300)
+        self._room = (at_most - self._tails[:, 0]) / np.maximum(spread.max(axis=(1, 2)), 1e-300)
+
+    @property
+    def least(self) -> Floats:
+        """The (C,) costs that no scheme goes below."""
+        return self._tails[:, 0]
+
+    def allows(self, schemes: Ints) -> NDArray[np.bool_]:
+        """Return whether (N, n) schemes, without open slots, keep all limits: (N,)."""
+        slots = np.arange(schemes.shape[1])
+        totals = self._costs[:, slots, schemes].sum(axis=2)  # (C, N)
+        for limit, extra, mask in self._extras:
+            totals[limit] += extra * mask[slots, schemes].any(axis=1)
+        return np.asarray((totals <= self._at_most[:, None]).all(axis=0))
+
+    def tilted(self, p: Floats) -> Floats:
+        """Return the (n, K) policy that keeps the limits on average, `p` where it does."""
+        for _ in range(self.rounds):
+            before = p
+            for spread, room in zip(self._spread, self._room, strict=True):
+                p = _tilted(p, spread, room)
+            if p is before:
+                break
+        return p
+
+    def drawn(self, rng: np.random.Generator, p: Floats, known: Container[bytes]) -> Ints | None:
+        """Draw a scheme that keeps the limits and is not known; None where there is none.
+
+        Where draws from the tilted policy find none, the policy is made flatter; at last all that
+        keep the limits are gone through, the likelier choices first.
+        """
+        flat = p
+        for _ in range(self.rounds):
+            schemes = _draws(rng, self.tilted(flat), self.draws)
+            for scheme in schemes[self.allows(schemes)]:
+                if scheme.tobytes() not in known:
+                    return np.asarray(scheme)
+            flat = flat ** (1.0 / self.cooling)
+            flat /= flat.sum(axis=1, keepdims=True)
+        return self.first(p, known)
+
+    def first(self, p: Floats, known: Container[bytes]) -> Ints | None:
+        """Return the first scheme that keeps the limits and is not known; choices by falling p."""
+        order = [
+            [int(k) for k in np.argsort(-row, kind="stable")[:size] if row[k] > 0]
+            for row, size in zip(p, self._sizes, strict=True)
+        ]
+        scheme = np.zeros(len(order), dtype=np.int64)
+        open_choices = [iter(order[0])]
+        while open_choices:
+            slot = len(open_choices) - 1
+            choice = next(open_choices[-1], None)
+            if choice is None:
+                open_choices.pop()
+                continue
+            scheme[slot] = choice
+            if not self._possible(scheme[: slot + 1]):
+                continue
+            if slot + 1 < len(order):
+                open_choices.append(iter(order[slot + 1]))
+            elif self.allows(scheme[None])[0] and scheme.tobytes() not in known:
+                return scheme
+        return None
+
+    def _possible(self, begun: Ints) -> bool:
+        """Say whether the first slots and the cheapest of the rest keep the limits."""
+        slots = np.arange(len(begun))
+        totals = self._costs[:, slots, begun].sum(axis=1) + self._tails[:, len(begun)]
+        for limit, extra, mask in self._extras:
+            totals[limit] += extra * mask[slots, begun].any()
+        return bool((totals <= self._at_most + self._slack).all())
+
+
+def _tilted(p: Floats, cost: Floats, room: float) -> Floats:
+    """Return (n, K) p exp(-lambda cost), normalised, of mean cost at most `room`."""
+    if (p * cost).sum() <= room:
+        return p
+    with np.errstate(divide="ignore"):
+        logits = np.log(p)
+    low, high = 0.0, 1.0
+    while high < 1e6 and (_softmax(logits - high * cost) * cost).sum() > room:
+        low, high = high, 2.0 * high
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        if (_softmax(logits - middle * cost) * cost).sum() > room:
+            low = middle
+        else:
+            high = middle
+    return _softmax(logits - high * cost)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Trials to learn from at once.
 
     Attributes:
         schemes: (B, n) choices; -1 where a trial left a slot open.
-        values: (B, M) objective values, greater is better; a row with NaN or inf has no reward.
+        values: (B, M) objective values, greater is better; a row with NaN, or beyond +-1e100, has
+            no reward.
         log_probs: (B,) under the policy that drew them, before the rule against repeats; NaN
             where they were not drawn: the present policy then stands in.
     """
@@ -203,9 +364,13 @@ class Batch:
     values: Floats
     log_probs: Floats
 
+    def has_reward(self) -> NDArray[np.bool_]:
+        """Return whether each trial has a reward, (B,)."""
+        return np.asarray((np.abs(self.values) <= _HUGE).all(axis=1))  # not so for NaN
+
     def rewarded(self) -> "Batch":
         """Return the trials that have a reward."""
-        keep = np.isfinite(self.values).all(axis=1)
+        keep = self.has_reward()
         return Batch(self.schemes[keep], self.values[keep], self.log_probs[keep])
 
 
@@ -220,7 +385,12 @@ class Controller(Protocol):
         """Learn from a batch."""
 
     def propose(
-        self, rng: np.random.Generator, *, seen: Ints, fixed: Mapping[int, int] | None = None
+        self,
+        rng: np.random.Generator,
+        *,
+        seen: Ints,
+        fixed: Mapping[int, int] | None = None,
+        budget: Budget | None = None,
     ) -> tuple[Ints, float]:
         """Draw a scheme that is none of `seen`; what was told, `rng` and these determine it.
 
@@ -228,30 +398,40 @@ class Controller(Protocol):
             rng: of this proposal alone.
             seen: (N, n) schemes not to propose, as in `Policy.draw`.
             fixed: choices made already, by slot; they hold.
+            budget: what the scheme must keep, as in `Policy.draw`.
 
         Returns:
             (n,) the scheme, and its log probability under the policy it was drawn from, before
-            the rule against repeats.
+            the rules against repeats and on the budget.
         """
 
-    def recommend(self) -> Ints | None:
-        """Return the (n,) scheme told that is best by all that was told; None if none stands out.
-
-        Not by its own reward alone: that is for the caller to compare.
-        """
+    def merits(self) -> tuple[Ints, Floats]:
+        """Return (S, n) schemes told, each once, and how good each is by all told, (S,)."""
 
 
-def scalarised(values: Floats) -> Floats:
+def scalarised(values: Floats, weights: Sequence[float] | None = None) -> Floats:
     """Turn (N, M) objective values, greater is better, into (N,) rewards.
 
-    One objective is its own reward. Of several it is the mean of the values standardised over
-    the N trials, so each objective weighs the same whatever its unit.
+    One objective is its own reward. Of several it is the weighted mean of the values standardised
+    over the N trials, so that units do not matter.
+
+    Args:
+        values: of each trial.
+        weights: of the objectives, (M,); None for equal ones.
     """
     if values.shape[1] == 1:
         return values[:, 0]
     spread = values.std(axis=0)
-    centred = values - values.mean(axis=0)
-    return np.asarray((centred / np.where(spread > 0, spread, 1.0)).mean(axis=1))
+    centred = (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return np.asarray(np.average(centred, axis=1, weights=weights))
+
+
+def _each_once(schemes: Ints, numbers: Floats) -> tuple[Ints, Floats, Floats]:
+    """Return the distinct of (N, n) schemes, the mean of their (N,) numbers, and how many."""
+    distinct, places = np.unique(schemes, axis=0, return_inverse=True)
+    counts = np.bincount(places.ravel(), minlength=len(distinct)).astype(np.float64)
+    sums = np.bincount(places.ravel(), numbers, minlength=len(distinct))
+    return distinct, sums / counts, counts
 
 
 def _standardised(rewards: Floats) -> Floats:
@@ -273,14 +453,18 @@ class ActorCritic:
         sizes: number of choices of each slot.
         learning_rate: lr of (10), at most 1.
         warmup: trials with a reward before the first that is not drawn uniformly.
-        thrift: the 3 of (6); 0 for z = 1, infinity for the critic's mean.
+        thrift: the 3 of (6).
+        breadth: the 1.5 of (6); 0 for the critic's mean in place of draws.
         temperature: the last tau.
         caution: the 4 of (7).
-        pairs: False for a critic without Q.
+        pairs: False for a critic without Q; so it is anyhow where Q has over 2 million entries.
         ranks: False to learn from the rewards standardised, as they are.
+        distinct: False to draw without the rule against repeats, for comparison.
+        weights: of several objectives; see `scalarised`.
     """
 
     steps = 20
+    trust = 0.1  # how much of what the critic does not explain of a reward is the scheme's own
 
     def __init__(
         self,
@@ -289,18 +473,23 @@ class ActorCritic:
         learning_rate: float = 0.6,
         warmup: int = 10,
         thrift: float = 3.0,
+        breadth: float = 1.5,
         temperature: float = 0.15,
         caution: float = 4.0,
         pairs: bool = True,
         ranks: bool = True,
+        distinct: bool = True,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self._sizes = tuple(sizes)
         self._learning_rate = learning_rate
         self._warmup = warmup
-        self._thrift = thrift
+        self._thrift, self._breadth = thrift, breadth
+        self._distinct, self._weights = distinct, weights
         self._temperatures = np.geomspace(1.0, temperature, self.steps)
         self._scored = _normal_scores if ranks else _standardised
         self._code = _Code(self._sizes)
+        pairs = pairs and self._code.length**2 <= 2_000_000
         self._critic = _Critic(self._code, warmup=warmup, caution=caution, pairs=pairs)
         self._schemes = np.zeros((0, len(sizes)), dtype=np.int64)
         self._values: Floats = np.zeros((0, 1))
@@ -308,7 +497,7 @@ class ActorCritic:
     @property
     def policy(self) -> Policy:
         """The policy of the critic's mean; a proposal's is that of a draw from the critic."""
-        return self._improved(None, {})
+        return self._improved(None, {}, None)
 
     def tell(self, batch: Batch) -> None:
         """Remember the trials that have a reward."""
@@ -318,23 +507,36 @@ class ActorCritic:
         self._schemes = np.concatenate([self._schemes, batch.schemes])
 
     def propose(
-        self, rng: np.random.Generator, *, seen: Ints, fixed: Mapping[int, int] | None = None
+        self,
+        rng: np.random.Generator,
+        *,
+        seen: Ints,
+        fixed: Mapping[int, int] | None = None,
+        budget: Budget | None = None,
     ) -> tuple[Ints, float]:
         """Draw a scheme from a policy of its own, as `Controller.propose` says."""
-        policy = self._improved(rng, fixed or {})
-        scheme = policy.draw(rng, seen=seen, fixed=fixed)
+        policy = self._improved(rng, fixed or {}, budget)
+        seen = seen if self._distinct else seen[:0]
+        scheme = policy.draw(rng, seen=seen, fixed=fixed, budget=budget)
         return scheme, float(policy.log_prob(scheme[None])[0])
 
-    def recommend(self) -> Ints | None:
-        """Return the (n,) scheme told that the critic's mean puts first; None within the warm-up.
+    def merits(self) -> tuple[Ints, Floats]:
+        """Return schemes and merits as `Controller.merits` says; after warm-up the critic's.
 
-        It is the one to take where rewards are noisy. Where they are not, the critic smooths over
-        what single choices and pairs do not explain, and the best reward is the one to take.
+        Of a scheme's mean score y over its c trials the critic's mean q explains a part. Of the
+        rest, t = c trust / (1 + (c - 1) trust) is the scheme's own and the other part noise:
+        q + t (y - q). Only schemes in the critic's memory are ranked.
         """
         if len(self._schemes) < self._warmup:
-            return None
-        best = self._critic.means(self._learned()).argmax()
-        return np.asarray(self._schemes[self._critic.rows[best]])
+            rewards = scalarised(self._values, self._weights)
+            return _each_once(self._schemes, rewards)[:2]
+        y = self._learned()
+        rows = self._critic.rows
+        means = self._critic.means(y)
+        schemes, explained, counts = _each_once(self._schemes[rows], means)
+        unexplained = _each_once(self._schemes[rows], y[rows] - means)[1]
+        own = counts * self.trust / (1.0 + (counts - 1.0) * self.trust)
+        return schemes, explained + own * unexplained
 
     def _learned(self) -> Floats:
         """Bring the critic up to date; return the (N,) scores y of all trials."""
@@ -343,9 +545,11 @@ class ActorCritic:
 
     def _scores(self, count: int) -> Floats:
         """Return the (count,) scores y of the first trials among themselves."""
-        return _standardised(self._scored(scalarised(self._values[:count])))
+        return _standardised(self._scored(scalarised(self._values[:count], self._weights)))
 
-    def _improved(self, rng: np.random.Generator | None, fixed: Mapping[int, int]) -> Policy:
+    def _improved(
+        self, rng: np.random.Generator | None, fixed: Mapping[int, int], budget: Budget | None
+    ) -> Policy:
         """Return the actor's policy for a draw from the critic, or for its mean."""
         free = _real(self._sizes)
         for slot, choice in fixed.items():
@@ -353,7 +557,8 @@ class ActorCritic:
         if len(self._schemes) < self._warmup:
             return Policy.from_logits(np.where(free, 0.0, -np.inf), self._sizes)
         y = self._learned()
-        spread = 1.0 / (1.0 + self._thrift * self._critic.noise)  # (6)
+        wide = min(self._breadth, 10.0 / math.sqrt(len(self._schemes)))
+        spread = wide / (1.0 + self._thrift * self._critic.noise)  # (6)
         linear, pairs = self._code.apart(*self._critic.draw(y, rng, spread))
         theta, unit = np.zeros(free.shape), 0.0
         p = _softmax(np.where(free, theta, -np.inf))
@@ -362,6 +567,8 @@ class ActorCritic:
             unit = unit or float(np.sqrt((advantages[free] ** 2).mean())) + 1e-12
             theta += self._learning_rate * (advantages / (unit * temperature) - theta)  # (10)
             p = _softmax(np.where(free, theta, -np.inf))
+            if budget is not None:
+                p = budget.tilted(p)
         # A probability of 0 would have no logarithm to store.
         return Policy(p, self._sizes).floored(1e-6)
 
@@ -571,6 +778,7 @@ class PaperController:
         tanh_c: bounds the logits: tanh_c * tanh(logits); None for no bound.
         temperature: the 5 that divides the logits, before the bound.
         ema_decay: of the moving baseline.
+        weights: of several objectives; see `scalarised`.
         repaired: False for the published defects: the step's mean curiosity for each scheme, none
             of it in the stored rewards; stored choices flattened slot by slot and cut scheme by
             scheme; a ratio a slot, without gradient, and the smaller of two sums over all.
@@ -590,7 +798,9 @@ class PaperController:
         temperature: float = 5.0,
         ema_decay: float = 0.95,
         repaired: bool = True,
+        weights: Sequence[float] | None = None,
     ) -> None:
+        self._weights = weights
         self._rnd, self._replay, self._repaired = rnd, replay, repaired
         self._tanh_c, self._temperature, self._ema_decay = tanh_c, temperature, ema_decay
         self._sizes = tuple(sizes)
@@ -604,6 +814,7 @@ class PaperController:
         self._baseline: float | None = None
         self._buffer: list[tuple[Ints, Floats, Floats]] = []
         self._steps = 0
+        self._schemes = np.zeros((0, len(self._sizes)), dtype=np.int64)
         self._values: Floats | None = None
 
     @property
@@ -621,11 +832,16 @@ class PaperController:
         return np.asarray((np.maximum(bias, 0.0) @ weight + offset) / self._temperature)
 
     def propose(
-        self, rng: np.random.Generator, *, seen: Ints, fixed: Mapping[int, int] | None = None
+        self,
+        rng: np.random.Generator,
+        *,
+        seen: Ints,
+        fixed: Mapping[int, int] | None = None,
+        budget: Budget | None = None,
     ) -> tuple[Ints, float]:
         """Draw a scheme from the policy, as `Controller.propose` says."""
         policy = self.policy
-        scheme = policy.draw(rng, seen=seen, fixed=fixed)
+        scheme = policy.draw(rng, seen=seen, fixed=fixed, budget=budget)
         return scheme, float(policy.log_prob(scheme[None])[0])
 
     def tell(self, batch: Batch) -> None:
@@ -635,7 +851,8 @@ class PaperController:
             return
         old = self._values if self._values is not None else batch.values[:0]
         self._values = np.concatenate([old, batch.values])
-        rewards = scalarised(self._values)[-len(batch.schemes) :]
+        self._schemes = np.concatenate([self._schemes, batch.schemes])
+        rewards = scalarised(self._values, self._weights)[-len(batch.schemes) :]
         plain = rewards
         if self._rnd:
             # Repairs: curiosity is each scheme's own, not one number for the step; and it is part
@@ -663,9 +880,10 @@ class PaperController:
             schemes, rewards, behaviour = self._buffer[chosen]
             self._adam.step(self.gradient(schemes, rewards - self._baseline, behaviour))
 
-    def recommend(self) -> Ints | None:
-        """Return None: the controller has no model of rewards."""
-        return None
+    def merits(self) -> tuple[Ints, Floats]:
+        """Return schemes and mean rewards as `Controller.merits` says: it has no model of them."""
+        values = np.zeros((0, 1)) if self._values is None else self._values
+        return _each_once(self._schemes, scalarised(values, self._weights))[:2]
 
     def gradient(
         self, schemes: Ints, advantages: Floats, behaviour: Floats | None = None

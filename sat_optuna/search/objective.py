@@ -119,7 +119,8 @@ class TrainObjective(_SchemeObjective):
             a pretrained one for fine-tuning. It is left as it was found.
         data: training and validation part are used.
         epochs: of each trial.
-        seed: of order and augmentation, the same for each scheme.
+        seed: of order and augmentation, the same for each scheme; a trial that measures a scheme
+            for the k-th time has the k-th of its own.
         sparsity_weight: accuracy points for all connections dropped.
         config: optimiser, schedule, augmentation, precision.
     """
@@ -162,7 +163,11 @@ class TrainObjective(_SchemeObjective):
                 self.finish(trial, scheme, evaluation)
                 raise optuna.TrialPruned
 
-        seed = seed_for("trial", self.seed)
+        repeats = sum(
+            earlier.user_attrs.get("scheme") == str(scheme)
+            for earlier in trial.study.get_trials(deepcopy=False)[: trial.number]
+        )
+        seed = seed_for("trial", self.seed, *([repeats] if repeats else []))
         fit(
             model,
             self.data.train,

@@ -9,28 +9,37 @@ the same. What a trial means to the controller:
 
     COMPLETE            its values, turned into a reward by `signed_values` and `scalarised`
     PRUNED              the same, its value being the last one reported; none reported: as FAIL
-    FAIL, NaN or inf    keeps its place in its batch and teaches nothing
+    FAIL, NaN or inf    keeps its place in its batch and teaches nothing; so does one with a
+                        value beyond +-1e100
     RUNNING, WAITING    its batch waits, and all later ones; its choices count as seen
     enqueued, added     as if it had been proposed
     retried             Optuna's `failed_trial` names the original, whose proposal it repeats; it
                         counts in the batch of its own number
+    equal schemes       each teaches; with `replicates` some are measured again on purpose. The
+                        critic takes c rewards of a scheme as their mean with 1/c of the noise
 
 The proposal is stored when the trial starts, as the system attribute `sat:policy`: n the number
 it was drawn for, v the batches learned, lp the log probability under the policy it was drawn from,
 before the rule against repeats, x the choices. A RUNNING trial that is attached again
 (`optuna.trial.Trial(study, trial_id)`) goes on with it.
 
+Proposals are the same bits wherever numpy computes alike: on one machine with one number of BLAS
+threads, for example.
+
 This file and `controller.py` need numpy, scipy and Optuna alone, so that the two can be published
 as they are; that is why they are long.
 """
 
 import contextlib
+import hashlib
 import inspect
+import json
 import math
 import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
@@ -45,6 +54,7 @@ from typing_extensions import override
 from sat_optuna.search.controller import (
     ActorCritic,
     Batch,
+    Budget,
     Controller,
     PaperController,
     scalarised,
@@ -53,6 +63,7 @@ from sat_optuna.search.controller import (
 __all__ = [
     "POLICY_KEY",
     "SETTINGS_KEY",
+    "CostLimit",
     "PolicyGradientSampler",
     "SamplerSettingsError",
     "claim_study",
@@ -63,6 +74,8 @@ __all__ = [
 POLICY_KEY = "sat:policy"
 SETTINGS_KEY = "sat:sampler"
 _ABSENT = object()  # equals no choice, as None might
+_AGAIN = 0.1  # share of the proposals that measure a scheme again, where `replicates` allows it
+_HELD_UP = 50  # finished trials behind one that is not, from which on the user is told
 
 Reward: TypeAlias = Callable[[FrozenTrial], float]
 Settings: TypeAlias = dict[str, Any]  # JSON
@@ -70,6 +83,27 @@ Settings: TypeAlias = dict[str, Any]  # JSON
 
 class SamplerSettingsError(ValueError):
     """A study whose trials were proposed with other settings of the sampler."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostLimit:
+    """An upper limit of a cost that is affine in the choices.
+
+        cost(x) = base + sum_i costs[i][x_i] + sum of the extras of which x makes a choice
+
+    Attributes:
+        at_most: the limit.
+        base: what any scheme costs.
+        costs: of a parameter's choices, by its name, in the order of its choices; a parameter
+            that is not named costs nothing.
+        extras: each a cost, 0 or more, paid once if any parameter makes a choice named with it
+            (by the parameter's name the choices' places): a module that blocks share.
+    """
+
+    at_most: float
+    base: float = 0.0
+    costs: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    extras: Sequence[tuple[float, Mapping[str, Sequence[int]]]] = ()
 
 
 class _Store:
@@ -141,8 +175,9 @@ def signed_values(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> t
 class PolicyGradientSampler(BaseSampler):
     """Propose categorical parameters by a policy that learns from the study's own history.
 
-    Parameters that are not categorical are drawn at random, each by itself. So are all parameters
-    of the first trial, and any parameter no earlier trial had: their choices are not known yet.
+    Parameters that are not categorical are drawn at random, each by itself. So is, unless it is
+    in `search_space`, any parameter that no earlier trial had, in the first trial all: their
+    choices are not known yet.
 
     Args:
         seed: of the proposals; with the history it determines them all.
@@ -153,11 +188,20 @@ class PolicyGradientSampler(BaseSampler):
         learning_rate: 0.6, at most 1, or 0.05 with preset "paper".
         reward: turns a trial that has values into a number, greater is better; it must depend on
             the trial alone. None: the objective value, or the mean of several, standardised.
+        weights: of several objectives in the reward, one each; None for equal ones.
+        replicates: trials that a scheme may get. Above 1, a tenth of the proposals measure the
+            most promising scheme again that has fewer.
+        search_space: the parameters and their choices, where known beforehand: the first trial is
+            proposed as well then.
+        budget: limits by name, for example `{"params": CostLimit(...)}`; no scheme over one is
+            proposed. It needs `search_space`.
+        max_connections: limit of the parameters of `search_space` that do not take their first
+            choice.
         options: further arguments of the preset's controller, `ActorCritic` or
             `PaperController`, by name.
 
     Raises:
-        ValueError: a setting that is out of range.
+        ValueError: a setting that is out of range, or a budget that no scheme keeps.
     """
 
     def __init__(
@@ -168,6 +212,11 @@ class PolicyGradientSampler(BaseSampler):
         preset: Literal["default", "paper"] = "default",
         learning_rate: float | None = None,
         reward: Reward | None = None,
+        weights: Sequence[float] | None = None,
+        replicates: int = 1,
+        search_space: Mapping[str, Sequence[Any]] | None = None,
+        budget: Mapping[str, CostLimit] | None = None,
+        max_connections: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         paper = preset == "paper"
@@ -178,7 +227,26 @@ class PolicyGradientSampler(BaseSampler):
         self._batch = (3 if paper else 1) if batch is None else batch
         self._learning_rate = (0.05 if paper else 0.6) if learning_rate is None else learning_rate
         self._reward = reward
+        self._weights = None if weights is None else tuple(float(w) for w in weights)
+        self._replicates = replicates
         self._options = dict(options or {})
+        if replicates < 1:
+            raise ValueError(f"replicates {replicates} given; it must be 1 or more")
+        if self._weights is not None and not _is_weighting(self._weights):
+            raise ValueError(f"weights {weights} given; give numbers from 0 on, and one above 0")
+        self._space = _space_of(search_space or {})
+        self._limits = dict(budget or {})
+        if max_connections is not None:
+            self._limits["connections"] = CostLimit(
+                at_most=max_connections,
+                costs={n: [0.0, *[1.0] * (len(d.choices) - 1)] for n, d in self._space.items()},
+            )
+        if self._limits and not self._space:
+            raise ValueError(
+                "a budget given without search_space; give the parameters and their choices, for "
+                "the first trial has to keep it as well"
+            )
+        self._budget = _budget_of(self._limits, self._space)
         if seed < 0:
             raise ValueError(f"seed {seed} given; a seed is 0 or more")
         if self._batch < 1:
@@ -187,7 +255,9 @@ class PolicyGradientSampler(BaseSampler):
             bound = "above 0" if paper else "above 0 and at most 1"
             raise ValueError(f"learning_rate {learning_rate} given; it must be {bound}")
         known = inspect.signature(PaperController if paper else ActorCritic).parameters
-        names = [name for name in known if name not in ("sizes", "seed", "learning_rate")]
+        names = [
+            name for name in known if name not in ("sizes", "seed", "learning_rate", "weights")
+        ]
         for name in self._options:
             if name not in names:
                 raise ValueError(f"option {name!r} given; known are {', '.join(names)}")
@@ -195,7 +265,7 @@ class PolicyGradientSampler(BaseSampler):
 
     def _forget(self) -> None:
         self._lock = threading.RLock()
-        self._warned = False
+        self._warned: set[str] = set()
         # A pure speed-up, by storage and study: dropping it changes no proposal.
         self._memories: weakref.WeakKeyDictionary[Any, dict[int, _Memory]]
         self._memories = weakref.WeakKeyDictionary()
@@ -214,23 +284,30 @@ class PolicyGradientSampler(BaseSampler):
         name = getattr(reward, "__qualname__", type(reward).__qualname__) if reward else None
         return {
             "algorithm": f"policy-gradient/{self._preset}",
-            "version": 2,
+            "version": 3,
             "seed": self._seed,
             "batch": self._batch,
             "learning_rate": self._learning_rate,
             "reward": name,
+            "weights": None if self._weights is None else list(self._weights),
+            "replicates": self._replicates,
+            "search_space": _digest({n: list(d.choices) for n, d in self._space.items()}),
+            "budget": {name: [x.at_most, _digest(asdict(x))] for name, x in self._limits.items()},
             "options": self._options,
         }
 
     def policy(self, study: Study) -> dict[str, dict[Any, float]]:
-        """Return the newest policy: for each parameter the probability of each of its choices."""
+        """Return the newest policy: for each parameter the probability of each of its choices.
+
+        A choice that cannot be a key, a list for example, is named by its `repr`.
+        """
         with self._lock:
             memory = self._memory(study, None)
             if not memory.space:
                 return {}
             rows = memory.controller.policy.probabilities
         return {
-            name: dict(zip(dist.choices, row.tolist(), strict=False))
+            name: dict(zip(map(_key, dist.choices), row.tolist(), strict=False))
             for (name, dist), row in zip(memory.space.items(), rows, strict=True)
         }
 
@@ -239,14 +316,15 @@ class PolicyGradientSampler(BaseSampler):
 
         For noisy rewards. Where the objective is not noisy `study.best_trial` is better: the
         critic smooths over what single choices and pairs of choices do not explain. Before the
-        critic has anything to say, and with preset "paper", it is the trial of the best reward.
+        critic has anything to say, and with preset "paper", it is a trial of the scheme whose
+        rewards have the best mean. Of several trials of a scheme it is the best.
 
         Raises:
             ValueError: no trial has a reward.
         """
         with self._lock:
             memory = self._memory(study, None)
-            place = memory.recommended()
+            place = memory.recommended(self._weights)
         return study.get_trials(deepcopy=False)[place]
 
     @override
@@ -263,6 +341,7 @@ class PolicyGradientSampler(BaseSampler):
         with failing_if_new(study, trial), self._lock:
             if self._held(study) is None:
                 claim_study(study, self.settings())
+                self._memory(study, trial.number)  # a retry's proposal would not be read for
             self._proposal(study, trial)
 
     @override
@@ -296,15 +375,21 @@ class PolicyGradientSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        if not isinstance(param_distribution, CategoricalDistribution) and not self._warned:
-            self._warned = True
-            optuna.logging.get_logger(__name__).warning(
+        if not isinstance(param_distribution, CategoricalDistribution):
+            self._warn(
+                "independent",
                 f"{param_name!r} is not categorical: PolicyGradientSampler draws such parameters "
-                "at random and learns nothing about them."
+                "at random and learns nothing about them.",
             )
         place = [self._seed, _slot(trial), zlib.crc32(param_name.encode())]
         seed = int(np.random.default_rng(place).integers(2**32))
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
+
+    def _warn(self, kind: str, message: str) -> None:
+        """Warn of something once."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            optuna.logging.get_logger(__name__).warning(message)
 
     def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, int]:
         """Return the trial's stored choices by name, or draw and store them."""
@@ -314,21 +399,48 @@ class PolicyGradientSampler(BaseSampler):
             memory = self._memory(study, trial.number)
             if not memory.space:
                 return {}
-            fixed = enumerate(_row(memory.space, trial).tolist())
-            scheme, log_prob = memory.controller.propose(
-                np.random.default_rng([self._seed, slot]),
-                seen=memory.seen,
-                fixed={place: choice for place, choice in fixed if choice >= 0},
-            )
-            record = {
-                "n": slot,
-                "v": memory.version,
-                "lp": log_prob,
-                "x": dict(zip(memory.space, scheme.tolist(), strict=True)),
-            }
+            rng = np.random.default_rng([self._seed, slot])
+            record = self._drawn(memory, trial, rng)
             _Store(study).set_attr(trial, POLICY_KEY, record)
+            # A worker beside this one may have drawn the same at the same moment, neither having
+            # seen the other's. Both are stored now; the one of the greater number draws again.
+            while memory.unsettled and self._replicates == 1:
+                memory = self._memory(study, trial.number)
+                scheme = np.array([record["x"].get(name, -1) for name in memory.space])
+                if not (memory.seen == scheme).all(axis=1).any():
+                    break
+                again = self._drawn(memory, trial, rng)
+                if again["x"] == record["x"]:
+                    break  # nothing else is left
+                record = again
+                _Store(study).set_attr(trial, POLICY_KEY, record)
             trial.system_attrs[POLICY_KEY] = record
         return dict(record["x"])
+
+    def _drawn(
+        self, memory: "_Memory", trial: FrozenTrial, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """Return the record of a new proposal."""
+        choices = enumerate(_row(memory.space, trial).tolist())
+        fixed = {place: choice for place, choice in choices if choice >= 0}
+        budget = self._budget
+        if memory.space.keys() != self._space.keys():
+            budget = _budget_of(self._limits, memory.space)
+        again = None
+        if self._replicates > 1 and not fixed and rng.random() < _AGAIN:
+            again = memory.promising(self._replicates, budget)
+        if again is not None:
+            scheme, log_prob = again, None
+        else:
+            scheme, log_prob = memory.controller.propose(
+                rng, seen=memory.seen, fixed=fixed, budget=budget
+            )
+        return {
+            "n": _slot(trial),
+            "v": memory.version,
+            "lp": log_prob,
+            "x": dict(zip(memory.space, scheme.tolist(), strict=True)),
+        }
 
     def _memory(self, study: Study, number: int | None) -> "_Memory":
         """Return what the trials below `number` say; None for all trials."""
@@ -337,9 +449,17 @@ class PolicyGradientSampler(BaseSampler):
         held = self._memories.setdefault(store.backend, {})
         memory = held.pop(store.study_id, None)
         if memory is None or not memory.fits(trials):
-            memory = _Memory(self._controller, self._values(study), self._batch)
+            memory = _Memory(self._controller, self._values(study), self._batch, self._space)
         memory.read(trials)
         held[store.study_id] = memory  # only now: one that an error stopped half-way is dropped
+        if memory.held_up >= _HELD_UP:
+            blocking = trials[memory.finished]
+            self._warn(
+                "held up",
+                f"trial {blocking.number} is {blocking.state.name} and {memory.held_up} finished "
+                "trials after it teach nothing until it ends; if its process is dead, end it "
+                f"with: study.tell({blocking.number}, state=optuna.trial.TrialState.FAIL)",
+            )
         return memory
 
     def _held(self, study: Study) -> "_Memory | None":
@@ -347,7 +467,8 @@ class PolicyGradientSampler(BaseSampler):
         return self._memories.get(store.backend, {}).get(store.study_id)
 
     def _controller(self, sizes: Sequence[int]) -> Controller:
-        rate, options = self._learning_rate, self._options
+        rate = self._learning_rate
+        options = {**self._options, "weights": self._weights}
         if self._preset == "paper":
             return PaperController(sizes, seed=self._seed, learning_rate=rate, **options)
         return ActorCritic(sizes, learning_rate=rate, **options)
@@ -355,9 +476,14 @@ class PolicyGradientSampler(BaseSampler):
     def _values(self, study: Study) -> Callable[[FrozenTrial], tuple[float, ...]]:
         """Return the function that turns a finished trial into values, greater is better."""
         reward, directions = self._reward, study.directions
-        if reward is None:
-            return lambda trial: signed_values(trial, directions)
-        return lambda trial: (math.nan if trial.values is None else reward(trial),)
+        if reward is not None:
+            return lambda trial: (math.nan if trial.values is None else _number(reward, trial),)
+        if self._weights is not None and len(self._weights) != len(directions):
+            raise ValueError(
+                f"{len(self._weights)} weights given for the {len(directions)} objectives of "
+                f"study {study.study_name!r}; give one for each"
+            )
+        return lambda trial: signed_values(trial, directions)
 
 
 class _Memory:
@@ -367,6 +493,7 @@ class _Memory:
         controller: makes one for given numbers of choices.
         values: turns a finished trial into values, greater is better.
         batch: trials told at once.
+        space: parameters known beforehand.
     """
 
     def __init__(
@@ -374,11 +501,12 @@ class _Memory:
         controller: Callable[[Sequence[int]], Controller],
         values: Callable[[FrozenTrial], tuple[float, ...]],
         batch: int,
+        space: Mapping[str, CategoricalDistribution],
     ) -> None:
         self._make = controller
         self._values = values
         self._batch = batch
-        self.space: dict[str, CategoricalDistribution] = {}
+        self.space = dict(space)
         self._since = 0  # trials that must be there for the space to be this one
         self._restart()
 
@@ -391,6 +519,13 @@ class _Memory:
         self._done: list[FrozenTrial] = []
         self._rows = np.zeros((0, len(self.space)), dtype=np.int64)
         self.seen = self._rows
+        self.held_up = 0
+        self.unsettled = False
+
+    @property
+    def finished(self) -> int:
+        """How many trials are finished without a gap before them."""
+        return len(self._done)
 
     def fits(self, trials: Sequence[FrozenTrial]) -> bool:
         """Say whether the memory was made of the first of these trials and no others."""
@@ -409,18 +544,20 @@ class _Memory:
                     self._since = trial.number + 1
         if len(self.space) > known:
             self._restart()
-        if not self.space:
-            return
         done = len(self._done)
         new = [_row(self.space, trial) for trial in trials[done:]]
         self.seen = np.concatenate(
-            [self._rows, np.array(new, dtype=np.int64).reshape(-1, len(self.space))]
+            [self._rows, np.array(new, dtype=np.int64).reshape(len(new), len(self.space))]
         )
         for trial in trials[done:]:
             if not trial.state.is_finished():
                 break
             self._done.append(trial)
         self._rows = self.seen[: len(self._done)]
+        states = [trial.state.is_finished() for trial in trials[len(self._done) :]]
+        self.held_up, self.unsettled = sum(states), not all(states)
+        if not self.space:
+            return
         size = self._batch
         for end in range((done // size + 1) * size, len(self._done) + 1, size):
             self._tell(self._done[end - size : end], self._rows[end - size : end])
@@ -431,17 +568,125 @@ class _Memory:
         self.controller.tell(Batch(rows, values, np.array(logs)))
         self.version += 1
 
-    def recommended(self) -> int:
+    def recommended(self, weights: Sequence[float] | None) -> int:
         """Return the number of the trial that `PolicyGradientSampler.recommend` means."""
-        rewarded = [n for n, t in enumerate(self._done) if np.isfinite(self._values(t)).all()]
-        if not rewarded:
+        values = np.array([self._values(trial) for trial in self._done], dtype=np.float64)
+        rewarded = (
+            Batch(self._rows, values, np.zeros(len(values))).has_reward() if len(values) else ()
+        )
+        places = np.flatnonzero(rewarded)
+        if not len(places):
             raise ValueError("no finished trial has a reward yet")
-        places = np.array(rewarded)
-        rewards = scalarised(np.array([self._values(self._done[n]) for n in rewarded]))
-        scheme = self.controller.recommend() if self.space else None
-        if scheme is not None:
-            rewards = np.where((self._rows[places] == scheme).all(axis=1), rewards, -np.inf)
+        rewards = scalarised(values[places], weights)
+        if self.space:
+            schemes, merits = self.controller.merits()
+            if len(merits):
+                best = schemes[merits == merits.max()]
+                chosen = (self._rows[places][:, None] == best).all(axis=2).any(axis=1)
+                rewards = np.where(chosen, rewards, -np.inf)
         return int(places[rewards.argmax()])
+
+    def promising(self, replicates: int, budget: Budget | None) -> NDArray[np.int64] | None:
+        """Return the most promising (n,) scheme measured less often than that; None if none."""
+        schemes, merits = self.controller.merits()
+        counts = (self.seen[:, None] == schemes[None]).all(axis=2).sum(axis=0)
+        open_ones = (counts < replicates) & (schemes >= 0).all(axis=1)
+        if budget is not None and len(schemes):
+            open_ones &= budget.allows(schemes)
+        if not open_ones.any():
+            return None
+        return np.asarray(schemes[np.where(open_ones, merits, -np.inf).argmax()])
+
+
+def _is_weighting(weights: Sequence[float]) -> bool:
+    return all(0 <= w < math.inf for w in weights) and sum(weights) > 0
+
+
+def _number(reward: Reward, trial: FrozenTrial) -> float:
+    """Return what a reward function says of a trial; None is no reward."""
+    value: Any = reward(trial)
+    try:
+        return math.nan if value is None else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        name = getattr(reward, "__qualname__", type(reward).__qualname__)
+        raise ValueError(
+            f"reward function {name!r} gave {str(value)[:40]!r} for trial {trial.number}; return "
+            "one number, or None for no reward"
+        ) from error
+
+
+def _space_of(search_space: Mapping[str, Sequence[Any]]) -> dict[str, CategoricalDistribution]:
+    """Return the parameters that have something to choose, by name in order."""
+    space = {name: CategoricalDistribution(choices) for name, choices in search_space.items()}
+    return {name: dist for name, dist in sorted(space.items()) if _is_choice(dist)}
+
+
+def _budget_of(
+    limits: Mapping[str, CostLimit], space: Mapping[str, CategoricalDistribution]
+) -> Budget | None:
+    """Return the limits in the order of a space.
+
+    Raises:
+        ValueError: a limit names what is not there, or no scheme keeps all.
+    """
+    if not limits:
+        return None
+    sizes = [len(dist.choices) for dist in space.values()]
+    costs = np.zeros((len(limits), len(sizes), max(sizes)))
+    at_most = np.array([limit.at_most - limit.base for limit in limits.values()], dtype=float)
+    extras = []
+    for place, (name, limit) in enumerate(limits.items()):
+        for parameter, row in limit.costs.items():
+            slot = _place(space, parameter, name)
+            if len(row) != sizes[slot] or not np.isfinite(np.asarray(row, dtype=float)).all():
+                raise ValueError(
+                    f"budget {name!r} gives {parameter!r} the costs {list(row)}; give "
+                    f"{sizes[slot]} finite numbers, one for each choice"
+                )
+            costs[place, slot, : len(row)] = row
+        for extra, named in limit.extras:
+            mask = np.zeros(costs.shape[1:], dtype=bool)
+            for parameter, choices in named.items():
+                mask[_place(space, parameter, name), list(choices)] = True
+            if not 0 <= extra < math.inf:
+                raise ValueError(f"budget {name!r} has an extra of {extra}; give 0 or more")
+            extras.append((place, float(extra), mask))
+    budget = Budget(sizes, at_most, costs, extras)
+    for (name, limit), least in zip(limits.items(), budget.least.tolist(), strict=True):
+        if not limit.base + least <= limit.at_most:
+            raise ValueError(
+                f"budget {name!r} of {limit.at_most:g} allows nothing: the cheapest scheme costs "
+                f"{limit.base + least:g}; raise it"
+            )
+    if budget.first(np.ones(costs.shape[1:]), ()) is None:
+        raise ValueError(f"no scheme keeps the budgets {', '.join(limits)} together; raise one")
+    return budget
+
+
+def _place(space: Mapping[str, Any], parameter: str, budget: str) -> int:
+    """Return the slot of a parameter that a budget names."""
+    names = list(space)
+    if parameter not in names:
+        raise ValueError(
+            f"budget {budget!r} names the parameter {parameter!r}, of which search_space has no "
+            "two choices; name its own parameters"
+        )
+    return names.index(parameter)
+
+
+def _digest(content: object) -> str:
+    """Return 16 hex digits of JSON content, or of what its objects print as."""
+    text = json.dumps(content, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _key(choice: Any) -> Any:
+    """Return a choice as a key of a dictionary."""
+    try:
+        hash(choice)
+    except TypeError:
+        return repr(choice)
+    return choice
 
 
 def _is_choice(distribution: BaseDistribution) -> TypeGuard[CategoricalDistribution]:
@@ -480,4 +725,4 @@ def _log_prob(space: Mapping[str, Any], trial: FrozenTrial, row: NDArray[np.int6
     """Return the stored log probability; NaN where the trial is not just as it was proposed."""
     record = trial.system_attrs.get(POLICY_KEY, {"x": None})
     proposed = record["x"] == dict(zip(space, row.tolist(), strict=True))
-    return float(record["lp"]) if proposed else math.nan
+    return float(record["lp"]) if proposed and record["lp"] is not None else math.nan

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.config import StudyConfig, differences
 from sat_optuna.errors import StudyError, TrainingError
-from sat_optuna.processes import is_dead, worker_name
+from sat_optuna.processes import worker_name
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.sampler import (
     PolicyGradientSampler,
@@ -23,6 +23,7 @@ from sat_optuna.search.sampler import (
     claim_study,
 )
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.search.unfinished import stale_trials
 
 __all__ = [
     "CONFIG_KEY",
@@ -34,7 +35,6 @@ __all__ = [
     "finished_trials",
     "load_study",
     "run_trials",
-    "stale_trials",
 ]
 
 CONFIG_KEY = "sat:config"
@@ -42,13 +42,26 @@ UUID_KEY = "sat:uuid"
 
 
 def build_sampler(
-    name: str, *, seed: int, batch: int
+    name: str, *, seed: int, batch: int, **more: Any
 ) -> PolicyGradientSampler | NumberSeededSampler:
-    """Return the sampler of a name of `[search] sampler`; each is a function of history."""
-    if name == "policy":
-        return PolicyGradientSampler(seed=seed, batch=batch)
-    if name == "paper":
-        return PolicyGradientSampler(seed=seed, preset="paper")
+    """Return the sampler of a name of `[search] sampler`; each is a function of history.
+
+    Args:
+        name: of the sampler.
+        seed: of its proposals.
+        batch: trials told at once, of "policy".
+        **more: `replicates`, `search_space`, `budget`, `max_connections` of our own samplers.
+
+    Raises:
+        StudyError: no scheme keeps the budget.
+    """
+    try:
+        if name == "policy":
+            return PolicyGradientSampler(seed=seed, batch=batch, **more)
+        if name == "paper":
+            return PolicyGradientSampler(seed=seed, preset="paper", **more)
+    except ValueError as error:
+        raise StudyError(f"the sampler of this study cannot be made: {error}") from error
     return NumberSeededSampler(name, seed=seed)
 
 
@@ -191,23 +204,6 @@ def load_study(db: Path, name: str) -> optuna.Study:
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the finished trials in number order, not copied."""
     return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-
-
-def stale_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the RUNNING trials whose worker is dead, in number order.
-
-    One process at a time works on a study; so a trial without a worker's name was killed at birth,
-    and one of another machine, an earlier container for example, was left behind.
-    """
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return [t for t in running if not _at_work(t)]
-
-
-def _at_work(trial: FrozenTrial) -> bool:
-    """Whether another process of this machine is scoring the trial."""
-    worker = trial.user_attrs.get(WORKER_KEY, "")
-    here = worker.partition("/")[0] == worker_name().partition("/")[0]
-    return here and worker != worker_name() and not is_dead(worker)
 
 
 def run_trials(

@@ -10,8 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sat_optuna.checkpoint import versions
 from sat_optuna.errors import StudyError
 from sat_optuna.scheme import Scheme
+from sat_optuna.search.sampler import PolicyGradientSampler
 from sat_optuna.search.space import NETWORK_KEY
-from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, finished_trials
+from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, build_sampler, finished_trials
 from sat_optuna.ticket import AttentionSpec, Score, Ticket
 
 __all__ = ["best_ticket", "ticket_of"]
@@ -56,6 +57,9 @@ def _valid_score(trial: FrozenTrial, config: Mapping[str, Any]) -> tuple[Score, 
 def best_ticket(study: optuna.Study) -> Ticket:
     """Return the ticket with the highest reward; of equals, the first found.
 
+    Where the search measured schemes more than once, it is the one that all its trials speak for:
+    see `PolicyGradientSampler.recommend`.
+
     Raises:
         StudyError: no trial is complete, or the study has several objectives.
     """
@@ -71,5 +75,11 @@ def best_ticket(study: optuna.Study) -> Ticket:
             f"study {study.study_name!r} has no complete trial; "
             "run: sat-optuna search, and look at sat-optuna trials"
         )
+    search = study.user_attrs.get(CONFIG_KEY, {}).get("search", {})
+    if search.get("replicates", 1) > 1:
+        seed = study.user_attrs[CONFIG_KEY]["seed"]
+        sampler = build_sampler(search["sampler"], seed=seed, batch=search["batch"])
+        if isinstance(sampler, PolicyGradientSampler):
+            return ticket_of(study, sampler.recommend(study))
     best = max(complete, key=lambda t: (sign * (t.value or 0.0), -t.number))
     return ticket_of(study, best)

@@ -111,6 +111,20 @@ def test_train_objective_trains_the_masked_network_itself(net, data):
         torch.testing.assert_close(stored, before[name], rtol=0, atol=0)
 
 
+def test_a_scheme_measured_again_is_trained_with_another_seed_each_time(net, data):
+    """And with the same ones when the study is repeated."""
+    objective = TrainObjective(net, data, epochs=1, config=CONFIG)
+    losses = []
+    for _ in range(2):
+        study = optuna.create_study(direction="maximize")
+        for choices in (("se", "none", "se"), ("none", "none", "se"), ("se", "none", "se")):
+            study.enqueue_trial(dict(zip(NAMES, choices, strict=True)))
+        study.optimize(objective, n_trials=3)
+        losses.append([trial.user_attrs["loss"] for trial in study.trials])
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[0][2]
+
+
 class _Never(optuna.pruners.BasePruner):
     def prune(self, study, trial):
         return trial.last_step == 0

@@ -23,7 +23,6 @@ from sat_optuna.search.study import (
     finished_trials,
     load_study,
     run_trials,
-    stale_trials,
 )
 from sat_optuna.search.tickets import best_ticket
 
@@ -239,21 +238,6 @@ def test_no_database_and_no_such_study(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(StudyError, match="cannot open"):
         load_study(tmp_path / "broken.db", "s")
-
-
-def test_stale_is_what_a_dead_process_left(tmp_path):
-    study = make(tmp_path)
-    dead = subprocess.run(
-        [sys.executable, "-c", "from sat_optuna.processes import worker_name as w; print(w())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    for worker in (dead, None, "an-earlier-container/1/2"):
-        trial = study.ask()
-        if worker:
-            trial.set_user_attr(WORKER_KEY, worker)
-    assert [t.number for t in stale_trials(study)] == [0, 1, 2]
 
 
 def test_best_ticket_is_the_first_of_the_highest(tmp_path):

@@ -1,0 +1,44 @@
+"""Limits and replicates of study.toml, as a user meets them."""
+
+import json
+
+import pytest
+
+from tests.studies import STUDY, make_study, sat_optuna, trials
+
+
+def study_of(project, extra, name="tiny"):
+    return make_study(project, name, STUDY.replace("[search]\n", f"[search]\n{extra}\n"))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return tmp_path_factory.mktemp("project")
+
+
+def test_a_search_within_limits_proposes_nothing_above_them(project):
+    """The limits are below what half of all schemes cost, so chance would not do it."""
+    study_of(project, "max_connections = 3\nmax_params = 11300")
+    sat_optuna("pretrain", "tiny", cwd=project)
+    sat_optuna("search", "tiny", "--no-mlflow", "--trials", "13", cwd=project)
+    rows = trials(project)
+    assert len(rows) == 13
+    assert max(row["scheme"].count("1") for row in rows) == 3
+    assert max(row["params"] for row in rows) <= 11300
+    assert len({row["scheme"] for row in rows}) == 13
+
+
+def test_limits_that_nothing_keeps_are_one_sentence(project):
+    study_of(project, "max_macs = 7", "none")
+    done = sat_optuna("search", "none", "--no-mlflow", cwd=project, code=1)
+    assert "budget 'macs' of 7 allows nothing: the cheapest scheme costs" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_replicates_lead_to_the_ticket_that_all_trials_speak_for(project):
+    study_of(project, 'objective = "train"\nepochs = 1\nreplicates = 3', "again")
+    sat_optuna("search", "again", "--no-mlflow", "--trials", "12", cwd=project)
+    sat_optuna("ticket", "again", cwd=project)
+    (ticket,) = (project / "studies" / "again" / "tickets").glob("trial-*.json")
+    assert json.loads(ticket.read_text())["scheme"] in {row["scheme"] for row in trials(project, "again")}

@@ -1,0 +1,84 @@
+"""`sat-optuna trials` and `doctor` while another process holds a trial, and after its death."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.studies import make_study, sat_optuna
+
+SEARCH = """
+import sys
+from pathlib import Path
+from sat_optuna.config import StudyConfig
+from sat_optuna.processes import worker_name
+from sat_optuna.search.space import WORKER_KEY, suggest_scheme
+from sat_optuna.search.study import build_sampler, create_study
+sampler = build_sampler("policy", seed=0, batch=4)
+study = create_study(Path(sys.argv[1]), "tiny", config=StudyConfig(), sampler=sampler)
+for number in range(int(sys.argv[2])):
+    trial = study.ask()
+    trial.set_user_attr(WORKER_KEY, worker_name())
+    trial.set_user_attr("scheme", str(suggest_scheme(trial, (2, 2), ("se",))))
+    if len(sys.argv) > 3 and number == int(sys.argv[3]):
+        print("holding", flush=True)
+        sys.stdin.read()
+    study.tell(trial, float(number))
+"""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A project whose trial 2 a live process holds, while another has finished 3 to 6."""
+    db = make_study(tmp_path) / "study.db"
+    program = [sys.executable, "-c", SEARCH, str(db)]
+    with subprocess.Popen(
+        [*program, "3", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holding\n"
+        subprocess.run([*program, "4"], check=True)
+        yield tmp_path, process
+        process.kill()
+
+
+def looks(project):
+    printed = sat_optuna("doctor", "--format", "json", cwd=project).stdout
+    return [
+        row["finding"]
+        for row in json.loads(printed)
+        if row["subject"] == "study tiny" and row["state"] == "look"
+    ]
+
+
+WAITING = "and the sampler learns nothing from the finished trials 3-6 until it ends"
+
+
+def test_trials_names_a_held_trial_with_those_that_wait(held):
+    project, process = held
+    done = sat_optuna("trials", "tiny", cwd=project)
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        [str(number), "RUNNING" if number == 2 else "COMPLETE"] for number in range(7)
+    ]
+    assert done.stderr.startswith(f"trial 2 is being run by process {process.pid} of ")
+    assert done.stderr.endswith(f"{WAITING}\n")
+    process.kill()
+    process.wait()
+    done = sat_optuna("trials", "tiny", cwd=project)
+    assert done.stderr == (
+        "DEAD trials [2] are finished under their numbers by: sat-optuna search tiny\n"
+    )
+
+
+@pytest.mark.slow
+def test_doctor_names_it_too_and_says_what_to_do(held):
+    project, process = held
+    (finding,) = looks(project)
+    assert finding.startswith(f"trial 2 is being run by process {process.pid} of ")
+    assert f"{WAITING}; wait for it, or end the process" in finding
+    assert finding.endswith("finish it with: sat-optuna search tiny")
+    process.kill()
+    process.wait()
+    (finding,) = looks(project)
+    assert finding.startswith("a dead process left the trials [2] unfinished")

@@ -1,0 +1,93 @@
+"""Trials that dead processes left, and those of live ones that others wait behind."""
+
+import subprocess
+import sys
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from sat_optuna.processes import worker_name
+from sat_optuna.search.sampler import PolicyGradientSampler
+from sat_optuna.search.space import WORKER_KEY
+from sat_optuna.search.unfinished import Blocker, blocking_trials, stale_trials
+
+
+@pytest.fixture
+def other():
+    """A live process."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def study():
+    return study_with(PolicyGradientSampler(seed=0))
+
+
+def study_with(sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tell(study, asked(study))
+    return study
+
+
+def asked(study: optuna.Study, worker: str | None = None) -> optuna.Trial:
+    trial = study.ask()
+    trial.suggest_categorical("s1.b00", ("none", "se"))
+    if worker:
+        trial.set_user_attr(WORKER_KEY, worker)
+    return trial
+
+
+def tell(study: optuna.Study, trial: optuna.Trial) -> None:
+    study.tell(trial, float(trial.number))
+
+
+def test_stale_is_what_a_dead_process_left(study, other):
+    dead = subprocess.run(
+        [sys.executable, "-c", "from sat_optuna.processes import worker_name as w; print(w())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    for worker in (dead, None, "an-earlier-container/1/2", worker_name(other.pid)):
+        asked(study, worker)
+    assert [t.number for t in stale_trials(study)] == [1, 2, 3]
+
+
+def test_a_live_trial_blocks_only_what_is_finished_behind_it(study, other):
+    worker = worker_name(other.pid)
+    first, second = asked(study, worker), asked(study, worker)
+    assert blocking_trials(study) == []
+    ends = [asked(study) for _ in range(6)]
+    tell(study, ends[0])
+    study.tell(ends[1], state=TrialState.FAIL)
+    tell(study, ends[4])
+    waiting = (3, 4, 7)
+    assert blocking_trials(study) == [Blocker(n, worker, waiting) for n in (1, 2)]
+    assert str(blocking_trials(study)[0]) == (
+        f"trial 1 is being run by process {other.pid} of {worker.split('/')[0]}, and the sampler "
+        "learns nothing from the finished trials 3-4, 7 until it ends"
+    )
+    tell(study, first)
+    assert [blocker.number for blocker in blocking_trials(study)] == [2]
+    tell(study, second)
+    assert blocking_trials(study) == []
+
+
+def test_a_dead_trial_is_stale_and_no_blocker(study, other):
+    asked(study, worker_name(other.pid))
+    tell(study, asked(study))
+    assert [blocker.number for blocker in blocking_trials(study)] == [1]
+    other.kill()
+    other.wait()
+    assert blocking_trials(study) == []
+    assert [t.number for t in stale_trials(study)] == [1]
+
+
+def test_a_sampler_of_optunas_waits_for_no_trial(other):
+    study = study_with(optuna.samplers.TPESampler(seed=0))
+    asked(study, worker_name(other.pid))
+    tell(study, asked(study))
+    assert blocking_trials(study) == []
