@@ -1,7 +1,8 @@
 """The samplers that are compared, each seeded by (seed, trial number) where Optuna allows.
 
 A name with settings is a variant: `default:pairs=false`, `paper:rnd=false+replay=false`; its
-values are JSON and go to `PolicyGradientSampler`, as `batch`, `learning_rate` or an option.
+values are JSON and go to `PolicyGradientSampler`, as `batch`, `learning_rate`, `replicates` or an
+option.
 """
 
 import importlib
@@ -28,7 +29,11 @@ Space = Mapping[str, BaseDistribution]
 Preset = Literal["default", "paper"]
 
 _PRESETS: dict[str, Preset] = {"default": "default", "paper": "paper"}
-_ARGUMENTS = ("batch", "learning_rate")  # of the sampler itself, not of its controller
+_ARGUMENTS = (
+    "batch",
+    "learning_rate",
+    "replicates",
+)  # of the sampler itself, not of its controller
 
 
 @dataclass(frozen=True, slots=True)

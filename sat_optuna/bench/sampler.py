@@ -27,7 +27,7 @@ from sat_optuna.bench.problems import PROBLEMS, Problem, make_problem
 from sat_optuna.bench.runs import Run, RunLog, Task
 from sat_optuna.search.sampler import PolicyGradientSampler
 
-__all__ = ["DEFAULT_PROBLEMS", "DEFAULT_RIVALS", "bench_sampler", "play"]
+__all__ = ["DEFAULT_PROBLEMS", "DEFAULT_RIVALS", "bench_sampler", "play", "versions_used"]
 
 DEFAULT_PROBLEMS = PROBLEMS.names()
 DEFAULT_RIVALS = (
@@ -146,7 +146,7 @@ def play(task: Task) -> Run:
         distinct=len({scheme.tobytes() for scheme in schemes}) / len(schemes),
         ms=round(statistics.median(ms), 4),
         cpu_s=round(cpu_s, 3),
-        versions=_versions(),
+        versions=versions_used(),
     )
 
 
@@ -179,6 +179,7 @@ def _searched(task: Task, problem: Problem, contender: Contender) -> tuple[Any, 
     return study, rewards, schemes, ms, cpu_s
 
 
-def _versions() -> dict[str, str]:
+def versions_used() -> dict[str, str]:
+    """Return the versions of what decides a run beside its sampler."""
     packages = ("sat_optuna", "optuna", "numpy", "scipy")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -55,14 +55,33 @@ median of ask and tell, Optuna's samplers made anew for each trial.
 """
 
 
-_OVERHEAD = """\
+# By part of the document: what its table shows.
+_OVERHEAD = {
+    "ask_and_tell": """\
 # What a sampler costs a trial
 
 Ask and tell of one trial in memory, 54 parameters of two choices, one thread, on studies of so
 many finished trials. first_ms: the first trial, for which a sampler reads them; median_ms and
 p95_ms: of those after it, by the clock; cpu_ms: their median CPU time, which other work on the
 machine disturbs less; beyond: medians less random's.
-"""
+""",
+    "reopening": """\
+## The first proposal after a study was opened again
+
+A fresh process opens a SQLite file of so many finished trials of 54 parameters, and reads them
+all, or asks for a trial and its first parameter. Median and greatest over the rounds, imports not
+counted; beyond_ms: medians less that of reading.
+""",
+    "asynchrony": """\
+## Schemes proposed twice by processes that work at once
+
+So many processes on one journal file, each of which asks, evaluates (20 ms on average,
+exponentially distributed) and tells without waiting for another. repeats_percent: share of trials
+whose scheme a trial of smaller number has, the mean over seeds; most_percent: the greatest;
+at_work: how many other trials ran on average when one began. How often one process repeats itself
+is in table.md.
+""",
+}
 
 
 def sampler_markdown(
@@ -156,11 +175,15 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
-def overhead_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the table of `bench_overhead`."""
-    head = list(rows[0])
-    text = _markdown(head, ([str(row[name]) for name in head] for row in rows))
-    return f"{_OVERHEAD}\n{text}"
+def overhead_markdown(document: Mapping[str, Any]) -> str:
+    """Return the tables of `sat-optuna bench sampler --overhead`, a section a part."""
+    parts = []
+    for name, text in _OVERHEAD.items():
+        rows = document[name]
+        head = list(rows[0])
+        parts.append(f"{text}\n{_markdown(head, ([str(r[n]) for n in head] for r in rows))}")
+    made = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
+    return "\n".join([*parts, f"Made with {made}, on {document['machine']}.\n"])
 
 
 def draw_curves(path: Path, runs: Sequence[Run]) -> Path:

@@ -1,6 +1,8 @@
 """`sat-optuna bench sampler`: the samplers against each other."""
 
 import json
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.files import write_text
+from sat_optuna.files import check_writable, write_text
 
 __all__ = ["sampler"]
 
@@ -60,7 +62,10 @@ _AGAINST = ("problem", "ours", "rival", "seeds", "difference", "p", "p Holm")
     help="Processes of one thread each; 0: this one.",
 )
 @click.option(
-    "--overhead", is_flag=True, help="Time ask and tell instead, beside RandomSampler's."
+    "--overhead",
+    is_flag=True,
+    help="Instead: the time of ask and tell, of the first proposal after a study was opened, and "
+    "the share of repeats of processes that work at once.",
 )
 @FORMAT
 @click.pass_obj
@@ -144,12 +149,29 @@ def _interval(mean: Mapping[str, float] | None) -> str | None:
 
 
 def _overhead(console: Console, out: Path, format: str) -> None:
-    from sat_optuna.bench.overhead import HISTORIES, bench_overhead
+    from sat_optuna.bench import asynchrony, overhead, reopening
+    from sat_optuna.bench.sampler import versions_used
     from sat_optuna.bench.sampler_report import overhead_markdown
 
-    with console.progress("bench sampler --overhead", len(HISTORIES)) as bar:
-        rows = bench_overhead(on_history=bar.advance)
-    console.rows(rows, tuple(rows[0]), format)
-    write_text(out / "overhead.json", json.dumps(rows, indent=1) + "\n")
-    table = write_text(out / "overhead.md", overhead_markdown(rows))
+    check_writable(out / "overhead.json")
+    with console.progress("ask and tell", len(overhead.HISTORIES)) as bar:
+        asked = overhead.bench_overhead(on_history=bar.advance)
+    with console.progress("reopening", len(reopening.READERS) * reopening.ROUNDS) as bar:
+        reopened = reopening.bench_reopening(on_opening=bar.advance)
+    studies = len(asynchrony.ASYNCHRONOUS) * len(asynchrony.PROBLEMS) * asynchrony.SEEDS
+    with console.progress("asynchrony", studies) as bar:
+        together = asynchrony.bench_asynchrony(on_study=bar.advance)
+    parts = {"ask_and_tell": asked, "reopening": reopened, "asynchrony": together}
+    machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores"
+    document = {"machine": machine, "versions": versions_used()} | parts
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    if format == "json":
+        console.result(text)
+    else:
+        console.rows(asked, tuple(asked[0]), format)
+    for rows in (reopened, together) if format == "table" else ():
+        console.result("")
+        console.rows(rows, tuple(rows[0]), format)
+    write_text(out / "overhead.json", text + "\n")
+    table = write_text(out / "overhead.md", overhead_markdown(document))
     console.remark(f"{table} written")

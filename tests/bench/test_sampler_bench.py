@@ -23,11 +23,10 @@ from sat_optuna.bench.comparison import (
 )
 from sat_optuna.bench.contenders import CONTENDERS, make_contender
 from sat_optuna.bench.evolution import OnePlusOne, RegularisedEvolution
-from sat_optuna.bench.overhead import bench_overhead
 from sat_optuna.bench.problems import BenchError, make_problem
 from sat_optuna.bench.runs import Run, RunLog, Task
 from sat_optuna.bench.sampler import DEFAULT_RIVALS, bench_sampler, play
-from sat_optuna.bench.sampler_report import draw_curves, overhead_markdown, sampler_markdown
+from sat_optuna.bench.sampler_report import draw_curves, sampler_markdown
 from sat_optuna.errors import UnknownName, WriteError
 
 QUICK = [name for name in CONTENDERS.names() if name != "gp"]  # gp needs torch, and time
@@ -405,22 +404,3 @@ def test_tables_and_picture(tmp_path, table):
     picture = draw_curves(tmp_path / "a.png", runs)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.read_bytes() == draw_curves(tmp_path / "b.png", runs).read_bytes()
-
-
-def test_overhead_beside_random():
-    notes: list[str] = []
-    rows = bench_overhead(histories=(20, 60), rounds=5, on_history=notes.append)
-    assert notes == ["20 trials", "60 trials"]
-    assert [(row["sampler"], row["trials"]) for row in rows] == [
-        ("random", 20),
-        ("default", 20),
-        ("random", 60),
-        ("default", 60),
-    ]
-    for row in rows:
-        assert (row["beyond_ms"] == 0) or row["sampler"] == "default"
-        assert 0 < row["median_ms"] <= row["p95_ms"]
-    default, random = rows[3], rows[2]
-    beyond = default["median_ms"] - random["median_ms"]
-    assert default["beyond_ms"] == pytest.approx(beyond, abs=2e-3)
-    assert "| default | 60 |" in overhead_markdown(rows)

@@ -81,11 +81,48 @@ def test_numbers_out_of_range_are_usage_errors(tmp_path):
         assert "not in the range" in bench(option, "0", code=2).stderr
 
 
-def test_overhead_is_a_table_of_its_own(tmp_path, monkeypatch):
-    row = {"sampler": "random", "trials": 10, "median_ms": 1.5, "beyond_ms": 0.0}
-    monkeypatch.setattr("sat_optuna.bench.overhead.bench_overhead", lambda **_given: [row])
+@pytest.fixture
+def measured(monkeypatch):
+    """What takes minutes, in no time: a row a part."""
+    asked = {"sampler": "random", "trials": 10, "median_ms": 1.5, "beyond_ms": 0.0}
+    reopened = {"sampler": "(reading alone)", "beyond_ms": 2.5}
+    together = {"problem": "nk16", "sampler": "tpe", "repeats_percent": 4.5}
+    parts = {"overhead": asked, "reopening": reopened, "asynchrony": together}
+    for name, row in parts.items():
+        monkeypatch.setattr(
+            f"sat_optuna.bench.{name}.bench_{name}", lambda _row=row, **_given: [_row]
+        )
+    return list(parts.values())
+
+
+def test_overhead_is_three_tables_of_its_own(tmp_path, measured):
     done = bench("--overhead", "--out", str(tmp_path))
-    assert done.stdout.split() == [*row, "random", "10", "1.500", "0.000"]
-    assert json.loads((tmp_path / "overhead.json").read_text()) == [row]
-    assert "| random | 10 | 1.5 | 0.0 |" in (tmp_path / "overhead.md").read_text()
+    asked, reopened, together = done.stdout.split("\n\n")
+    assert asked.split() == [*measured[0], "random", "10", "1.500", "0.000"]
+    assert reopened.split() == [*measured[1], "(reading", "alone)", "2.500"]
+    assert together.split() == [*measured[2], "nk16", "tpe", "4.500"]
+    document = json.loads((tmp_path / "overhead.json").read_text())
+    assert [document[part] for part in ("ask_and_tell", "reopening", "asynchrony")] == [
+        [row] for row in measured
+    ]
+    assert document["versions"].keys() > {"optuna", "numpy"}
+    text = (tmp_path / "overhead.md").read_text()
+    assert "| random | 10 | 1.5 | 0.0 |" in text
+    assert "| (reading alone) | 2.5 |" in text
+    assert "| nk16 | tpe | 4.5 |" in text
+    assert f"Made with python {document['versions']['python']}, " in text
     assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_overhead_in_other_formats(tmp_path, measured):
+    printed = bench("--overhead", "--out", str(tmp_path), "--format", "json").stdout
+    assert printed == (tmp_path / "overhead.json").read_text()
+    printed = bench("--overhead", "--out", str(tmp_path), "--format", "csv").stdout
+    assert printed == "sampler,trials,median_ms,beyond_ms\nrandom,10,1.5,0.0\n"
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("sat_optuna.bench.overhead.bench_overhead", lambda **_given: 1 / 0)
+    (tmp_path / "file").write_text("")
+    done = bench("--overhead", "--out", str(tmp_path / "file" / "under"), code=1)
+    assert "cannot write" in done.stderr
