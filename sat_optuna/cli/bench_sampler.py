@@ -84,7 +84,8 @@ def sampler(
 ) -> None:
     """Compare samplers on problems of categorical choices, with equal budgets and paired seeds.
 
-    Writes runs.jsonl, table.md and curves.png, of all runs of that budget that runs.jsonl holds.
+    Writes runs.jsonl, table.md, curves.png and, where there are variants, ablation.md, of all runs
+    of that budget that runs.jsonl holds.
     """
     if overhead:
         _overhead(console, out, format)
@@ -104,6 +105,7 @@ def sampler(
             workers=workers,
             on_run=bar.advance,
         )
+    from sat_optuna.bench.ablation import ablation_markdown
     from sat_optuna.bench.comparison import compared, standings
     from sat_optuna.bench.sampler_report import draw_curves, sampler_markdown
 
@@ -121,7 +123,10 @@ def sampler(
         console.rows([_versus(asdict(row)) for row in comparisons], _AGAINST, format)
     table = write_text(out / "table.md", sampler_markdown(runs, rows, comparisons))
     figure = draw_curves(out / "curves.png", runs)
-    console.remark(f"{table} and {figure} written")
+    written = [table, figure]
+    if ablation := ablation_markdown(runs, comparisons):
+        written.append(write_text(out / "ablation.md", ablation))
+    console.remark(f"{', '.join(map(str, written))} written")
 
 
 def _names(text: str) -> list[str]:

@@ -33,8 +33,9 @@ def test_rows_and_files(folder):
     assert len(standings.splitlines()) == 7
     assert len(comparisons.splitlines()) == 5
     assert "p Holm" in comparisons
-    table, curves = folder / "table.md", folder / "curves.png"
-    assert f"{table} and {curves} written" in done.stderr
+    files = [folder / name for name in ("table.md", "curves.png", "ablation.md")]
+    assert f"{', '.join(map(str, files))} written" in done.stderr
+    table = files[0]
     assert "## nk16" in table.read_text()
     assert len((folder / "runs.jsonl").read_text().splitlines()) == 12
 

@@ -41,4 +41,6 @@ def test_replicates_lead_to_the_ticket_that_all_trials_speak_for(project):
     sat_optuna("search", "again", "--no-mlflow", "--trials", "12", cwd=project)
     sat_optuna("ticket", "again", cwd=project)
     (ticket,) = (project / "studies" / "again" / "tickets").glob("trial-*.json")
-    assert json.loads(ticket.read_text())["scheme"] in {row["scheme"] for row in trials(project, "again")}
+    assert json.loads(ticket.read_text())["scheme"] in {
+        row["scheme"] for row in trials(project, "again")
+    }
