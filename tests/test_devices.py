@@ -93,16 +93,13 @@ def test_this_machine():
 
 
 def test_a_gpu_looks_for_kernels_and_leaves_the_setting_as_it_was():
-    cudnn = torch.backends.cudnn
-    assert not cudnn.benchmark
-    with fastest_kernels(CPU):
-        assert not cudnn.benchmark
-    with fastest_kernels(GPU):
-        assert cudnn.benchmark
-    assert not cudnn.benchmark
-    cudnn.deterministic = True
+    def looks(device):
+        with fastest_kernels(device):
+            return torch.backends.cudnn.benchmark
+
+    assert (looks(CPU), looks(GPU), torch.backends.cudnn.benchmark) == (False, True, False)
+    torch.backends.cudnn.deterministic = True
     try:
-        with fastest_kernels(GPU):
-            assert not cudnn.benchmark
+        assert not looks(GPU)
     finally:
-        cudnn.deterministic = False
+        torch.backends.cudnn.deterministic = False
