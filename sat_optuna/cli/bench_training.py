@@ -26,7 +26,7 @@ __all__ = ["training"]
     help="Trainings of each loop on mnist5k.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), default=5, show_default=True, help="Of these."
+    "--epochs", type=click.IntRange(min=1), default=4, show_default=True, help="Of these."
 )
 @click.option(
     "--out",
@@ -54,7 +54,12 @@ def training(
     """
     import torch
 
-    from sat_optuna.bench.training import NETWORKS, TrainingPlan, bench_training
+    from sat_optuna.bench.training import (
+        NETWORKS,
+        TrainingPlan,
+        bench_accuracy,
+        bench_training,
+    )
     from sat_optuna.bench.training_report import (
         LOOP_COLUMNS,
         RATIO_COLUMNS,
@@ -71,6 +76,7 @@ def training(
     plan = TrainingPlan(networks=networks, rounds=rounds, seeds=seeds, epochs=epochs)
     with console.progress("bench training", plan.turns) as bar:
         document = bench_training(plan, on_turn=bar.advance)
+        document["accuracy"] = bench_accuracy(plan, on_turn=bar.advance)
     text = json.dumps(document, indent=1, ensure_ascii=False)
     if format == "json":
         console.result(text)
