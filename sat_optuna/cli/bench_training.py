@@ -31,7 +31,8 @@ __all__ = ["training"]
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON file to write; a page of tables goes beside it, with suffix .md.",
+    help="JSON file, written piece by piece; what it holds is not done again. A page of tables "
+    "goes beside it, with suffix .md.",
 )
 @FORMAT
 @click.pass_obj
@@ -54,12 +55,8 @@ def training(
     """
     import torch
 
-    from sat_optuna.bench.training import (
-        NETWORKS,
-        TrainingPlan,
-        bench_accuracy,
-        bench_training,
-    )
+    from sat_optuna.bench.training import bench_training
+    from sat_optuna.bench.training_plan import NETWORKS, TrainingPlan
     from sat_optuna.bench.training_report import (
         LOOP_COLUMNS,
         RATIO_COLUMNS,
@@ -75,11 +72,9 @@ def training(
     networks = tuple(replace(one, batch=batch or one.batch) for one in NETWORKS)
     plan = TrainingPlan(networks=networks, rounds=rounds, seeds=seeds, epochs=epochs)
     with console.progress("bench training", plan.turns) as bar:
-        document = bench_training(plan, on_turn=bar.advance)
-        document["accuracy"] = bench_accuracy(plan, on_turn=bar.advance)
-    text = json.dumps(document, indent=1, ensure_ascii=False)
+        document = bench_training(plan, out=out, on_turn=bar.advance)
     if format == "json":
-        console.result(text)
+        console.result(json.dumps(document, indent=1, ensure_ascii=False))
     elif format == "csv":
         console.rows(document["rows"], tuple(document["rows"][0]), format)
     else:
@@ -88,6 +83,5 @@ def training(
         console.rows(readable(document["ratios"]), RATIO_COLUMNS, format)
         console.result(f"\n{accuracy_line(document['accuracy'])}")
     if out:
-        write_text(out, text + "\n")
         page = write_text(out.with_suffix(".md"), training_markdown(document))
         console.remark(f"{out} and {page} written")

@@ -8,7 +8,8 @@ import torch
 from click.testing import CliRunner
 
 from sat_optuna.bench.handwritten import hand_written
-from sat_optuna.bench.training import LIMITS, NETWORKS, Network, TrainingPlan, bench_training
+from sat_optuna.bench.training import TrainingBenchError, bench_training
+from sat_optuna.bench.training_plan import LIMITS, NETWORKS, Network, TrainingPlan
 from sat_optuna.bench.training_report import accuracy_line, readable, training_markdown
 from sat_optuna.bench.usual import augmented_loader, bare_loader, usual_fit
 from sat_optuna.cli import sat_optuna as group
@@ -78,12 +79,15 @@ def test_the_networks_measured_are_those_of_the_studies():
 
 
 @pytest.fixture(scope="module")
-def measured():
-    """A plan, its document, and how often a turn was reported."""
+def measured(tmp_path_factory):
+    """A plan, its document, how often a turn was reported, and the file written."""
     turns: list[None] = []
-    plan = TrainingPlan(networks=(TINY, replace(TINY, attention=False)), rounds=6, seeds=0)
-    document = bench_training(plan, on_turn=lambda: turns.append(None))
-    return plan, document | {"accuracy": ACCURACY}, len(turns)
+    out = tmp_path_factory.mktemp("bench") / "mine.json"
+    plan = TrainingPlan(
+        networks=(TINY, replace(TINY, attention=False)), rounds=6, seeds=2, epochs=0
+    )
+    document = bench_training(plan, out=out, on_turn=lambda: turns.append(None))
+    return plan, document, len(turns), out
 
 
 ACCURACY = {
@@ -99,8 +103,8 @@ ACCURACY = {
 
 
 def test_a_row_for_each_loop_and_setting(measured):
-    plan, document, turns = measured
-    assert turns == plan.turns == (2 + 3) * 6
+    plan, document, turns, _ = measured
+    assert turns == plan.turns == (2 + 3) * 6 + 2 * 2
     rows = document["rows"]
     assert len(rows) == 2 * 6
     for network in plan.networks:
@@ -115,7 +119,7 @@ def test_a_row_for_each_loop_and_setting(measured):
 
 
 def test_a_ratio_says_whether_its_upper_end_keeps_the_limit(measured):
-    plan, document, _ = measured
+    plan, document, *_ = measured
     rows = document["ratios"]
     assert [row["what"] for row in rows] == list(LIMITS)
     for row in rows:
@@ -125,8 +129,8 @@ def test_a_ratio_says_whether_its_upper_end_keeps_the_limit(measured):
 
 
 def test_the_page_holds_every_row(measured):
-    _, document, _ = measured
-    page = training_markdown(document)
+    _, document, *_ = measured
+    page = training_markdown(document | {"accuracy": ACCURACY})
     assert f"{document['threads']} threads, 6 rounds" in page
     assert sum(line.startswith("| resnet20") for line in page.splitlines()) == 2 * 6
     assert page.count("float32 *") == 2
@@ -136,6 +140,37 @@ def test_the_page_holds_every_row(measured):
     assert "ours (bfloat16, channels_last) 97.50 %, usual 97.00 %; difference +0.50 points, 95 % "
     assert "interval -5.85 to +6.85" in accuracy_line(ACCURACY)
     json.dumps(document, allow_nan=False)
+
+
+def test_what_a_file_holds_is_not_measured_again(measured, tmp_path):
+    plan, document, _, out = measured
+    assert json.loads(out.read_text()) == document
+    assert bench_training(plan, out=out, on_turn=lambda: pytest.fail("measured")) == document
+    cut = document | {"ratios": document["ratios"][:2]}
+    partly = tmp_path / "partly.json"
+    partly.write_text(json.dumps(cut))
+    turns: list[None] = []
+    again = bench_training(plan, out=partly, on_turn=lambda: turns.append(None))
+    assert len(turns) == plan.rounds
+    assert again["ratios"][:2] == document["ratios"][:2]
+    assert json.loads(partly.read_text()) == again
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("accuracy,loss", "holds something else than training speeds; choose another --out"),
+        ("[]", "holds something else than training speeds; choose another --out"),
+        ('{"rows": [], "ratios": [], "accuracy": {}}', "was begun with another capability, "),
+    ],
+)
+def test_another_file_is_refused(tmp_path, content, words):
+    out = tmp_path / "mine.json"
+    out.write_text(content)
+    with pytest.raises(TrainingBenchError) as caught:
+        bench_training(TrainingPlan(), out=out)
+    assert words in str(caught.value)
+    assert out.read_text() == content
 
 
 def bench(*arguments, code=0):
