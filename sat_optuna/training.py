@@ -2,12 +2,13 @@
 
 Everything random is a function of (seed, epoch) or (seed, step), never of what ran before; so a
 training continued from its checkpoint ends with the weights of one that never stopped (same
-machine, versions and thread count).
+machine, versions and thread count; on a GPU the fastest kernels are looked for anew, and the last
+bits may differ).
 """
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sat_optuna.checkpoint import (
     EpochRecord,
@@ -26,25 +26,18 @@ from sat_optuna.checkpoint import (
 )
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.augment import augment
-from sat_optuna.devices import autocast_dtype, to_memory_format
+from sat_optuna.devices import Arithmetic, arithmetic_for, fastest_kernels
 from sat_optuna.draws import draw_scheme
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet import Supernet
+from sat_optuna.training_step import TrainingStep, learning_rate
 
 if TYPE_CHECKING:
     from sat_optuna.data.split import Images, Split
 
-__all__ = [
-    "Checkpoint",
-    "fit",
-    "learning_rate",
-    "pretrain",
-]
-
-_WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
-_START = 1 / 25  # one-cycle starts at this share of its peak
+__all__ = ["Checkpoint", "fit", "pretrain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +68,6 @@ class Checkpoint:
                 "move it away, or restore the study.toml it was made with"
             )
         return record
-
-
-def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
-    """Return the learning rate of a step, a pure function of its place.
-
-    Args:
-        config: schedule and peak.
-        step: from 0.
-        steps: of the whole training.
-    """
-    share = step / max(1, steps - 1)
-    if config.schedule == "step":
-        return config.lr * 0.1 ** ((step >= steps / 2) + (step >= steps * 3 / 4))
-    if config.schedule == "cosine":
-        return config.lr * (1 + math.cos(math.pi * share)) / 2
-    if share < _WARM_UP:
-        return config.lr * (_START + (1 - _START) * share / _WARM_UP)
-    return config.lr * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
 def pretrain(
@@ -168,20 +143,24 @@ def fit(
         CheckpointError: the checkpoint is broken or of another configuration.
         TrainingError: the loss is no longer finite.
     """
-    loop = _Loop(net, images, epochs=epochs, seed=seed, config=config or TrainConfig(), draw=draw)
-    history = loop.restore(checkpoint) if checkpoint else []
-    for epoch in range(len(history), epochs):
+    loop = _Loop(
+        net,
+        images,
+        epochs=epochs,
+        seed=seed,
+        config=config or TrainConfig(),
+        draw=draw,
+        checkpoint=checkpoint,
+    )
+    for epoch in range(len(loop.history), epochs):
         record = loop.epoch(epoch)
-        history.append(record)
-        if checkpoint:
-            loop.save(checkpoint, history)
         if on_epoch:
             on_epoch(record)
-    return tuple(history)
+    return tuple(loop.history)
 
 
 class _Loop:
-    """One training: network, optimiser and what they need, so that `fit` reads as the loop."""
+    """One training: network, step and what they need, so that `fit` reads as the loop."""
 
     def __init__(
         self,
@@ -192,34 +171,27 @@ class _Loop:
         seed: int,
         config: TrainConfig,
         draw: Callable[[int], Scheme] | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.net, self.images, self.seed, self.config, self.draw = net, images, seed, config, draw
-        self.device = next(net.parameters()).device
-        self.memory = to_memory_format(net, config, self.device)
-        self.dtype = autocast_dtype(config, self.device)
+        self.checkpoint = checkpoint
         self.batch = min(config.batch, len(images))
         self.per_epoch = len(images) // self.batch
         self.steps = epochs * self.per_epoch
-        self.taken = 0  # optimiser steps so far, those before a checkpoint too
-        self.optimizer = torch.optim.SGD(
-            net.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-        )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        record = checkpoint.record() if checkpoint else None
+        self.step = TrainingStep(net, config, self._arithmetic(record))
+        self.device = self.step.device
+        self.history = self._restored(checkpoint, record) if checkpoint and record else []
 
     def epoch(self, epoch: int) -> EpochRecord:
-        """Train one epoch and return its record."""
+        """Train one epoch, save, and return its record."""
         self.net.train()
         order = torch.randperm(
             len(self.images), generator=generator_for("order", self.seed, epoch)
         )[: self.per_epoch * self.batch]
-        draws = generator_for("augment", self.seed, epoch, device=self.device)
         jitter = partial(
             augment,
-            generator=draws,
+            generator=generator_for("augment", self.seed, epoch, device=self.device),
             shift=self.config.shift,
             flip=self.config.flip,
             cutout=self.config.cutout,
@@ -227,63 +199,78 @@ class _Loop:
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         batches = self.images.batches(order, self.batch, augment=jitter)
-        for step, (x, labels) in enumerate(batches, start=epoch * self.per_epoch):
-            loss, hits = self._step(step, x, labels)
-            loss_sum += loss
-            right += hits
-        loss_mean = float(loss_sum) / self.per_epoch
+        with fastest_kernels(self.device):
+            for step, (x, labels) in enumerate(batches, start=epoch * self.per_epoch):
+                rate = learning_rate(self.config, step=step, steps=self.steps)
+                scheme = self.draw(step) if self.draw else None
+                loss, hits = self.step(x, labels, rate=rate, scheme=scheme)
+                loss_sum += loss
+                right += hits
+        loss_mean = float(loss_sum) / self.per_epoch  # the first number that is fetched
         if not math.isfinite(loss_mean):
             raise TrainingError(
                 f"the loss is {loss_mean} in epoch {epoch} with lr {self.config.lr}; "
                 "lower train.lr or lengthen the training"
             )
         accuracy = 100 * float(right) / (self.per_epoch * self.batch)
-        return EpochRecord(epoch, loss_mean, accuracy, self.optimizer.param_groups[0]["lr"])
+        self.history.append(EpochRecord(epoch, loss_mean, accuracy, self.step.rate))
+        if self.checkpoint:
+            self._save(self.checkpoint)
+        return self.history[-1]
 
-    def _step(self, step: int, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        rate = learning_rate(self.config, step=step, steps=self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        x = x.contiguous(memory_format=self.memory)
-        mixed = self.dtype is not torch.float32
-        with torch.autocast(self.device.type, self.dtype, enabled=mixed):
-            logits = self.net(x, self.draw(step)) if self.draw else self.net(x)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        # None, not zero: a module that a scheme leaves out gets no decay and no momentum step.
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.taken += 1
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+    def _arithmetic(self, record: Mapping[str, Any] | None) -> Arithmetic:
+        """Return how the network is trained: as its checkpoint was, where there is one.
 
-    def _names(self) -> dict[str, nn.Parameter]:
-        return dict(self.net.named_parameters())
+        Raises:
+            CheckpointError: the configuration asks for something else.
+        """
+        here = arithmetic_for(self.config, self.net, next(self.net.parameters()).device)
+        if not self.checkpoint or record is None:
+            return here
+        last = record["memory_format"] == str(torch.channels_last)
+        begun = Arithmetic(
+            # A version that did not store it meant float32 by auto.
+            record.get(
+                "precision", "float32" if self.config.precision == "auto" else here.precision
+            ),
+            "channels_last" if last else "contiguous",
+        )
+        for key in ("precision", "memory_format"):
+            asked, stored = getattr(self.config, key), getattr(begun, key)
+            if asked != "auto" and stored != getattr(here, key):
+                raise CheckpointError(
+                    f"checkpoint {self.checkpoint.path} was trained with {key} = {stored!r}, and "
+                    f"train.{key} is {asked!r}; move the checkpoint away, or set the key back"
+                )
+        if begun != here and len(record["history"]) * self.per_epoch < self.steps:
+            warnings.warn(
+                f"{self.checkpoint.path} was begun in {begun.precision} and "
+                f"{begun.memory_format}, and goes on so; here auto is {here.precision} and "
+                f"{here.memory_format}, which may be faster",
+                SatOptunaWarning,
+                stacklevel=4,
+            )
+        return begun
 
-    def save(self, checkpoint: Checkpoint, history: list[EpochRecord]) -> None:
+    def _save(self, checkpoint: Checkpoint) -> None:
         """Write weights, momentum and history, whole or not at all."""
         tensors = {f"model.{name}": value for name, value in self.net.state_dict().items()}
-        for name, parameter in self._names().items():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+        tensors |= {f"momentum.{name}": value for name, value in self.step.momentum().items()}
         record = {
             "fingerprint": checkpoint.fingerprint,
             "environment": environment(self.device.type, torch.get_num_threads()),
-            "memory_format": str(self.memory),
-            "scaler": self.scaler.state_dict(),
-            "steps": self.taken,
-            "history": [asdict(entry) for entry in history],
+            "precision": self.step.arithmetic.precision,
+            "memory_format": str(self.step.arithmetic.layout),
+            "scaler": self.step.scaler.state_dict(),
+            "steps": self.step.taken,
+            "history": [asdict(entry) for entry in self.history],
         }
         save_checkpoint(checkpoint.path, tensors, record)
 
-    def restore(self, checkpoint: Checkpoint) -> list[EpochRecord]:
-        """Load weights and momentum where there are some, and return the history."""
-        record = checkpoint.record()
-        if record is None:
-            return []
+    def _restored(self, checkpoint: Checkpoint, record: Mapping[str, Any]) -> list[EpochRecord]:
+        """Load weights and momentum, and return the history."""
         here = environment(self.device.type, torch.get_num_threads())
-        if record["environment"] != here and len(record["history"]) < self.steps / self.per_epoch:
+        if record["environment"] != here and len(record["history"]) * self.per_epoch < self.steps:
             warnings.warn(
                 f"{checkpoint.path} was made with {record['environment']}, this is {here}; "
                 "the training goes on, but its last bits may differ from an unbroken one",
@@ -291,13 +278,16 @@ class _Loop:
                 stacklevel=4,
             )
         tensors = load_tensors(checkpoint.path)
-        strip = len("model.")
-        model = {k[strip:]: v for k, v in tensors.items() if k.startswith("model.")}
-        self.net.load_state_dict(model)
-        for name, parameter in self._names().items():
-            if f"momentum.{name}" in tensors:
-                buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
-        self.scaler.load_state_dict(record["scaler"])
-        self.taken = record["steps"]
+        self.net.load_state_dict(_under("model.", tensors))
+        self.step.load_momentum(_under("momentum.", tensors))
+        self.step.scaler.load_state_dict(record["scaler"])
+        self.step.taken = record["steps"]
         return [EpochRecord(**entry) for entry in record["history"]]
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sat_optuna.checkpoint import EpochRecord, read_record, save_checkpoint
+from sat_optuna.checkpoint import EpochRecord, load_tensors, read_record, save_checkpoint
 from sat_optuna.config import TrainConfig
 from sat_optuna.data.split import TensorImages
-from sat_optuna.devices import to_memory_format
+from sat_optuna.devices import Arithmetic
 from sat_optuna.draws import draw_scheme
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
-from sat_optuna.training import Checkpoint, fit, learning_rate
+from sat_optuna.training import Checkpoint, fit
+from sat_optuna.training_step import TrainingStep, learning_rate
 
-CPU = torch.device("cpu")
 CONFIG = TrainConfig(batch=8, lr=0.05, shift=1, flip=True, cutout=2, label_smoothing=0.1)
 
 
@@ -30,14 +30,14 @@ def images(count=40):
     return TensorImages(pixels, labels, (0.5,), (0.5,))
 
 
-def supernet(seed=0):
+def supernet(seed=0, width=8):
     return Supernet(
         "resnet20",
         attention=("se",),
         in_channels=1,
         classes=3,
         seed=seed,
-        width=8,
+        width=width,
         blocks=(1, 1, 1),
     )
 
@@ -135,8 +135,6 @@ def test_other_threads_are_warned_of(tmp_path):
     fit(supernet(), images(), epochs=1, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
     record = read_record(mine.path)
     record["environment"]["threads"] += 1
-    from sat_optuna.checkpoint import load_tensors
-
     save_checkpoint(mine.path, load_tensors(mine.path), record)
     with pytest.warns(SatOptunaWarning, match="last bits may differ"):
         fit(supernet(), images(), epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
@@ -217,11 +215,95 @@ def test_schedules(schedule):
         assert rates[peak:] == sorted(rates[peak:], reverse=True)
 
 
-def test_auto_is_what_the_measurement_says_for_a_cpu():
+def test_a_step_is_that_of_plain_sgd_also_where_gradients_begin_late():
+    schemes = [Scheme.parse(text) for text in ("0-0-0", "1-0-0", "0-1-0", "1-1-0")]
+    config = TrainConfig(lr=0.05)
+    net, plain = supernet(), supernet()
+    x, labels = next(images().batches(None, 8))
+    step = TrainingStep(net.train(), config, Arithmetic("float32", "contiguous"))
+    sgd = torch.optim.SGD(
+        plain.train().parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    for scheme in schemes:
+        step(x, labels, rate=0.05, scheme=scheme)
+        sgd.zero_grad()
+        torch.nn.functional.cross_entropy(plain(x, scheme), labels).backward()
+        sgd.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_training_without_momentum(precision):
+    config = replace(CONFIG, momentum=0.0, nesterov=False, precision=precision)
     net = supernet()
-    assert to_memory_format(net, TrainConfig(), CPU) is torch.contiguous_format
-    chosen = to_memory_format(net, TrainConfig(memory_format="channels_last"), CPU)
-    assert chosen is torch.channels_last
+    before = weights(net)
+    fit(net, images(), epochs=1, seed=0, config=config, draw=draw)
+    assert not torch.equal(before["backbone.stem.0.weight"], net.backbone.stem[0].weight)
+
+
+def test_a_training_goes_on_in_the_precision_it_was_begun_in(tmp_path):
+    config = replace(CONFIG, precision="bfloat16", memory_format="channels_last")
+    unbroken = supernet()
+    fit(unbroken, images(), epochs=2, seed=1, config=config, draw=draw)
+    mine = Checkpoint(tmp_path / "net.safetensors", "mine")
+    with pytest.raises(Stop):
+        fit(
+            supernet(),
+            images(),
+            epochs=2,
+            seed=1,
+            config=config,
+            draw=draw,
+            checkpoint=mine,
+            on_epoch=stop_after(0),
+        )
+    assert read_record(mine.path)["precision"] == "bfloat16"
+    continued = supernet(seed=9)  # narrow: auto is float32 and contiguous on every machine
+    with pytest.warns(SatOptunaWarning, match="begun in bfloat16 and channels_last, and goes on"):
+        fit(continued, images(), epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
+    assert_same(weights(continued), weights(unbroken))
+
+
+@pytest.mark.parametrize(
+    ("key", "begun", "asked"),
+    [("precision", "bfloat16", "float32"), ("memory_format", "channels_last", "contiguous")],
+)
+def test_a_training_is_not_continued_in_another_precision_than_asked(tmp_path, key, begun, asked):
+    mine = Checkpoint(tmp_path / "net.safetensors", "mine")
+    first, other = (replace(CONFIG, **{key: value}) for value in (begun, asked))
+    fit(supernet(), images(), epochs=1, seed=1, config=first, draw=draw, checkpoint=mine)
+    with pytest.raises(
+        CheckpointError,
+        match=f"trained with {key} = '{begun}', and train.{key} is '{asked}'; move",
+    ):
+        fit(supernet(), images(), epochs=2, seed=1, config=other, draw=draw, checkpoint=mine)
+
+
+def test_a_checkpoint_of_an_older_version_was_float32(tmp_path):
+    mine = Checkpoint(tmp_path / "net.safetensors", "mine")
+    plain = replace(CONFIG, precision="float32", memory_format="contiguous")
+    unbroken = supernet(width=16)
+    fit(unbroken, images(), epochs=2, seed=1, config=plain, draw=draw)
+    with pytest.raises(Stop):
+        fit(
+            supernet(width=16),
+            images(),
+            epochs=2,
+            seed=1,
+            config=plain,
+            draw=draw,
+            checkpoint=mine,
+            on_epoch=stop_after(0),
+        )
+    record = read_record(mine.path)
+    del record["precision"]
+    save_checkpoint(mine.path, load_tensors(mine.path), record)
+    continued = supernet(seed=9, width=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SatOptunaWarning)  # where auto is bfloat16, it says so
+        fit(continued, images(), epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
+    assert_same(weights(continued), weights(unbroken))
 
 
 @pytest.mark.gpu

@@ -20,7 +20,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.backbones.cifar_stages import cifar_stages, he_normal
+from sat_optuna.backbones.cifar_stages import cifar_stages, every_nth, he_normal
 from sat_optuna.backbones.contract import Backbone, Block
 from sat_optuna.backbones.counts import check_counts
 
@@ -57,9 +57,7 @@ class PreActBasic(Block):
         """
         active = F.relu(self.bn1(x), inplace=True)
         features = F.relu(self.bn2(self.conv1(active)), inplace=True)
-        shortcut = active if self.first else x
-        if self.stride != 1:
-            shortcut = shortcut[:, :, :: self.stride, :: self.stride]
+        shortcut = every_nth(active if self.first else x, self.stride)
         if any(self.padding):
             shortcut = F.pad(shortcut, self.padding)
         return self.conv2(features), shortcut

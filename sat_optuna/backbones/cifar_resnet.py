@@ -17,7 +17,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.backbones.cifar_stages import cifar_stages, he_normal
+from sat_optuna.backbones.cifar_stages import cifar_stages, every_nth, he_normal
 from sat_optuna.backbones.contract import Backbone, Block
 from sat_optuna.backbones.counts import check_counts
 
@@ -53,7 +53,7 @@ class BasicBlock(Block):
         """
         features = F.relu(self.bn1(self.conv1(x)), inplace=True)
         features = self.bn2(self.conv2(features))
-        shortcut = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+        shortcut = every_nth(x, self.stride)
         return features, F.pad(shortcut, self.padding) if any(self.padding) else shortcut
 
     def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:

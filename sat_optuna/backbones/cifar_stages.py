@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sat_optuna.backbones.contract import BackboneError, Block
 
-__all__ = ["cifar_stages", "he_normal"]
+__all__ = ["cifar_stages", "every_nth", "he_normal"]
 
 _STAGES = 3
 
@@ -50,3 +52,18 @@ def he_normal(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def every_nth(x: Tensor, stride: int) -> Tensor:
+    """Return each `stride`-th row and column, the first included: a shortcut of option A.
+
+    Args:
+        x: (N, C, H, W).
+        stride: 1 returns `x` itself.
+    """
+    if stride == 1:
+        return x
+    if x.is_contiguous(memory_format=torch.channels_last):
+        # The same pixels; a slice's gradient would be contiguous, and slow down all that it meets.
+        return F.avg_pool2d(x, 1, stride)
+    return x[:, :, ::stride, ::stride]

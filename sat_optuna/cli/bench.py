@@ -9,6 +9,7 @@ import click
 
 from sat_optuna.cli.bench_export import export
 from sat_optuna.cli.bench_sampler import sampler
+from sat_optuna.cli.bench_training import training
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.files import check_writable, write_text
 from sat_optuna.plugins import load_plugins
@@ -23,6 +24,7 @@ def bench() -> None:
 
 bench.add_command(export)
 bench.add_command(sampler)
+bench.add_command(training)
 
 
 _THREADS = click.option(
@@ -31,31 +33,6 @@ _THREADS = click.option(
 _OUT = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file to write."
 )
-
-
-@bench.command(epilog="Example: sat-optuna bench training --out studies/bench-training/mine.json")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@_THREADS
-@_OUT
-@FORMAT
-@click.pass_obj
-def training(
-    console: Console, *, rounds: int, threads: int | None, out: Path | None, format: str
-) -> None:
-    """Training speed in each precision and memory format, beside float32 contiguous."""
-    import torch
-
-    from sat_optuna.bench.training import SETTINGS, bench_training
-
-    if out:
-        check_writable(out)
-    if threads:
-        torch.set_num_threads(threads)
-    with console.progress("bench training", rounds * len(SETTINGS) * 2) as bar:
-        document = bench_training(rounds=rounds, on_round=bar.advance)
-    columns = ("network", "precision", "memory_format", "threads", "images_per_s", "ratio")
-    console.rows(document["rows"], columns, format)
-    _write(console, document, out)
 
 
 @bench.command(

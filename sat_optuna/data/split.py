@@ -77,11 +77,11 @@ class Images(ABC):
             DataError: an image file is missing or broken.
         """
         rows = torch.arange(len(self)) if order is None else order
+        rows = rows.to(self.device, non_blocking=True)  # once, not batch by batch
         chunks = torch.split(rows, batch_size) if len(rows) else ()
         for chunk, raw in zip(chunks, self._raw(chunks), strict=True):
             pixels = raw if augment is None else augment(raw)
-            normalised = pixels.float().mul_(self._scale).add_(self._offset)
-            yield normalised, self.labels[chunk.to(self.device)]
+            yield pixels.float().mul_(self._scale).add_(self._offset), self.labels[chunk]
 
     @abstractmethod
     def subset(self, index: Tensor) -> Self:
@@ -93,7 +93,7 @@ class Images(ABC):
 
     @abstractmethod
     def _raw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        """Yield for each chunk of rows the uint8 (n, C, H, W) on `device`."""
+        """Yield for each chunk of rows, on `device`, the uint8 (n, C, H, W) on `device`."""
 
 
 class TensorImages(Images):
@@ -127,7 +127,7 @@ class TensorImages(Images):
     @override
     def _raw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
         for chunk in chunks:
-            yield self.images[chunk.to(self.device)]
+            yield self.images[chunk]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

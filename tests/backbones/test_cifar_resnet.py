@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from sat_optuna.backbones import build_backbone
+from sat_optuna.backbones.cifar_stages import every_nth
 from sat_optuna.backbones.contract import Backbone
-from sat_optuna.seeds import seeded
+from sat_optuna.seeds import generator_for, seeded
 from tests.networks import images
 
 
@@ -157,3 +158,18 @@ def test_resnet164_is_a_second_bottleneck_network(mode):
     torch.testing.assert_close(
         list(ours.state_dict().values()), list(second.state_dict().values()), rtol=0, atol=0
     )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_shortcut_of_every_second_pixel(layout, dtype):
+    x = torch.randn(3, 5, 9, 8, generator=generator_for("shortcut")).to(dtype)
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    halved = every_nth(x, 2)
+    assert torch.equal(halved, x[:, :, ::2, ::2])
+    assert every_nth(x, 1) is x
+    (gradient,) = torch.autograd.grad((halved * 3).sum(), x)
+    wanted = torch.zeros_like(x)
+    wanted[:, :, ::2, ::2] = 3
+    assert torch.equal(gradient, wanted)
+    assert gradient.is_contiguous(memory_format=layout)

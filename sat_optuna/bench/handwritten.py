@@ -1,0 +1,76 @@
+"""A ResNet-20 with SE in some of its blocks, as one would write it for one scheme alone.
+
+It knows nothing of supernets, schemes or views: what the benchmark compares a masked forward with.
+"""
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sat_optuna.scheme import Scheme
+from sat_optuna.supernet import StageAttention, Supernet
+from sat_optuna.surgery import TicketNetwork, materialise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sat_optuna.attention.se import SE
+    from sat_optuna.backbones.cifar_resnet import BasicBlock
+    from sat_optuna.backbones.contract import Backbone
+
+__all__ = ["HandWrittenResNet", "hand_written"]
+
+
+class _Block(nn.Module):
+    def __init__(self, block: "BasicBlock", attention: "SE | None") -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.conv2, self.bn2 = block.conv1, block.bn1, block.conv2, block.bn2
+        self.padding = block.padding if any(block.padding) else None
+        self.stride = block.stride
+        self.squeeze = attention.squeeze if attention else None
+        self.excite = attention.excite if attention else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = self.bn2(self.conv2(y))
+        if self.squeeze is not None and self.excite is not None:
+            gate = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3))))))
+            y = y * gate[:, :, None, None]
+        if self.padding is not None:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
+        return F.relu(y + x, inplace=True)
+
+
+class HandWrittenResNet(nn.Module):
+    """Stem, blocks one after the other, mean, linear layer."""
+
+    def __init__(self, network: TicketNetwork) -> None:
+        """Take the layers of a ticket's network; they are shared with it."""
+        super().__init__()
+        backbone = cast("Backbone", network.backbone)
+        self.stem, self.head = backbone.stem, backbone.head
+        owners = cast("Iterable[StageAttention]", network.attention)
+        stages = cast("Iterable[Iterable[BasicBlock]]", backbone.stages)
+        blocks = []
+        for owner, choices, members in zip(owners, network.scheme.by_stage(), stages, strict=True):
+            for index, (choice, block) in enumerate(zip(choices, members, strict=True)):
+                attention = cast("SE", owner.owner_of(choice, index)) if choice else None
+                blocks.append(_Block(block, attention))
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, classes) logits of (N, C, H, W) images."""
+        logits: Tensor = self.head(self.blocks(self.stem(x)))
+        return logits
+
+
+def hand_written(net: Supernet, scheme: Scheme) -> HandWrittenResNet:
+    """Return a scheme's network without anything of a supernet, with a copy of its weights.
+
+    Args:
+        net: resnet20 or a relative of basic blocks, with SE alone.
+        scheme: which block carries it.
+    """
+    return HandWrittenResNet(materialise(net, scheme))

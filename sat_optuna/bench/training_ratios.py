@@ -1,0 +1,108 @@
+"""What a supernet does, beside what networks of the same schemes do."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from sat_optuna.bench.handwritten import hand_written
+from sat_optuna.bench.training_plan import LIMITS, Network, TrainingPlan, ratio_of, timed
+from sat_optuna.config import TrainConfig
+from sat_optuna.devices import arithmetic_for, pick_device
+from sat_optuna.draws import draw_scheme
+from sat_optuna.evaluate import score_scheme
+from sat_optuna.scheme import Scheme
+from sat_optuna.supernet import Supernet
+from sat_optuna.surgery import materialise
+from sat_optuna.training_step import TrainingStep
+
+__all__ = ["supernet_ratio"]
+
+_SCHEMES = 4  # of a pair: one forward or step each
+_CALIBRATION, _SCORED = (2, 128), 500  # chunks and images of each; images
+
+
+def supernet_ratio(
+    what: str, network: Network, plan: TrainingPlan, on_turn: Callable[[], None] | None
+) -> dict[str, Any]:
+    """Return the row of one ratio.
+
+    Args:
+        what: one of `LIMITS`.
+        network: whose supernet is compared.
+        plan: how many pairs are timed.
+        on_turn: called after each.
+    """
+    supernet = network.supernet()
+    draw = partial(draw_scheme, supernet.stages, 1, connect=0.5, draws="iid", seed=0)
+    schemes = [draw(step=step) for step in range(_SCHEMES)]
+    build = dict(zip(LIMITS, (_forwards, _steps, _scores), strict=True))[what]
+    ours, other = build(network, supernet, schemes, plan.config)
+    times = timed({"ours": ours, "other": other}, plan, on_turn)
+    found = ratio_of("ratio", times["ours"], times["other"])
+    return {
+        "what": what,
+        "network": network.name,
+        "pairs": plan.rounds,
+        **found,
+        "limit": LIMITS[what],
+        "kept": found["ratio_high"] < LIMITS[what],
+    }
+
+
+_Pair = tuple[Callable[[], object], Callable[[], object]]
+
+
+def _forwards(
+    network: Network, supernet: Supernet, schemes: list[Scheme], _config: TrainConfig
+) -> _Pair:
+    """Return forward passes in eval mode: the supernet's, and those of hand-written networks."""
+    nets = [hand_written(supernet, scheme).eval() for scheme in schemes]
+    supernet.eval()
+    x, _ = next(network.images(network.batch).batches(None, network.batch))
+
+    def masked() -> None:
+        with torch.inference_mode():
+            for scheme in schemes:
+                supernet(x, scheme)
+
+    def plain() -> None:
+        with torch.inference_mode():
+            for net in nets:
+                net(x)
+
+    return masked, plain
+
+
+def _steps(
+    network: Network, supernet: Supernet, schemes: list[Scheme], config: TrainConfig
+) -> _Pair:
+    """Return training steps: the supernet's under each scheme, and those of their networks."""
+    x, labels = next(network.images(network.batch).batches(None, network.batch))
+    arithmetic = arithmetic_for(config, supernet, pick_device())
+    nets = [TrainingStep(materialise(supernet, s).train(), config, arithmetic) for s in schemes]
+    shared = TrainingStep(supernet.train(), config, arithmetic)
+
+    def masked() -> None:
+        for scheme in schemes:
+            shared(x, labels, rate=1e-3, scheme=scheme)
+
+    def plain() -> None:
+        for net in nets:
+            net(x, labels, rate=1e-3)
+
+    return masked, plain
+
+
+def _scores(
+    network: Network, supernet: Supernet, schemes: list[Scheme], _config: TrainConfig
+) -> _Pair:
+    """Return one scheme's score with recalibration: in the supernet, and in its network."""
+    scheme = schemes[0]
+    net = materialise(supernet, scheme)
+    images = network.images(_SCORED)
+    chunks, size = _CALIBRATION
+    calibration = [x for x, _ in network.images(chunks * size).batches(None, size)]
+    score = partial(score_scheme, calibration=calibration, images=images)
+    return partial(score, supernet, scheme), partial(score, net, None)

@@ -1,0 +1,94 @@
+"""The training benchmark on paper: tables in Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["LOOP_COLUMNS", "RATIO_COLUMNS", "accuracy_line", "readable", "training_markdown"]
+
+LOOP_COLUMNS = (
+    "network",
+    "loop",
+    "precision",
+    "memory_format",
+    "images_per_s",
+    "times_float32",
+    "times_usual",
+    "times_bare",
+)
+RATIO_COLUMNS = ("what", "network", "pairs", "ratio", "limit", "kept")
+
+_LOOPS = """\
+## Loops
+
+images_per_s: median over the rounds. times_float32, times_usual, times_bare: how many times as
+fast as our loop in float32 and contiguous, as the usual loop, and as the usual loop without
+augmentation, which no loader with more workers can beat; medians of the ratios within each round,
+with 95 % intervals. *: what `auto` is here. Our loop augments in every row.
+"""
+_RATIOS = """\
+## What a supernet costs beside networks of the same schemes
+
+Medians of the ratios within each pair, with 95 % intervals, whose upper ends are to stay below the
+limit.
+"""
+
+
+def readable(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with each interval behind its value, and `auto` marked."""
+    return [_readable(row) for row in rows]
+
+
+def accuracy_line(accuracy: Mapping[str, Any]) -> str:
+    """Return what the two loops' accuracies say, in one sentence."""
+    found = accuracy["difference"]
+    ours, usual = (sum(accuracy[loop]) / len(accuracy[loop]) for loop in ("ours", "usual"))
+    return (
+        f"accuracy on {accuracy['data']}, {accuracy['network']}, {accuracy['epochs']} epochs, "
+        f"{found['n']} seeds: ours ({accuracy['precision']}, {accuracy['memory_format']}) "
+        f"{ours:.2f} %, usual {usual:.2f} %; difference {found['mean']:+.2f} points, 95 % "
+        f"interval {found['low']:+.2f} to {found['high']:+.2f} (Student's t, paired by seed)"
+    )
+
+
+def training_markdown(document: Mapping[str, Any]) -> str:
+    """Return the document of `bench_training` as a page."""
+    packages = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
+    flags = ", ".join(document["cpu_flags"]) or "none of interest"
+    head = (
+        f"# Training speed\n\n{document['device']}, {document['capability']} (flags: {flags}), "
+        f"{document['threads']} threads, {document['rounds']} rounds; {packages}.\n"
+    )
+    accuracy = accuracy_line(document["accuracy"])
+    parts = (
+        head,
+        _LOOPS,
+        _table(readable(document["rows"]), LOOP_COLUMNS),
+        _RATIOS,
+        _table(readable(document["ratios"]), RATIO_COLUMNS),
+        "## Accuracy\n",
+        f"{accuracy[0].upper()}{accuracy[1:]}.\n",
+    )
+    return "\n".join(parts)
+
+
+def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {
+        name: _interval(row, name) if f"{name}_low" in row else value
+        for name, value in row.items()
+        if not name.endswith(("_low", "_high"))
+    }
+    if row.get("auto"):
+        shown["precision"] += " *"
+    if "kept" in row:
+        shown["kept"] = "yes" if row["kept"] else "no"
+    return shown
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (f"{row[name + end]:.3f}" for end in ("", "_low", "_high"))
+    return f"{value} ({low} to {high})"
+
+
+def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    lines = [columns, ["--"] * len(columns), *([str(row[c]) for c in columns] for row in rows)]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)

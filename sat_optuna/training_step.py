@@ -1,0 +1,117 @@
+"""One step of a training: forward, loss, backward, update; nothing in it waits for the device."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sat_optuna.config import TrainConfig
+from sat_optuna.devices import Arithmetic
+from sat_optuna.scheme import Scheme
+
+__all__ = ["TrainingStep", "learning_rate"]
+
+_WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
+_START = 1 / 25  # one-cycle starts at this share of its peak
+
+
+def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
+    """Return the learning rate of a step, a pure function of its place.
+
+    Args:
+        config: schedule and peak.
+        step: from 0.
+        steps: of the whole training.
+    """
+    share = step / max(1, steps - 1)
+    if config.schedule == "step":
+        return config.lr * 0.1 ** ((step >= steps / 2) + (step >= steps * 3 / 4))
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * share)) / 2
+    if share < _WARM_UP:
+        return config.lr * (_START + (1 - _START) * share / _WARM_UP)
+    return config.lr * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
+
+
+class TrainingStep:
+    """A network with its optimiser, called once a batch.
+
+    Attributes:
+        net: the network; the caller puts it in train mode.
+        arithmetic: its precision and memory format; it is put into the latter.
+        device: where it is.
+        rate: learning rate of the last step.
+        taken: steps so far.
+    """
+
+    def __init__(self, net: nn.Module, config: TrainConfig, arithmetic: Arithmetic) -> None:
+        self.net, self.arithmetic = net, arithmetic
+        self.device = next(net.parameters()).device
+        arithmetic.place(net, self.device)
+        self.taken = 0
+        self._smoothing = config.label_smoothing
+        self._mixed = arithmetic.precision != "float32"
+        self._optimizer = torch.optim.SGD(
+            net.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            fused=True,  # one pass over each tensor
+        )
+        if config.momentum:
+            # A first step from zeros is SGD's own; fused, it wants all buffers there or none, and
+            # a supernet's modules have their first gradients at different steps.
+            self.load_momentum({name: torch.zeros_like(p) for name, p in net.named_parameters()})
+        scaled = arithmetic.precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        rate: float = self._optimizer.param_groups[0]["lr"]
+        return rate
+
+    def __call__(
+        self, x: Tensor, labels: Tensor, *, rate: float, scheme: Scheme | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Make one step.
+
+        Args:
+            x: (N, C, H, W), on the network's device.
+            labels: (N,) int64.
+            rate: learning rate.
+            scheme: of a supernet; other networks have none.
+
+        Returns:
+            The loss and the number of images classified right, on the device.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        x = x.contiguous(memory_format=self.arithmetic.layout)
+        with torch.autocast(self.device.type, self.arithmetic.dtype, enabled=self._mixed):
+            logits = self.net(x) if scheme is None else self.net(x, scheme)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+        # None, not zero: a module that a scheme leaves out gets no decay and no momentum step.
+        self._optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        self.taken += 1
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def momentum(self) -> dict[str, Tensor]:
+        """Return the momentum of each parameter, by its name."""
+        state = self._optimizer.state
+        held = {name: state[p].get("momentum_buffer") for name, p in self.net.named_parameters()}
+        return {name: value for name, value in held.items() if value is not None}
+
+    def load_momentum(self, momentum: Mapping[str, Tensor]) -> None:
+        """Set the momentum of parameters, by name; that of the others is left as it is."""
+        for name, parameter in self.net.named_parameters():
+            if name in momentum:
+                # As the parameter lies in memory, which decides the speed of a step.
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
