@@ -19,13 +19,12 @@ class PrefixCache:
     Args:
         limit: bytes that may be held.
         size_of: the bytes that a prefix of so many choices takes.
-        chunks: of all images.
     """
 
-    def __init__(self, limit: int, *, size_of: Callable[[int], int], chunks: int) -> None:
+    def __init__(self, limit: int, *, size_of: Callable[[int], int]) -> None:
         self._limit, self._size_of = limit, size_of
         self._passed: Counter[Choices] = Counter()
-        self.chunks: tuple[dict[Choices, Activations], ...] = tuple({} for _ in range(chunks))
+        self.chunks: tuple[dict[Choices, Activations], ...] = ()
 
     @property
     def prefixes(self) -> frozenset[Choices]:
@@ -44,16 +43,17 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._passed.clear()
-        for chunk in self.chunks:
-            chunk.clear()
+        self.chunks = ()
 
-    def admit(self, schemes: Iterable[Choices]) -> frozenset[Choices]:
+    def admit(self, schemes: Iterable[Choices], *, chunks: int) -> frozenset[Choices]:
         """Count a call and return the prefixes to keep; those held that are not among them go.
 
         Args:
             schemes: of the call.
+            chunks: that the images come in; in another number, nothing that is held is of use.
         """
+        if chunks != len(self.chunks):
+            self.chunks = tuple({} for _ in range(chunks))
         if self._limit <= 0:
             return frozenset()
         # A whole scheme is no prefix worth keeping: its score is all that it leads to.

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import chain, islice, product
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +12,12 @@ from torch import Tensor
 
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
-from sat_optuna.evaluate.footprint import Footprint, footprints
 from sat_optuna.evaluate.network import Evaluation, judge
 from sat_optuna.evaluate.norms import PrefixStatistics, find_norms
-from sat_optuna.evaluate.parts import HEAD, STEM, Part, Parts, merge
-from sat_optuna.evaluate.prefixes import Choices
+from sat_optuna.evaluate.parts import HEAD, STEM, Parts, merge
+from sat_optuna.evaluate.plan import EvaluationPlan
+from sat_optuna.evaluate.planner import Layout, Planner
+from sat_optuna.evaluate.prefixes import Choices, every_choices, in_units
 from sat_optuna.evaluate.results import SchemeResult
 from sat_optuna.evaluate.tree import Activations, Walk
 from sat_optuna.recalibration import evaluating
@@ -27,18 +27,11 @@ from sat_optuna.supernet import Supernet
 if TYPE_CHECKING:
     from sat_optuna.data.split import Images
 
-__all__ = ["LIMIT", "Evaluator", "unit_of"]
+__all__ = ["LIMIT", "Evaluator"]
 
 LIMIT = 2**16  # schemes that `score_all` takes on without being told to
-_CHUNK = {"cpu": 100}  # images a pass, by device; see studies/bench-speed
-_OTHER_CHUNK = 500
-_UNIT = 1024  # schemes at most between two records, and sets of BatchNorm statistics at a time
 
-
-def unit_of(kinds: int) -> int:
-    """Return how many schemes are scored between two records: a whole subtree of all schemes."""
-    choices = kinds + 1
-    return int(choices ** math.floor(math.log(_UNIT, choices) + 1e-9))
+LIMIT = 2**16  # schemes that `score_all` takes on without being told to
 
 
 class Evaluator:
@@ -55,7 +48,9 @@ class Evaluator:
             of the scores. None: the network's own statistics are used.
         chunk: images a pass; 0 for what is fast on the device. Scores differ by rounding between
             two of them.
-        cache: bytes of activations that may be kept from call to call.
+        memory: bytes that may be taken, 0 for no limit; with less, fewer images and schemes are
+            run at a time.
+        cache: bytes of activations that may be kept from call to call, part of `memory`.
 
     Raises:
         DataError: no image, or a calibration chunk of a single one.
@@ -69,6 +64,7 @@ class Evaluator:
         *,
         calibration: Sequence[Tensor] = (),
         chunk: int = 0,
+        memory: int = 0,
         cache: int = 0,
     ) -> None:
         if not len(images):
@@ -80,7 +76,7 @@ class Evaluator:
                     "BatchNorm need two at least; give a larger set or another chunk size"
                 )
         self.net, self.images, self.calibration = net, images, tuple(calibration)
-        self.chunk = chunk or _CHUNK.get(images.device.type, _OTHER_CHUNK)
+        self.stages, self.kinds = net.stages, len(net.specs)
         self._parts = Parts(net)
         norms = find_norms(self._parts, calibration[0][:2]) if calibration else {}
         self._statistics = PrefixStatistics(norms)
@@ -89,9 +85,18 @@ class Evaluator:
         self._calibrate_leaves = any(
             part == HEAD or (part.block == last and part.what != "branch") for part in norms
         )
-        self._bytes = cache
-        self._version = self._weights()
-        self._cache = self._empty_cache()
+        self._memory, self._chunk = memory, chunk
+        self._planner = Planner(
+            self._parts,
+            next(images.batches(torch.arange(min(2, len(images))), 2))[0],
+            images=len(images),
+            calibration=self.calibration,
+            norms=self._statistics.sizes(),
+            leaves=self._calibrate_leaves,
+            cache=cache,
+        )
+        self._cache = PrefixCache(cache, size_of=self._kept_size)
+        self._version: tuple[object, ...] = ()  # of what the cache was filled with
 
     def score(self, scheme: Scheme) -> Evaluation:
         """Score one scheme.
@@ -117,8 +122,8 @@ class Evaluator:
             SchemeError: one does not fit the network.
         """
         asked = tuple(dict.fromkeys(schemes))
-        results = self.results(asked, on_scheme=on_scheme)
-        found = {result.scheme: result.evaluation for result in results}
+        units = self.results(asked, on_scheme=on_scheme)
+        found = {result.scheme: result.evaluation for unit in units for result in unit}
         return {scheme: found[scheme] for scheme in asked}
 
     def score_all(
@@ -135,115 +140,128 @@ class Evaluator:
         """
         return self.score_many(self.all_schemes(limit=limit), on_scheme=on_scheme)
 
-    def all_schemes(self, *, limit: int = LIMIT) -> Iterator[Scheme]:
-        """Yield all schemes in ascending order of their choices.
+    def all_schemes(self, *, limit: int = LIMIT) -> tuple[Scheme, ...]:
+        """Return all schemes in ascending order of their choices.
 
         Raises:
             SchemeError: there are more than `limit`.
         """
-        kinds, stages = self._parts.kinds, self.net.stages
-        count = (kinds + 1) ** sum(stages)
+        blocks = sum(self.stages)
+        count = (self.kinds + 1) ** blocks
         if count > limit:
             raise SchemeError(
                 f"the network has {count:,} schemes, more than the limit of {limit:,}; raise the "
                 "limit, or score a sample of them"
             )
-        every = product(range(kinds + 1), repeat=sum(stages))
-        return (Scheme(choices, stages) for choices in every)
+        every = every_choices(blocks, self.kinds)
+        return tuple(Scheme(choices, self.stages) for choices in every)
+
+    def plan(self, schemes: Iterable[Scheme] | None = None) -> EvaluationPlan:
+        """Return what scoring schemes will take; a few passes are timed for it.
+
+        Args:
+            schemes: None for all there are, however many.
+
+        Raises:
+            SchemeError: one does not fit the network.
+            MemoryLimitError: not even one scheme fits in the memory.
+        """
+        ordered = None if schemes is None else self._ordered(schemes)
+        return self._planner.plan(ordered, self._layout(ordered))
+
+    def layout(self, schemes: Iterable[Scheme]) -> Layout:
+        """Return how many images and schemes are run at a time.
+
+        Raises:
+            SchemeError: a scheme does not fit the network.
+            MemoryLimitError: not even one scheme fits in the memory.
+        """
+        return self._layout(self._ordered(schemes))
 
     def results(
-        self, schemes: Iterable[Scheme], *, on_scheme: Callable[[], None] | None = None
-    ) -> Iterator[SchemeResult]:
-        """Yield the result of each scheme, in ascending order of their choices.
+        self,
+        schemes: Iterable[Scheme],
+        *,
+        layout: Layout | None = None,
+        on_scheme: Callable[[], None] | None = None,
+    ) -> Iterator[tuple[SchemeResult, ...]]:
+        """Yield the results of schemes, a unit at a time, in ascending order of their choices.
 
         Args:
             schemes: any number; one that is given twice is scored once.
+            layout: of these schemes or of more of them; None for their own.
             on_scheme: called after the work of each.
 
         Raises:
             SchemeError: one does not fit the network.
+            MemoryLimitError: not even one scheme fits in the memory.
         """
-        for unit in self.units(schemes):
-            yield from self.score_unit(unit, on_scheme=on_scheme)
+        ordered = self._ordered(schemes)
+        if not ordered:
+            return
+        chosen = layout or self._layout(ordered)
+        for unit in in_units(ordered, chosen.unit):
+            yield self._score(unit, chosen.chunk, on_scheme)
 
-    def units(self, schemes: Iterable[Scheme]) -> Iterator[tuple[Choices, ...]]:
-        """Yield the choices of different schemes, sorted, so many at a time as are scored at once.
-
-        Raises:
-            SchemeError: one does not fit the network.
-        """
+    def _ordered(self, schemes: Iterable[Scheme]) -> list[Choices]:
         different = set(schemes)
         for scheme in different:
             self.net.check(scheme)
-        ordered = iter(sorted(scheme.choices for scheme in different))
-        while unit := tuple(islice(ordered, unit_of(self._parts.kinds))):
-            yield unit
+        return sorted(scheme.choices for scheme in different)
 
-    def score_unit(
-        self, schemes: Sequence[Choices], *, on_scheme: Callable[[], None] | None = None
-    ) -> list[SchemeResult]:
-        """Score the schemes of a unit, in their order.
+    def _layout(self, ordered: Sequence[Choices] | None) -> Layout:
+        if ordered is not None and not ordered:
+            return self._planner.usual
+        return self._planner.fit(ordered, self._memory, self._chunk)
 
-        Args:
-            schemes: of `units`.
-            on_scheme: called after the work of each.
-        """
-        cache = self._kept()
-        wanted = cache.admit(schemes)
-        found: list[dict[Choices, Activations]] = [{} for _ in cache.chunks]
-        walk = Walk(self._parts, self._statistics, schemes, known=cache.prefixes, wanted=wanted)
-        tally = _Tally(len(schemes), on_scheme, math.ceil(len(self.images) / self.chunk))
+    def _score(
+        self, schemes: Sequence[Choices], chunk: int, on_scheme: Callable[[], None] | None
+    ) -> tuple[SchemeResult, ...]:
+        """Score the schemes of a unit, so many images at a time."""
+        passes = math.ceil(len(self.images) / chunk)
+        if (version := (chunk, *self._weights())) != self._version:
+            self._version = version
+            self._cache.clear()
+        wanted = self._cache.admit(schemes, chunks=len(self.calibration) + passes)
+        found: list[dict[Choices, Activations]] = [{} for _ in self._cache.chunks]
+        walk = Walk(
+            self._parts, self._statistics, schemes, known=self._cache.prefixes, wanted=wanted
+        )
+        tally = _Tally(len(schemes), on_scheme, passes)
+        streams = iter(zip(self._cache.chunks, found, strict=True))
         with evaluating(self.net), self._statistics.borrowed(), torch.inference_mode():
-            streams = iter(zip(cache.chunks, found, strict=True))
             self._statistics.train(mode=True)
             for x, (known, keep) in zip(self.calibration, streams, strict=False):
                 leaves = self._calibrate_leaves
                 for _ in walk.logits(x, known=known, keep=keep, leaves=leaves):
                     pass
             self._statistics.train(mode=False)
-            batches = self.images.batches(None, self.chunk)
+            batches = self.images.batches(None, chunk)
             for (x, labels), (known, keep) in zip(batches, streams, strict=True):
                 for place, logits in walk.logits(x, known=known, keep=keep):
                     tally.add(place, logits, labels)
             rights, losses = tally.fetch()
-        cache.add(found)
-        return [
+        self._cache.add(found)
+        return tuple(
             SchemeResult(
-                scheme=Scheme(choices, self.net.stages),
+                scheme=Scheme(choices, self.stages),
                 right=np.packbits(right).tobytes(),
                 loss=sum(loss),
                 n=len(self.images),
             )
             for choices, right, loss in zip(schemes, rights, losses, strict=True)
-        ]
+        )
 
     @property
     def cached_bytes(self) -> int:
         """Bytes of activations that are kept now."""
         return self._cache.size
 
-    @cached_property
-    def footprints(self) -> dict[Part, Footprint]:
-        """The bytes that each part takes for an image."""
-        return footprints(self._parts, next(self.images.batches(None, 2))[0])
-
-    def _empty_cache(self) -> PrefixCache:
-        """Return what keeps activations from call to call, if any may be."""
-        passes = len(self.calibration) + math.ceil(len(self.images) / self.chunk)
+    def _kept_size(self, depth: int) -> int:
+        """Return the bytes of the activations after so many choices, of all images."""
+        part = merge(depth - 1) if depth else STEM
         images = len(self.images) + sum(map(len, self.calibration))
-
-        def size_of(depth: int) -> int:
-            part = merge(depth - 1) if depth else STEM
-            return math.ceil(images * self.footprints[part].result)
-
-        return PrefixCache(self._bytes, size_of=size_of, chunks=passes)
-
-    def _kept(self) -> PrefixCache:
-        """Return what is kept, nothing if the network's weights changed since."""
-        if (version := self._weights()) != self._version:
-            self._version = version
-            self._cache.clear()
-        return self._cache
+        return math.ceil(images * self._planner.footprints[part].result)
 
     def _weights(self) -> tuple[tuple[int, int], ...]:
         """Return what changes with any weight or statistic."""

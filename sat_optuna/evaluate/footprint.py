@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from sat_optuna.evaluate.parts import Part, Parts
 from sat_optuna.recalibration import evaluating
 
-__all__ = ["Footprint", "footprints", "seconds_of"]
+__all__ = ["Footprint", "LiveBytes", "footprints", "seconds_of"]
 
 _TRIED = 2  # images that bytes are counted with
 
@@ -25,14 +25,15 @@ class Footprint:
 
     Attributes:
         result: of what it returns, its input where that is handed on too.
-        working: the most that it needs while it runs, beside its input.
+        working: the most that it needs while it runs, beside its input; a convolution copies what
+            it reads and writes into an order of its own.
     """
 
     result: float
     working: float
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are alive."""
 
     def __init__(self) -> None:
@@ -48,6 +49,8 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 self._watch(tensor.untyped_storage())
+        if func.overloadpacket == torch.ops.aten.convolution:
+            self.most = max(self.most, self.now + made.nbytes + args[0].nbytes)
         return made
 
     def _watch(self, storage: torch.UntypedStorage) -> None:
@@ -67,15 +70,13 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def footprints(parts: Parts, images: Tensor) -> dict[Part, Footprint]:
     """Count the bytes that each part takes for an image.
 
-    What convolutions and the like take inside is not seen.
-
     Args:
         parts: of the network, which stays as it is.
         images: (N, C, H, W), of which a few are used.
     """
     found: dict[Part, Footprint] = {}
     x = images[:_TRIED]
-    live = _Live()
+    live = LiveBytes()
 
     def run(part: Part, call: Callable[[], Any]) -> Any:
         before = live.most = live.now

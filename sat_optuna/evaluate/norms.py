@@ -15,6 +15,7 @@ from sat_optuna.recalibration import evaluating
 __all__ = ["PrefixStatistics", "find_norms"]
 
 Prefix: TypeAlias = tuple[int, ...]
+_OBJECT = 640  # bytes of a tensor without values, about
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -76,9 +77,12 @@ class PrefixStatistics:
         self._norms = norms
         self._held: dict[tuple[Part, Prefix], tuple[tuple[Tensor, ...], ...]] = {}
 
-    def parts(self) -> frozenset[Part]:
-        """Return the parts that have any."""
-        return frozenset(self._norms)
+    def sizes(self) -> dict[Part, int]:
+        """Return the bytes of one set of statistics of each part that has any."""
+        return {
+            part: sum(_OBJECT + value.nbytes for norm in norms for value in _fresh(norm))
+            for part, norms in self._norms.items()
+        }
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[None]:

@@ -3,12 +3,24 @@
 Schemes are sorted, so a node is a run of them: all those that begin with the same choices.
 """
 
+import math
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice, product
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["Choices", "Node", "children", "common", "passed_by", "root"]
+__all__ = [
+    "Choices",
+    "Node",
+    "children",
+    "common",
+    "every_choices",
+    "in_units",
+    "passed_by",
+    "root",
+    "subtree_size",
+]
 
 Choices: TypeAlias = tuple[int, ...]
 
@@ -74,3 +86,25 @@ def passed_by(schemes: Sequence[Choices], known: Collection[Choices]) -> frozens
     if known:
         covered(root(schemes))
     return frozenset(passed)
+
+
+def every_choices(blocks: int, kinds: int) -> Iterator[Choices]:
+    """Yield the choices of all schemes, sorted."""
+    return product(range(kinds + 1), repeat=blocks)
+
+
+def in_units(schemes: Iterable[Choices], size: int) -> Iterator[tuple[Choices, ...]]:
+    """Yield sorted schemes in runs of `size`, the last one what is left."""
+    ordered = iter(schemes)
+    while unit := tuple(islice(ordered, size)):
+        yield unit
+
+
+def subtree_size(kinds: int, most: int) -> int:
+    """Return the largest number of schemes up to `most` that all schemes have whole subtrees of.
+
+    Args:
+        kinds: K; a subtree has a power of K + 1 schemes.
+        most: at least 1.
+    """
+    return int((kinds + 1) ** math.floor(math.log(most, kinds + 1) + 1e-9))

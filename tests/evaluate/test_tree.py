@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.errors import DataError, SchemeError
-from sat_optuna.evaluate import Evaluation, Evaluator, evaluator, network, score_scheme
+from sat_optuna.evaluate import Evaluation, Evaluator, evaluator, network, planner, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
@@ -121,9 +121,9 @@ def test_all_schemes_of_two_kinds():
 def test_more_schemes_than_a_unit_are_scored_unit_by_unit(monkeypatch):
     net = tiny_supernet(["se"], blocks=(2, 1, 1))
     whole = Evaluator(net, IMAGES, calibration=CALIBRATION, chunk=CHUNK).score_all()
-    monkeypatch.setattr(evaluator, "_UNIT", 5)
+    monkeypatch.setattr(planner, "_UNIT", 5)
     parted = Evaluator(net, IMAGES, calibration=CALIBRATION, chunk=CHUNK)
-    assert [len(unit) for unit in parted.units(whole)] == [4] * 4
+    assert [len(unit) for unit in parted.results(whole)] == [4] * 4
     assert parted.score_all() == whole
 
 
