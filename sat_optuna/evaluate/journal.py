@@ -16,7 +16,7 @@ from sat_optuna.evaluate.evaluator import Evaluator
 from sat_optuna.evaluate.results import SchemeResult
 from sat_optuna.scheme import Scheme
 
-__all__ = ["Journal", "JournalError", "identity_of", "score_into"]
+__all__ = ["Journal", "JournalError", "identity_of", "open_journal", "score_into"]
 
 _FORMAT = 1
 
@@ -53,8 +53,25 @@ def identity_of(evaluator: Evaluator, *, chunk: int) -> dict[str, Any]:
     }
 
 
+def open_journal(path: Path, evaluator: Evaluator, schemes: Iterable[Scheme]) -> "Journal":
+    """Open the file of results of an evaluation, or make it.
+
+    Args:
+        path: the file.
+        evaluator: what scores the schemes.
+        schemes: all that will be scored.
+
+    Raises:
+        JournalError: the file holds results of another evaluation, or a line that is none.
+        WriteError: it cannot be made or written.
+        SchemeError: a scheme does not fit the network.
+        MemoryLimitError: not even one scheme fits in the memory.
+    """
+    return Journal(path, identity_of(evaluator, chunk=evaluator.layout(schemes).chunk))
+
+
 def score_into(
-    path: Path,
+    journal: "Journal",
     evaluator: Evaluator,
     schemes: Iterable[Scheme],
     *,
@@ -63,7 +80,7 @@ def score_into(
     """Score the schemes that a file has no results of yet, adding each unit to it when it is done.
 
     Args:
-        path: the file.
+        journal: of `open_journal`, for the same evaluator and schemes.
         evaluator: what scores them.
         schemes: any number; one that is given twice is scored once.
         on_scheme: called after the work of each scheme that is scored now.
@@ -72,14 +89,10 @@ def score_into(
         The results of the schemes asked for, in the order given.
 
     Raises:
-        JournalError: the file holds results of another evaluation, or a line that is none.
-        WriteError: it cannot be made or written.
-        SchemeError: a scheme does not fit the network.
-        MemoryLimitError: not even one scheme fits in the memory.
+        WriteError: the disk is full, or the like; what was written before is kept.
     """
     asked = tuple(dict.fromkeys(schemes))
     layout = evaluator.layout(asked)
-    journal = Journal(path, identity_of(evaluator, chunk=layout.chunk))
     left = [scheme for scheme in asked if scheme not in journal.held]
     for unit in evaluator.results(left, layout=layout, on_scheme=on_scheme):
         journal.append(unit)

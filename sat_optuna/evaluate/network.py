@@ -116,8 +116,16 @@ def calibration_batches(
 
     Returns:
         Batches of (chunk, C, H, W), the last one smaller where `chunk` does not divide their
-        number; a last single image is part of the batch before.
+        number, also where it is the only one; a last single image is part of the batch before.
+
+    Raises:
+        DataError: there are fewer than two images, or fewer than two are asked for.
     """
+    if min(count, len(images), chunk) < 2:
+        raise DataError(
+            f"{count} calibration images in chunks of {chunk} asked for, of {len(images)} there "
+            "are; BatchNorm's statistics need two at least of each"
+        )
     order = torch.randperm(len(images), generator=generator_for("calibration", seed))[:count]
     batches = [x for x, _ in images.batches(order, chunk)]
     if len(batches) > 1 and len(batches[-1]) == 1:

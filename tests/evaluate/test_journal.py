@@ -12,7 +12,8 @@ import torch
 
 from sat_optuna.errors import WriteError
 from sat_optuna.evaluate import Evaluator, planner
-from sat_optuna.evaluate.journal import Journal, JournalError, identity_of, score_into
+from sat_optuna.evaluate.journal import Journal, JournalError, identity_of, open_journal
+from sat_optuna.evaluate.journal import score_into as into
 from sat_optuna.scheme import Scheme
 from tests.evaluate.scoring import chunks, some_images
 from tests.full_disk import room_for
@@ -24,6 +25,10 @@ CALIBRATION = chunks(7, 5)
 
 def evaluator(net=None, images=IMAGES, calibration=CALIBRATION, chunk=9):
     return Evaluator(net or tiny_supernet(), images, calibration=calibration, chunk=chunk)
+
+
+def score_into(path, one, schemes, on_scheme=None):
+    return into(open_journal(path, one, schemes), one, schemes, on_scheme=on_scheme)
 
 
 @pytest.fixture(autouse=True)
