@@ -11,15 +11,15 @@ scaled to all of them.
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sat_optuna.bench.evaluation_cases import CASES, GROWTH, Case, networks_of, schemes_of
 from sat_optuna.bench.problems import BenchError
 from sat_optuna.checkpoint import versions
 from sat_optuna.data.split import TensorImages
@@ -36,43 +36,9 @@ from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
 from sat_optuna.timing import median_of
 
-__all__ = ["CASES", "GROWTH", "HONEST_PAIRS", "Case", "bench_evaluation", "evaluation_markdown"]
+__all__ = ["HONEST_PAIRS", "bench_evaluation"]
 
-_SHAPE, _CLASSES = (3, 32, 32), 10
-_CALIBRATED = 0.512  # calibration images for each image, as 512 are for 1,000
-_CALIBRATION_CHUNK = 128
 HONEST_PAIRS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Some schemes of a resnet with SE, of width 16.
-
-    Attributes:
-        blocks: of each stage.
-        schemes: how many random ones; 0 for all.
-        images: part of the images asked for that they are scored on.
-    """
-
-    blocks: tuple[int, int, int]
-    schemes: int = 0
-    images: float = 1.0
-
-
-CASES = {
-    "m8": Case((3, 3, 2)),
-    "m9": Case((3, 3, 3)),
-    "m12": Case((4, 4, 4)),
-    "m16": Case((6, 5, 5), schemes=900, images=0.5),
-    "m54": Case((18, 18, 18), schemes=900, images=0.2),
-}
-# What the time grows with, beside m: images, and the number of schemes.
-GROWTH = {
-    "m8, half the images": Case((3, 3, 2), images=0.5),
-    "m8, twice the images": Case((3, 3, 2), images=2.0),
-    "m16, 100 schemes": Case((6, 5, 5), schemes=100, images=0.5),
-    "m16, 300 schemes": Case((6, 5, 5), schemes=300, images=0.5),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +138,10 @@ class _Task:
         self.name = name
         self.title = f"{name}{', calibrated' if calibrated else ''}"
         size = max(2, round(images * case.images))
-        given = _given(case.blocks, size, calibrated=calibrated)
+        given = networks_of(case.blocks, size, calibrated=calibrated)
         self._net, self._images, self._calibration = given
         self._evaluator = Evaluator(self._net, self._images, calibration=self._calibration)
-        self._schemes = tuple(_schemes(self._evaluator, case))
+        self._schemes = tuple(schemes_of(self._evaluator, case))
         layout = self._evaluator.layout(self._schemes)
         self.chunk = layout.chunk
         ordered = sorted(scheme.choices for scheme in self._schemes)
@@ -238,47 +204,9 @@ class _Task:
         return once * len(self._images) / len(x)
 
 
-def _given(
-    blocks: tuple[int, int, int], size: int, *, calibrated: bool
-) -> tuple[Supernet, TensorImages, list[Tensor]]:
-    """Return a supernet, images of noise and the calibration set."""
-    device = pick_device()
-    net = Supernet(
-        "resnet20", attention=("se",), in_channels=3, classes=_CLASSES, seed=0, blocks=blocks
-    ).to(device)
-    images = _noise(size).to(device)
-    needed = round(_CALIBRATED * size) if calibrated else 0
-    noise = _noise(max(needed, 2)).to(device)
-    chunks = [x for x, _ in noise.batches(None, _CALIBRATION_CHUNK)] if needed else []
-    return net, images, chunks
-
-
-def _noise(size: int) -> TensorImages:
-    drawn = generator_for("bench", size)
-    pixels = torch.randint(0, 256, (size, *_SHAPE), generator=drawn, dtype=torch.uint8)
-    labels = torch.randint(0, _CLASSES, (size,), generator=drawn)
-    half = (0.5,) * _SHAPE[0]
-    return TensorImages(pixels, labels, half, half)
-
-
-def _schemes(evaluator: Evaluator, case: Case) -> Iterator[Scheme]:
-    """Yield all schemes, or so many different random ones."""
-    if not case.schemes:
-        yield from evaluator.all_schemes()
-        return
-    seen: set[Scheme] = set()
-    for step in count():
-        if len(seen) == case.schemes:
-            return
-        scheme = draw_scheme(case.blocks, 1, connect=0.5, draws="iid", seed=0, step=step)
-        if scheme not in seen:
-            seen.add(scheme)
-            yield scheme
-
-
 def _honesty(images: int) -> dict[str, Any]:
     """Time a scheme's score against evaluating the network of that scheme, in pairs."""
-    net, valid, calibration = _given((3, 3, 3), images, calibrated=True)
+    net, valid, calibration = networks_of((3, 3, 3), images, calibrated=True)
     document: dict[str, Any] = {"pairs": HONEST_PAIRS}
     for title, chunks in (("without calibration", []), ("with calibration", calibration)):
         evaluator = Evaluator(net, valid, calibration=chunks)
@@ -313,37 +241,3 @@ def _ratio(
         runs[place]()
         times[place] = time.perf_counter() - start
     return times[0] / times[1]
-
-
-def evaluation_markdown(document: dict[str, Any]) -> str:
-    """Return the document's rows as a page of Markdown."""
-    columns = (
-        "case", "schemes", "images", "calibration", "branch_passes", "tree_s", "one_by_one_s",
-        "timed", "faster", "floor_s", "floor_share",
-    )  # fmt: skip
-    lines = [
-        f"{document['rounds']} rounds on {document['threads']} threads of {document['device']} "
-        f"({document['capability']}), chunks of {document['chunk']} images; medians over the "
-        "rounds, in brackets the lowest and the highest; one by one is scaled up from the `timed` "
-        "schemes.",
-        "",
-        f"| {' | '.join(columns)} |",
-        "|" + " --- |" * len(columns),
-    ]
-    for row in document["rows"]:
-        shown = {k: "-" if v is None else str(v) for k, v in row.items()}
-        shown["faster"] += f" ({row['faster_low']} to {row['faster_high']})"
-        lines.append(f"| {' | '.join(shown[name] for name in columns)} |")
-    honest = document["score_over_network"]
-    lines += [
-        "",
-        f"A scheme's score over evaluating the network of that scheme, {honest['pairs']} pairs, "
-        "median with its 95 % interval: "
-        + "; ".join(
-            f"{title} {honest[title]['ratio']} ({honest[title]['low']} to {honest[title]['high']})"
-            for title in ("without calibration", "with calibration")
-        )
-        + ".",
-        "",
-    ]
-    return "\n".join(lines)

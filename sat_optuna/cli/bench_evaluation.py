@@ -69,7 +69,9 @@ def evaluation(
     """
     import torch
 
-    from sat_optuna.bench.evaluation import CASES, GROWTH, bench_evaluation, evaluation_markdown
+    from sat_optuna.bench.evaluation import bench_evaluation
+    from sat_optuna.bench.evaluation_cases import CASES, GROWTH
+    from sat_optuna.bench.evaluation_report import evaluation_markdown
 
     if out:
         check_writable(out)
