@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sat_optuna.backbones import build_backbone
     from sat_optuna.cost import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
+    from sat_optuna.evaluate import Evaluator
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
@@ -30,6 +31,7 @@ __all__ = [
     "AttentionSpec",
     "Cost",
     "CostModel",
+    "Evaluator",
     "LatencyModel",
     "MLflowLog",
     "PolicyGradientSampler",
@@ -57,6 +59,7 @@ _HOMES = {
     "AttentionSpec": "ticket",
     "Cost": "cost",
     "CostModel": "cost",
+    "Evaluator": "evaluate",
     "LatencyModel": "latency",
     "MLflowLog": "tracking",
     "PolicyGradientSampler": "search.sampler",

@@ -39,6 +39,7 @@ from sat_optuna.timing import median_of
 __all__ = ["HONEST_PAIRS", "bench_evaluation"]
 
 HONEST_PAIRS = 30
+_HONEST_IMAGES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def bench_evaluation(
         "rounds": rounds,
         "chunk": tasks[0].chunk,
         "rows": [asdict(task.row()) for task in tasks],
-        "score_over_network": _honesty(images),
+        "score_over_network": _honesty(min(images, _HONEST_IMAGES)),
     }
 
 

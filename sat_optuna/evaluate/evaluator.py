@@ -31,8 +31,6 @@ __all__ = ["LIMIT", "Evaluator"]
 
 LIMIT = 2**16  # schemes that `score_all` takes on without being told to
 
-LIMIT = 2**16  # schemes that `score_all` takes on without being told to
-
 
 class Evaluator:
     """Scores schemes of one supernet on one set of images.
@@ -45,7 +43,7 @@ class Evaluator:
         net: a supernet; its weights may change between calls.
         images: what schemes are scored on, all of it, on the network's device.
         calibration: (n, C, H, W) each, for example of `calibration_batches`; the chunks are part
-            of the scores. None: the network's own statistics are used.
+            of the scores. Empty: the network's own statistics are used.
         chunk: images a pass; 0 for what is fast on the device. Scores differ by rounding between
             two of them.
         memory: bytes that may be taken, 0 for no limit; with less, fewer images and schemes are
