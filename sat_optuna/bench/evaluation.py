@@ -81,8 +81,8 @@ class Row:
 def bench_evaluation(
     *,
     cases: Iterable[str] = (),
-    images: int = 100,
-    rounds: int = 3,
+    images: int = 50,
+    rounds: int = 2,
     sample: int = 6,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:

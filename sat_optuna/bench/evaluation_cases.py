@@ -44,12 +44,12 @@ CASES = {
     "m16": Case((6, 5, 5), schemes=900, images=0.5),
     "m54": Case((18, 18, 18), schemes=900, images=0.2),
 }
-# What the time grows with, beside m: images, and the number of schemes.
+# What the time grows with, beside m: half and twice the images, and the number of schemes.
 GROWTH = {
-    "m8, half the images": Case((3, 3, 2), images=0.5),
-    "m8, twice the images": Case((3, 3, 2), images=2.0),
-    "m16, 100 schemes": Case((6, 5, 5), schemes=100, images=0.5),
-    "m16, 300 schemes": Case((6, 5, 5), schemes=300, images=0.5),
+    "m8-half": Case((3, 3, 2), images=0.5),
+    "m8-double": Case((3, 3, 2), images=2.0),
+    "m16-100": Case((6, 5, 5), schemes=100, images=0.5),
+    "m16-300": Case((6, 5, 5), schemes=300, images=0.5),
 }
 
 

@@ -29,11 +29,11 @@ _SHOWN = (
 @click.option(
     "--cases",
     default="",
-    help="With commas: m8, m9, m12 (all schemes), m16, m54 (900 random ones); default: these, "
-    "and others for the growth with images and schemes.",
+    help="With commas: m8, m9, m12 (all schemes), m16, m54 (900 random ones), and for the growth "
+    "m8-half, m8-double (images), m16-100, m16-300 (schemes); default: all.",
 )
-@click.option("--images", type=click.IntRange(min=2), default=100, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--images", type=click.IntRange(min=2), default=50, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option(
     "--sample",
     type=click.IntRange(min=2),
