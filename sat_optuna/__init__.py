@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sat_optuna.backbones import build_backbone
     from sat_optuna.cost import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
+    from sat_optuna.evaluate import Evaluator
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
@@ -32,6 +33,7 @@ __all__ = [
     "Cost",
     "CostLimit",
     "CostModel",
+    "Evaluator",
     "LatencyModel",
     "MLflowLog",
     "PolicyGradientSampler",
@@ -62,6 +64,7 @@ _HOMES = {
     "Cost": "cost",
     "CostLimit": "search.sampler",
     "CostModel": "cost",
+    "Evaluator": "evaluate",
     "LatencyModel": "latency",
     "MLflowLog": "tracking",
     "PolicyGradientSampler": "search.sampler",

@@ -164,6 +164,12 @@ class SearchConfig:
     calibration: int = _key(
         512, "training images that set BatchNorm before a scheme is scored", least=2
     )
+    calibration_chunk: int = _key(
+        128, "of these in one batch, the last smaller; part of the score, as they are", least=2
+    )
+    recalibrate: bool = _key(
+        True, "false: schemes are scored with the statistics that pretraining left"
+    )
     timeout: float = _key(0.0, "seconds after which no new batch is asked; 0: none", least=0.0)
     epochs: int = _key(2, "objective 'train': epochs of a trial", least=1)
     start: str = _key(

@@ -22,6 +22,7 @@ _COMMANDS = {
     "pretrain": "pretrain:pretrain",
     "search": "search:search",
     "trials": "trials:trials",
+    "enumerate": "enumerate:enumerate_all",
     "ticket": "ticket:ticket",
     "retrain": "retrain:retrain",
     "report": "report:report",

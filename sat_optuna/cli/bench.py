@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sat_optuna.cli.bench_evaluation import evaluation
 from sat_optuna.cli.bench_export import export
 from sat_optuna.cli.bench_sampler import sampler
 from sat_optuna.cli.bench_training import training
@@ -22,6 +23,7 @@ def bench() -> None:
     """Measure this machine; ratios within one run."""
 
 
+bench.add_command(evaluation)
 bench.add_command(export)
 bench.add_command(sampler)
 bench.add_command(training)

@@ -212,7 +212,10 @@ def _folded(
     network = load_weights(full, given.weights(full.scheme, weights, seed))
     config = given.workspace.config
     images = given.workspace.data.train
-    batches = calibration_batches(images, count=config.search.calibration, seed=config.seed)
+    search = config.search
+    batches = calibration_batches(
+        images, count=search.calibration, chunk=search.calibration_chunk, seed=config.seed
+    )
     return fold_constant(network.to(images.device), keep, batches)
 
 

@@ -149,7 +149,8 @@ def _run(
             net,
             workspace.data,
             sparsity_weight=config.search.sparsity_weight,
-            calibration=config.search.calibration,
+            calibration=config.search.calibration if config.search.recalibrate else 0,
+            calibration_chunk=config.search.calibration_chunk,
             seed=config.seed,
         )
     check_network(study, objective.network())
@@ -172,6 +173,7 @@ def _run(
             stages=objective.stages,
             kinds=objective.kinds,
             timeout=0.0 if study.study_name != workspace.name else config.search.timeout,
+            on_batch=None if isinstance(objective, TrainObjective) else objective.score_ahead,
             on_trial=on_trial,
         )
 

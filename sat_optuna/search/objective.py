@@ -4,6 +4,7 @@ Both objectives are plain Optuna objectives: `study.optimize(objective)` works o
 """
 
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +15,7 @@ from sat_optuna.config import TrainConfig
 from sat_optuna.cost import Cost, CostModel
 from sat_optuna.data.split import Split
 from sat_optuna.devices import to_memory_format
-from sat_optuna.evaluate import Evaluation, accuracy, calibration_batches, score_scheme
+from sat_optuna.evaluate import Evaluation, Evaluator, accuracy, calibration_batches
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
@@ -78,14 +79,17 @@ class SupernetObjective(_SchemeObjective):
     """Score a scheme with the supernet's weights: BatchNorm re-estimated, then validation.
 
     The supernet is left as it was found, so the value of a scheme does not depend on what was
-    scored before it.
+    scored before it, or together with it.
 
     Args:
         net: a pretrained supernet.
         data: calibration images come from its training part, accuracy from its validation part.
         sparsity_weight: accuracy points for all connections dropped.
-        calibration: number of training images that set BatchNorm's statistics.
+        calibration: number of training images that set BatchNorm's statistics; 0: schemes are
+            scored with the statistics that the supernet has.
+        calibration_chunk: images a batch of these; part of the score.
         seed: which images these are.
+        cache: bytes of activations that may be kept from scheme to scheme.
     """
 
     def __init__(
@@ -95,19 +99,33 @@ class SupernetObjective(_SchemeObjective):
         *,
         sparsity_weight: float = 2.0,
         calibration: int = 512,
+        calibration_chunk: int = 128,
         seed: int = 0,
+        cache: int = 2**28,
     ) -> None:
         super().__init__(net, data, sparsity_weight=sparsity_weight)
         self._lock = threading.Lock()
-        self.calibration = calibration_batches(data.train, count=calibration, seed=seed)
+        self._ahead: dict[Scheme, Evaluation] = {}
+        drawn = (
+            calibration_batches(data.train, count=calibration, chunk=calibration_chunk, seed=seed)
+            if calibration
+            else ()
+        )
+        self.evaluator = Evaluator(net, data.valid, calibration=drawn, cache=cache)
+
+    def score_ahead(self, schemes: Iterable[Scheme]) -> None:
+        """Score the schemes of a batch together; the trials that ask for them then need not.
+
+        Each has the value it has alone: together they share the passes of their first blocks.
+        """
+        with self._lock:
+            self._ahead = self.evaluator.score_many(schemes)
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Score the trial's scheme; the reward, in accuracy points."""
         scheme = self.begin(trial)
-        with self._lock:  # for n_jobs > 1: the supernet's statistics are those of one scheme
-            evaluation = score_scheme(
-                self.net, scheme, calibration=self.calibration, images=self.data.valid
-            )
+        with self._lock:  # for n_jobs > 1: the supernet's statistics are those of one walk
+            evaluation = self._ahead.pop(scheme, None) or self.evaluator.score(scheme)
         return self.finish(trial, scheme, evaluation)
 
 

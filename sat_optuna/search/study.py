@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sat_optuna.config import StudyConfig, differences
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import worker_name
+from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.sampler import (
     PolicyGradientSampler,
@@ -215,6 +216,7 @@ def run_trials(
     stages: Iterable[int],
     kinds: Iterable[str],
     timeout: float = 0.0,
+    on_batch: Callable[[list[Scheme]], None] | None = None,
     on_trial: Callable[[FrozenTrial], None] | None = None,
 ) -> int:
     """Bring a study to its total of finished trials, batch by batch, in number order.
@@ -232,6 +234,7 @@ def run_trials(
         stages: blocks of each stage.
         kinds: names of the kinds of attention.
         timeout: seconds after which no new batch is begun; 0 for none.
+        on_batch: called with the schemes of each batch before the first of them is scored.
         on_trial: called with each trial finished now.
 
     Returns:
@@ -249,6 +252,8 @@ def run_trials(
             asked = _next_batch(study, suggest, trials=trials, batch=batch, in_time=in_time)
             if not asked:
                 return done
+            if on_batch:
+                on_batch([suggest(trial) for trial in asked])
             for trial in asked:
                 finished = _finish(study, trial, objective)
                 done += 1

@@ -92,6 +92,40 @@ def test_the_value_of_a_scheme_does_not_depend_on_what_came_before(net, data):
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
+def test_a_batch_scored_ahead_has_the_values_of_trials_alone(net, data):
+    plain = SupernetObjective(net, data, calibration=32, cache=0)
+    choices = [("se", "none", "se"), ("se", "dia", "se"), ("none", "none", "dia")]
+    alone = [plain(trial_of(*picked)[1]) for picked in choices]
+    passes = 0
+
+    def count(*_):
+        nonlocal passes
+        passes += 1
+
+    hook = net.view.blocks[2][0].module.conv1.register_forward_hook(count)
+    objective = SupernetObjective(net, data, calibration=32)
+    schemes = [Scheme.parse(text) for text in ("1-0-1", "1-2-1", "0-0-2")]
+    objective.score_ahead(schemes)
+    done = passes
+    assert [objective(trial_of(*picked)[1]) for picked in choices] == alone
+    assert passes == done > 0  # the trials had nothing left to do
+    assert objective(trial_of(*choices[0])[1]) == alone[0]  # and again, when it is forgotten
+    hook.remove()
+
+
+def test_the_calibration_chunk_is_part_of_the_score_and_none_is_the_nets_own(net, data):
+    losses = {}
+    for count, chunk in ((64, 128), (64, 64), (64, 32), (0, 128)):
+        objective = SupernetObjective(net, data, calibration=count, calibration_chunk=chunk)
+        _, trial = trial_of("se", "none", "dia")
+        objective(trial)
+        losses[count, chunk] = trial.user_attrs["loss"]
+    assert losses[64, 128] == losses[64, 64]  # a set smaller than a chunk is one
+    assert len(set(losses.values())) == 3
+    own = accuracy(net, data.valid, scheme=Scheme.parse("1-0-2"), batch=100)
+    assert losses[0, 128] == own.loss
+
+
 def test_train_objective_trains_the_masked_network_itself(net, data):
     before = {name: value.clone() for name, value in net.state_dict().items()}
     objective = TrainObjective(net, data, epochs=2, seed=4, config=CONFIG)

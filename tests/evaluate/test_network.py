@@ -103,6 +103,15 @@ def test_fewer_images_than_asked_for_are_all_taken():
     assert len(batch) == 7
 
 
+def test_one_calibration_image_is_refused():
+    for count, chunk, have in ((1, 128, 9), (8, 1, 9), (8, 8, 1)):
+        with pytest.raises(
+            DataError,
+            match=rf"{count} calibration images in chunks of {chunk} asked for, of {have}",
+        ):
+            calibration_batches(some_images(have), count=count, chunk=chunk, seed=0)
+
+
 def test_no_image_is_refused():
     with pytest.raises(DataError, match="no image given to evaluate on"):
         accuracy(FirstPixels(), some_images().subset(torch.empty(0, dtype=torch.int64)))

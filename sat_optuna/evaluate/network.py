@@ -1,4 +1,4 @@
-"""How good a network is on images, and a scheme in the supernet."""
+"""How good one network is on images; the calibration set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from sat_optuna.seeds import generator_for
 if TYPE_CHECKING:
     from sat_optuna.data.split import Images
 
-__all__ = ["Evaluation", "accuracy", "calibration_batches", "score_scheme"]
+__all__ = ["Evaluation", "accuracy", "calibration_batches", "judge", "score_scheme"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +54,27 @@ def accuracy(
     losses: list[Tensor] = []
     with evaluating(net), torch.inference_mode():
         for x, labels in images.batches(None, batch):
-            logits = (net(x) if scheme is None else net(x, scheme)).float()
+            logits = net(x) if scheme is None else net(x, scheme)
             # Kept on the device: fetching each number would make a GPU wait for each batch.
-            hits.append((logits.argmax(1) == labels).sum())
-            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+            right, loss = judge(logits, labels)
+            hits.append(right.sum())
+            losses.append(loss)
     return Evaluation(
         accuracy=100 * sum(hit.item() for hit in hits) / len(images),
         loss=sum(loss.item() for loss in losses) / len(images),
         n=len(images),
     )
+
+
+def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which images are classified right, (N,) bool, and the sum of their cross-entropies.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) int64.
+    """
+    logits = logits.float()
+    return logits.argmax(1) == labels, F.cross_entropy(logits, labels, reduction="sum")
 
 
 def score_scheme(
@@ -104,8 +116,16 @@ def calibration_batches(
 
     Returns:
         Batches of (chunk, C, H, W), the last one smaller where `chunk` does not divide their
-        number; a last single image is part of the batch before.
+        number, also where it is the only one; a last single image is part of the batch before.
+
+    Raises:
+        DataError: there are fewer than two images, or fewer than two are asked for.
     """
+    if min(count, len(images), chunk) < 2:
+        raise DataError(
+            f"{count} calibration images in chunks of {chunk} asked for, of {len(images)} there "
+            "are; BatchNorm's statistics need two at least of each"
+        )
     order = torch.randperm(len(images), generator=generator_for("calibration", seed))[:count]
     batches = [x for x, _ in images.batches(order, chunk)]
     if len(batches) > 1 and len(batches[-1]) == 1:

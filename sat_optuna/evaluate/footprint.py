@@ -1,0 +1,127 @@
+"""What each part of a supernet takes: bytes while it runs and of what it returns; seconds."""
+
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sat_optuna.evaluate.parts import Part, Parts
+from sat_optuna.recalibration import evaluating
+
+__all__ = ["Footprint", "LiveBytes", "footprints", "seconds_of"]
+
+_TRIED = 2  # images that bytes are counted with
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes that a part takes for one image.
+
+    Attributes:
+        result: of what it returns, its input where that is handed on too.
+        working: the most that it needs while it runs, beside its input; a convolution copies what
+            it reads and writes into an order of its own.
+    """
+
+    result: float
+    working: float
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = 0
+        self.most = 0
+        self._seen: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._watch(tensor.untyped_storage())
+        if func.overloadpacket == torch.ops.aten.convolution:
+            self.most = max(self.most, self.now + made.nbytes + args[0].nbytes)
+        return made
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        known = self._seen.get(key)
+        if known is not None and known() is storage:
+            return
+
+        def gone(_ref: object) -> None:
+            self.now -= size
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+def footprints(parts: Parts, images: Tensor) -> dict[Part, Footprint]:
+    """Count the bytes that each part takes for an image.
+
+    Args:
+        parts: of the network, which stays as it is.
+        images: (N, C, H, W), of which a few are used.
+    """
+    found: dict[Part, Footprint] = {}
+    x = images[:_TRIED]
+    live = LiveBytes()
+
+    def run(part: Part, call: Callable[[], Any]) -> Any:
+        before = live.most = live.now
+        made = call()
+        found[part] = Footprint(_size(made) / len(x), (live.most - before) / len(x))
+        return made
+
+    with evaluating(parts.net), torch.inference_mode(), live:
+        parts.tour(x.clone(), run)
+    return found
+
+
+def seconds_of(parts: Parts, images: Tensor, *, rounds: int = 3) -> dict[Part, list[float]]:
+    """Time each part on some images, each round all of them in turn, the first not counted.
+
+    Args:
+        parts: of the network, which stays as it is; in eval mode.
+        images: (N, C, H, W).
+        rounds: that are counted.
+    """
+    times: dict[Part, list[float]] = {}
+    device = images.device
+
+    def run(part: Part, call: Callable[[], Any]) -> Any:
+        start = _now(device)
+        made = call()
+        times.setdefault(part, []).append(_now(device) - start)
+        return made
+
+    with evaluating(parts.net), torch.inference_mode():
+        for _ in range(rounds + 1):
+            parts.tour(images, run)
+    return {part: passed[1:] for part, passed in times.items()}
+
+
+def _size(made: Any) -> int:
+    storages: dict[int, int] = {}
+    for leaf in tree_leaves(made):
+        if isinstance(leaf, Tensor):
+            storage = leaf.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

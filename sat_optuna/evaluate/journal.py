@@ -1,0 +1,220 @@
+"""Results of a long evaluation, a line of JSON each behind a line that says what they are of."""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sat_optuna.errors import SatOptunaError, SchemeError, WriteError
+from sat_optuna.evaluate.evaluator import Evaluator
+from sat_optuna.evaluate.results import SchemeResult
+from sat_optuna.scheme import Scheme
+
+__all__ = ["Journal", "JournalError", "identity_of", "open_journal", "score_into"]
+
+_FORMAT = 1
+
+
+class JournalError(SatOptunaError, ValueError):
+    """A file of results that is broken or of another evaluation."""
+
+
+def identity_of(evaluator: Evaluator, *, chunk: int) -> dict[str, Any]:
+    """Return what decides the results of an evaluator, in values that JSON keeps.
+
+    Args:
+        evaluator: its network, images and calibration set.
+        chunk: images a pass.
+    """
+    weights = hashlib.sha256()
+    for name, value in evaluator.net.state_dict().items():
+        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        weights.update(_bytes(value))
+    pixels = hashlib.sha256()
+    for x, labels in evaluator.images.batches(None, 500):
+        pixels.update(_bytes(x) + _bytes(labels))
+    calibrated = hashlib.sha256()
+    for batch in evaluator.calibration:
+        calibrated.update(f"{tuple(batch.shape)}".encode() + _bytes(batch))
+    return {
+        "format": _FORMAT,
+        "stages": list(evaluator.stages),
+        "kinds": [spec.kind for spec in evaluator.net.specs],
+        "weights": weights.hexdigest(),
+        "images": pixels.hexdigest(),
+        "calibration": calibrated.hexdigest(),
+        "chunk": chunk,
+    }
+
+
+def open_journal(path: Path, evaluator: Evaluator, schemes: Iterable[Scheme]) -> "Journal":
+    """Open the file of results of an evaluation, or make it.
+
+    Args:
+        path: the file.
+        evaluator: what scores the schemes.
+        schemes: all that will be scored.
+
+    Raises:
+        JournalError: the file holds results of another evaluation, or a line that is none.
+        WriteError: it cannot be made or written.
+        SchemeError: a scheme does not fit the network.
+        MemoryLimitError: not even one scheme fits in the memory.
+    """
+    return Journal(path, identity_of(evaluator, chunk=evaluator.layout(schemes).chunk))
+
+
+def score_into(
+    journal: "Journal",
+    evaluator: Evaluator,
+    schemes: Iterable[Scheme],
+    *,
+    on_scheme: Callable[[], None] | None = None,
+) -> dict[Scheme, SchemeResult]:
+    """Score the schemes that a file has no results of yet, adding each unit to it when it is done.
+
+    Args:
+        journal: of `open_journal`, for the same evaluator and schemes.
+        evaluator: what scores them.
+        schemes: any number; one that is given twice is scored once.
+        on_scheme: called after the work of each scheme that is scored now.
+
+    Returns:
+        The results of the schemes asked for, in the order given.
+
+    Raises:
+        WriteError: the disk is full, or the like; what was written before is kept.
+    """
+    asked = tuple(dict.fromkeys(schemes))
+    layout = evaluator.layout(asked)
+    left = [scheme for scheme in asked if scheme not in journal.held]
+    for unit in evaluator.results(left, layout=layout, on_scheme=on_scheme):
+        journal.append(unit)
+    return {scheme: journal.held[scheme] for scheme in asked}
+
+
+class Journal:
+    """The file of results; opening it makes it, and drops a last line that a kill cut.
+
+    Args:
+        path: the file.
+        identity: of `identity_of`.
+
+    Raises:
+        JournalError: it holds results of another evaluation, or a line that is none.
+        WriteError: it cannot be made or written.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.held: dict[Scheme, SchemeResult] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise self._unwritable(error) from error
+        whole = content.rfind(b"\n") + 1
+        head, *lines = content[:whole].splitlines() or [b""]
+        if not head:
+            self._write(0, json.dumps(dict(identity)) + "\n")
+            return
+        self._check(head, identity)
+        for number, line in enumerate(lines, start=2):
+            try:
+                result = _parsed(json.loads(line))
+            except (ValueError, TypeError, LookupError, SchemeError) as error:
+                raise JournalError(
+                    f"{path}, line {number} is no result; remove the line, or move the file away "
+                    "to score all schemes again"
+                ) from error
+            self.held[result.scheme] = result
+        self._end = whole
+
+    def append(self, results: Iterable[SchemeResult]) -> None:
+        """Write results to the disk at once, all or, where that fails, none.
+
+        Raises:
+            WriteError: the disk is full, or the like; what was written before is kept.
+        """
+        new = tuple(results)
+        self._write(self._end, "".join(f"{_line(result)}\n" for result in new))
+        self.held |= {result.scheme: result for result in new}
+
+    def _check(self, head: bytes, identity: Mapping[str, Any]) -> None:
+        try:
+            stored = json.loads(head)
+            changed = [key for key in identity if stored[key] != identity[key]]
+        except (ValueError, TypeError, LookupError) as error:
+            raise JournalError(
+                f"{self.path} does not begin as a file of results does; move it away"
+            ) from error
+        if changed:
+            raise JournalError(
+                f"{self.path} holds results of another {' and '.join(changed)} than is here now; "
+                "bring that back to go on with it, or move the file away to score all schemes "
+                "again"
+            )
+
+    def _write(self, place: int, text: str) -> None:
+        payload = memoryview(text.encode())
+        try:
+            # Without a buffer: what a full disk does not take must not be tried again later.
+            with self.path.open("r+b" if self.path.exists() else "w+b", buffering=0) as stream:
+                stream.truncate(place)  # what a kill cut
+                stream.seek(place)
+                try:
+                    done = 0
+                    while done < len(payload):
+                        done += stream.write(payload[done:])
+                    os.fsync(stream.fileno())
+                except OSError:
+                    stream.truncate(place)
+                    raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._end = place + len(payload)
+
+    def _unwritable(self, error: OSError) -> WriteError:
+        return WriteError(
+            f"cannot write {self.path}: {error.strerror or error}; the results before are kept, "
+            "so make room and run the same command again"
+        )
+
+
+def _line(result: SchemeResult) -> str:
+    record = {
+        "scheme": str(result.scheme),
+        "hits": result.hits,
+        "loss": result.loss,
+        "n": result.n,
+        "right": base64.b64encode(result.right).decode(),
+    }
+    return json.dumps(record)
+
+
+def _parsed(record: Mapping[str, Any]) -> SchemeResult:
+    """Return the result of a record.
+
+    Raises:
+        ValueError, TypeError, LookupError, SchemeError: it is none.
+    """
+    result = SchemeResult(
+        scheme=Scheme.parse(record["scheme"]),
+        right=base64.b64decode(record["right"], validate=True),
+        loss=float(record["loss"]),
+        n=int(record["n"]),
+    )
+    if result.hits != record["hits"] or len(result.right) != (result.n + 7) // 8:
+        raise ValueError("impossible numbers")
+    return result
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor's values, of any dtype."""
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()

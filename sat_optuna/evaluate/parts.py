@@ -1,0 +1,101 @@
+"""A supernet cut into the parts that schemes with the same first choices share."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from sat_optuna.attention.contract import State
+from sat_optuna.supernet import Supernet
+
+__all__ = ["HEAD", "STEM", "Part", "Parts", "States", "attention", "branch", "merge"]
+
+# One state a kind of the stage, of the kinds that have handed one on.
+States: TypeAlias = Mapping[int, State]
+
+
+class Part(NamedTuple):
+    """A part of a supernet: `what` it is, of which block (from 0), for which choice."""
+
+    what: str
+    block: int = -1
+    choice: int = -1
+
+
+STEM, HEAD = Part("stem"), Part("head")
+
+
+def branch(block: int) -> Part:
+    """Return the part that a block runs once for all its choices."""
+    return Part("branch", block)
+
+
+def attention(block: int, choice: int) -> Part:
+    """Return the part that a block runs for one choice above 0."""
+    return Part("attention", block, choice)
+
+
+def merge(block: int) -> Part:
+    """Return the part that a block runs for each of its choices."""
+    return Part("merge", block)
+
+
+class Parts:
+    """The parts of a supernet, to be run one by one.
+
+    Attributes:
+        net: the supernet.
+        blocks: its blocks, those of all stages in one tuple.
+        kinds: K.
+    """
+
+    def __init__(self, net: Supernet) -> None:
+        self.net = net
+        self.blocks = tuple(block for blocks in net.view.blocks for block in blocks)
+        self.kinds = len(net.specs)
+        self._first = frozenset(accumulate(net.stages, initial=0))
+        self._attend = tuple(
+            tuple(source.module_for(choice, place) for choice in range(1, self.kinds + 1))
+            for source, count in zip(net.stage_attention, net.stages, strict=True)
+            for place in range(count)
+        )
+
+    def entered(self, block: int, states: States) -> States:
+        """Return the states that a block is given: none at the first block of a stage."""
+        return {} if block in self._first else states
+
+    def attend(
+        self, block: int, choice: int, features: Tensor, states: States
+    ) -> tuple[Tensor, States]:
+        """Return the attended features of a block, and the states for the next one.
+
+        Args:
+            block: from 0.
+            choice: 1..K.
+            features: (N, C, H, W).
+            states: as `entered` gave them; they are left as they are.
+        """
+        attended, state = self._attend[block][choice - 1](features, states.get(choice))
+        return attended, states if state is None else {**states, choice: state}
+
+    def tour(self, x: Tensor, run: Callable[[Part, Callable[[], Any]], Any]) -> None:
+        """Run every part once, one after the other, on what the parts before it return.
+
+        Recurrent modules start without a state.
+
+        Args:
+            x: (N, C, H, W) images.
+            run: called with each part and what runs it; returns what that returns.
+        """
+        view = self.net.view
+        x = run(STEM, partial(view.stem, x))
+        for place, block in enumerate(self.blocks):
+            features, shortcut = run(branch(place), partial(block.branch, x))
+            x = attended = features
+            for choice in range(1, self.kinds + 1):
+                call = partial(self.attend, place, choice, features, {})
+                attended, _ = run(attention(place, choice), call)
+            x = run(merge(place), partial(block.merge, attended, shortcut))
+        run(HEAD, partial(view.head, x))

@@ -1,0 +1,190 @@
+"""How many images and schemes at a time a limit of memory allows, and what scoring will take."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+from torch import Tensor
+
+from sat_optuna.evaluate.footprint import Footprint, footprints, seconds_of
+from sat_optuna.evaluate.parts import Part, Parts
+from sat_optuna.evaluate.plan import (
+    EvaluationPlan,
+    MemoryLimitError,
+    passes_of,
+    passes_of_all,
+    peak_of,
+    without_leaves,
+)
+from sat_optuna.evaluate.prefixes import Choices, every_choices, in_units, subtree_size
+
+__all__ = ["Layout", "Planner"]
+
+_CHUNK = {"cpu": 100}  # images a pass, by device; see studies/bench-speed
+_OTHER_CHUNK = 500
+_LEAST_CHUNK = 16  # fewer images a pass cost more than smaller units do
+_UNIT = 1024  # schemes at most between two records, and sets of statistics at a time
+_ALLOCATOR = 1.1  # what is freed is not always there for what comes next
+_PIXEL = 5  # bytes of a channel's value: as it is stored, and as a float
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How many images, and how many schemes, are run at a time."""
+
+    chunk: int
+    unit: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """Bytes: whatever the chunk is, for each of its images, and while BatchNorm is calibrated."""
+
+    fixed: float
+    image: float
+    calibrating: float
+
+    def peak(self, chunk: int) -> int:
+        return math.ceil(self.fixed + _ALLOCATOR * max(self.image * chunk, self.calibrating))
+
+
+class Planner:
+    """Counts, measures and times what an evaluation takes.
+
+    Args:
+        parts: of the network.
+        batch: (n, C, H, W) images to measure with.
+        images: number of those that schemes are scored on.
+        calibration: the calibration set.
+        norms: bytes of one set of statistics of each part.
+        leaves: whether the last block's attention, merge and the head are calibrated too.
+        cache: bytes of activations that may be kept from call to call.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        batch: Tensor,
+        *,
+        images: int,
+        calibration: Sequence[Tensor],
+        norms: Mapping[Part, int],
+        leaves: bool,
+        cache: int,
+    ) -> None:
+        self._parts, self._batch, self._images = parts, batch, images
+        self._calibration, self._norms, self._leaves = calibration, norms, leaves
+        self._cache = cache
+        usual = min(_CHUNK.get(batch.device.type, _OTHER_CHUNK), images)
+        self.usual = Layout(usual, subtree_size(parts.kinds, _UNIT))
+
+    @cached_property
+    def footprints(self) -> dict[Part, Footprint]:
+        """The bytes that each part takes for an image."""
+        return footprints(self._parts, self._batch)
+
+    def fit(self, schemes: Sequence[Choices] | None, memory: int, chunk: int) -> Layout:
+        """Return the largest layout that a limit allows.
+
+        Smaller units hold fewer levels of the tree at a time, and each runs its way down anew.
+
+        Args:
+            schemes: sorted, each once; None for all there are.
+            memory: bytes; 0 for no limit.
+            chunk: images a pass that are wanted; 0 for the usual number.
+
+        Raises:
+            MemoryLimitError: not even one scheme fits with one image.
+        """
+        chunk = min(chunk, self._images) if chunk else self.usual.chunk
+        if not memory:
+            return Layout(chunk, self.usual.unit)
+        unit = self.usual.unit
+        while True:
+            need = self._need(schemes, unit)
+            fitting = min(chunk, int((memory - need.fixed) // (_ALLOCATOR * need.image)))
+            least = 1 if unit == 1 else min(chunk, _LEAST_CHUNK)
+            if fitting >= least and need.peak(fitting) <= memory:
+                return Layout(fitting, unit)
+            if unit == 1:
+                raise self._too_little(memory, need)
+            unit //= self._parts.kinds + 1
+
+    def plan(self, schemes: Sequence[Choices] | None, layout: Layout) -> EvaluationPlan:
+        """Return what scoring schemes in a layout takes; parts are timed for it.
+
+        Args:
+            schemes: sorted, each once; None for all there are.
+            layout: of `fit`.
+        """
+        blocks, kinds = len(self._parts.blocks), self._parts.kinds
+        if schemes is None:
+            count = (kinds + 1) ** blocks
+            passes = passes_of_all(blocks, kinds, layout.unit)
+            alone = passes_of_all(blocks, kinds, 1)
+        else:
+            count = len(schemes)
+            passes = passes_of(in_units(schemes, layout.unit))
+            alone = passes_of((choices,) for choices in schemes)
+        seconds = self._image_seconds(layout.chunk)
+        return EvaluationPlan(
+            schemes=count,
+            images=self._images,
+            calibration=sum(map(len, self._calibration)),
+            chunk=layout.chunk,
+            unit=layout.unit,
+            branch_passes=sum(n for part, n in passes.items() if part.what == "branch"),
+            naive_passes=count * blocks,
+            peak_bytes=self._need(schemes, layout.unit).peak(layout.chunk),
+            seconds=self._seconds(passes, seconds),
+            naive_seconds=self._seconds(alone, seconds),
+        )
+
+    def _need(self, schemes: Sequence[Choices] | None, unit: int) -> _Need:
+        blocks = len(self._parts.blocks)
+        if schemes is None:  # one unit is like the other
+            units = [next(in_units(every_choices(blocks, self._parts.kinds), unit))]
+        else:
+            units = list(in_units(schemes, unit))
+        taken = self.footprints
+        image = max(peak_of(one, taken) for one in units)
+        calibrating = max(peak_of(one, taken, leaves=self._leaves) for one in units)
+        statistics = max(
+            sum(self._norms.get(part, 0) * n for part, n in passes_of([one]).items())
+            for one in units
+        )
+        pixels = _PIXEL * self._batch[0].numel()
+        largest = max(map(len, self._calibration), default=0)
+        return _Need(
+            # Whether each image is right is held a byte each, and gathered into one tensor.
+            fixed=statistics + 2 * max(map(len, units)) * self._images + self._cache,
+            image=image + pixels,
+            calibrating=largest * calibrating,
+        )
+
+    def _image_seconds(self, chunk: int) -> dict[Part, float]:
+        """Return what each part takes for an image where so many are run at a time."""
+        copies = math.ceil(chunk / len(self._batch))
+        batch = self._batch.repeat(copies, 1, 1, 1)[:chunk]
+        times = seconds_of(self._parts, batch)
+        return {part: median(passed) / chunk for part, passed in times.items()}
+
+    def _seconds(self, passes: Counter[Part], seconds: Mapping[Part, float]) -> float:
+        calibrated = sum(map(len, self._calibration))
+        calibrating = passes if self._leaves else without_leaves(passes, len(self._parts.blocks))
+        return (
+            sum(n * seconds[part] for part, n in passes.items()) * self._images
+            + sum(n * seconds[part] for part, n in calibrating.items()) * calibrated
+        )
+
+    def _too_little(self, memory: int, need: _Need) -> MemoryLimitError:
+        largest = max(map(len, self._calibration), default=0)
+        calibrated = f", calibrated in chunks of {largest}," if largest else ""
+        less = ", or take a smaller calibration chunk" if largest else ""
+        return MemoryLimitError(
+            f"{memory / 2**20:,.0f} MB of memory given, and one scheme on one image at a time"
+            f"{calibrated} takes {math.ceil(need.peak(1) / 2**20):,} MB; give that much{less}"
+        )

@@ -1,0 +1,44 @@
+"""What scoring a scheme leaves: which images it gets right, and its loss."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sat_optuna.evaluate.network import Evaluation
+from sat_optuna.scheme import Scheme
+
+__all__ = ["SchemeResult"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemeResult:
+    """The result of one scheme.
+
+    Attributes:
+        scheme: which it was.
+        right: a bit an image in their order, 1 where it is classified right, packed into bytes
+            from the highest bit of the first; the last byte is filled with zeros.
+        loss: sum of the cross-entropies, nats.
+        n: number of images.
+    """
+
+    scheme: Scheme
+    right: bytes
+    loss: float
+    n: int
+
+    @property
+    def hits(self) -> int:
+        """Number of images classified right."""
+        return int.from_bytes(self.right, "big").bit_count()
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Accuracy and mean loss."""
+        return Evaluation(accuracy=100 * self.hits / self.n, loss=self.loss / self.n, n=self.n)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return (n,), whether each image is classified right."""
+        bits = np.unpackbits(np.frombuffer(self.right, dtype=np.uint8), count=self.n)
+        return bits.astype(np.bool_)

@@ -1,0 +1,129 @@
+"""The walk through a tree of schemes: one branch pass for each distinct prefix.
+
+    x(prefix + c) = merge(c = 0 ? F : M_c(F), shortcut)      F, shortcut = branch(x(prefix))
+
+The branch of a block comes before its attention, so it is the same for all choices of that block.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from sat_optuna.evaluate.norms import PrefixStatistics
+from sat_optuna.evaluate.parts import HEAD, STEM, Parts, States, attention, branch, merge
+from sat_optuna.evaluate.prefixes import Choices, Node, children, passed_by, root
+
+__all__ = ["Activations", "Walk"]
+
+# What a block is given after a prefix: its input, and the states of recurrent attention.
+Activations: TypeAlias = tuple[Tensor, States]
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """What all choices of a block start from; it lives until the last of them is taken."""
+
+    features: Tensor
+    shortcut: Any
+    states: States
+
+
+class Walk:
+    """The way through the tree of some schemes, depth first, one chunk of images at a time.
+
+    Args:
+        parts: of the supernet, its modes set.
+        statistics: what BatchNorm is given on the way.
+        schemes: their choices, sorted, each once.
+        known: prefixes whose activations are kept for every chunk.
+        wanted: prefixes whose activations shall be kept, where the walk comes to them.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        statistics: PrefixStatistics,
+        schemes: Sequence[Choices],
+        *,
+        known: Collection[Choices] = (),
+        wanted: Collection[Choices] = (),
+    ) -> None:
+        self._parts, self._statistics, self._schemes = parts, statistics, schemes
+        self._depth = len(parts.blocks)
+        self._wanted = wanted
+        self._passed = passed_by(schemes, known)
+
+    def logits(
+        self,
+        x: Tensor,
+        *,
+        known: Mapping[Choices, Activations],
+        keep: MutableMapping[Choices, Activations],
+        leaves: bool = True,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the place of each scheme among all, and its (N, classes) logits.
+
+        Args:
+            x: (N, C, H, W) images.
+            known: of these images.
+            keep: gets the activations after the prefixes that are wanted.
+            leaves: False: end with the last block's branch, and yield nothing.
+        """
+        stack: list[tuple[Node, _Split | None]] = [(root(self._schemes), None)]
+        while stack:
+            node, split = stack.pop()
+            if node in self._passed:
+                stack += [(child, None) for child in self._children(node)]
+                continue
+            entered, states = self._enter(node, split, x, known, keep)
+            del split  # the last child frees what its parent held
+            if node.depth == self._depth:
+                self._statistics.place(HEAD, self._schemes[node.first])
+                yield node.first, self._parts.net.view.head(entered)
+                del entered
+                continue
+            split = self._split(node, entered, states)
+            if leaves or node.depth + 1 < self._depth:
+                stack += [(child, split) for child in self._children(node)]
+            del entered, split
+
+    def _children(self, node: Node) -> list[Node]:
+        return list(children(self._schemes, node))[::-1]
+
+    def _enter(
+        self,
+        node: Node,
+        split: _Split | None,
+        x: Tensor,
+        known: Mapping[Choices, Activations],
+        keep: MutableMapping[Choices, Activations],
+    ) -> Activations:
+        """Return what the block of a node is given."""
+        prefix = node.prefix(self._schemes)
+        entered = known.get(prefix)
+        if entered is None:
+            entered = self._stem(x) if split is None else self._merged(prefix, split)
+        if prefix in self._wanted:
+            keep[prefix] = entered
+        return entered
+
+    def _stem(self, x: Tensor) -> Activations:
+        self._statistics.place(STEM, ())
+        return self._parts.net.view.stem(x), {}
+
+    def _merged(self, prefix: Choices, split: _Split) -> Activations:
+        """Return what the last choice of a prefix makes of its block's features."""
+        block, choice = len(prefix) - 1, prefix[-1]
+        features, states = split.features, split.states
+        if choice:
+            self._statistics.place(attention(block, choice), prefix)
+            features, states = self._parts.attend(block, choice, features, states)
+        self._statistics.place(merge(block), prefix)
+        return self._parts.blocks[block].merge(features, split.shortcut), states
+
+    def _split(self, node: Node, entered: Tensor, states: States) -> _Split:
+        self._statistics.place(branch(node.depth), node.prefix(self._schemes))
+        features, shortcut = self._parts.blocks[node.depth].branch(entered)
+        return _Split(features, shortcut, self._parts.entered(node.depth, states))

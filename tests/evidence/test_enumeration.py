@@ -1,0 +1,116 @@
+"""The summary of all scores against the plain formulas, and the files it leaves."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sat_optuna.bench.problems import make_problem
+from sat_optuna.evaluate import SchemeResult
+from sat_optuna.evidence.enumeration import Enumeration
+from sat_optuna.scheme import Scheme
+
+STAGES, KINDS, IMAGES = (2, 1), ("se", "dia"), 21
+
+
+def results(kinds=2, stages=STAGES, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        SchemeResult(
+            scheme=Scheme(choices, stages),
+            right=np.packbits(rng.random(IMAGES) < 0.6 + 0.1 * (choices[0] == 1)).tobytes(),
+            loss=float(rng.random()),
+            n=IMAGES,
+        )
+        for choices in itertools.product(range(kinds + 1), repeat=sum(stages))
+    ]
+
+
+@pytest.fixture
+def given():
+    return results()
+
+
+@pytest.fixture
+def scores(given):
+    return Enumeration(given[::-1], kinds=KINDS, sparsity_weight=2.0)
+
+
+def reward(result):
+    return result.evaluation.accuracy + 2.0 * result.scheme.sparsity
+
+
+def test_main_effects_by_hand(given, scores):
+    by_name = {(e.block, e.kind): e for e in scores.effects()}
+    assert len(by_name) == 6
+    masks = {r.scheme.choices: r.mask() for r in given}
+    own = np.mean([masks[1, b, c] for b in range(3) for c in range(3)], axis=0)
+    none = np.mean([masks[0, b, c] for b in range(3) for c in range(3)], axis=0)
+    each = 100 * (own - none)
+    effect = by_name["s1.b00", "se"]
+    half = stats.t.ppf(0.975, IMAGES - 1) * each.std(ddof=1) / np.sqrt(IMAGES)
+    assert effect.points == pytest.approx(each.mean())
+    assert (effect.low, effect.high) == pytest.approx((each.mean() - half, each.mean() + half))
+    contexts = [
+        100 * (masks[b, c, 2].mean() - masks[b, c, 0].mean()) for b in range(3) for c in range(3)
+    ]
+    other = by_name["s2.b00", "dia"]
+    assert other.points == pytest.approx(np.mean(contexts))
+    assert (other.least, other.most) == pytest.approx(np.quantile(contexts, (0.025, 0.975)))
+
+
+def test_the_best_and_where_the_controls_stand(given, scores):
+    ranked = sorted(given, key=lambda r: (-reward(r), r.loss))
+    best = scores.best(5)
+    assert [row.scheme for row in best] == [str(r.scheme) for r in ranked[:5]]
+    assert best[0].reward == pytest.approx(reward(ranked[0]))
+    full = next(r for r in given if str(r.scheme) == "22-2")
+    standing = scores.summary(top=3)["controls"]["full dia"]
+    rewards = np.array([reward(r) for r in given])
+    below = (
+        np.isclose(rewards, reward(full)).mean() / 2
+        + ((rewards < reward(full)) & ~np.isclose(rewards, reward(full))).mean()
+    )
+    assert standing["percentile"] == pytest.approx(100 * below)
+    assert list(scores.summary(top=3)["controls"]) == ["plain", "full se", "full dia"]
+
+
+def test_the_best_of_each_density(given, scores):
+    rows = scores.best_by_density()
+    assert [row.connections for row in rows] == [0, 1, 2, 3]
+    for row in rows:
+        same = [r for r in given if r.scheme.connections == row.connections]
+        best = min(same, key=lambda r: (-r.hits, r.loss))
+        assert (row.scheme, row.accuracy) == (str(best.scheme), best.evaluation.accuracy)
+
+
+def test_the_files_hold_all_of_it_and_the_table_is_a_problem(given, scores, tmp_path):
+    table, summary, page = scores.write(tmp_path, top=4)
+    with np.load(table, allow_pickle=False) as arrays:
+        assert arrays["schemes"].dtype == np.uint8
+        bits = np.unpackbits(arrays["right"], axis=1, count=int(arrays["images"]))
+        assert bits.sum(axis=1).tolist() == arrays["hits"].tolist() == [r.hits for r in given]
+        np.testing.assert_allclose(arrays["loss"], [r.evaluation.loss for r in given])
+    problem = make_problem(f"table:{table}", 0)
+    for result in given:
+        assert problem.truth(np.array(result.scheme.choices)) == pytest.approx(reward(result))
+    assert json.loads(summary.read_text()) == json.loads(json.dumps(scores.summary(top=4)))
+    text = page.read_text()
+    assert text.count("| best") == 0
+    assert f"| {scores.best(1)[0].scheme} |" in text
+    assert "95 % interval over the images" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "enumeration.json",
+        "enumeration.md",
+        "enumeration.npz",
+    ]
+
+
+def test_more_schemes_than_a_slice():
+    few = results(kinds=1, stages=(11,))
+    effects = Enumeration(few, kinds=("se",), sparsity_weight=0.0).effects()
+    on = np.mean([r.hits for r in few if r.scheme.choices[3]])
+    off = np.mean([r.hits for r in few if not r.scheme.choices[3]])
+    assert effects[3].points == pytest.approx(100 * (on - off) / IMAGES)
