@@ -122,8 +122,9 @@ def sampler(
         console.result("")
         console.rows([_versus(asdict(row)) for row in comparisons], _AGAINST, format)
     table = write_text(out / "table.md", sampler_markdown(runs, rows, comparisons))
-    figure = draw_curves(out / "curves.png", runs)
-    written = [table, figure]
+    written = [table]
+    if any(":" not in run.rival for run in runs):  # curves are of rivals, not of variants
+        written.append(draw_curves(out / "curves.png", runs))
     if ablation := ablation_markdown(runs, comparisons):
         written.append(write_text(out / "ablation.md", ablation))
     console.remark(f"{', '.join(map(str, written))} written")

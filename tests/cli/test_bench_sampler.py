@@ -52,6 +52,13 @@ def test_a_rerun_is_of_what_is_there_and_formats_differ(folder):
     assert before == after
 
 
+def test_variants_alone_have_a_table_and_no_curves(tmp_path):
+    done = bench(*SMALL, "--rivals", "paper:rnd=false", "--out", str(tmp_path))
+    assert f"{tmp_path / 'table.md'} written" in done.stderr
+    assert "paper:rnd=false" in (tmp_path / "table.md").read_text()
+    assert not (tmp_path / "curves.png").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
