@@ -16,6 +16,9 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+STUDY, BUDGET, PRETRAINED, NETWORK, MODULE = blocks("python")
+
+
 def run(code, cwd):
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -29,7 +32,9 @@ def run(code, cwd):
 
 @pytest.mark.slow
 def test_the_python_example_runs(tmp_path):
-    code = blocks("python")[0]
+    code = f"{STUDY}\n{BUDGET}\nlimited = optuna.create_study(sampler=within)\n"
+    code += "limited.optimize(sat.SupernetObjective(net, data), n_trials=2)\n"
+    code += "assert all(t.user_attrs['params'] <= 68_600 for t in limited.trials)\n"
     shorter = code.replace("epochs=10", "epochs=1").replace("n_trials=60", "n_trials=3")
     assert shorter.count("epochs=1,") == 2
     assert "n_trials=3" in shorter
@@ -40,14 +45,14 @@ def test_the_python_example_runs(tmp_path):
 
 
 def test_a_pretrained_network_keeps_its_logits(tmp_path):
-    done = run(blocks("python")[1], tmp_path)
+    done = run(PRETRAINED, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Cost(params=")
 
 
 def test_the_plugin_that_the_readme_shows_is_a_study(tmp_path):
     folder = make_study(tmp_path, "own", blocks("toml")[0])
-    text = blocks("python")[2] + blocks("python")[3]
+    text = NETWORK + MODULE
     (folder / "my_net.py").write_text(text)
     said = sat_optuna("check", "own", cwd=tmp_path).stdout
     assert "4 blocks in stages (4,), 16 schemes" in said
