@@ -85,3 +85,25 @@ def test_what_is_said_of_the_samplers():
     assert f"than Optuna's TPE on {sum(better)} of the {len(better)}" in README
     assert len(better) == 12
     assert all(lower)
+
+
+def test_what_is_said_of_speed():
+    speed = ROOT / "studies" / "bench-speed"
+    scored = json.loads((speed / "evaluation-m9.json").read_text(encoding="utf-8"))["rows"]
+    alone, calibrated = scored
+    assert (alone["schemes"], alone["images"]) == (512, 1000)
+    assert (
+        f"took {alone['tree_s']:.0f} s, {alone['faster']:.0f} times less than one by one" in README
+    )
+    said = f"({calibrated['tree_s']:.0f} s and {calibrated['faster']:.0f} times with BatchNorm"
+    assert said in flat
+    trained = json.loads((speed / "training.json").read_text(encoding="utf-8"))
+    ours = [row for row in trained["rows"] if row["loop"] == "ours" and row["auto"]]
+    plain, full = (row["times_usual"] for row in ours[:2])
+    low, high = ours[0]["times_usual_low"], ours[0]["times_usual_high"]
+    assert f"trains {plain:.2f} times ({low:.2f} to {high:.2f}; one thread)" in flat
+    assert f"every block {full:.2f} times" in flat
+    masked = trained["ratios"][0]
+    assert masked["what"].startswith("masked forward")
+    bounds = f"{masked['ratio_low']:.2f} to {masked['ratio_high']:.2f}"
+    assert f"takes {masked['ratio']:.2f} times ({bounds}) a hand-written" in flat
