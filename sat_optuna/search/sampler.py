@@ -75,6 +75,9 @@ POLICY_KEY = "sat:policy"
 SETTINGS_KEY = "sat:sampler"
 _ABSENT = object()  # equals no choice, as None might
 _AGAIN = 0.1  # share of the proposals that measure a scheme again, where `replicates` allows it
+_REDRAWS = (
+    4  # of a worker whose proposal another made at the same moment; a finished space repeats
+)
 _HELD_UP = 50  # finished trials behind one that is not, from which on the user is told
 
 Reward: TypeAlias = Callable[[FrozenTrial], float]
@@ -404,15 +407,14 @@ class PolicyGradientSampler(BaseSampler):
             _Store(study).set_attr(trial, POLICY_KEY, record)
             # A worker beside this one may have drawn the same at the same moment, neither having
             # seen the other's. Both are stored now; the one of the greater number draws again.
-            while memory.unsettled and self._replicates == 1:
+            for _ in range(_REDRAWS if self._replicates == 1 else 0):
+                if not memory.unsettled:
+                    break
                 memory = self._memory(study, trial.number)
                 scheme = np.array([record["x"].get(name, -1) for name in memory.space])
                 if not (memory.seen == scheme).all(axis=1).any():
                     break
-                again = self._drawn(memory, trial, rng)
-                if again["x"] == record["x"]:
-                    break  # nothing else is left
-                record = again
+                record = self._drawn(memory, trial, rng)
                 _Store(study).set_attr(trial, POLICY_KEY, record)
             trial.system_attrs[POLICY_KEY] = record
         return dict(record["x"])
