@@ -28,14 +28,6 @@ SPACE: dict[str, BaseDistribution] = {name: CategoricalDistribution(DIGITS) for 
 pytestmark = pytest.mark.parametrize("preset", CONTROLLERS)
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
-
-
 def study_with(preset: Any, *, storage: str | None = None, **kwargs: Any) -> optuna.Study:
     directions = kwargs.pop("directions", ["maximize"])
     sampler = PolicyGradientSampler(seed=5, preset=preset, **kwargs)

@@ -13,14 +13,6 @@ NAMES = [f"s1.b{i:02}" for i in range(6)]
 KINDS = ("none", "se", "sge")
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(before)
-
-
 class TestConformance(BasicSamplerTestCase):
     @pytest.fixture(params=BASELINES.names())
     def sampler(self, request):

@@ -23,14 +23,6 @@ PRESETS = ("default", "paper")
 patient = settings(deadline=None)
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(before)
-
-
 def all_schemes(sizes: Any) -> Any:
     return np.array(list(itertools.product(*(range(size) for size in sizes))))
 

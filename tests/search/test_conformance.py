@@ -5,7 +5,6 @@ takes; and two tests of `RelativeSamplerTestCase`, which want numbers from `samp
 hands those to `sample_independent`, as Optuna's own samplers of one kind of parameter do.
 """
 
-import optuna
 import pytest
 from optuna.testing.pytest_samplers import (
     BasicSamplerTestCase,
@@ -20,14 +19,6 @@ SAMPLERS = {
     "default in batches": lambda: PolicyGradientSampler(seed=0, batch=4),
     "paper": lambda: PolicyGradientSampler(seed=0, preset="paper"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(before)
 
 
 @pytest.fixture(params=SAMPLERS)

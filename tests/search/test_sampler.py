@@ -33,14 +33,6 @@ NAMES = [f"s{i // 3}.b{i % 3:02}" for i in range(6)]
 SPACE: dict[str, BaseDistribution] = {name: CategoricalDistribution(KINDS) for name in NAMES}
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(before)
-
-
 def objective(trial: optuna.Trial) -> float:
     picked = [KINDS.index(trial.suggest_categorical(name, KINDS)) for name in NAMES]
     return float(sum((i + 1) * choice for i, choice in enumerate(picked)))

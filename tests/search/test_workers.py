@@ -20,14 +20,6 @@ KILLED = -9
 NEVER = "-1.0"
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(before)
-
-
 @pytest.fixture(params=["sqlite", "journal"])
 def storage(request, tmp_path):
     return f"{request.param}:{tmp_path / 'study.storage'}"
