@@ -47,8 +47,9 @@ J + tau H, H the policy's entropy, is A - tau theta, and a step along it
     theta <- theta + lr (A / tau - theta)                                                (10)
 
 is taken 20 times from the uniform policy on, while tau falls from 1 to 0.15 times the root mean
-square of A at the start. The policy it comes to is the one that is drawn from. All this is done
-anew for each proposal, from the trials' history and the proposal's generator alone.
+square of A at the start. The policy it comes to is drawn from, 32 times; of these schemes and the
+policy's mode, without those that were seen, the one of the greatest q is proposed. All this is
+done anew for each proposal, from the trials' history and the proposal's generator alone.
 
 `PaperController` is the published controller (arXiv:2207.07858, its public code), repaired; each
 repair is named at its line.
@@ -149,9 +150,7 @@ class Policy:
         Returns:
             (n,) a scheme not in `seen`; one drawn freely where none is left.
         """
-        p = self.probabilities.copy()
-        for slot, choice in (fixed or {}).items():
-            p[slot] = np.arange(p.shape[1]) == choice
+        p = self._held(fixed or {})
         known = {row.tobytes(): place for place, row in enumerate(seen)}
         if budget is not None:
             for excluded in (known, {}):
@@ -163,6 +162,42 @@ class Policy:
                 return np.asarray(scheme)
         rows = seen[list(known.values())]
         return self._walked(rng, p, rows[(rows >= 0).all(axis=1)], fixed or {})
+
+    def draws(
+        self,
+        rng: np.random.Generator,
+        count: int,
+        *,
+        seen: Ints,
+        fixed: Mapping[int, int] | None = None,
+        budget: "Budget | None" = None,
+    ) -> Ints:
+        """Return the different ones of plain draws and the mode that may be proposed.
+
+        Args:
+            rng: gives the uniform numbers.
+            count: of draws.
+            seen: as in `draw`.
+            fixed: as in `draw`.
+            budget: as in `draw`.
+
+        Returns:
+            (C, n) schemes, 0 <= C <= count + 1.
+        """
+        p = self._held(fixed or {})
+        schemes = np.concatenate([p.argmax(axis=1)[None], _draws(rng, p, count)])
+        if budget is not None:
+            schemes = schemes[budget.allows(schemes)]
+        known = {row.tobytes() for row in seen}
+        new = {row.tobytes(): place for place, row in enumerate(schemes)}
+        return np.asarray(schemes[[place for row, place in new.items() if row not in known]])
+
+    def _held(self, fixed: Mapping[int, int]) -> Floats:
+        """Return (n, K) probabilities with the choices made already held."""
+        p = self.probabilities.copy()
+        for slot, choice in fixed.items():
+            p[slot] = np.arange(p.shape[1]) == choice
+        return p
 
     def _walked(
         self, rng: np.random.Generator, p: Floats, rows: Ints, fixed: Mapping[int, int]
@@ -402,7 +437,7 @@ class Controller(Protocol):
 
         Returns:
             (n,) the scheme, and its log probability under the policy it was drawn from, before
-            the rules against repeats and on the budget.
+            the rules against repeats and on the budget, and before a critic's choice of draws.
         """
 
     def merits(self) -> tuple[Ints, Floats]:
@@ -456,6 +491,7 @@ class ActorCritic:
         thrift: the 3 of (6).
         breadth: the 1.5 of (6); 0 for the critic's mean in place of draws.
         temperature: the last tau.
+        draws: schemes drawn from the policy, of which the critic picks one; 1 for a plain draw.
         caution: the 4 of (7).
         pairs: False for a critic without Q; so it is anyhow where Q has over 2 million entries.
         ranks: False to learn from the rewards standardised, as they are.
@@ -475,6 +511,7 @@ class ActorCritic:
         thrift: float = 3.0,
         breadth: float = 1.5,
         temperature: float = 0.15,
+        draws: int = 32,
         caution: float = 4.0,
         pairs: bool = True,
         ranks: bool = True,
@@ -484,7 +521,7 @@ class ActorCritic:
         self._sizes = tuple(sizes)
         self._learning_rate = learning_rate
         self._warmup = warmup
-        self._thrift, self._breadth = thrift, breadth
+        self._thrift, self._breadth, self._draws = thrift, breadth, draws
         self._distinct, self._weights = distinct, weights
         self._temperatures = np.geomspace(1.0, temperature, self.steps)
         self._scored = _normal_scores if ranks else _standardised
@@ -497,7 +534,7 @@ class ActorCritic:
     @property
     def policy(self) -> Policy:
         """The policy of the critic's mean; a proposal's is that of a draw from the critic."""
-        return self._improved(None, {}, None)
+        return self._improved(self._drawn_values(None), {}, None)
 
     def tell(self, batch: Batch) -> None:
         """Remember the trials that have a reward."""
@@ -515,9 +552,16 @@ class ActorCritic:
         budget: Budget | None = None,
     ) -> tuple[Ints, float]:
         """Draw a scheme from a policy of its own, as `Controller.propose` says."""
-        policy = self._improved(rng, fixed or {}, budget)
+        values = self._drawn_values(rng)
+        policy = self._improved(values, fixed or {}, budget)
         seen = seen if self._distinct else seen[:0]
-        scheme = policy.draw(rng, seen=seen, fixed=fixed, budget=budget)
+        several = np.zeros((0, len(self._sizes)), dtype=np.int64)
+        if values is not None and self._draws > 1:
+            several = policy.draws(rng, self._draws, seen=seen, fixed=fixed, budget=budget)
+        if values is not None and len(several):
+            scheme = several[int(values.of(self._code.of(several)).argmax())]
+        else:
+            scheme = policy.draw(rng, seen=seen, fixed=fixed, budget=budget)
         return scheme, float(policy.log_prob(scheme[None])[0])
 
     def merits(self) -> tuple[Ints, Floats]:
@@ -547,23 +591,28 @@ class ActorCritic:
         """Return the (count,) scores y of the first trials among themselves."""
         return _standardised(self._scored(scalarised(self._values[:count], self._weights)))
 
-    def _improved(
-        self, rng: np.random.Generator | None, fixed: Mapping[int, int], budget: Budget | None
-    ) -> Policy:
-        """Return the actor's policy for a draw from the critic, or for its mean."""
-        free = _real(self._sizes)
-        for slot, choice in fixed.items():
-            free[slot] &= np.arange(free.shape[1]) == choice
+    def _drawn_values(self, rng: np.random.Generator | None) -> "_Values | None":
+        """Return a draw from the critic, without a generator its mean; None while warming up."""
         if len(self._schemes) < self._warmup:
-            return Policy.from_logits(np.where(free, 0.0, -np.inf), self._sizes)
+            return None
         y = self._learned()
         wide = min(self._breadth, 10.0 / math.sqrt(len(self._schemes)))
         spread = wide / (1.0 + self._thrift * self._critic.noise)  # (6)
-        linear, pairs = self._code.apart(*self._critic.draw(y, rng, spread))
+        return _Values(*self._code.apart(*self._critic.draw(y, rng, spread)))
+
+    def _improved(
+        self, values: "_Values | None", fixed: Mapping[int, int], budget: Budget | None
+    ) -> Policy:
+        """Return the actor's policy for some values; the uniform one for none."""
+        free = _real(self._sizes)
+        for slot, choice in fixed.items():
+            free[slot] &= np.arange(free.shape[1]) == choice
+        if values is None:
+            return Policy.from_logits(np.where(free, 0.0, -np.inf), self._sizes)
         theta, unit = np.zeros(free.shape), 0.0
         p = _softmax(np.where(free, theta, -np.inf))
         for temperature in self._temperatures:
-            advantages = self._code.products(linear + pairs @ self._code.mean(p))  # (9)
+            advantages = self._code.products(values.slopes(self._code.mean(p)))  # (9)
             unit = unit or float(np.sqrt((advantages[free] ** 2).mean())) + 1e-12
             theta += self._learning_rate * (advantages / (unit * temperature) - theta)  # (10)
             p = _softmax(np.where(free, theta, -np.inf))
@@ -571,6 +620,25 @@ class ActorCritic:
                 p = budget.tilted(p)
         # A probability of 0 would have no logarithm to store.
         return Policy(p, self._sizes).floored(1e-6)
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """A function q of schemes, up to a constant: (D,) w, and (D, D) Q + Q' with nothing in a slot.
+
+    (1), where `_Code.apart` has brought what is in Q within a slot into w.
+    """
+
+    linear: Floats
+    pairs: Floats
+
+    def of(self, codes: Floats) -> Floats:
+        """Return (N,) values of (N, D) codes."""
+        return np.asarray(codes @ self.linear + 0.5 * ((codes @ self.pairs) * codes).sum(axis=1))
+
+    def slopes(self, mean: Floats) -> Floats:
+        """Return the (D,) gradient of J in the mean code."""
+        return np.asarray(self.linear + self.pairs @ mean)
 
 
 class _Code:

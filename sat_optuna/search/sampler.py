@@ -74,6 +74,8 @@ __all__ = [
 POLICY_KEY = "sat:policy"
 SETTINGS_KEY = "sat:sampler"
 _ABSENT = object()  # equals no choice, as None might
+# Of the proposals: raised with any change to them, for old studies would go astray.
+_VERSIONS = {"default": 4, "paper": 3}
 _AGAIN = 0.1  # share of the proposals that measure a scheme again, where `replicates` allows it
 _REDRAWS = (
     4  # of a worker whose proposal another made at the same moment; a finished space repeats
@@ -287,7 +289,7 @@ class PolicyGradientSampler(BaseSampler):
         name = getattr(reward, "__qualname__", type(reward).__qualname__) if reward else None
         return {
             "algorithm": f"policy-gradient/{self._preset}",
-            "version": 3,
+            "version": _VERSIONS[self._preset],
             "seed": self._seed,
             "batch": self._batch,
             "learning_rate": self._learning_rate,

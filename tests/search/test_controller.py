@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sat_optuna.search.controller import (
     ActorCritic,
     Batch,
+    Budget,
     PaperController,
     Policy,
     _Code,
@@ -486,8 +487,68 @@ def test_log_probability_is_that_of_the_policy_drawn_from():
     assert log_prob == pytest.approx(-math.log(24))
     controller = told((2, 3, 4), history((2, 3, 4), 40))
     scheme, log_prob = controller.propose(np.random.default_rng(0), seen=nothing)
-    policy = controller._improved(np.random.default_rng(0), {}, None)
+    values = controller._drawn_values(np.random.default_rng(0))
+    policy = controller._improved(values, {}, None)
     assert log_prob == policy.log_prob(scheme[None])[0]
+
+
+def test_of_the_draws_the_critic_picks_the_best_that_is_new():
+    sizes = (2, 3, 4)
+    controller = told(sizes, history(sizes, 12))
+    every = all_schemes(sizes)
+    values = controller._drawn_values(np.random.default_rng(0))
+    merits = values.of(controller._code.of(every))
+    seen = np.zeros((0, 3), dtype=np.int64)
+    first, _ = controller.propose(np.random.default_rng(0), seen=seen)
+    # In so small a space the mode or one of 32 draws is surely the best of all.
+    assert (first == every[merits.argmax()]).all()
+    for _ in range(len(every)):
+        scheme, _ = controller.propose(np.random.default_rng(0), seen=seen)
+        seen = np.concatenate([seen, scheme[None]])
+    assert len(np.unique(seen, axis=0)) == len(every)
+
+
+def test_one_draw_is_a_plain_one():
+    sizes, nothing = (2, 3, 4), np.zeros((0, 3), dtype=np.int64)
+    plain = told(sizes, history(sizes, 12), draws=1)
+    rng = np.random.default_rng(0)
+    policy = plain._improved(plain._drawn_values(rng), {}, None)
+    expected = policy.draw(rng, seen=nothing)
+    scheme, _ = plain.propose(np.random.default_rng(0), seen=nothing)
+    assert (scheme == expected).all()
+
+
+def test_values_are_those_of_equation_1_up_to_a_constant():
+    sizes = (2, 3, 4)
+    controller = told(sizes, history(sizes, 30))
+    codes = controller._code.of(all_schemes(sizes))
+    found = controller._drawn_values(np.random.default_rng(3)).of(codes)
+    spread = min(1.5, 10.0 / math.sqrt(30)) / (1.0 + 3.0 * controller._critic.noise)
+    linear, pairs = controller._critic.draw(
+        controller._learned(), np.random.default_rng(3), spread
+    )
+    q = np.array([linear @ phi + phi @ pairs @ phi for phi in codes])
+    np.testing.assert_allclose(found - found.mean(), q - q.mean(), atol=1e-10)
+
+
+@given(
+    sizes_and_seed=st.tuples(
+        st.lists(st.integers(2, 4), min_size=1, max_size=5), st.integers(0, 99)
+    )
+)
+def test_draws_are_different_new_and_keep_what_is_fixed(sizes_and_seed):
+    sizes, seed = sizes_and_seed
+    rng = np.random.default_rng(seed)
+    policy = Policy.from_logits(rng.normal(size=(len(sizes), max(sizes))), tuple(sizes))
+    every = all_schemes(tuple(sizes))
+    seen = every[rng.random(len(every)) < 0.5]
+    fixed = {0: int(rng.integers(sizes[0]))}
+    budget = Budget(sizes, np.array([1.0]), np.tile(np.arange(max(sizes)), (1, len(sizes), 1)))
+    found = policy.draws(rng, 20, seen=seen, fixed=fixed, budget=budget)
+    rows = {tuple(row) for row in found.tolist()}
+    assert len(rows) == len(found) <= 21
+    assert not rows & {tuple(row) for row in seen.tolist()}
+    assert all(row[0] == fixed[0] and sum(row) <= 1 for row in rows)
 
 
 @pytest.mark.parametrize("reward", [0.0, 5.0, 1e99])
