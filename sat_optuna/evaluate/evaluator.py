@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
-from sat_optuna.evaluate.network import Evaluation, judge
+from sat_optuna.evaluate.network import Evaluation
 from sat_optuna.evaluate.norms import PrefixStatistics, find_norms
 from sat_optuna.evaluate.parts import HEAD, STEM, Parts, merge
 from sat_optuna.evaluate.plan import EvaluationPlan
 from sat_optuna.evaluate.planner import Layout, Planner
 from sat_optuna.evaluate.prefixes import Choices, every_choices, in_units
 from sat_optuna.evaluate.results import SchemeResult
+from sat_optuna.evaluate.stack import Stack
+from sat_optuna.evaluate.tally import Tally
 from sat_optuna.evaluate.tree import Activations, Walk
 from sat_optuna.recalibration import evaluating
 from sat_optuna.scheme import Scheme
@@ -223,11 +224,18 @@ class Evaluator:
         wanted = self._cache.admit(schemes, chunks=len(self.calibration) + passes)
         found: list[dict[Choices, Activations]] = [{} for _ in self._cache.chunks]
         walk = Walk(
-            self._parts, self._statistics, schemes, known=self._cache.prefixes, wanted=wanted
+            self._parts,
+            self._statistics,
+            schemes,
+            Stack(self.images.device),
+            known=self._cache.prefixes,
+            wanted=wanted,
         )
-        tally = _Tally(len(schemes), on_scheme, passes)
+        device, images = self.images.device, len(self.images)
+        tally = Tally(len(schemes), images, chunk, device, on_scheme)
         streams = iter(zip(self._cache.chunks, found, strict=True))
         with evaluating(self.net), self._statistics.borrowed(), torch.inference_mode():
+            self._statistics.prepare(schemes)
             self._statistics.train(mode=True)
             for x, (known, keep) in zip(self.calibration, streams, strict=False):
                 leaves = self._calibrate_leaves
@@ -265,28 +273,3 @@ class Evaluator:
         """Return what changes with any weight or statistic."""
         tensors = chain(self.net.parameters(), self.net.buffers())
         return tuple((id(tensor), tensor._version) for tensor in tensors)
-
-
-class _Tally:
-    """Gathers what leaves come to, on the device until all of it is fetched at once."""
-
-    def __init__(self, schemes: int, on_scheme: Callable[[], None] | None, chunks: int) -> None:
-        self._rights: list[list[Tensor]] = [[] for _ in range(schemes)]
-        self._losses: list[list[Tensor]] = [[] for _ in range(schemes)]
-        self._on_scheme, self._chunks, self._leaves = on_scheme, chunks, 0
-
-    def add(self, place: int, logits: Tensor, labels: Tensor) -> None:
-        right, loss = judge(logits, labels)
-        self._rights[place].append(right)
-        self._losses[place].append(loss)
-        self._leaves += 1
-        if self._on_scheme and self._leaves % self._chunks == 0:
-            self._on_scheme()
-
-    def fetch(self) -> tuple[NDArray[np.bool_], list[list[float]]]:
-        """Return which images each scheme gets right, (schemes, n), and its loss of each chunk."""
-        rights = torch.stack([torch.cat(right) for right in self._rights]).cpu().numpy()
-        losses: list[list[float]] = torch.stack(
-            [torch.stack(loss) for loss in self._losses]
-        ).tolist()
-        return rights, losses

@@ -1,5 +1,7 @@
 """What each part of a supernet takes: bytes while it runs and of what it returns; seconds."""
 
+import ctypes
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -17,6 +19,9 @@ from sat_optuna.recalibration import evaluating
 __all__ = ["Footprint", "LiveBytes", "footprints", "seconds_of"]
 
 _TRIED = 2  # images that bytes are counted with
+_ATEN = torch.ops.aten
+# Whether autograd is on decides which of them is seen.
+_CONVOLUTIONS = (_ATEN.convolution, _ATEN.conv1d, _ATEN.conv2d, _ATEN.conv3d)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +31,13 @@ class Footprint:
     Attributes:
         result: of what it returns, its input where that is handed on too.
         working: the most that it needs while it runs, beside its input; a convolution copies what
-            it reads and writes into an order of its own.
+            it reads and writes into an order of its own, one after the other.
+        largest: of the largest tensor that it makes.
     """
 
     result: float
     working: float
+    largest: float
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -40,6 +47,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = 0
         self.most = 0
+        self.largest = 0
         self._seen: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
@@ -49,8 +57,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 self._watch(tensor.untyped_storage())
-        if func.overloadpacket == torch.ops.aten.convolution:
-            self.most = max(self.most, self.now + made.nbytes + args[0].nbytes)
+        if func.overloadpacket in _CONVOLUTIONS and made.is_contiguous():
+            self.most = max(self.most, self.now + max(made.nbytes, args[0].nbytes))
         return made
 
     def _watch(self, storage: torch.UntypedStorage) -> None:
@@ -65,6 +73,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen[key] = weakref.ref(storage, gone)
         self.now += size
         self.most = max(self.most, self.now)
+        self.largest = max(self.largest, size)
 
 
 def footprints(parts: Parts, images: Tensor) -> dict[Part, Footprint]:
@@ -80,8 +89,10 @@ def footprints(parts: Parts, images: Tensor) -> dict[Part, Footprint]:
 
     def run(part: Part, call: Callable[[], Any]) -> Any:
         before = live.most = live.now
+        live.largest = 0
         made = call()
-        found[part] = Footprint(_size(made) / len(x), (live.most - before) / len(x))
+        sizes = (_size(made), live.most - before, live.largest)
+        found[part] = Footprint(*(size / len(x) for size in sizes))
         return made
 
     with evaluating(parts.net), torch.inference_mode(), live:
@@ -91,6 +102,8 @@ def footprints(parts: Parts, images: Tensor) -> dict[Part, Footprint]:
 
 def seconds_of(parts: Parts, images: Tensor, *, rounds: int = 3) -> dict[Part, list[float]]:
     """Time each part on some images, each round all of them in turn, the first not counted.
+
+    The memory that this took is given back, for a walk finds little use for such pieces of it.
 
     Args:
         parts: of the network, which stays as it is; in eval mode.
@@ -109,6 +122,7 @@ def seconds_of(parts: Parts, images: Tensor, *, rounds: int = 3) -> dict[Part, l
     with evaluating(parts.net), torch.inference_mode():
         for _ in range(rounds + 1):
             parts.tour(images, run)
+    _trim()
     return {part: passed[1:] for part, passed in times.items()}
 
 
@@ -119,6 +133,14 @@ def _size(made: Any) -> int:
             storage = leaf.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
+
+
+def _trim() -> None:
+    """Give back what is free in the heap, where the C library can."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+        if trim is not None:
+            trim(0)
 
 
 def _now(device: torch.device) -> float:

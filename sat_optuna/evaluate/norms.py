@@ -1,7 +1,7 @@
 """BatchNorm statistics of many schemes at once: one set for each prefix that reaches a norm."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -108,21 +108,32 @@ class PrefixStatistics:
             for norm in part:
                 norm.training = mode
 
+    def prepare(self, schemes: Iterable[Prefix]) -> None:
+        """Make the statistics that the walk through some schemes needs.
+
+        All at once, before it: many small tensors that stay, each made beside large ones that
+        come and go, leave holes in the heap that the next large one does not fit in.
+
+        Args:
+            schemes: their choices.
+        """
+        for choices in schemes:
+            for part in self._norms:
+                prefix = choices[: part.depth(len(choices))]
+                if part.choice in (-1, *prefix[-1:]) and (part, prefix) not in self._held:
+                    self._held[part, prefix] = tuple(_fresh(norm) for norm in self._norms[part])
+
     def place(self, part: Part, prefix: Prefix) -> None:
         """Give a part's norms the statistics that they have after these choices.
 
         Args:
             part: what is run next.
-            prefix: the choices that its input depends on.
+            prefix: the choices that its input depends on, of a scheme that `prepare` was given.
         """
-        norms = self._norms.get(part)
-        if norms is None:
-            return
-        held = self._held.get((part, prefix))
-        if held is None:
-            held = self._held[part, prefix] = tuple(_fresh(norm) for norm in norms)
-        for norm, buffers in zip(norms, held, strict=True):
-            norm.running_mean, norm.running_var, norm.num_batches_tracked = buffers
+        norms = self._norms.get(part, ())
+        if norms:
+            for norm, buffers in zip(norms, self._held[part, prefix], strict=True):
+                norm.running_mean, norm.running_var, norm.num_batches_tracked = buffers
 
 
 def _fresh(norm: _BatchNorm) -> tuple[Tensor, ...]:

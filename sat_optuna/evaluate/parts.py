@@ -23,6 +23,12 @@ class Part(NamedTuple):
     block: int = -1
     choice: int = -1
 
+    def depth(self, blocks: int) -> int:
+        """Return how many first choices of a scheme of so many blocks lead up to it."""
+        if self.what == "head":
+            return blocks
+        return self.block if self.what == "branch" else self.block + 1
+
 
 STEM, HEAD = Part("stem"), Part("head")
 
@@ -95,7 +101,8 @@ class Parts:
             features, shortcut = run(branch(place), partial(block.branch, x))
             x = attended = features
             for choice in range(1, self.kinds + 1):
-                call = partial(self.attend, place, choice, features, {})
-                attended, _ = run(attention(place, choice), call)
+                part = attention(place, choice)
+                attended, _ = run(part, partial(self.attend, place, choice, features, {}))
             x = run(merge(place), partial(block.merge, attended, shortcut))
+            del features, shortcut, attended  # as a walk has none of them left
         run(HEAD, partial(view.head, x))

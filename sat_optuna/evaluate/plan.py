@@ -12,6 +12,7 @@ from sat_optuna.evaluate.prefixes import Choices, Node, children, common, root
 __all__ = [
     "EvaluationPlan",
     "MemoryLimitError",
+    "Peak",
     "passes_of",
     "passes_of_all",
     "peak_of",
@@ -21,6 +22,26 @@ __all__ = [
 
 class MemoryLimitError(SatOptunaError, ValueError):
     """A limit of memory that not even one scheme and one image fit in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The most bytes that walks take for one image.
+
+    Attributes:
+        held: of what waits for other choices, in the stack.
+        passing: of what comes and goes, by the bytes of the largest tensor that does.
+    """
+
+    held: float
+    passing: Mapping[float, float]
+
+    def __or__(self, other: "Peak") -> "Peak":
+        """Return the most that one of two takes."""
+        sizes = {**self.passing, **other.passing}
+        both = (self.passing, other.passing)
+        passing = {size: max(one.get(size, 0.0) for one in both) for size in sizes}
+        return Peak(max(self.held, other.held), passing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +152,8 @@ def without_leaves(passes: Mapping[Part, int], blocks: int) -> Counter[Part]:
 
 def peak_of(
     schemes: Sequence[Choices], taken: Mapping[Part, Footprint], *, leaves: bool = True
-) -> float:
-    """Return the most bytes for one image that the walk through some schemes holds at a time.
+) -> Peak:
+    """Return the most bytes for one image that the walk through some schemes takes.
 
     Args:
         schemes: their choices, sorted, each once.
@@ -140,28 +161,39 @@ def peak_of(
         leaves: False: the walk ends with the last block's branch.
     """
     depth = len(schemes[0])
-    most = 0.0
-    stack: list[tuple[Node, float, bool]] = [(root(schemes), 0.0, False)]
+    most_held, passing = 0.0, dict[float, float]()
+    # A node; what waits in the stack, and beside it, for others than it; where its features are.
+    stack: list[tuple[Node, float, float, bool]] = [(root(schemes), 0.0, 0.0, False)]
     while stack:
-        node, held, open_above = stack.pop()
-        most = max(most, held + _entering(node, schemes, taken))
-        if open_above:  # its parent's features are kept for the other choices
-            held += taken[branch(node.depth - 1)].result
-        entered = taken[merge(node.depth - 1) if node.depth else STEM].result
-        part = HEAD if node.depth == depth else branch(node.depth)
-        most = max(most, held + entered + taken[part].working)
-        if node.depth < (depth if leaves else depth - 1):
-            below = list(children(schemes, node))[::-1]
-            stack += [(child, held, place > 0) for place, child in enumerate(below)]
-    return most
+        node, held, beside, from_stack = stack.pop()
+        before = taken[merge(node.depth - 1) if node.depth else STEM]
+        after = taken[HEAD if node.depth == depth else branch(node.depth)]
+        for size, running in (
+            (before.largest, _entering(node, schemes, taken, from_stack=from_stack)),
+            (max(before.largest, after.largest), beside + before.result + after.working),
+        ):
+            passing[size] = max(passing.get(size, 0.0), running)
+        if node.depth == (depth if leaves else depth - 1):
+            continue
+        below = list(children(schemes, node))[::-1]
+        pushed = len(below) > 1 and node.depth + 1 < depth
+        most_held = max(most_held, held + pushed * after.result)
+        for place, child in enumerate(below):
+            waits = after.result if place else 0.0  # the last child gives up what its parent held
+            in_stack, in_heap = (waits, 0.0) if pushed else (0.0, waits)
+            stack.append((child, held + in_stack, in_heap, pushed))
+    return Peak(most_held, passing)
 
 
-def _entering(node: Node, schemes: Sequence[Choices], taken: Mapping[Part, Footprint]) -> float:
-    """Return the bytes that are taken on the way from the features above to a node's input."""
+def _entering(
+    node: Node, schemes: Sequence[Choices], taken: Mapping[Part, Footprint], *, from_stack: bool
+) -> float:
+    """Return the passing bytes on the way from the features above to a node's input."""
     if not node.depth:
         return taken[STEM].working
     block, choice = node.depth - 1, schemes[node.first][node.depth - 1]
-    split, merging = taken[branch(block)].result, taken[merge(block)].working
+    split = 0.0 if from_stack else taken[branch(block)].result
+    merging = taken[merge(block)].working
     if not choice:
         return split + merging
     attending = taken[attention(block, choice)]

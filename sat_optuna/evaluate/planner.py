@@ -3,8 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import or_
 from statistics import median
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from sat_optuna.evaluate.parts import Part, Parts
 from sat_optuna.evaluate.plan import (
     EvaluationPlan,
     MemoryLimitError,
+    Peak,
     passes_of,
     passes_of_all,
     peak_of,
@@ -28,6 +30,9 @@ _OTHER_CHUNK = 500
 _LEAST_CHUNK = 16  # fewer images a pass cost more than smaller units do
 _UNIT = 1024  # schemes at most between two records, and sets of statistics at a time
 _ALLOCATOR = 1.1  # what is freed is not always there for what comes next
+# Bytes from which on glibc maps a tensor apart from its heap, in which smaller ones leave holes
+# that the next of the same size do not fit in: about as much again as they take themselves.
+_MAPPED = {"cpu": 2**25}
 _PIXEL = 5  # bytes of a channel's value: as it is stored, and as a float
 
 
@@ -41,14 +46,33 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Need:
-    """Bytes: whatever the chunk is, for each of its images, and while BatchNorm is calibrated."""
+    """Bytes that scoring takes.
+
+    Attributes:
+        fixed: whatever the chunk is.
+        image: for each image of a chunk.
+        calibrating: for each of the `largest` calibration chunk.
+        mapped: of a tensor that leaves no hole.
+    """
 
     fixed: float
-    image: float
-    calibrating: float
+    image: Peak
+    calibrating: Peak
+    largest: int
+    mapped: int
 
     def peak(self, chunk: int) -> int:
-        return math.ceil(self.fixed + _ALLOCATOR * max(self.image * chunk, self.calibrating))
+        """Return the most bytes; neither stack nor heap gives back what it once took."""
+        both = ((self.image, chunk), (self.calibrating, self.largest))
+        held = max(one.held * images for one, images in both)
+        passing = [
+            (size * images, taken * images)
+            for one, images in both
+            for size, taken in one.passing.items()
+        ]
+        most = max(taken for _, taken in passing)
+        holes = max((taken for size, taken in passing if size < self.mapped), default=0.0)
+        return math.ceil(self.fixed + held + _ALLOCATOR * most + holes)
 
 
 class Planner:
@@ -105,10 +129,10 @@ class Planner:
         unit = self.usual.unit
         while True:
             need = self._need(schemes, unit)
-            fitting = min(chunk, int((memory - need.fixed) // (_ALLOCATOR * need.image)))
             least = 1 if unit == 1 else min(chunk, _LEAST_CHUNK)
-            if fitting >= least and need.peak(fitting) <= memory:
-                return Layout(fitting, unit)
+            for fitting in range(chunk, least - 1, -1):
+                if need.peak(fitting) <= memory:
+                    return Layout(fitting, unit)
             if unit == 1:
                 raise self._too_little(memory, need)
             unit //= self._parts.kinds + 1
@@ -150,19 +174,20 @@ class Planner:
         else:
             units = list(in_units(schemes, unit))
         taken = self.footprints
-        image = max(peak_of(one, taken) for one in units)
-        calibrating = max(peak_of(one, taken, leaves=self._leaves) for one in units)
+        image = reduce(or_, (peak_of(one, taken) for one in units))
+        calibrating = reduce(or_, (peak_of(one, taken, leaves=self._leaves) for one in units))
         statistics = max(
             sum(self._norms.get(part, 0) * n for part, n in passes_of([one]).items())
             for one in units
         )
         pixels = _PIXEL * self._batch[0].numel()
-        largest = max(map(len, self._calibration), default=0)
         return _Need(
-            # Whether each image is right is held a byte each, and gathered into one tensor.
-            fixed=statistics + 2 * max(map(len, units)) * self._images + self._cache,
-            image=image + pixels,
-            calibrating=largest * calibrating,
+            # Whether each image is right is held a byte each.
+            fixed=statistics + max(map(len, units)) * self._images + self._cache,
+            image=replace(image, passing={k: v + pixels for k, v in image.passing.items()}),
+            calibrating=calibrating,
+            largest=max(map(len, self._calibration), default=0),
+            mapped=_MAPPED.get(self._batch.device.type, 0),
         )
 
     def _image_seconds(self, chunk: int) -> dict[Part, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from sat_optuna.evaluate.norms import PrefixStatistics
 from sat_optuna.evaluate.parts import HEAD, STEM, Parts, States, attention, branch, merge
 from sat_optuna.evaluate.prefixes import Choices, Node, children, passed_by, root
+from sat_optuna.evaluate.stack import Stack
 
 __all__ = ["Activations", "Walk"]
 
@@ -30,6 +31,10 @@ class _Split:
     states: States
 
 
+# A node to come to; what its block above starts from, if anything; whether it is the last to.
+_Visit: TypeAlias = tuple[Node, _Split | None, bool]
+
+
 class Walk:
     """The way through the tree of some schemes, depth first, one chunk of images at a time.
 
@@ -37,6 +42,7 @@ class Walk:
         parts: of the supernet, its modes set.
         statistics: what BatchNorm is given on the way.
         schemes: their choices, sorted, each once.
+        stack: of the walk alone, on the device of the images; holds what other choices wait for.
         known: prefixes whose activations are kept for every chunk.
         wanted: prefixes whose activations shall be kept, where the walk comes to them.
     """
@@ -46,11 +52,13 @@ class Walk:
         parts: Parts,
         statistics: PrefixStatistics,
         schemes: Sequence[Choices],
+        stack: Stack,
         *,
         known: Collection[Choices] = (),
         wanted: Collection[Choices] = (),
     ) -> None:
         self._parts, self._statistics, self._schemes = parts, statistics, schemes
+        self._stack = stack
         self._depth = len(parts.blocks)
         self._wanted = wanted
         self._passed = passed_by(schemes, known)
@@ -71,26 +79,50 @@ class Walk:
             keep: gets the activations after the prefixes that are wanted.
             leaves: False: end with the last block's branch, and yield nothing.
         """
-        stack: list[tuple[Node, _Split | None]] = [(root(self._schemes), None)]
-        while stack:
-            node, split = stack.pop()
-            if node in self._passed:
-                stack += [(child, None) for child in self._children(node)]
-                continue
-            entered, states = self._enter(node, split, x, known, keep)
-            del split  # the last child frees what its parent held
-            if node.depth == self._depth:
-                self._statistics.place(HEAD, self._schemes[node.first])
-                yield node.first, self._parts.net.view.head(entered)
+        visits: list[_Visit] = [(root(self._schemes), None, False)]
+        try:
+            while visits:
+                node, split, last = visits.pop()
+                if node in self._passed:
+                    visits += [(child, None, False) for child in self._children(node)]
+                    self._leave(last)
+                    continue
+                entered, states = self._enter(node, split, x, known, keep)
+                del split
+                self._leave(last)
+                if node.depth == self._depth:
+                    self._statistics.place(HEAD, self._schemes[node.first])
+                    yield node.first, self._parts.net.view.head(entered)
+                    del entered
+                    continue
+                split = self._split(node, entered, states)
                 del entered
-                continue
-            split = self._split(node, entered, states)
-            if leaves or node.depth + 1 < self._depth:
-                stack += [(child, split) for child in self._children(node)]
-            del entered, split
+                if leaves or node.depth + 1 < self._depth:
+                    visits += self._below(node, split)
+                del split
+        finally:
+            self._stack.clear()
 
     def _children(self, node: Node) -> list[Node]:
         return list(children(self._schemes, node))[::-1]
+
+    def _below(self, node: Node, split: _Split) -> list[_Visit]:
+        """Return the visits to a node's children, first to last from the end.
+
+        What several of them start from goes to the stack, which all that is below them leaves as
+        it was: whatever is on top when the last one has its input is theirs. For leaves, which
+        are over at once, it is not worth the copy.
+        """
+        below = self._children(node)
+        several = len(below) > 1 and node.depth + 1 < self._depth
+        if several:
+            split = _Split(*self._stack.push((split.features, split.shortcut, split.states)))
+        return [(child, split, several and place == 0) for place, child in enumerate(below)]
+
+    def _leave(self, last: bool) -> None:
+        """Let the last child free what its parent held."""
+        if last:
+            self._stack.pop()
 
     def _enter(
         self,
@@ -121,7 +153,10 @@ class Walk:
             self._statistics.place(attention(block, choice), prefix)
             features, states = self._parts.attend(block, choice, features, states)
         self._statistics.place(merge(block), prefix)
-        return self._parts.blocks[block].merge(features, split.shortcut), states
+        merged = self._parts.blocks[block].merge(features, split.shortcut)
+        # What is handed on outlives the place that a merge or a state might be a view of.
+        handed_on: Activations = self._stack.outside((merged, states))
+        return handed_on
 
     def _split(self, node: Node, entered: Tensor, states: States) -> _Split:
         self._statistics.place(branch(node.depth), node.prefix(self._schemes))

@@ -8,9 +8,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sat_optuna.attention.dia import DIA
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.errors import DataError, SchemeError
-from sat_optuna.evaluate import Evaluation, Evaluator, evaluator, network, planner, score_scheme
+from sat_optuna.evaluate import (
+    Evaluation,
+    Evaluator,
+    evaluator,
+    network,
+    planner,
+    score_scheme,
+    tally,
+)
+from sat_optuna.evaluate.stack import Stack
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
@@ -41,7 +51,7 @@ def logits(monkeypatch):
         seen.append(logits.clone())
         return judge(logits, labels)
 
-    for module in (network, evaluator):
+    for module in (network, tally):
         monkeypatch.setattr(module, "judge", spy)
     return seen
 
@@ -171,6 +181,52 @@ def test_another_calibration_chunk_is_another_score():
         Evaluator(net, IMAGES, calibration=c).score(scheme).loss for c in (whole, parted)
     )
     assert one != other
+
+
+def test_a_state_that_is_a_view_of_the_features(logits, monkeypatch):
+    def forward(self, features, state=None):
+        before = 0.0 if state is None else state[0].mean((1, 2, 3), keepdim=True)
+        return features * (features.mean((2, 3), keepdim=True) + before), (features[:, :2],)
+
+    monkeypatch.setattr(DIA, "forward", forward)
+    check(tiny_supernet(["dia", "se"]), logits)
+
+
+class TestStack:
+    """What the walk holds open is given up in turn: nothing is left where it ends."""
+
+    @pytest.fixture
+    def left(self, monkeypatch):
+        """Bytes in use as each walk ended."""
+        seen: list[int] = []
+
+        class Spied(Stack):
+            def clear(self):
+                seen.append(self.used)
+                super().clear()
+                assert self.used == 0
+
+        monkeypatch.setattr(evaluator, "Stack", Spied)
+        return seen
+
+    @pytest.mark.parametrize("cache", [0, 10**6, 10**9])
+    def test_after_each_chunk(self, left, cache):
+        net = tiny_supernet(["cbam", "dia"])
+        one = Evaluator(net, IMAGES, calibration=CALIBRATION, chunk=CHUNK, cache=cache)
+        asked = drawn(net, 12)
+        for start in range(0, len(asked), 4):
+            one.score_many(asked[start : start + 6])
+        assert left
+        assert not any(left)
+
+    def test_after_an_exception(self, left):
+        def stop():
+            raise KeyboardInterrupt
+
+        net = tiny_supernet(["se"])
+        with pytest.raises(KeyboardInterrupt):
+            Evaluator(net, IMAGES, chunk=23).score_many(drawn(net, 3), on_scheme=stop)
+        assert left[0] > 0
 
 
 class TestLeftAsFound:
