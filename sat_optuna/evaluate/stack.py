@@ -5,13 +5,15 @@ far it grows. What a walk in depth holds open needs no heap: its last is its fir
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 __all__ = ["Stack"]
+
+_Tree = TypeVar("_Tree")
 
 # Bytes taken at a time, at least. What is above 32 MB glibc maps apart from its heap: it takes no
 # memory before it is written to, and all of it goes back in the end. Elsewhere each push gets its
@@ -83,7 +85,7 @@ class Stack:
         self._place = _Place()
         self._before.clear()
 
-    def outside(self, tree: Any) -> Any:
+    def outside(self, tree: _Tree) -> _Tree:
         """Return a tree with copies in place of those tensors that lie in the stack."""
         slabs = {slab.data_ptr() for slab in self._slabs}
 
@@ -91,7 +93,8 @@ class Stack:
             inside = self._takes(leaf) and leaf.untyped_storage().data_ptr() in slabs
             return leaf.clone() if inside else leaf
 
-        return tree_map(own, tree)
+        changed: _Tree = tree_map(own, tree)
+        return changed
 
     def _takes(self, leaf: Any) -> bool:
         return (

@@ -24,11 +24,12 @@ Activations: TypeAlias = tuple[Tensor, States]
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """What all choices of a block start from; it lives until the last of them is taken."""
+    """What all choices of a block start from, in the stack or not, until the last is taken."""
 
     features: Tensor
     shortcut: Any
     states: States
+    in_stack: bool = False
 
 
 # A node to come to; what its block above starts from, if anything; whether it is the last to.
@@ -114,10 +115,11 @@ class Walk:
         are over at once, it is not worth the copy.
         """
         below = self._children(node)
-        several = len(below) > 1 and node.depth + 1 < self._depth
-        if several:
-            split = _Split(*self._stack.push((split.features, split.shortcut, split.states)))
-        return [(child, split, several and place == 0) for place, child in enumerate(below)]
+        if len(below) > 1 and node.depth + 1 < self._depth:
+            held = (split.features, split.shortcut, split.states)
+            features, shortcut, states = self._stack.push(held)
+            split = _Split(features, shortcut, states, in_stack=True)
+        return [(child, split, split.in_stack and place == 0) for place, child in enumerate(below)]
 
     def _leave(self, last: bool) -> None:
         """Let the last child free what its parent held."""
@@ -154,9 +156,9 @@ class Walk:
             features, states = self._parts.attend(block, choice, features, states)
         self._statistics.place(merge(block), prefix)
         merged = self._parts.blocks[block].merge(features, split.shortcut)
-        # What is handed on outlives the place that a merge or a state might be a view of.
-        handed_on: Activations = self._stack.outside((merged, states))
-        return handed_on
+        handed_on: Activations = merged, states
+        # It outlives the place that a merge or a state might be a view of.
+        return self._stack.outside(handed_on) if split.in_stack else handed_on
 
     def _split(self, node: Node, entered: Tensor, states: States) -> _Split:
         self._statistics.place(branch(node.depth), node.prefix(self._schemes))
