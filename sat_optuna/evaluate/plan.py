@@ -171,6 +171,7 @@ def peak_of(
         for size, running in (
             (before.largest, _entering(node, schemes, taken, from_stack=from_stack)),
             (max(before.largest, after.largest), beside + before.result + after.working),
+            (after.largest, after.working),  # its input may be larger, and lie elsewhere
         ):
             passing[size] = max(passing.get(size, 0.0), running)
         if node.depth == (depth if leaves else depth - 1):

@@ -24,7 +24,7 @@ Activations: TypeAlias = tuple[Tensor, States]
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """What all choices of a block start from; it lives until the last of them is taken."""
+    """What all choices of a block start from, in the stack or not, until the last is taken."""
 
     features: Tensor
     shortcut: Any
