@@ -68,6 +68,21 @@ def stop_after(epoch):
     return on_epoch
 
 
+def stopped(net, checkpoint, *, epochs, config, after=0):
+    """Train, and stop after an epoch; the checkpoint is what is left."""
+    with pytest.raises(Stop):
+        fit(
+            net,
+            images(),
+            epochs=epochs,
+            seed=1,
+            config=config,
+            draw=draw,
+            checkpoint=checkpoint,
+            on_epoch=stop_after(after),
+        )
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_continued_training_ends_with_the_weights_of_an_unbroken_one(
@@ -78,17 +93,7 @@ def test_continued_training_ends_with_the_weights_of_an_unbroken_one(
     history = fit(unbroken, images(), epochs=3, seed=1, config=config, draw=draw)
     checkpoint = Checkpoint(tmp_path / "net.safetensors", "mine")
     for epoch, seed in ((0, 0), (1, 9)):  # other weights: the checkpoint must bring all of them
-        with pytest.raises(Stop):
-            fit(
-                supernet(seed=seed),
-                images(),
-                epochs=3,
-                seed=1,
-                config=config,
-                draw=draw,
-                checkpoint=checkpoint,
-                on_epoch=stop_after(epoch),
-            )
+        stopped(supernet(seed=seed), checkpoint, epochs=3, config=config, after=epoch)
     continued = supernet(seed=9)
     told = fit(
         continued, images(), epochs=3, seed=1, config=config, draw=draw, checkpoint=checkpoint
@@ -247,17 +252,7 @@ def test_a_training_goes_on_in_the_precision_it_was_begun_in(tmp_path):
     unbroken = supernet()
     fit(unbroken, images(), epochs=2, seed=1, config=config, draw=draw)
     mine = Checkpoint(tmp_path / "net.safetensors", "mine")
-    with pytest.raises(Stop):
-        fit(
-            supernet(),
-            images(),
-            epochs=2,
-            seed=1,
-            config=config,
-            draw=draw,
-            checkpoint=mine,
-            on_epoch=stop_after(0),
-        )
+    stopped(supernet(), mine, epochs=2, config=config)
     assert read_record(mine.path)["precision"] == "bfloat16"
     continued = supernet(seed=9)  # narrow: auto is float32 and contiguous on every machine
     with pytest.warns(SatOptunaWarning, match="begun in bfloat16 and channels_last, and goes on"):
@@ -285,17 +280,7 @@ def test_a_checkpoint_of_an_older_version_was_float32(tmp_path):
     plain = replace(CONFIG, precision="float32", memory_format="contiguous")
     unbroken = supernet(width=16)
     fit(unbroken, images(), epochs=2, seed=1, config=plain, draw=draw)
-    with pytest.raises(Stop):
-        fit(
-            supernet(width=16),
-            images(),
-            epochs=2,
-            seed=1,
-            config=plain,
-            draw=draw,
-            checkpoint=mine,
-            on_epoch=stop_after(0),
-        )
+    stopped(supernet(width=16), mine, epochs=2, config=plain)
     record = read_record(mine.path)
     del record["precision"]
     save_checkpoint(mine.path, load_tensors(mine.path), record)

@@ -53,19 +53,20 @@ class _Need:
     Attributes:
         fixed: whatever the chunk is.
         image: for each image of a chunk.
-        calibrating: for each of the `largest` calibration chunk.
+        calibrating: for each image of a calibration chunk.
+        calibration_chunk: images of the largest.
         mapped: of a tensor that leaves no hole.
     """
 
     fixed: float
     image: Peak
     calibrating: Peak
-    largest: int
+    calibration_chunk: int
     mapped: int
 
     def peak(self, chunk: int) -> int:
         """Return the most bytes; neither stack nor heap gives back what it once took."""
-        both = ((self.image, chunk), (self.calibrating, self.largest))
+        both = ((self.image, chunk), (self.calibrating, self.calibration_chunk))
         held = max(one.held * images for one, images in both)
         passing = [
             (size * images, taken * images)
@@ -188,7 +189,7 @@ class Planner:
             fixed=statistics + max(map(len, units)) * self._images + self._cache,
             image=replace(image, passing={k: v + pixels for k, v in image.passing.items()}),
             calibrating=calibrating,
-            largest=max(map(len, self._calibration), default=0),
+            calibration_chunk=max(map(len, self._calibration), default=0),
             mapped=_MAPPED.get(self._batch.device.type, 0),
         )
 
@@ -208,9 +209,9 @@ class Planner:
         )
 
     def _too_little(self, memory: int, need: _Need) -> MemoryLimitError:
-        largest = max(map(len, self._calibration), default=0)
-        calibrated = f", calibrated in chunks of {largest}," if largest else ""
-        less = ", or take a smaller calibration chunk" if largest else ""
+        size = need.calibration_chunk
+        calibrated = f", calibrated in chunks of {size}," if size else ""
+        less = ", or take a smaller calibration chunk" if size else ""
         return MemoryLimitError(
             f"{memory / 2**20:,.0f} MB of memory given, and one scheme on one image at a time"
             f"{calibrated} takes {math.ceil(need.peak(1) / 2**20):,} MB; give that much{less}"

@@ -555,12 +555,12 @@ class ActorCritic:
         values = self._drawn_values(rng)
         policy = self._improved(values, fixed or {}, budget)
         seen = seen if self._distinct else seen[:0]
-        several = np.zeros((0, len(self._sizes)), dtype=np.int64)
+        scheme = None
         if values is not None and self._draws > 1:
             several = policy.draws(rng, self._draws, seen=seen, fixed=fixed, budget=budget)
-        if values is not None and len(several):
-            scheme = several[int(values.of(self._code.of(several)).argmax())]
-        else:
+            if len(several):
+                scheme = several[int(values.of(self._code.of(several)).argmax())]
+        if scheme is None:
             scheme = policy.draw(rng, seen=seen, fixed=fixed, budget=budget)
         return scheme, float(policy.log_prob(scheme[None])[0])
 

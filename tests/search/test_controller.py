@@ -497,6 +497,7 @@ def test_of_the_draws_the_critic_picks_the_best_that_is_new():
     controller = told(sizes, history(sizes, 12))
     every = all_schemes(sizes)
     values = controller._drawn_values(np.random.default_rng(0))
+    assert values is not None
     merits = values.of(controller._code.of(every))
     seen = np.zeros((0, 3), dtype=np.int64)
     first, _ = controller.propose(np.random.default_rng(0), seen=seen)
@@ -522,7 +523,9 @@ def test_values_are_those_of_equation_1_up_to_a_constant():
     sizes = (2, 3, 4)
     controller = told(sizes, history(sizes, 30))
     codes = controller._code.of(all_schemes(sizes))
-    found = controller._drawn_values(np.random.default_rng(3)).of(codes)
+    values = controller._drawn_values(np.random.default_rng(3))
+    assert values is not None
+    found = values.of(codes)
     spread = min(1.5, 10.0 / math.sqrt(30)) / (1.0 + 3.0 * controller._critic.noise)
     linear, pairs = controller._critic.draw(
         controller._learned(), np.random.default_rng(3), spread
