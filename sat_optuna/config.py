@@ -120,6 +120,9 @@ class TrainConfig:
         "or 'contiguous', 'channels_last'; auto: what pays on this device",
         choices=("auto", "contiguous", "channels_last"),
     )
+    compile: bool = _key(
+        False, "networks of one scheme are compiled: a minute each, then faster; see bench-speed"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,7 @@ def fit(
 
     Raises:
         CheckpointError: the checkpoint is broken or of another configuration.
+        CompileError: `config.compile`, and the network cannot be compiled here.
         TrainingError: the loss is no longer finite.
     """
     loop = _Loop(
@@ -178,6 +179,10 @@ class _Loop:
         self.batch = min(config.batch, len(images))
         self.per_epoch = len(images) // self.batch
         self.steps = epochs * self.per_epoch
+        if config.compile and draw is None:
+            # Networks of other schemes share their code with this one, and torch compiles only so
+            # many of a code before it gives up without an error.
+            torch.compiler.reset()
         record = checkpoint.record() if checkpoint else None
         self.step = TrainingStep(net, config, self._arithmetic(record))
         self.device = self.step.device

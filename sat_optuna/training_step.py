@@ -9,12 +9,17 @@ from torch.nn import functional as F
 
 from sat_optuna.config import TrainConfig
 from sat_optuna.devices import Arithmetic
+from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
 
-__all__ = ["TrainingStep", "learning_rate"]
+__all__ = ["CompileError", "TrainingStep", "learning_rate"]
 
 _WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
 _START = 1 / 25  # one-cycle starts at this share of its peak
+
+
+class CompileError(SatOptunaError, RuntimeError):
+    """A network that torch.compile cannot compile here."""
 
 
 def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
@@ -38,6 +43,9 @@ def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
 class TrainingStep:
     """A network with its optimiser, called once a batch.
 
+    With `config.compile` the first step without a scheme compiles the network. A supernet's
+    forward is never compiled, for each scheme would be compiled anew.
+
     Attributes:
         net: the network; the caller puts it in train mode.
         arithmetic: its precision and memory format; it is put into the latter.
@@ -51,6 +59,8 @@ class TrainingStep:
         self.device = next(net.parameters()).device
         arithmetic.place(net, self.device)
         self.taken = 0
+        # Lazily; the shapes of a training never change.
+        self._alone = torch.compile(net, dynamic=False) if config.compile else net
         self._smoothing = config.label_smoothing
         self._mixed = arithmetic.precision != "float32"
         self._optimizer = torch.optim.SGD(
@@ -87,12 +97,15 @@ class TrainingStep:
 
         Returns:
             The loss and the number of images classified right, on the device.
+
+        Raises:
+            CompileError: torch.compile cannot compile the network here.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         x = x.contiguous(memory_format=self.arithmetic.layout)
         with torch.autocast(self.device.type, self.arithmetic.dtype, enabled=self._mixed):
-            logits = self.net(x) if scheme is None else self.net(x, scheme)
+            logits = self._forward(x) if scheme is None else self.net(x, scheme)
             loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
         # None, not zero: a module that a scheme leaves out gets no decay and no momentum step.
         self._optimizer.zero_grad(set_to_none=True)
@@ -101,6 +114,23 @@ class TrainingStep:
         self.scaler.update()
         self.taken += 1
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a network that takes no scheme, compiled where that is asked."""
+        if self._alone is self.net:
+            logits: Tensor = self.net(x)
+            return logits
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        try:
+            logits = self._alone(x)
+        except TorchDynamoException as error:
+            raise CompileError(
+                f"torch.compile cannot compile the network ({str(error).splitlines()[0]}); it "
+                "needs a C++ compiler, on a GPU Triton too: install that, or set train.compile to "
+                "false"
+            ) from error
+        return logits
 
     def momentum(self) -> dict[str, Tensor]:
         """Return the momentum of each parameter, by its name."""

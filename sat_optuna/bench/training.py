@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from sat_optuna.bench.training_plan import LIMITS, Network, TrainingPlan, ratio_of, timed
-from sat_optuna.bench.training_ratios import supernet_ratio
+from sat_optuna.bench.training_ratios import compiled_ratio, supernet_ratio
 from sat_optuna.bench.usual import augmented_loader, bare_loader, usual_fit
 from sat_optuna.checkpoint import versions
 from sat_optuna.config import TrainConfig
@@ -64,14 +64,15 @@ def bench_training(
         on_turn: called after each round, and after each training for the accuracies.
 
     Returns:
-        A JSON document: rows (loops and settings), ratios, accuracy, and how and where all of it
-        was measured.
+        A JSON document: rows (loops and settings), ratios, compiled (steps through
+        torch.compile, where the plan or `out` has them), accuracy, and how and where all of it was
+        measured.
 
     Raises:
         TrainingBenchError: `out` holds something else.
     """
     header = _header(plan)
-    document = header | {"rows": [], "ratios": [], "accuracy": {}}
+    document = header | {"rows": [], "ratios": [], "compiled": [], "accuracy": {}}
     if out and out.exists():
         document |= _held(out, header)
 
@@ -89,6 +90,10 @@ def bench_training(
             if (what, network.name) not in held:
                 document["ratios"].append(supernet_ratio(what, network, plan, on_turn))
                 keep()
+    for network in plan.networks if plan.compile else ():
+        if all(row["network"] != network.name for row in document["compiled"]):
+            document["compiled"].append(compiled_ratio(network, plan, on_turn))
+            keep()
     document["accuracy"] = document["accuracy"] or _accuracy(plan, on_turn)
     keep()
     return document
@@ -115,6 +120,7 @@ def _held(out: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     try:
         held = json.loads(out.read_text(encoding="utf-8"))
         found = {name: held.pop(name) for name in ("rows", "ratios", "accuracy")}
+        found["compiled"] = held.pop("compiled", [])
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise TrainingBenchError(
             f"{out} holds something else than training speeds; choose another --out"

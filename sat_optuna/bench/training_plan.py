@@ -91,12 +91,14 @@ class TrainingPlan:
         rounds: of everything that is timed.
         seeds: trainings of each loop on mnist5k, whose accuracies are compared.
         epochs: of these.
+        compile: whether steps through torch.compile are timed as well.
     """
 
     networks: tuple[Network, ...] = NETWORKS
     rounds: int = 31
     seeds: int = 5
     epochs: int = 4
+    compile: bool = False
     config: TrainConfig = field(default_factory=lambda: TrainConfig(flip=True))
 
     def __post_init__(self) -> None:
@@ -106,7 +108,8 @@ class TrainingPlan:
     def turns(self) -> int:
         """How often both benchmarks report in all."""
         ratios = sum(network.attention for network in self.networks) * len(LIMITS)
-        return (len(self.networks) + ratios) * self.rounds + 2 * self.seeds
+        compiled = len(self.networks) * self.compile
+        return (len(self.networks) + ratios + compiled) * self.rounds + 2 * self.seeds
 
 
 def timed(

@@ -1,7 +1,12 @@
-"""What a supernet does, beside what networks of the same schemes do."""
+"""What a supernet does, and what torch.compile does, beside networks of the same schemes."""
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -17,7 +22,7 @@ from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
 from sat_optuna.training_step import TrainingStep
 
-__all__ = ["supernet_ratio"]
+__all__ = ["compiled_ratio", "supernet_ratio"]
 
 _SCHEMES = 4  # of a pair: one forward or step each
 _CALIBRATION, _SCORED = (2, 128), 500  # chunks and images of each; images
@@ -49,6 +54,57 @@ def supernet_ratio(
         "limit": LIMITS[what],
         "kept": found["ratio_high"] < LIMITS[what],
     }
+
+
+def compiled_ratio(
+    network: Network, plan: TrainingPlan, on_turn: Callable[[], None] | None
+) -> dict[str, Any]:
+    """Return the row of a training step through torch.compile beside one without.
+
+    Args:
+        network: with attention everywhere, or plain.
+        plan: how many pairs are timed.
+        on_turn: called after each.
+    """
+    supernet = network.supernet()
+    arithmetic = arithmetic_for(plan.config, supernet, pick_device())
+    scheme = Scheme.uniform(supernet.stages, int(network.attention))
+    x, labels = next(network.images(network.batch).batches(None, network.batch))
+
+    def step(*, compiled: bool) -> Callable[[], object]:
+        net = materialise(supernet, scheme).train()
+        taken = TrainingStep(net, replace(plan.config, compile=compiled), arithmetic)
+        return partial(taken, x, labels, rate=1e-3)
+
+    passes = {"compiled": step(compiled=True), "other": step(compiled=False)}
+    with _nothing_compiled():
+        begun = perf_counter()
+        passes["compiled"]()
+        compiling = perf_counter() - begun
+        times = timed(passes, plan, on_turn)
+    return {
+        "network": network.name,
+        **asdict(arithmetic),
+        "compile_s": round(compiling, 1),
+        "pairs": plan.rounds,
+        **ratio_of("ratio", times["compiled"], times["other"]),
+    }
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """Let torch.compile begin from nothing, in memory and on disk."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    torch.compiler.reset()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
 
 
 _Pair = tuple[Callable[[], object], Callable[[], object]]

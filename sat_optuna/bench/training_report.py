@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["LOOP_COLUMNS", "RATIO_COLUMNS", "accuracy_line", "readable", "training_markdown"]
+__all__ = [
+    "COMPILED_COLUMNS",
+    "LOOP_COLUMNS",
+    "RATIO_COLUMNS",
+    "accuracy_line",
+    "readable",
+    "training_markdown",
+]
 
 LOOP_COLUMNS = (
     "network",
@@ -16,6 +23,7 @@ LOOP_COLUMNS = (
     "times_bare",
 )
 RATIO_COLUMNS = ("what", "network", "pairs", "ratio", "limit", "kept")
+COMPILED_COLUMNS = ("network", "precision", "memory_format", "compile_s", "pairs", "ratio")
 
 _LOOPS = """\
 ## Loops
@@ -30,6 +38,13 @@ _RATIOS = """\
 
 Medians of the ratios within each pair, with 95 % intervals, whose upper ends are to stay below the
 limit.
+"""
+_COMPILED = """\
+## torch.compile
+
+A training step of the network through torch.compile over one without it, in the setting that
+`auto` is here: medians of the ratios within each pair, with 95 % intervals. compile_s: the first
+step, with nothing compiled before.
 """
 
 
@@ -59,7 +74,7 @@ def training_markdown(document: Mapping[str, Any]) -> str:
         f"{document['threads']} threads, {document['rounds']} rounds; {packages}.\n"
     )
     accuracy = accuracy_line(document["accuracy"])
-    parts = (
+    parts = [
         head,
         _LOOPS,
         _table(readable(document["rows"]), LOOP_COLUMNS),
@@ -67,7 +82,9 @@ def training_markdown(document: Mapping[str, Any]) -> str:
         _table(readable(document["ratios"]), RATIO_COLUMNS),
         "## Accuracy\n",
         f"{accuracy[0].upper()}{accuracy[1:]}.\n",
-    )
+    ]
+    if document["compiled"]:
+        parts += [_COMPILED, _table(readable(document["compiled"]), COMPILED_COLUMNS)]
     return "\n".join(parts)
 
 

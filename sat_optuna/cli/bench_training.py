@@ -28,6 +28,7 @@ __all__ = ["training"]
 @click.option(
     "--epochs", type=click.IntRange(min=1), default=4, show_default=True, help="Of these."
 )
+@click.option("--compile", is_flag=True, help="Also time steps through torch.compile.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -44,6 +45,7 @@ def training(
     batch: int | None,
     seeds: int,
     epochs: int,
+    compile: bool,
     out: Path | None,
     format: str,
 ) -> None:
@@ -58,6 +60,7 @@ def training(
     from sat_optuna.bench.training import bench_training
     from sat_optuna.bench.training_plan import NETWORKS, TrainingPlan
     from sat_optuna.bench.training_report import (
+        COMPILED_COLUMNS,
         LOOP_COLUMNS,
         RATIO_COLUMNS,
         accuracy_line,
@@ -70,7 +73,9 @@ def training(
     if threads:
         torch.set_num_threads(threads)
     networks = tuple(replace(one, batch=batch or one.batch) for one in NETWORKS)
-    plan = TrainingPlan(networks=networks, rounds=rounds, seeds=seeds, epochs=epochs)
+    plan = TrainingPlan(
+        networks=networks, rounds=rounds, seeds=seeds, epochs=epochs, compile=compile
+    )
     with console.progress("bench training", plan.turns) as bar:
         document = bench_training(plan, out=out, on_turn=bar.advance)
     if format == "json":
@@ -81,6 +86,9 @@ def training(
         console.rows(readable(document["rows"]), LOOP_COLUMNS, format)
         console.result("")
         console.rows(readable(document["ratios"]), RATIO_COLUMNS, format)
+        if document["compiled"]:
+            console.result("\ntraining step through torch.compile / without:")
+            console.rows(readable(document["compiled"]), COMPILED_COLUMNS, format)
         console.result(f"\n{accuracy_line(document['accuracy'])}")
     if out:
         page = write_text(out.with_suffix(".md"), training_markdown(document))

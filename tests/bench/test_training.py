@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from sat_optuna.bench.handwritten import hand_written
 from sat_optuna.bench.training import TrainingBenchError, bench_training
 from sat_optuna.bench.training_plan import LIMITS, NETWORKS, Network, TrainingPlan
+from sat_optuna.bench.training_ratios import compiled_ratio
 from sat_optuna.bench.training_report import accuracy_line, readable, training_markdown
 from sat_optuna.bench.usual import augmented_loader, bare_loader, usual_fit
 from sat_optuna.cli import sat_optuna as group
@@ -140,6 +141,46 @@ def test_the_page_holds_every_row(measured):
     assert "ours (bfloat16, channels_last) 97.50 %, usual 97.00 %; difference +0.50 points, 95 % "
     assert "interval -5.85 to +6.85" in accuracy_line(ACCURACY)
     json.dumps(document, allow_nan=False)
+
+
+COMPILED_ROW = {
+    "network": "resnet20, width 16",
+    "precision": "float32",
+    "memory_format": "contiguous",
+    "compile_s": 47.1,
+    "pairs": 6,
+    "ratio": 0.9,
+    "ratio_low": 0.85,
+    "ratio_high": 0.95,
+}
+
+
+def test_a_page_of_what_torch_compile_gains(measured, tmp_path):
+    """Asked for of a file that lacks it alone, it is measured alone."""
+    plan, document, *_ = measured
+    asked = replace(plan, compile=True)
+    assert asked.turns == plan.turns + 2 * 6
+    rows = [COMPILED_ROW | {"network": network.name} for network in plan.networks]
+    held = tmp_path / "held.json"
+    held.write_text(json.dumps(document | {"compiled": rows}))
+    whole = bench_training(asked, out=held, on_turn=lambda: pytest.fail("measured"))
+    assert whole == document | {"compiled": rows}
+    page = training_markdown(whole)
+    for network in plan.networks:
+        line = f"{network.name} | float32 | contiguous | 47.1 | 6 | 0.900 (0.850 to 0.950) |"
+        assert f"| {line}\n" in page
+    assert "torch.compile" not in training_markdown(document)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_timed_beside_a_plain_one(measured):
+    plan, *_ = measured
+    turns: list[None] = []
+    row = compiled_ratio(TINY, plan, lambda: turns.append(None))
+    assert row.keys() == COMPILED_ROW.keys()
+    assert len(turns) == row["pairs"] == 6
+    assert row["compile_s"] > 1
+    assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
 
 
 def test_what_a_file_holds_is_not_measured_again(measured, tmp_path):
