@@ -121,7 +121,7 @@ class TrainConfig:
         choices=("auto", "contiguous", "channels_last"),
     )
     compile: bool = _key(
-        False, "networks of one scheme are compiled: a minute each, then faster; see bench-speed"
+        False, "torch.compile for networks of one scheme; pays? `bench training --compile` says"
     )
 
 

@@ -101,6 +101,15 @@ def test_what_is_said_of_speed():
     low, high = ours[0]["times_usual_low"], ours[0]["times_usual_high"]
     assert f"trains {plain:.2f} times ({low:.2f} to {high:.2f}; one thread)" in flat
     assert f"every block {full:.2f} times" in flat
+    both = json.loads((speed / "training-2-threads.json").read_text(encoding="utf-8"))
+    row = next(row for row in both["rows"] if row["loop"] == "ours" and row["auto"])
+    low, high = row["times_usual_low"], row["times_usual_high"]
+    assert f"on two threads {row['times_usual']:.2f} times ({low:.2f} to {high:.2f})" in flat
+    plain, *attended = (f"{row['ratio']:.2f}" for row in both["compiled"])
+    assert (
+        f"SE then take {' and '.join(attended)} of the time and those of a plain network {plain};"
+        in flat
+    )
     masked = trained["ratios"][0]
     assert masked["what"].startswith("masked forward")
     bounds = f"{masked['ratio_low']:.2f} to {masked['ratio_high']:.2f}"
