@@ -33,16 +33,25 @@ def generator_for(*place: object, device: "torch.device | str" = "cpu") -> "torc
 
 
 @contextlib.contextmanager
-def seeded(*place: object) -> Iterator[None]:
-    """Seed torch's global CPU generator for a place, and give the old state back afterwards.
+def seeded(*place: object, device: "torch.device | None" = None) -> Iterator[None]:
+    """Seed torch's global generators for a place, and give the old states back afterwards.
 
-    For code that takes no Generator: torch's default initialisers. Nothing else in the package
-    may touch the global generator; those of GPUs are left alone here too.
+    For code that takes no Generator: torch's default initialisers, dropout. Nothing else in the
+    package may touch a global generator.
+
+    Args:
+        place: of `seed_for`.
+        device: a GPU whose generator is seeded beside the CPU's; those of others are left alone.
     """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed_for(*place))
+    gpu = device if device is not None and device.type == "cuda" else None
+    seed = seed_for(*place)
+    with torch.random.fork_rng(devices=[] if gpu is None else [gpu]):
+        torch.default_generator.manual_seed(seed)
+        if gpu is not None:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield
 
 

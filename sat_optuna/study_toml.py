@@ -157,7 +157,9 @@ class _Reader:
             if key in specs:
                 specs[key] = self._spec(table, specs[key])
             elif key != "kinds" and kinds:
-                hint = nearest(key, ("kinds", *kinds)) or "; name it in attention.kinds or drop it"
+                known = key in self._names.get("modules", ())
+                near = None if known else nearest(key, ("kinds", *kinds))
+                hint = near or "; name it in attention.kinds or drop it"
                 self.fault(f"attention.{key}", f"unknown key 'attention.{key}'{hint}")
         return tuple(specs.values())
 

@@ -30,7 +30,7 @@ from sat_optuna.devices import Arithmetic, arithmetic_for, fastest_kernels
 from sat_optuna.draws import draw_scheme
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
-from sat_optuna.seeds import generator_for
+from sat_optuna.seeds import generator_for, seeded
 from sat_optuna.supernet import Supernet
 from sat_optuna.training_step import TrainingStep, learning_rate
 
@@ -204,7 +204,9 @@ class _Loop:
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         batches = self.images.batches(order, self.batch, augment=jitter)
-        with fastest_kernels(self.device):
+        # Dropout and the like draw from the global generator.
+        drawn = seeded("forward", self.seed, epoch, device=self.device)
+        with fastest_kernels(self.device), drawn:
             for step, (x, labels) in enumerate(batches, start=epoch * self.per_epoch):
                 rate = learning_rate(self.config, step=step, steps=self.steps)
                 scheme = self.draw(step) if self.draw else None

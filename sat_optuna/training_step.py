@@ -1,18 +1,19 @@
 """One step of a training: forward, loss, backward, update; nothing in it waits for the device."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.config import TrainConfig
-from sat_optuna.devices import Arithmetic
+from sat_optuna.devices import Arithmetic, pick_device
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
 
-__all__ = ["CompileError", "TrainingStep", "learning_rate"]
+__all__ = ["CompileError", "TrainingStep", "check_compiler", "learning_rate"]
 
 _WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
 _START = 1 / 25  # one-cycle starts at this share of its peak
@@ -20,6 +21,32 @@ _START = 1 / 25  # one-cycle starts at this share of its peak
 
 class CompileError(SatOptunaError, RuntimeError):
     """A network that torch.compile cannot compile here."""
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """Turn what torch.compile cannot do into one sentence."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise CompileError(
+            f"torch.compile does not work here ({str(error).splitlines()[0]}); it needs a C++ "
+            "compiler, g++ or what CXX names, and on a GPU Triton: see to that, or set "
+            "train.compile to false"
+        ) from error
+
+
+def check_compiler() -> None:
+    """Compile something small, to see whether that works here; takes some seconds.
+
+    Raises:
+        CompileError: it does not.
+    """
+    device = pick_device()
+    with _compiling():
+        torch.compile(torch.sin)(torch.ones(2, device=device))
 
 
 def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
@@ -117,19 +144,8 @@ class TrainingStep:
 
     def _forward(self, x: Tensor) -> Tensor:
         """Return the logits of a network that takes no scheme, compiled where that is asked."""
-        if self._alone is self.net:
-            logits: Tensor = self.net(x)
-            return logits
-        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
-
-        try:
-            logits = self._alone(x)
-        except TorchDynamoException as error:
-            raise CompileError(
-                f"torch.compile cannot compile the network ({str(error).splitlines()[0]}); it "
-                "needs a C++ compiler, on a GPU Triton too: install that, or set train.compile to "
-                "false"
-            ) from error
+        with _compiling() if self._alone is not self.net else contextlib.nullcontext():
+            logits: Tensor = self._alone(x)
         return logits
 
     def momentum(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from sat_optuna.devices import Arithmetic
 from sat_optuna.draws import draw_scheme
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
-from sat_optuna.seeds import generator_for
+from sat_optuna.seeds import generator_for, seeded
 from sat_optuna.supernet import Supernet
 from sat_optuna.surgery import materialise
 from sat_optuna.training import Checkpoint, fit
@@ -101,6 +101,33 @@ def test_continued_training_ends_with_the_weights_of_an_unbroken_one(
     assert_same(weights(continued), weights(unbroken))
     assert told == history
     assert read_record(checkpoint.path)["environment"]["threads"] == torch.get_num_threads()
+
+
+def test_dropout_is_drawn_by_the_seed_too(tmp_path):
+    def net():
+        made = supernet()
+        made.backbone.head.insert(-1, torch.nn.Dropout(0.5))
+        return made
+
+    runs = []
+    for chance in (1, 2):  # what is drawn outside has no part in it
+        unbroken = net()
+        with seeded("test", chance):
+            fit(unbroken, images(), epochs=2, seed=1, config=CONFIG, draw=draw)
+        runs.append(weights(unbroken))
+    assert_same(*runs)
+    before = torch.get_rng_state()
+    checkpoint = Checkpoint(tmp_path / "net.safetensors", "mine")
+    stopped(net(), checkpoint, epochs=2, config=CONFIG)
+    continued = net()
+    fit(continued, images(), epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=checkpoint)
+    assert_same(weights(continued), runs[0])
+    assert torch.equal(torch.get_rng_state(), before)
+    other = net()
+    fit(other, images(), epochs=2, seed=2, config=CONFIG, draw=draw)
+    assert not torch.equal(
+        weights(other)["backbone.stem.0.weight"], runs[0]["backbone.stem.0.weight"]
+    )
 
 
 def test_a_finished_checkpoint_is_loaded_and_no_step_is_made(tmp_path):

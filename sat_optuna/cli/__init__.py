@@ -79,7 +79,7 @@ class _Lazy(click.Group):
 @click.version_option(package_name="sat_optuna", prog_name="sat-optuna")
 @click.pass_context
 def sat_optuna(ctx: click.Context, *, verbose: bool, quiet: bool, debug: bool) -> None:
-    r"""Find out in which residual blocks of a CNN self-attention pays.
+    """Find out in which residual blocks of a CNN self-attention pays.
 
     \b
     sat-optuna run studies/quickstart     the whole road, about five minutes
@@ -88,7 +88,7 @@ def sat_optuna(ctx: click.Context, *, verbose: bool, quiet: bool, debug: bool) -
 
     STUDY is a folder that holds study.toml, or the name of one under studies/.
     Each option can be set by environment, SAT_OPTUNA_<COMMAND>_<OPTION>.
-    """
+    """  # noqa: D301  click wants the character, not its name
     from sat_optuna.cli.console import Console
 
     ctx.obj = Console(quiet=quiet, verbose=verbose)
@@ -97,12 +97,17 @@ def sat_optuna(ctx: click.Context, *, verbose: bool, quiet: bool, debug: bool) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 ok, 1 our error, 2 usage, 130 interrupted."""
+    from sat_optuna.cli.console import INTERRUPTED
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        # SIGTERM closes trials, runs and child processes the way Ctrl-C does.
+        INTERRUPTED.set()  # where Python drops the exception, within a destructor, this is left
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    INTERRUPTED.clear()
+    # SIGTERM closes trials, runs and child processes the way Ctrl-C does.
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may ignore it
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         code = sat_optuna.main(
             args=None if arguments is None else list(arguments),
@@ -122,5 +127,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return code if isinstance(code, int) else 0

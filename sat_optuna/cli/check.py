@@ -3,6 +3,7 @@
 import click
 
 from sat_optuna.cli.console import Console
+from sat_optuna.cli.search import check_search
 from sat_optuna.cli.workspace import Workspace
 
 __all__ = ["check"]
@@ -15,6 +16,7 @@ def check(console: Console, *, study: str) -> None:
     """Show every fault of study.toml at once; trains nothing."""
     workspace = Workspace.open(study)
     stages = workspace.check_network()
+    check_search(workspace)
     choices = (len(workspace.config.attention.kinds) + 1) ** sum(stages)
     console.result(
         f"{workspace.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ from sat_optuna.errors import SatOptunaWarning
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["FORMAT", "Bar", "Console"]
+__all__ = ["FORMAT", "INTERRUPTED", "Bar", "Console"]
+
+INTERRUPTED = threading.Event()  # set by Ctrl-C and SIGTERM
 
 FORMAT = click.option(
     "--format",
@@ -130,13 +133,20 @@ class Bar:
         self._task = shown.add_task(title, total=total, completed=done, note="")
 
     def advance(self, note: str = "") -> None:
-        """One step further, with a note behind the bar."""
+        """One step further, with a note behind the bar.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed and nobody heard it.
+        """
+        if INTERRUPTED.is_set():
+            raise KeyboardInterrupt
         self._done += 1
         self._shown.update(self._task, advance=1, note=note)
         now = time.monotonic()
         if self._shown.disable and (now - self._said > self._PAUSE_S or self._done == self._total):
             self._said = now
-            self._console.remark(f"{self._title} {self._done}/{self._total}: {note}")
+            behind = f": {note}" if note else ""
+            self._console.remark(f"{self._title} {self._done}/{self._total}{behind}")
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ from sat_optuna.cli.console import Console
 from sat_optuna.cli.pretrain import pretrain_step
 from sat_optuna.cli.report import report_step
 from sat_optuna.cli.retrain import retrain_step
-from sat_optuna.cli.search import NO_MLFLOW, TRIALS, search_step
+from sat_optuna.cli.search import NO_MLFLOW, TRIALS, check_search, search_step
 from sat_optuna.cli.workspace import Workspace
 
 __all__ = ["run"]
@@ -22,6 +22,7 @@ def run(console: Console, *, study: str, trials: int | None, no_mlflow: bool) ->
     workspace = Workspace.open(study, trials=trials)
     with workspace.locked():
         config = workspace.config
+        check_search(workspace)
         if config.search.objective == "supernet" or config.search.start == "supernet":
             pretrain_step(workspace, console)
         if not search_step(workspace, console, mlflow=not no_mlflow):

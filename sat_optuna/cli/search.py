@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-__all__ = ["NO_MLFLOW", "TRIALS", "search", "search_step"]
+__all__ = ["NO_MLFLOW", "TRIALS", "check_search", "search", "search_step"]
 
 TRIALS = click.option(
     "--trials",
@@ -92,6 +92,27 @@ def search_step(
         f"next: sat-optuna retrain {workspace.name}"
     )
     return True
+
+
+def check_search(workspace: Workspace) -> None:
+    """Make sure, before anything is trained, that the search can be made and networks compiled.
+
+    Raises:
+        StudyError: no scheme keeps the limits.
+        CompileError: train.compile, and torch.compile does not work here.
+    """
+    from sat_optuna.search.study import build_sampler
+    from sat_optuna.training_step import check_compiler
+
+    config = workspace.config
+    build_sampler(
+        config.search.sampler,
+        seed=config.seed,
+        batch=config.search.batch,
+        **_limits(workspace),
+    )
+    if config.train.compile:
+        check_compiler()
 
 
 def _limits(workspace: Workspace) -> dict[str, Any]:

@@ -25,14 +25,15 @@ STUDIES = Path("studies")
 
 
 def find_study(text: str) -> Path:
-    """Return the folder of a study given as a folder or as a name under studies/.
+    """Return the folder of a study given as a folder, its study.toml, or a name under studies/.
 
     Raises:
         StudyError: neither holds a study.toml.
     """
     from sat_optuna.registry import nearest
 
-    for folder in (Path(text), STUDIES / text):
+    given = Path(text)
+    for folder in (given.parent if given.name == "study.toml" else given, STUDIES / text):
         if (folder / "study.toml").is_file():
             return folder.resolve()
     known = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
@@ -117,7 +118,7 @@ class Workspace:
     @property
     def pretrain_fingerprint(self) -> str:
         """Fingerprint of what decides the supernet's weights."""
-        return fingerprint(self.config, without=("search", "retrain"))
+        return fingerprint(self.config, without=("search", "retrain", "train.compile"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
+from sat_optuna.evaluate.digests import weights_digest
 from sat_optuna.evaluate.network import Evaluation
 from sat_optuna.evaluate.norms import PrefixStatistics, find_norms
-from sat_optuna.evaluate.parts import HEAD, STEM, Parts, merge
-from sat_optuna.evaluate.plan import EvaluationPlan
+from sat_optuna.evaluate.parts import HEAD, STEM, Parts, check_parts, merge
+from sat_optuna.evaluate.plan import EvaluationPlan, MemoryLimitError
 from sat_optuna.evaluate.planner import Layout, Planner
 from sat_optuna.evaluate.prefixes import Choices, every_choices, in_units
 from sat_optuna.evaluate.results import SchemeResult
@@ -52,8 +52,10 @@ class Evaluator:
         cache: bytes of activations that may be kept from call to call, part of `memory`.
 
     Raises:
-        DataError: no image, or a calibration chunk of a single one.
-        BackboneError: two parts of the network share a BatchNorm.
+        DataError: no image, a calibration chunk of a single one, or a number below 0.
+        MemoryLimitError: the cache alone fills the memory.
+        BackboneError: two parts of the network share a BatchNorm, one changes its input in place,
+            or a state is no tuple of tensors.
     """
 
     def __init__(
@@ -68,6 +70,15 @@ class Evaluator:
     ) -> None:
         if not len(images):
             raise DataError("no image given to evaluate on; give at least one")
+        if min(chunk, memory, cache) < 0:
+            raise DataError(
+                f"chunk = {chunk}, memory = {memory} and cache = {cache} given; give 0 or more"
+            )
+        if 0 < memory <= cache:
+            raise MemoryLimitError(
+                f"a cache of {cache:,} bytes given in a memory of {memory:,}; give more memory or "
+                "a smaller cache"
+            )
         for place, batch in enumerate(calibration, start=1):
             if len(batch) < 2:
                 raise DataError(
@@ -77,6 +88,8 @@ class Evaluator:
         self.net, self.images, self.calibration = net, images, tuple(calibration)
         self.stages, self.kinds = net.stages, len(net.specs)
         self._parts = Parts(net)
+        tried = next(images.batches(torch.arange(min(2, len(images))), 2))[0]
+        check_parts(self._parts, tried)
         norms = find_norms(self._parts, calibration[0][:2]) if calibration else {}
         self._statistics = PrefixStatistics(norms)
         last = len(self._parts.blocks) - 1
@@ -87,7 +100,7 @@ class Evaluator:
         self._memory, self._chunk = memory, chunk
         self._planner = Planner(
             self._parts,
-            next(images.batches(torch.arange(min(2, len(images))), 2))[0],
+            tried,
             images=len(images),
             calibration=self.calibration,
             norms=self._statistics.sizes(),
@@ -95,7 +108,8 @@ class Evaluator:
             cache=cache,
         )
         self._cache = PrefixCache(cache, size_of=self._kept_size)
-        self._version: tuple[object, ...] = ()  # of what the cache was filled with
+        self._caching = cache > 0
+        self._filled_with: tuple[int, str] | None = None  # chunk and weights of the cache
 
     def score(self, scheme: Scheme) -> Evaluation:
         """Score one scheme.
@@ -205,6 +219,10 @@ class Evaluator:
     def _ordered(self, schemes: Iterable[Scheme]) -> list[Choices]:
         different = set(schemes)
         for scheme in different:
+            if not isinstance(scheme, Scheme):
+                raise SchemeError(
+                    f"{scheme!r} given; give a Scheme, for example Scheme.parse(...)"
+                )
             self.net.check(scheme)
         return sorted(scheme.choices for scheme in different)
 
@@ -218,8 +236,8 @@ class Evaluator:
     ) -> tuple[SchemeResult, ...]:
         """Score the schemes of a unit, so many images at a time."""
         passes = math.ceil(len(self.images) / chunk)
-        if (version := (chunk, *self._weights())) != self._version:
-            self._version = version
+        if self._caching and (now := (chunk, weights_digest(self.net))) != self._filled_with:
+            self._filled_with = now
             self._cache.clear()
         wanted = self._cache.admit(schemes, chunks=len(self.calibration) + passes)
         found: list[dict[Choices, Activations]] = [{} for _ in self._cache.chunks]
@@ -268,8 +286,3 @@ class Evaluator:
         part = merge(depth - 1) if depth else STEM
         images = len(self.images) + sum(map(len, self.calibration))
         return math.ceil(images * self._planner.footprints[part].result)
-
-    def _weights(self) -> tuple[tuple[int, int], ...]:
-        """Return what changes with any weight or statistic."""
-        tensors = chain(self.net.parameters(), self.net.buffers())
-        return tuple((id(tensor), tensor._version) for tensor in tensors)

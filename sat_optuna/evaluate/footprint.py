@@ -4,8 +4,8 @@ import ctypes
 import sys
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sat_optuna.evaluate.parts import Part, Parts
+from sat_optuna.evaluate.parts import Part, Parts, attention, branch, merge
 from sat_optuna.recalibration import evaluating
 
 __all__ = ["Footprint", "LiveBytes", "footprints", "seconds_of"]
@@ -84,6 +84,7 @@ def footprints(parts: Parts, images: Tensor) -> dict[Part, Footprint]:
         images: (N, C, H, W), of which a few are used.
     """
     found: dict[Part, Footprint] = {}
+    states: dict[Part, float] = {}
     x = images[:_TRIED]
     live = LiveBytes()
 
@@ -93,11 +94,32 @@ def footprints(parts: Parts, images: Tensor) -> dict[Part, Footprint]:
         made = call()
         sizes = (_size(made), live.most - before, live.largest)
         found[part] = Footprint(*(size / len(x) for size in sizes))
+        if part.what == "attention":
+            states[part] = _size(made[1]) / len(x)
         return made
 
     with evaluating(parts.net), torch.inference_mode(), live:
         parts.tour(x.clone(), run)
-    return found
+    return _with_states(parts, found, states)
+
+
+def _with_states(
+    parts: Parts, found: Mapping[Part, Footprint], states: Mapping[Part, float]
+) -> dict[Part, Footprint]:
+    """Add the states that are handed on beside what branches and merges return, all kinds'."""
+    whole, handed = dict(found), dict[int, float]()
+    for block in range(len(parts.blocks)):
+        if parts.begins_stage(block):
+            handed = {}
+        _add(whole, branch(block), sum(handed.values()))
+        for choice in range(1, parts.kinds + 1):
+            handed[choice] = max(handed.get(choice, 0.0), states[attention(block, choice)])
+        _add(whole, merge(block), sum(handed.values()))
+    return whole
+
+
+def _add(found: dict[Part, Footprint], part: Part, size: float) -> None:
+    found[part] = replace(found[part], result=found[part].result + size)
 
 
 def seconds_of(parts: Parts, images: Tensor, *, rounds: int = 3) -> dict[Part, list[float]]:
@@ -123,7 +145,8 @@ def seconds_of(parts: Parts, images: Tensor, *, rounds: int = 3) -> dict[Part, l
         for _ in range(rounds + 1):
             parts.tour(images, run)
     _trim()
-    return {part: passed[1:] for part, passed in times.items()}
+    # A part that hands a state on was run twice a round.
+    return {part: passed[len(passed) // (rounds + 1) :] for part, passed in times.items()}
 
 
 def _size(made: Any) -> int:

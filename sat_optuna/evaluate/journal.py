@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from sat_optuna.errors import SatOptunaError, SchemeError, WriteError
+from sat_optuna.evaluate.digests import bytes_of, weights_digest
 from sat_optuna.evaluate.evaluator import Evaluator
 from sat_optuna.evaluate.results import SchemeResult
 from sat_optuna.scheme import Scheme
@@ -32,21 +30,17 @@ def identity_of(evaluator: Evaluator, *, chunk: int) -> dict[str, Any]:
         evaluator: its network, images and calibration set.
         chunk: images a pass.
     """
-    weights = hashlib.sha256()
-    for name, value in evaluator.net.state_dict().items():
-        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        weights.update(_bytes(value))
     pixels = hashlib.sha256()
     for x, labels in evaluator.images.batches(None, 500):
-        pixels.update(_bytes(x) + _bytes(labels))
+        pixels.update(bytes_of(x) + bytes_of(labels))
     calibrated = hashlib.sha256()
     for batch in evaluator.calibration:
-        calibrated.update(f"{tuple(batch.shape)}".encode() + _bytes(batch))
+        calibrated.update(f"{tuple(batch.shape)}".encode() + bytes_of(batch))
     return {
         "format": _FORMAT,
         "stages": list(evaluator.stages),
         "kinds": [spec.kind for spec in evaluator.net.specs],
-        "weights": weights.hexdigest(),
+        "weights": weights_digest(evaluator.net),
         "images": pixels.hexdigest(),
         "calibration": calibrated.hexdigest(),
         "chunk": chunk,
@@ -121,8 +115,9 @@ class Journal:
             raise self._unwritable(error) from error
         whole = content.rfind(b"\n") + 1
         head, *lines = content[:whole].splitlines() or [b""]
-        if not head:
-            self._write(0, json.dumps(dict(identity)) + "\n")
+        begun = json.dumps(dict(identity)) + "\n"
+        if not head and begun.encode().startswith(content):  # new, or cut by a kill
+            self._write(0, begun)
             return
         self._check(head, identity)
         for number, line in enumerate(lines, start=2):
@@ -213,8 +208,3 @@ def _parsed(record: Mapping[str, Any]) -> SchemeResult:
     if result.hits != record["hits"] or len(result.right) != (result.n + 7) // 8:
         raise ValueError("impossible numbers")
     return result
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    """Return the bytes of a tensor's values, of any dtype."""
-    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -56,7 +56,7 @@ repair is named at its line.
 """
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -272,6 +272,7 @@ class Budget:
     """
 
     rounds, draws, cooling = 8, 64, 1.6
+    visits = 50_000  # beginnings of schemes, after which `first` gives up
 
     def __init__(
         self,
@@ -317,11 +318,11 @@ class Budget:
                 break
         return p
 
-    def drawn(self, rng: np.random.Generator, p: Floats, known: Container[bytes]) -> Ints | None:
+    def drawn(self, rng: np.random.Generator, p: Floats, known: Collection[bytes]) -> Ints | None:
         """Draw a scheme that keeps the limits and is not known; None where there is none.
 
         Where draws from the tilted policy find none, the policy is made flatter; at last all that
-        keep the limits are gone through, the likelier choices first.
+        keep the limits are gone through, the likelier choices first, as far as `first` goes.
         """
         flat = p
         for _ in range(self.rounds):
@@ -331,10 +332,19 @@ class Budget:
                     return np.asarray(scheme)
             flat = flat ** (1.0 / self.cooling)
             flat /= flat.sum(axis=1, keepdims=True)
-        return self.first(p, known)
+        try:
+            return self.first(p, known)
+        except ValueError:
+            return None
 
-    def first(self, p: Floats, known: Container[bytes]) -> Ints | None:
-        """Return the first scheme that keeps the limits and is not known; choices by falling p."""
+    def first(self, p: Floats, known: Collection[bytes]) -> Ints | None:
+        """Return the first scheme that keeps the limits and is not known; choices by falling p.
+
+        Raises:
+            ValueError: too many schemes begin well and break a limit in the end, as they may
+                where two limits work against each other.
+        """
+        visits = 0
         order = [
             [int(k) for k in np.argsort(-row, kind="stable")[:size] if row[k] > 0]
             for row, size in zip(p, self._sizes, strict=True)
@@ -348,6 +358,12 @@ class Budget:
                 open_choices.pop()
                 continue
             scheme[slot] = choice
+            visits += 1
+            if visits > self.visits + sum(self._sizes) * len(known):
+                raise ValueError(
+                    f"none of the first {visits:,} beginnings of schemes keeps all limits of the "
+                    "budget to its end, so it may be that no scheme does; raise one"
+                )
             if not self._possible(scheme[: slot + 1]):
                 continue
             if slot + 1 < len(order):

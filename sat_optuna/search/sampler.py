@@ -35,6 +35,7 @@ import hashlib
 import inspect
 import json
 import math
+import operator
 import threading
 import weakref
 import zlib
@@ -146,7 +147,8 @@ def claim_study(study: Study, settings: Settings) -> None:
     stored = store.settings()
     if stored is None:
         store.set_settings(settings)
-    elif stored != settings:
+        stored = store.settings()  # another worker may have begun it in this moment
+    if stored != settings:
         names = [k for k in {**stored, **settings} if stored.get(k) != settings.get(k)]
         changes = ", ".join(f"{k}: {stored.get(k)!r}, now {settings.get(k)!r}" for k in names)
         raise SamplerSettingsError(
@@ -228,34 +230,33 @@ class PolicyGradientSampler(BaseSampler):
         if preset not in ("default", "paper"):
             raise ValueError(f"preset {preset!r} given; choose 'default' or 'paper'")
         self._preset = preset
-        self._seed = seed
-        self._batch = (3 if paper else 1) if batch is None else batch
-        self._learning_rate = (0.05 if paper else 0.6) if learning_rate is None else learning_rate
+        self._seed = _whole("seed", seed, least=0)
+        self._batch = _whole("batch", (3 if paper else 1) if batch is None else batch, least=1)
+        rate = (0.05 if paper else 0.6) if learning_rate is None else learning_rate
+        self._learning_rate = float(rate)
         self._reward = reward
         self._weights = None if weights is None else tuple(float(w) for w in weights)
-        self._replicates = replicates
+        self._replicates = _whole("replicates", replicates, least=1)
         self._options = dict(options or {})
-        if replicates < 1:
-            raise ValueError(f"replicates {replicates} given; it must be 1 or more")
+        if reward is not None and weights is not None:
+            raise ValueError(
+                "reward and weights given, and a reward is one number already; give one of them"
+            )
         if self._weights is not None and not _is_weighting(self._weights):
             raise ValueError(f"weights {weights} given; give numbers from 0 on, and one above 0")
         self._space = _space_of(search_space or {})
         self._limits = dict(budget or {})
         if max_connections is not None:
             self._limits["connections"] = CostLimit(
-                at_most=max_connections,
+                at_most=_whole("max_connections", max_connections, least=0),
                 costs={n: [0.0, *[1.0] * (len(d.choices) - 1)] for n, d in self._space.items()},
             )
         if self._limits and not self._space:
             raise ValueError(
-                "a budget given without search_space; give the parameters and their choices, for "
-                "the first trial has to keep it as well"
+                f"a limit of {' and '.join(self._limits)} given without search_space; give the "
+                "parameters and their choices, for the first trial has to keep it as well"
             )
         self._budget = _budget_of(self._limits, self._space)
-        if seed < 0:
-            raise ValueError(f"seed {seed} given; a seed is 0 or more")
-        if self._batch < 1:
-            raise ValueError(f"batch {batch} given; it must be 1 or more")
         if not 0 < self._learning_rate <= (math.inf if paper else 1):
             bound = "above 0" if paper else "above 0 and at most 1"
             raise ValueError(f"learning_rate {learning_rate} given; it must be {bound}")
@@ -266,6 +267,12 @@ class PolicyGradientSampler(BaseSampler):
         for name in self._options:
             if name not in names:
                 raise ValueError(f"option {name!r} given; known are {', '.join(names)}")
+        try:
+            json.dumps(self._options)
+        except TypeError as error:
+            raise ValueError(
+                f"options {self._options} given; give each a number, a text, true or false"
+            ) from error
         self._forget()
 
     def _forget(self) -> None:
@@ -297,14 +304,17 @@ class PolicyGradientSampler(BaseSampler):
             "weights": None if self._weights is None else list(self._weights),
             "replicates": self._replicates,
             "search_space": _digest({n: list(d.choices) for n, d in self._space.items()}),
-            "budget": {name: [x.at_most, _digest(asdict(x))] for name, x in self._limits.items()},
+            "budget": {
+                name: [float(x.at_most), _digest(asdict(x))] for name, x in self._limits.items()
+            },
             "options": self._options,
         }
 
     def policy(self, study: Study) -> dict[str, dict[Any, float]]:
         """Return the newest policy: for each parameter the probability of each of its choices.
 
-        A choice that cannot be a key, a list for example, is named by its `repr`.
+        It is what is drawn from before a budget tilts it and repeats are left out. A choice that
+        cannot be a key, a list for example, is named by its `repr`.
         """
         with self._lock:
             memory = self._memory(study, None)
@@ -317,7 +327,7 @@ class PolicyGradientSampler(BaseSampler):
         }
 
     def recommend(self, study: Study) -> FrozenTrial:
-        """Return the best trial by what all trials say of its scheme, not by its own luck.
+        """Return the best complete trial by what all trials say of its scheme, not by its luck.
 
         For noisy rewards. Where the objective is not noisy `study.best_trial` is better: the
         critic smooths over what single choices and pairs of choices do not explain. Before the
@@ -325,12 +335,12 @@ class PolicyGradientSampler(BaseSampler):
         rewards have the best mean. Of several trials of a scheme it is the best.
 
         Raises:
-            ValueError: no trial has a reward.
+            ValueError: no complete trial has a reward.
         """
-        with self._lock:
-            memory = self._memory(study, None)
-            place = memory.recommended(self._weights)
-        return study.get_trials(deepcopy=False)[place]
+        finished = [trial for trial in _Store(study).trials() if trial.state.is_finished()]
+        memory = _Memory(self._controller, self._values(study), 1, self._space)
+        memory.read(finished)
+        return finished[memory.recommended(self._weights)]
 
     @override
     def reseed_rng(self) -> None:
@@ -386,6 +396,12 @@ class PolicyGradientSampler(BaseSampler):
                 f"{param_name!r} is not categorical: PolicyGradientSampler draws such parameters "
                 "at random and learns nothing about them.",
             )
+        elif self._limits and param_name not in self._space and not param_distribution.single():
+            self._warn(
+                "unlimited",
+                f"{param_name!r} is not in search_space, and no limit counts its choices; name "
+                "it there with the others",
+            )
         place = [self._seed, _slot(trial), zlib.crc32(param_name.encode())]
         seed = int(np.random.default_rng(place).integers(2**32))
         return RandomSampler(seed).sample_independent(study, trial, param_name, param_distribution)
@@ -404,27 +420,43 @@ class PolicyGradientSampler(BaseSampler):
             memory = self._memory(study, trial.number)
             if not memory.space:
                 return {}
-            rng = np.random.default_rng([self._seed, slot])
-            record = self._drawn(memory, trial, rng)
-            _Store(study).set_attr(trial, POLICY_KEY, record)
-            # A worker beside this one may have drawn the same at the same moment, neither having
-            # seen the other's. Both are stored now; the one of the greater number draws again.
-            for _ in range(_REDRAWS if self._replicates == 1 else 0):
-                if not memory.unsettled:
-                    break
-                memory = self._memory(study, trial.number)
-                scheme = np.array([record["x"].get(name, -1) for name in memory.space])
-                if not (memory.seen == scheme).all(axis=1).any():
-                    break
-                record = self._drawn(memory, trial, rng)
-                _Store(study).set_attr(trial, POLICY_KEY, record)
+            record = self._stored(study, trial, memory)
             trial.system_attrs[POLICY_KEY] = record
         return dict(record["x"])
 
+    def _stored(self, study: Study, trial: FrozenTrial, memory: "_Memory") -> dict[str, Any]:
+        """Draw a proposal, store it, and return its record.
+
+        A worker beside this one may draw the same at the same moment, neither having seen the
+        other's. Who stores later sees both, and draws again.
+        """
+        rng = np.random.default_rng([self._seed, _slot(trial)])
+        seen, store = memory.seen, _Store(study)
+        record = self._drawn(memory, trial, rng, seen)
+        store.set_attr(trial, POLICY_KEY, record)
+        for _ in range(_REDRAWS if self._replicates == 1 else 0):
+            memory = self._memory(study, trial.number)
+            if memory.space.keys() != record["x"].keys():
+                break
+            later = [_row(memory.space, other) for other in store.trials()[trial.number + 1 :]]
+            now = np.concatenate([memory.seen, *(row[None] for row in later)])
+            scheme = list(record["x"].values())
+            # A finished space has nothing else: what was known to be a repeat may stay one.
+            if _holds(seen, scheme) or not _holds(now, scheme):
+                break
+            seen = now
+            record = self._drawn(memory, trial, rng, seen)
+            store.set_attr(trial, POLICY_KEY, record)
+        return record
+
     def _drawn(
-        self, memory: "_Memory", trial: FrozenTrial, rng: np.random.Generator
+        self,
+        memory: "_Memory",
+        trial: FrozenTrial,
+        rng: np.random.Generator,
+        seen: NDArray[np.int64],
     ) -> dict[str, Any]:
-        """Return the record of a new proposal."""
+        """Return the record of a new proposal that is, if possible, none of the (N, n) seen."""
         choices = enumerate(_row(memory.space, trial).tolist())
         fixed = {place: choice for place, choice in choices if choice >= 0}
         budget = self._budget
@@ -437,7 +469,7 @@ class PolicyGradientSampler(BaseSampler):
             scheme, log_prob = again, None
         else:
             scheme, log_prob = memory.controller.propose(
-                rng, seen=memory.seen, fixed=fixed, budget=budget
+                rng, seen=seen, fixed=fixed, budget=budget
             )
         return {
             "n": _slot(trial),
@@ -573,20 +605,22 @@ class _Memory:
         self.version += 1
 
     def recommended(self, weights: Sequence[float] | None) -> int:
-        """Return the number of the trial that `PolicyGradientSampler.recommend` means."""
+        """Return the place of the trial that `PolicyGradientSampler.recommend` means."""
         values = np.array([self._values(trial) for trial in self._done], dtype=np.float64)
         rewarded = (
             Batch(self._rows, values, np.zeros(len(values))).has_reward() if len(values) else ()
         )
-        places = np.flatnonzero(rewarded)
+        complete = [trial.state == TrialState.COMPLETE for trial in self._done]
+        places = np.flatnonzero(np.logical_and(rewarded, complete))
         if not len(places):
-            raise ValueError("no finished trial has a reward yet")
+            raise ValueError("no complete trial has a reward yet; finish one first")
         rewards = scalarised(values[places], weights)
         if self.space:
             schemes, merits = self.controller.merits()
-            if len(merits):
-                best = schemes[merits == merits.max()]
-                chosen = (self._rows[places][:, None] == best).all(axis=2).any(axis=1)
+            same = (self._rows[places][:, None] == schemes[None]).all(axis=2)  # (places, schemes)
+            merits = np.where(same.any(axis=0), merits, -np.inf)
+            if merits.max(initial=-np.inf) > -np.inf:
+                chosen = same[:, merits == merits.max()].any(axis=1)
                 rewards = np.where(chosen, rewards, -np.inf)
         return int(places[rewards.argmax()])
 
@@ -600,6 +634,22 @@ class _Memory:
         if not open_ones.any():
             return None
         return np.asarray(schemes[np.where(open_ones, merits, -np.inf).argmax()])
+
+
+def _holds(schemes: NDArray[np.int64], scheme: Sequence[int]) -> bool:
+    """Say whether a scheme is one of (N, n)."""
+    return bool(len(schemes) and (schemes == np.asarray(scheme)).all(axis=1).any())
+
+
+def _whole(name: str, value: Any, *, least: int) -> int:
+    """Return a setting that has to be a whole number, NumPy's too."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} {value!r} given; it must be a whole number, {least} or more")
+    return number
 
 
 def _is_weighting(weights: Sequence[float]) -> bool:

@@ -13,7 +13,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sat_optuna.config import StudyConfig, differences
+from sat_optuna.config import CHANGEABLE, StudyConfig, differences
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
@@ -152,9 +152,12 @@ def _hold(
 ) -> None:
     """Store the configuration with a new study, or compare it with that of an old one."""
     stored = study.user_attrs.get(CONFIG_KEY)
+    # A supernet is not compiled, nor is what is scored in it.
+    free = ("train.compile",) if config.search.objective == "supernet" else ()
+    may_change = (*CHANGEABLE, *free)
     if stored is None:
         study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
-    elif changed := differences(stored, config.to_dict()):
+    elif changed := differences(stored, config.to_dict(), without=may_change):
         raise StudyError(
             f"study {study.study_name!r} in {db} was made with another configuration: "
             f"{'; '.join(changed)}; restore these keys to continue it, or make a new study for "
@@ -197,8 +200,11 @@ def load_study(db: Path, name: str) -> optuna.Study:
         )
     except KeyError as error:
         known = ", ".join(optuna.get_all_study_names(storage)) or "none"
+        # A control's is named after the study in whose folder it is.
+        control = name.startswith(f"{db.parent.name}.")
+        remedy = f"retrain {db.parent.name}" if control else f"search {name}"
         raise StudyError(
-            f"{db} holds no study {name!r}; it holds: {known}; run: sat-optuna search {name}"
+            f"{db} holds no study {name!r}; it holds: {known}; run: sat-optuna {remedy}"
         ) from error
 
 

@@ -80,6 +80,11 @@ def best_ticket(study: optuna.Study) -> Ticket:
         seed = study.user_attrs[CONFIG_KEY]["seed"]
         sampler = build_sampler(search["sampler"], seed=seed, batch=search["batch"])
         if isinstance(sampler, PolicyGradientSampler):
-            return ticket_of(study, sampler.recommend(study))
+            try:
+                return ticket_of(study, sampler.recommend(study))
+            except ValueError as error:
+                raise StudyError(
+                    f"study {study.study_name!r} has no best trial: {error}"
+                ) from error
     best = max(complete, key=lambda t: (sign * (t.value or 0.0), -t.number))
     return ticket_of(study, best)

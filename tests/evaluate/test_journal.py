@@ -97,6 +97,24 @@ def test_a_line_that_is_no_result_is_one_sentence(tmp_path, line):
         score_into(path, one, one.all_schemes())
 
 
+@pytest.mark.parametrize("content", ['{"mine": [1, 2, 3]}', "no line end", " "])
+def test_a_file_of_something_else_is_left_alone(tmp_path, content):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(JournalError, match="does not begin as a file of results does; move it"):
+        open_journal(path, evaluator(), [])
+    assert path.read_text() == content
+
+
+def test_a_first_line_that_a_kill_cut_is_begun_anew(tmp_path):
+    path, one = tmp_path / "results.jsonl", evaluator()
+    open_journal(path, one, [])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    open_journal(path, one, [])
+    assert path.read_bytes() == whole
+
+
 def test_impossible_numbers_are_no_result(tmp_path):
     one, path = evaluator(), tmp_path / "r.jsonl"
     score_into(path, one, one.all_schemes()[:1])
@@ -170,7 +188,10 @@ def test_killed_again_and_again_it_ends_as_one_that_never_was(tmp_path):
 
 
 def test_networks_of_any_dtype_are_told_apart():
-    net = tiny_supernet().to(torch.bfloat16)
+    net = tiny_supernet()
+    more = torch.zeros(3, dtype=torch.bfloat16)
+    net.register_buffer("more", more, persistent=False)
     first = identity_of(evaluator(net, calibration=[]), chunk=9)["weights"]
-    other = identity_of(evaluator(tiny_supernet(), calibration=[]), chunk=9)["weights"]
+    more[1] = 1
+    other = identity_of(evaluator(net, calibration=[]), chunk=9)["weights"]
     assert first != other

@@ -1,5 +1,7 @@
 """Schemes scored through the tree are, to the bit, schemes scored alone."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -145,6 +147,7 @@ def test_each_branch_runs_once_for_a_prefix_and_a_chunk():
         first = block.module.get_submodule("conv1")
         first.register_forward_hook(lambda *_, k=place: count(calls, k))
     one = Evaluator(net, IMAGES, calibration=[], chunk=12)  # two chunks
+    calls.update(dict.fromkeys(range(6), 0))  # of the trial run of all parts
     one.score_all()
     assert calls == {k: 2 * 2**k for k in range(6)}
     calls.update(dict.fromkeys(range(6), 0))
@@ -293,6 +296,28 @@ class TestCache:
                 got |= one.score_many(asked[start : start + 4])
             assert got == wanted
             assert {s: one.score(s) for s in asked} == wanted
+
+    @pytest.mark.parametrize("change", ["fused step", "data", "statistics", "another tensor"])
+    def test_weights_that_change_between_calls(self, change):
+        net = tiny_supernet(["se"])
+        one = Evaluator(net, IMAGES, cache=10**9)
+        scheme = drawn(net, 1)[0]
+        block: Any = net.view.blocks[0][0].module
+        before, conv = one.score(scheme), block.conv1
+        with torch.no_grad():
+            if change == "fused step":  # torch counts it as no change
+                for parameter in net.parameters():
+                    parameter.grad = torch.ones_like(parameter)
+                torch.optim.SGD(net.parameters(), lr=0.01, fused=True).step()
+            elif change == "data":
+                conv.weight.data.mul_(1.5)
+            elif change == "statistics":
+                block.bn1.running_mean += 0.3
+            else:
+                conv.weight = torch.nn.Parameter(conv.weight * 1.5)
+        after = one.score(scheme)
+        assert after != before
+        assert after == Evaluator(net, IMAGES).score(scheme)
 
     def test_it_saves_branch_passes_and_stays_within_its_bound(self):
         net = tiny_supernet(["se"])

@@ -195,7 +195,7 @@ def test_where_no_trial_has_a_reward_the_search_stays_random(preset, value):
     assert len({tuple(row.values()) for row in rows(study)}) == 30
     for row in policy_of(study).values():
         np.testing.assert_allclose(list(row.values()), 0.25, atol=0.06)
-    with pytest.raises(ValueError, match="no finished trial has a reward yet"):
+    with pytest.raises(ValueError, match="no complete trial has a reward yet"):
         sampler_of(study).recommend(study)
 
 

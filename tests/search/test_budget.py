@@ -180,13 +180,24 @@ def test_enqueued_choices_hold_even_over_the_budget():
 TWO = {"a": (0, 1), "b": (0, 1)}
 
 
+MANY = {f"b{block:02}": (0, 1) for block in range(40)}
+# At least twenty connections, and at most nineteen: told by each alone only at the end.
+OPPOSED = {
+    "search_space": MANY,
+    "budget": {
+        "more": CostLimit(at_most=-20, costs={name: [0, -1] for name in MANY}),
+        "less": CostLimit(at_most=19, costs={name: [0, 1] for name in MANY}),
+    },
+}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"max_connections": 1}, r"budget given without search_space; give the parameters"),
+        ({"max_connections": 1}, r"limit of connections given without search_space; give the par"),
         (
             {"search_space": TWO, "max_connections": -1},
-            r"'connections' of -1 allows nothing: the cheapest scheme costs 0; raise it",
+            r"max_connections -1 given; it must be a whole number, 0 or more",
         ),
         (
             {"search_space": TWO, "budget": {"macs": CostLimit(at_most=3, base=5)}},
@@ -218,14 +229,48 @@ TWO = {"a": (0, 1), "b": (0, 1)}
             {"search_space": TWO, "budget": {"ms": CostLimit(at_most=1, extras=((-1, {}),))}},
             r"'ms' has an extra of -1; give 0 or more",
         ),
-        ({"replicates": 0}, r"replicates 0 given; it must be 1 or more"),
+        (OPPOSED, r"none of the first 5.,... beginnings of schemes keeps all limits"),
+        ({"replicates": 0}, r"replicates 0 given; it must be a whole number, 1 or more"),
+        ({"replicates": 2.5}, r"replicates 2.5 given; it must be a whole number, 1 or more"),
+        ({"seed": None}, r"seed None given; it must be a whole number, 0 or more"),
+        ({"options": {"draws": {1}}}, r"options .*; give each a number, a text, true or false"),
+        (
+            {"weights": [1, 1], "reward": lambda _trial: 0.0},
+            r"reward and weights given, .*; give one of them",
+        ),
         ({"weights": [1, -1]}, r"weights \[1, -1\] given; give numbers from 0 on"),
         ({"weights": [0.0, 0.0]}, r"weights \[0.0, 0.0\] given"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_sentence(wrong, message):
     with pytest.raises(ValueError, match=message):
-        PolicyGradientSampler(seed=0, **wrong)
+        PolicyGradientSampler(**{"seed": 0, **wrong})
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    one, half = np.int64(1), np.float32(0.5)
+    numbers: dict[str, Any] = {"seed": one, "batch": one, "replicates": one, "learning_rate": half}
+    numbers |= {"max_connections": one, "budget": {"ms": CostLimit(at_most=float(half))}}
+    sampler = PolicyGradientSampler(search_space=TWO, **numbers)
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", sampler=sampler)
+    study.optimize(lambda trial: trial.suggest_categorical("a", TWO["a"]), n_trials=2)
+    assert len(study.trials) == 2
+
+
+def test_a_parameter_that_no_limit_counts_is_said(caplog):
+    sampler = PolicyGradientSampler(seed=0, search_space={"a": (0, 1)}, max_connections=1)
+    study = optuna.create_study(sampler=sampler)
+    optuna.logging.enable_propagation()
+    with caplog.at_level("WARNING", logger="optuna"):
+        study.optimize(
+            lambda trial: sum(trial.suggest_categorical(name, (0, 1)) for name in "ab"), n_trials=3
+        )
+    optuna.logging.disable_propagation()
+    said = [record.getMessage() for record in caplog.records if "search_space" in record.message]
+    assert said == [
+        "'b' is not in search_space, and no limit counts its choices; name it there with the "
+        "others"
+    ]
 
 
 def test_another_budget_is_another_study():

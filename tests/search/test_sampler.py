@@ -498,7 +498,7 @@ def test_options_reach_the_controller_and_are_kept_with_the_study():
 
 def test_the_recommended_trial_is_one_of_the_scheme_that_all_trials_speak_for():
     study = study_with()
-    with pytest.raises(ValueError, match="no finished trial"):
+    with pytest.raises(ValueError, match="no complete trial"):
         sampler_of(study).recommend(study)
     study.optimize(objective, n_trials=5)
     assert sampler_of(study).recommend(study) == study.best_trial  # within the warm-up
@@ -517,6 +517,25 @@ def test_the_recommended_trial_is_one_of_the_scheme_that_all_trials_speak_for():
     paper = study_with("paper")
     paper.optimize(objective, n_trials=12)
     assert sampler_of(paper).recommend(paper) == paper.best_trial
+
+
+def test_what_is_recommended_is_a_complete_trial_of_any_number():
+    study = study_with()
+    study.ask()  # never ends
+    study.optimize(objective, n_trials=5)
+    assert sampler_of(study).recommend(study) == study.best_trial
+
+    def pruned_if_good(trial):
+        value = objective(trial)
+        if value > 0:
+            trial.report(value + 9, 0)
+            raise optuna.TrialPruned
+        return value
+
+    study.optimize(pruned_if_good, n_trials=40)
+    states = {trial.state for trial in study.get_trials(deepcopy=False)}
+    assert TrialState.PRUNED in states
+    assert sampler_of(study).recommend(study).state == TrialState.COMPLETE
 
 
 def test_settings_are_json_and_a_pickled_sampler_proposes_the_same():

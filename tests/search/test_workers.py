@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sat_optuna.search.sampler import POLICY_KEY
+from sat_optuna.search.sampler import POLICY_KEY, PolicyGradientSampler, _Store
 from tests.search.worker import BATCHES, NAMES, SAMPLERS, bits, objective, open_study, sampler_of
 
 ROOT = Path(__file__).parents[2]
@@ -155,3 +155,54 @@ def test_a_dead_trial_holds_the_policy_of_all_processes_until_another_finishes_i
     study = open_study(storage, preset)
     assert [t.state for t in study.get_trials(deepcopy=False)] == [TrialState.COMPLETE] * 25
     assert newest == [bits(sampler_of(preset).policy(study))] * 4
+
+
+def begun(study):
+    """A new trial's number and what the study's storage says of it, before its proposal."""
+    trial_id = study._storage.create_new_trial(study._study_id)
+    return study._storage.get_trial(trial_id)
+
+
+def proposed(study):
+    return [t.system_attrs[POLICY_KEY]["x"] for t in study.get_trials(deepcopy=False)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_that_draw_at_the_same_moment_one_draws_again(monkeypatch, first):
+    """Both draw before either stores; whoever stores later sees the other's proposal."""
+    space = {"a": (0, 1), "b": (0, 1)}
+    for seed in range(20):
+        study = optuna.create_study()
+        trials = [begun(study), begun(study)]
+        samplers = [PolicyGradientSampler(seed=seed, search_space=space) for _ in trials]
+        stored = _Store.set_attr
+
+        def interrupted(
+            store, trial, key, value, study=study, trials=trials, samplers=samplers, stored=stored
+        ):
+            if trial.number != first and not study.trials[first].system_attrs:
+                samplers[first].before_trial(study, trials[first])
+            stored(store, trial, key, value)
+
+        monkeypatch.setattr(_Store, "set_attr", interrupted)
+        samplers[1 - first].before_trial(study, trials[1 - first])
+        monkeypatch.undo()
+        one, other = proposed(study)
+        assert one != other, seed
+
+
+def test_where_all_is_seen_proposals_do_not_hang_on_who_has_ended():
+    space = {"a": (0, 1), "b": (0, 1)}
+    for seed in range(20):
+        found = []
+        for ended in (True, False):
+            sampler = PolicyGradientSampler(seed=seed, search_space=space, batch=8)
+            study = optuna.create_study(sampler=sampler)
+            for trial in [study.ask() for _ in range(4)]:
+                for name, choices in space.items():
+                    trial.suggest_categorical(name, choices)
+                if ended:
+                    study.tell(trial, 1.0)
+            study.ask()
+            found.append(proposed(study))
+        assert found[0] == found[1]
