@@ -247,6 +247,13 @@ def test_a_fault_is_one_sentence(text, said):
     assert faults(text) == [said]
 
 
+def test_a_table_of_a_kind_there_is_gets_no_hint_to_a_misspelt_one():
+    assert faults('[attention]\nkinds = ["see"]\nse = {}') == [
+        "attention.kinds has 'see'; did you mean 'se'? known: dia, se, sge",
+        "unknown key 'attention.se'; name it in attention.kinds or drop it",
+    ]
+
+
 def test_more_kinds_than_digits_are_refused():
     kinds = [f"k{i}" for i in range(36)]
     with pytest.raises(ConfigError, match="names 36 kinds; name at most 35"):

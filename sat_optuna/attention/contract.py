@@ -54,7 +54,7 @@ class Attention(nn.Module):
     gated: ClassVar[bool] = False
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        """Attend to the output of a residual branch.
+        """Attend to the output of a residual branch, which is left as it is.
 
         Args:
             features: (N, C, H, W).

@@ -31,6 +31,8 @@ class Block(nn.Module):
     def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of the residual branch and the shortcut, before they meet.
 
+        `x` is left as it is.
+
         Args:
             x: (N, C_in, H_in, W_in).
 
@@ -40,7 +42,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:
-        """Return the block's output.
+        """Return the block's output; features and shortcut are left as they are.
 
         Args:
             features: (N, C, H, W), attended or not.

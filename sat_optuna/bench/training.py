@@ -177,7 +177,7 @@ def _accuracy(plan: TrainingPlan, on_turn: Callable[[], None] | None) -> dict[st
     found: dict[str, list[float]] = {"ours": [], "usual": []}
     for seed in range(plan.seeds):
         data = load_dataset("mnist5k", seed=seed, device=str(pick_device()))
-        supernet = network.supernet()
+        supernet = network.supernet(seed=seed)
         for loop, values in found.items():
             net = materialise(supernet, Scheme.uniform(supernet.stages, 0))
             if loop == "ours":

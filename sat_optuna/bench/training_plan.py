@@ -54,14 +54,14 @@ class Network:
         size = "x".join(map(str, self.shape))
         return f"{what}, width {self.width}{stride}, {size}, batch {self.batch}"
 
-    def supernet(self) -> Supernet:
-        """Build it with a slot for SE in each block."""
+    def supernet(self, *, seed: int = 0) -> Supernet:
+        """Build it with a slot for SE in each block; the seed is of its weights."""
         return Supernet(
             "resnet20",
             attention=("se",),
             in_channels=self.shape[0],
             classes=10,
-            seed=0,
+            seed=seed,
             width=self.width,
             stem_stride=self.stem_stride,
         ).to(pick_device())

@@ -45,6 +45,8 @@ def test_help_names_every_command_and_imports_nothing_heavy():
     ).stdout
     for name in _COMMANDS:
         assert f"\n  {name} " in printed
+    assert "\n  sat-optuna run mine   " in printed  # a line each
+    assert "\\b" not in printed
 
 
 @pytest.mark.parametrize("name", list(_COMMANDS))
@@ -112,6 +114,11 @@ def test_an_unknown_study_offers_the_nearest(project):
     make_study(project)
     assert "no study 'tinny'" in error("check", "tinny")
     assert "did you mean 'tiny'?" in error("run", "tinny")
+
+
+def test_a_study_may_be_given_by_its_file(project):
+    make_study(project)
+    assert "has no fault" in run("check", "studies/tiny/study.toml").output
 
 
 @pytest.mark.parametrize(
@@ -236,8 +243,41 @@ def test_doctor_reports_versions_and_stores(project):
 
 
 def test_signals_are_handled_as_before_afterwards(capsys):
-    before = signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
     assert main(["ls", "datasets"]) == 0
     assert main(["ls", "nothing"]) == 2
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in numbers] == before
     assert "mnist5k" in capsys.readouterr().out
+
+
+def test_an_interrupt_that_python_drops_is_heard_at_the_next_step():
+    """An exception within a destructor is printed and forgotten."""
+    program = """
+import os, signal, time, click
+from sat_optuna import cli
+
+class Drops:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+@click.command()
+@click.pass_obj
+def steps(console):
+    with console.progress("steps", 3) as bar:
+        for step in range(3):
+            if step == 1:
+                Drops()
+            print(step, flush=True)
+            bar.advance()
+
+cli.sat_optuna.get_command = lambda ctx, name: steps
+raise SystemExit(cli.main(["steps"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "Exception ignored in" in done.stderr
+    assert (done.returncode, done.stdout) == (130, "0\n1\n"), done.stderr
+    assert "Interrupted; the same command" in done.stderr

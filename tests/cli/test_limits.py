@@ -30,10 +30,12 @@ def test_a_search_within_limits_proposes_nothing_above_them(project):
 
 def test_limits_that_nothing_keeps_are_one_sentence(project):
     study_of(project, "max_macs = 7", "none")
-    done = sat_optuna("search", "none", "--no-mlflow", cwd=project, code=1)
-    assert "budget 'macs' of 7 allows nothing: the cheapest scheme costs" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    for command in ("search", "check", "run"):
+        done = sat_optuna(command, "none", cwd=project, code=1)
+        assert "budget 'macs' of 7 allows nothing: the cheapest scheme costs" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not list((project / "studies" / "none" / "work").glob("*.safetensors"))
 
 
 def test_replicates_lead_to_the_ticket_that_all_trials_speak_for(project):
@@ -44,3 +46,31 @@ def test_replicates_lead_to_the_ticket_that_all_trials_speak_for(project):
     assert json.loads(ticket.read_text())["scheme"] in {
         row["scheme"] for row in trials(project, "again")
     }
+
+
+def test_a_supernet_and_its_search_go_on_whether_networks_are_compiled_or_not(project):
+    folder = study_of(project, "", "compiled")
+    sat_optuna("pretrain", "compiled", cwd=project)
+    sat_optuna("search", "compiled", "--no-mlflow", "--trials", "4", cwd=project)
+    text = (folder / "study.toml").read_text()
+    (folder / "study.toml").write_text(text.replace("[train]\n", "[train]\ncompile = true\n"))
+    assert "done already" in sat_optuna("pretrain", "compiled", cwd=project).stdout
+    sat_optuna("search", "compiled", "--no-mlflow", "--trials", "8", cwd=project)
+    assert len(trials(project, "compiled")) == 8
+
+
+def test_check_says_where_nothing_can_be_compiled(project):
+    folder = study_of(project, "", "uncompiled")
+    text = (folder / "study.toml").read_text()
+    (folder / "study.toml").write_text(text.replace("[train]\n", "[train]\ncompile = true\n"))
+    cache = str(project / "inductor")
+    done = sat_optuna(
+        "check",
+        "uncompiled",
+        cwd=project,
+        code=1,
+        CXX="/nonexistent",
+        TORCHINDUCTOR_CACHE_DIR=cache,
+    )
+    assert "torch.compile does not work here" in done.stderr
+    assert "or set train.compile to false" in done.stderr

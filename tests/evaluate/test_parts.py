@@ -11,7 +11,8 @@ from sat_optuna.attention.contract import Attention
 from sat_optuna.backbones.cifar_resnet import BasicBlock
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.errors import DataError, SchemeError
-from sat_optuna.evaluate import Evaluator
+from sat_optuna.evaluate import Evaluator, planner, stack
+from sat_optuna.evaluate.footprint import LiveBytes
 from sat_optuna.evaluate.plan import MemoryLimitError
 from tests.evaluate.scoring import alone, chunks, some_images
 from tests.networks import tiny_supernet
@@ -71,6 +72,14 @@ class Boxed(Mine):
     def forward(self, features, state=None):
         attended, made = super().forward(features, None)
         return attended, list(made)
+
+
+class Maps(Mine):
+    """Its state is four times as large as the features."""
+
+    def forward(self, features, state=None):
+        attended, _ = super().forward(features, None if state is None else (state[0].mean(),))
+        return attended, (features.repeat(1, 4, 1, 1),)
 
 
 @pytest.fixture
@@ -144,3 +153,21 @@ def test_what_is_no_scheme_is_refused():
         SchemeError, match=r"'00-000-0' given; give a Scheme, for example Scheme\."
     ):
         Evaluator(tiny_supernet(["se"]), IMAGES).score_many(["00-000-0"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("calibration", [(), (200, 200)])
+def test_states_are_part_of_the_plan(mine, monkeypatch, calibration):
+    monkeypatch.setattr(stack, "_SLAB", {})  # tensors alone are counted
+    monkeypatch.setattr(planner, "_MAPPED", {})
+    one = Evaluator(mine(Maps), some_images(300), calibration=chunks(*calibration), chunk=150)
+    live = LiveBytes()
+    with live:
+        one.score_all()
+    assert 0.85 < live.most / one.plan().peak_bytes < 1.1
+
+
+@pytest.mark.parametrize("limit", [60_000, 150_000, 10**6])
+def test_kept_states_are_within_the_bound_of_the_cache(mine, limit):
+    one = Evaluator(mine(Maps), IMAGES, cache=limit)
+    one.score_all()
+    assert 0 < one.cached_bytes <= limit

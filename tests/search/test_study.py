@@ -238,6 +238,8 @@ def test_no_database_and_no_such_study(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(StudyError, match="cannot open"):
         load_study(tmp_path / "broken.db", "s")
+    with pytest.raises(StudyError, match=rf"run: sat-optuna retrain {tmp_path.name}$"):
+        load_study(tmp_path / "study.db", f"{tmp_path.name}.random")
 
 
 def test_best_ticket_is_the_first_of_the_highest(tmp_path):
