@@ -166,7 +166,7 @@ def test_states_are_part_of_the_plan(mine, monkeypatch, calibration):
     assert 0.85 < live.most / one.plan().peak_bytes < 1.1
 
 
-@pytest.mark.parametrize("limit", [60_000, 150_000, 10**6])
+@pytest.mark.parametrize("limit", [300_000, 600_000, 10**6])
 def test_kept_states_are_within_the_bound_of_the_cache(mine, limit):
     one = Evaluator(mine(Maps), IMAGES, cache=limit)
     one.score_all()
