@@ -2,15 +2,12 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.config import CHANGEABLE, StudyConfig, differences
@@ -24,6 +21,7 @@ from sat_optuna.search.sampler import (
     claim_study,
 )
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.search.storage import open_storage, writing
 from sat_optuna.search.unfinished import stale_trials
 
 __all__ = [
@@ -77,44 +75,6 @@ def build_pruner(name: str) -> optuna.pruners.BasePruner:
     return pruners[name]()
 
 
-def _storage(db: Path) -> RDBStorage:
-    """Open a SQLite file: a long wait for locks, and one fsync a checkpoint instead of each write.
-
-    A search writes once a parameter; see the measured cost of a commit in Optuna's own storage.
-    """
-    options = {"connect_args": {"timeout": 60}}
-    try:
-        storage = RDBStorage(f"sqlite:///{db}", engine_kwargs=options)
-    except Exception as error:
-        raise StudyError(
-            f"cannot open {db} ({str(error).splitlines()[0]}); is it a study's database on a disk "
-            "with room? restore it, or move it away to start the search again"
-        ) from error
-
-    def fast(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")
-        cursor.close()
-
-    sqlalchemy.event.listen(storage.engine, "connect", fast)
-    storage.engine.dispose()
-    return storage
-
-
-@contextmanager
-def _writing(name: str) -> Iterator[None]:
-    """Turn a database that cannot be written, on a full disk for example, into one sentence."""
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        reason = error.__cause__ or error
-        raise StudyError(
-            f"cannot write the database of study {name!r} ({str(reason).splitlines()[0]}); what "
-            "it held is kept: make room, or end what uses it, and run the same command again"
-        ) from error
-
-
 def create_study(
     db: Path,
     name: str,
@@ -131,9 +91,9 @@ def create_study(
     """
     db.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # whoever calls shows progress itself
-    with _writing(name):
+    with writing(name):
         study = optuna.create_study(
-            storage=_storage(db),
+            storage=open_storage(db),
             study_name=name,
             sampler=sampler,
             pruner=pruner or optuna.pruners.NopPruner(),
@@ -193,7 +153,7 @@ def load_study(db: Path, name: str) -> optuna.Study:
     """
     if not db.exists():
         raise StudyError(f"no search was run yet: {db} does not exist; run: sat-optuna run {name}")
-    storage = _storage(db)
+    storage = open_storage(db)
     try:
         return optuna.load_study(
             storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler()
@@ -252,7 +212,7 @@ def run_trials(
     suggest = partial(suggest_scheme, stages=tuple(stages), kinds=tuple(kinds))
     deadline = time.monotonic() + timeout if timeout else float("inf")
     done = 0
-    with _writing(study.study_name):
+    with writing(study.study_name):
         while True:
             in_time = time.monotonic() < deadline
             asked = _next_batch(study, suggest, trials=trials, batch=batch, in_time=in_time)
