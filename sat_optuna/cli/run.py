@@ -22,7 +22,8 @@ def run(console: Console, *, study: str, trials: int | None, no_mlflow: bool) ->
     workspace = Workspace.open(study, trials=trials)
     with workspace.locked():
         config = workspace.config
-        check_search(workspace)
+        if not workspace.db.exists():  # where it does, the search was begun: no torch for nothing
+            check_search(workspace)
         if config.search.objective == "supernet" or config.search.start == "supernet":
             pretrain_step(workspace, console)
         if not search_step(workspace, console, mlflow=not no_mlflow):

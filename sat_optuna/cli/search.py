@@ -102,7 +102,6 @@ def check_search(workspace: Workspace) -> None:
         CompileError: train.compile, and torch.compile does not work here.
     """
     from sat_optuna.search.study import build_sampler
-    from sat_optuna.training_step import check_compiler
 
     config = workspace.config
     build_sampler(
@@ -112,6 +111,8 @@ def check_search(workspace: Workspace) -> None:
         **_limits(workspace),
     )
     if config.train.compile:
+        from sat_optuna.training_step import check_compiler
+
         check_compiler()
 
 
