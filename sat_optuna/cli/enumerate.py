@@ -1,16 +1,12 @@
 """`sat-optuna enumerate`: score all schemes of a study in its supernet."""
 
 import json
-from typing import TYPE_CHECKING
 
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.cli.workspace import Workspace
 from sat_optuna.errors import StudyError
-
-if TYPE_CHECKING:
-    from sat_optuna.evaluate import Evaluator
 
 __all__ = ["enumerate_all"]
 
@@ -63,7 +59,7 @@ def _enumerate(
     from sat_optuna.evaluate.journal import open_journal, score_into
     from sat_optuna.evidence.enumeration import Enumeration
 
-    evaluator = _evaluator(workspace, memory * 2**20)
+    evaluator = workspace.supernet_objective(memory=memory * 2**20, cache=0).evaluator
     plan = evaluator.plan()
     if plan.schemes > limit:
         raise StudyError(
@@ -97,20 +93,3 @@ def _enumerate(
         f"enumerate: {plan.schemes - done:,} schemes now, {plan.schemes:,} in all, in {page} and "
         f"{table}; next: sat-optuna bench sampler --problems table:{table}"
     )
-
-
-def _evaluator(workspace: Workspace, memory: int) -> "Evaluator":
-    from sat_optuna.evaluate import Evaluator, calibration_batches
-
-    net, data, search = workspace.trained_supernet(), workspace.data, workspace.config.search
-    calibration = (
-        calibration_batches(
-            data.train,
-            count=search.calibration,
-            chunk=search.calibration_chunk,
-            seed=workspace.config.seed,
-        )
-        if search.recalibrate
-        else ()
-    )
-    return Evaluator(net, data.valid, calibration=calibration, memory=memory)

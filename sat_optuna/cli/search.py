@@ -153,13 +153,11 @@ def _run(
     from sat_optuna.search.study import check_network, finished_trials, run_trials
 
     config = workspace.config
-    scored_by_training = config.search.objective == "train"
-    pretrained = not scored_by_training or config.search.start == "supernet"
-    net = workspace.trained_supernet() if pretrained else workspace.fresh_supernet()
     objective: SupernetObjective | TrainObjective
-    if scored_by_training:
+    if config.search.objective == "train":
+        pretrained = config.search.start == "supernet"
         objective = TrainObjective(
-            net,
+            workspace.trained_supernet() if pretrained else workspace.fresh_supernet(),
             workspace.data,
             epochs=config.search.epochs,
             seed=config.seed,
@@ -167,14 +165,7 @@ def _run(
             config=config.train,
         )
     else:
-        objective = SupernetObjective(
-            net,
-            workspace.data,
-            sparsity_weight=config.search.sparsity_weight,
-            calibration=config.search.calibration if config.search.recalibrate else 0,
-            calibration_chunk=config.search.calibration_chunk,
-            seed=config.seed,
-        )
+        objective = workspace.supernet_objective()
     check_network(study, objective.network())
     done = finished_trials(study)
     best = max((t.value for t in done if t.value is not None), default=float("-inf"))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import optuna
 
     from sat_optuna.data.split import Split
+    from sat_optuna.search.objective import SupernetObjective
     from sat_optuna.supernet import Supernet
     from sat_optuna.training import Checkpoint
 
@@ -257,6 +258,28 @@ class Workspace:
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
         net.load_state_dict(weights)
         return net
+
+    def supernet_objective(self, **limits: int) -> "SupernetObjective":
+        """Return what scores schemes in the pretrained supernet, as study.toml says.
+
+        Args:
+            **limits: `cache` and `memory` of the objective, which change no score.
+
+        Raises:
+            StudyError: it is not pretrained yet.
+        """
+        from sat_optuna.search.objective import SupernetObjective
+
+        search = self.config.search
+        return SupernetObjective(
+            self.trained_supernet(),
+            self.data,
+            sparsity_weight=search.sparsity_weight,
+            calibration=search.calibration if search.recalibrate else 0,
+            calibration_chunk=search.calibration_chunk,
+            seed=self.config.seed,
+            **limits,
+        )
 
     def checkpoint(self) -> "Checkpoint":
         """Checkpoint of the pretraining."""

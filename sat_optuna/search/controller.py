@@ -323,6 +323,9 @@ class Budget:
 
         Where draws from the tilted policy find none, the policy is made flatter; at last all that
         keep the limits are gone through, the likelier choices first, as far as `first` goes.
+
+        Raises:
+            ValueError: nothing is known, and `first` gave up.
         """
         flat = p
         for _ in range(self.rounds):
@@ -335,6 +338,8 @@ class Budget:
         try:
             return self.first(p, known)
         except ValueError:
+            if not known:
+                raise
             return None
 
     def first(self, p: Floats, known: Collection[bytes]) -> Ints | None:

@@ -90,6 +90,7 @@ class SupernetObjective(_SchemeObjective):
         calibration_chunk: images a batch of these; part of the score.
         seed: which images these are.
         cache: bytes of activations that may be kept from scheme to scheme.
+        memory: bytes that scoring may take, 0 for no limit.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class SupernetObjective(_SchemeObjective):
         calibration_chunk: int = 128,
         seed: int = 0,
         cache: int = 2**28,
+        memory: int = 0,
     ) -> None:
         super().__init__(net, data, sparsity_weight=sparsity_weight)
         self._lock = threading.Lock()
@@ -111,7 +113,7 @@ class SupernetObjective(_SchemeObjective):
             if calibration
             else ()
         )
-        self.evaluator = Evaluator(net, data.valid, calibration=drawn, cache=cache)
+        self.evaluator = Evaluator(net, data.valid, calibration=drawn, cache=cache, memory=memory)
 
     def score_ahead(self, schemes: Iterable[Scheme]) -> None:
         """Score the schemes of a batch together; the trials that ask for them then need not.

@@ -247,6 +247,17 @@ def test_a_setting_that_cannot_be_is_one_sentence(wrong, message):
         PolicyGradientSampler(**{"seed": 0, **wrong})
 
 
+def test_a_budget_that_gives_up_says_so_before_it_is_broken():
+    """None means: nothing but what is known; it must not come to stand for: anything."""
+    costs = np.zeros((2, 40, 2))
+    costs[0, :, 1], costs[1, :, 1] = -1, 1
+    opposed = Budget([2] * 40, np.array([-20.0, 19.0]), costs)
+    rng, even = np.random.default_rng(0), np.full((40, 2), 0.5)
+    with pytest.raises(ValueError, match="beginnings of schemes keeps all limits"):
+        opposed.drawn(rng, even, ())
+    assert opposed.drawn(rng, even, {b"something"}) is None
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path):
     one, half = np.int64(1), np.float32(0.5)
     numbers: dict[str, Any] = {"seed": one, "batch": one, "replicates": one, "learning_rate": half}
