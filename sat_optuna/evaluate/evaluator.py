@@ -11,6 +11,7 @@ from torch import Tensor
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
 from sat_optuna.evaluate.digests import weights_digest
+from sat_optuna.evaluate.heap import HeapLimit
 from sat_optuna.evaluate.network import Evaluation
 from sat_optuna.evaluate.norms import PrefixStatistics, find_norms
 from sat_optuna.evaluate.parts import HEAD, STEM, Parts, check_parts, merge
@@ -98,6 +99,7 @@ class Evaluator:
             part == HEAD or (part.block == last and part.what != "branch") for part in norms
         )
         self._memory, self._chunk = memory, chunk
+        self._growth = memory  # bytes; what was said or allowed, 0 for nothing yet
         self._planner = Planner(
             self._parts,
             tried,
@@ -180,7 +182,9 @@ class Evaluator:
             MemoryLimitError: not even one scheme fits in the memory.
         """
         ordered = None if schemes is None else self._ordered(schemes)
-        return self._planner.plan(ordered, self._layout(ordered))
+        plan = self._planner.plan(ordered, self._layout(ordered))
+        self._growth = plan.live_bytes
+        return plan
 
     def layout(self, schemes: Iterable[Scheme]) -> Layout:
         """Return how many images and schemes are run at a time.
@@ -213,8 +217,9 @@ class Evaluator:
         if not ordered:
             return
         chosen = layout or self._layout(ordered)
-        for unit in in_units(ordered, chosen.unit):
-            yield self._score(unit, chosen.chunk, on_scheme)
+        with HeapLimit(self._growth) as heap:
+            for unit in in_units(ordered, chosen.unit):
+                yield self._score(unit, chosen.chunk, heap, on_scheme)
 
     def _ordered(self, schemes: Iterable[Scheme]) -> list[Choices]:
         different = set(schemes)
@@ -232,7 +237,11 @@ class Evaluator:
         return self._planner.fit(ordered, self._memory, self._chunk)
 
     def _score(
-        self, schemes: Sequence[Choices], chunk: int, on_scheme: Callable[[], None] | None
+        self,
+        schemes: Sequence[Choices],
+        chunk: int,
+        heap: HeapLimit,
+        on_scheme: Callable[[], None] | None,
     ) -> tuple[SchemeResult, ...]:
         """Score the schemes of a unit, so many images at a time."""
         passes = math.ceil(len(self.images) / chunk)
@@ -246,6 +255,7 @@ class Evaluator:
             self._statistics,
             schemes,
             Stack(self.images.device),
+            heap,
             known=self._cache.prefixes,
             wanted=wanted,
         )

@@ -1,7 +1,5 @@
 """What each part of a supernet takes: bytes while it runs and of what it returns; seconds."""
 
-import ctypes
-import sys
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -13,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sat_optuna.evaluate.heap import trim
 from sat_optuna.evaluate.parts import Part, Parts, attention, branch, merge
 from sat_optuna.recalibration import evaluating
 
@@ -144,7 +143,7 @@ def seconds_of(parts: Parts, images: Tensor, *, rounds: int = 3) -> dict[Part, l
     with evaluating(parts.net), torch.inference_mode():
         for _ in range(rounds + 1):
             parts.tour(images, run)
-    _trim()
+    trim()
     # A part that hands a state on was run twice a round.
     return {part: passed[len(passed) // (rounds + 1) :] for part, passed in times.items()}
 
@@ -156,14 +155,6 @@ def _size(made: Any) -> int:
             storage = leaf.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
-
-
-def _trim() -> None:
-    """Give back what is free in the heap, where the C library can."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
-        if trim is not None:
-            trim(0)
 
 
 def _now(device: torch.device) -> float:

@@ -56,7 +56,8 @@ class EvaluationPlan:
         unit: schemes at most that are scored at once; a run that ends early loses no more.
         branch_passes: blocks run through their convolutions, each for all images.
         naive_passes: the same with each scheme scored alone.
-        peak_bytes: the most memory taken, beside what was taken before.
+        live_bytes: the most memory in use, beside what was before.
+        peak_bytes: the most memory taken; a heap leaves holes between what is in use.
         seconds: estimated, from one timed pass; by naive scoring `naive_seconds`.
         naive_seconds: with each scheme scored alone.
     """
@@ -68,6 +69,7 @@ class EvaluationPlan:
     unit: int
     branch_passes: int
     naive_passes: int
+    live_bytes: int
     peak_bytes: int
     seconds: float
     naive_seconds: float

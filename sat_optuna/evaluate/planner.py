@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import or_
@@ -32,9 +32,9 @@ _UNIT = 1024  # schemes at most between two records, and sets of statistics at a
 _ALLOCATOR = 1.1  # what is freed is not always there for what comes next
 # Bytes from which on glibc maps a tensor apart from its heap, in which smaller ones leave holes
 # that the next of the same size do not fit in; how much of that there is to what they take at
-# most themselves (0.6 to 1.9 was measured).
+# most themselves (-0.1 to 1 was measured, with a `HeapLimit` at what is in use).
 _MAPPED = {"cpu": 2**25}
-_HOLES = 1.25
+_HOLES = 0.5
 _PIXEL = 5  # bytes of a channel's value: as it is stored, and as a float
 
 
@@ -64,18 +64,25 @@ class _Need:
     calibration_chunk: int
     mapped: int
 
+    def live(self, chunk: int) -> int:
+        """Return the most bytes in use."""
+        held = max(one.held * images for one, images in self._runs(chunk))
+        most = max(taken for _, taken in self._passing(chunk))
+        return math.ceil(self.fixed + held + _ALLOCATOR * most)
+
     def peak(self, chunk: int) -> int:
-        """Return the most bytes; neither stack nor heap gives back what it once took."""
-        both = ((self.image, chunk), (self.calibrating, self.calibration_chunk))
-        held = max(one.held * images for one, images in both)
-        passing = [
-            (size * images, taken * images)
-            for one, images in both
-            for size, taken in one.passing.items()
-        ]
-        most = max(taken for _, taken in passing)
-        holes = max((taken for size, taken in passing if size < self.mapped), default=0.0)
-        return math.ceil(self.fixed + held + _ALLOCATOR * most + _HOLES * holes)
+        """Return the most bytes taken, with the holes that are left between those in use."""
+        small = (taken for size, taken in self._passing(chunk) if size < self.mapped)
+        return math.ceil(self.live(chunk) + _HOLES * max(small, default=0.0))
+
+    def _runs(self, chunk: int) -> tuple[tuple[Peak, int], ...]:
+        return (self.image, chunk), (self.calibrating, self.calibration_chunk)
+
+    def _passing(self, chunk: int) -> Iterator[tuple[float, float]]:
+        """Yield bytes of a largest tensor, and of all that come and go beside it."""
+        for one, images in self._runs(chunk):
+            for size, taken in one.passing.items():
+                yield size * images, taken * images
 
 
 class Planner:
@@ -157,6 +164,7 @@ class Planner:
             passes = passes_of(in_units(schemes, layout.unit))
             alone = passes_of((choices,) for choices in schemes)
         seconds = self._image_seconds(layout.chunk)
+        need = self._need(schemes, layout.unit)
         return EvaluationPlan(
             schemes=count,
             images=self._images,
@@ -165,7 +173,8 @@ class Planner:
             unit=layout.unit,
             branch_passes=sum(n for part, n in passes.items() if part.what == "branch"),
             naive_passes=count * blocks,
-            peak_bytes=self._need(schemes, layout.unit).peak(layout.chunk),
+            live_bytes=need.live(layout.chunk),
+            peak_bytes=need.peak(layout.chunk),
             seconds=self._seconds(passes, seconds),
             naive_seconds=self._seconds(alone, seconds),
         )

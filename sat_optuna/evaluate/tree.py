@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from sat_optuna.evaluate.heap import HeapLimit
 from sat_optuna.evaluate.norms import PrefixStatistics
 from sat_optuna.evaluate.parts import HEAD, STEM, Parts, States, attention, branch, merge
 from sat_optuna.evaluate.prefixes import Choices, Node, children, passed_by, root
@@ -44,6 +45,7 @@ class Walk:
         statistics: what BatchNorm is given on the way.
         schemes: their choices, sorted, each once.
         stack: of the walk alone, on the device of the images; holds what other choices wait for.
+        heap: is kept to its limit on the way.
         known: prefixes whose activations are kept for every chunk.
         wanted: prefixes whose activations shall be kept, where the walk comes to them.
     """
@@ -54,12 +56,13 @@ class Walk:
         statistics: PrefixStatistics,
         schemes: Sequence[Choices],
         stack: Stack,
+        heap: HeapLimit,
         *,
         known: Collection[Choices] = (),
         wanted: Collection[Choices] = (),
     ) -> None:
         self._parts, self._statistics, self._schemes = parts, statistics, schemes
-        self._stack = stack
+        self._stack, self._heap = stack, heap
         self._depth = len(parts.blocks)
         self._wanted = wanted
         self._passed = passed_by(schemes, known)
@@ -151,10 +154,12 @@ class Walk:
         """Return what the last choice of a prefix makes of its block's features."""
         block, choice = len(prefix) - 1, prefix[-1]
         features, states = split.features, split.states
+        self._heap.keep()
         if choice:
             self._statistics.place(attention(block, choice), prefix)
             features, states = self._parts.attend(block, choice, features, states)
         self._statistics.place(merge(block), prefix)
+        self._heap.keep()
         merged = self._parts.blocks[block].merge(features, split.shortcut)
         handed_on: Activations = merged, states
         # It outlives the place that a merge or a state might be a view of.
@@ -162,5 +167,6 @@ class Walk:
 
     def _split(self, node: Node, entered: Tensor, states: States) -> _Split:
         self._statistics.place(branch(node.depth), node.prefix(self._schemes))
+        self._heap.keep()
         features, shortcut = self._parts.blocks[node.depth].branch(entered)
         return _Split(features, shortcut, self._parts.entered(node.depth, states))
