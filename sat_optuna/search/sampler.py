@@ -39,8 +39,9 @@ import operator
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 import numpy as np
@@ -233,19 +234,21 @@ class PolicyGradientSampler(BaseSampler):
         self._seed = _whole("seed", seed, least=0)
         self._batch = _whole("batch", (3 if paper else 1) if batch is None else batch, least=1)
         rate = (0.05 if paper else 0.6) if learning_rate is None else learning_rate
-        self._learning_rate = float(rate)
+        bound = math.inf if paper else 1.0
+        self._learning_rate = _real("learning_rate", rate, positive=True, at_most=bound)
+        if not (reward is None or callable(reward)):
+            raise ValueError(
+                f"reward {reward!r} given; give a function of a finished trial, or None"
+            )
         self._reward = reward
-        self._weights = None if weights is None else tuple(float(w) for w in weights)
+        self._weights = None if weights is None else _weights_of(weights)
         self._replicates = _whole("replicates", replicates, least=1)
-        self._options = dict(options or {})
         if reward is not None and weights is not None:
             raise ValueError(
                 "reward and weights given, and a reward is one number already; give one of them"
             )
-        if self._weights is not None and not _is_weighting(self._weights):
-            raise ValueError(f"weights {weights} given; give numbers from 0 on, and one above 0")
         self._space = _space_of(search_space or {})
-        self._limits = dict(budget or {})
+        self._limits = _limits_of(budget or {})
         if max_connections is not None:
             self._limits["connections"] = CostLimit(
                 at_most=_whole("max_connections", max_connections, least=0),
@@ -257,22 +260,7 @@ class PolicyGradientSampler(BaseSampler):
                 "parameters and their choices, for the first trial has to keep it as well"
             )
         self._budget = _budget_of(self._limits, self._space)
-        if not 0 < self._learning_rate <= (math.inf if paper else 1):
-            bound = "above 0" if paper else "above 0 and at most 1"
-            raise ValueError(f"learning_rate {learning_rate} given; it must be {bound}")
-        known = inspect.signature(PaperController if paper else ActorCritic).parameters
-        names = [
-            name for name in known if name not in ("sizes", "seed", "learning_rate", "weights")
-        ]
-        for name in self._options:
-            if name not in names:
-                raise ValueError(f"option {name!r} given; known are {', '.join(names)}")
-        try:
-            json.dumps(self._options)
-        except TypeError as error:
-            raise ValueError(
-                f"options {self._options} given; give each a number, a text, true or false"
-            ) from error
+        self._options = _options_of(options or {}, PaperController if paper else ActorCritic)
         self._forget()
 
     def _forget(self) -> None:
@@ -652,8 +640,73 @@ def _whole(name: str, value: Any, *, least: int) -> int:
     return number
 
 
-def _is_weighting(weights: Sequence[float]) -> bool:
-    return all(0 <= w < math.inf for w in weights) and sum(weights) > 0
+def _real(name: str, value: Any, *, positive: bool, at_most: float = math.inf) -> float:
+    """Return a setting that has to be a finite number from 0 or above 0 on, NumPy's too."""
+    number = math.nan if isinstance(value, bool | str) else _floated(value)
+    if not (0 <= number <= at_most and number < math.inf) or (positive and number == 0):
+        low = "above 0" if positive else "0 or more"
+        high = f" and at most {at_most:g}" if at_most < math.inf else ""
+        raise ValueError(f"{name} {value!r} given; it must be a number {low}{high}")
+    return number
+
+
+def _floated(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _weights_of(weights: Any) -> tuple[float, ...]:
+    numbers = () if isinstance(weights, str) else tuple(map(_floated, _listed(weights)))
+    if not (all(0 <= w < math.inf for w in numbers) and sum(numbers) > 0):
+        raise ValueError(f"weights {weights!r} given; give numbers from 0 on, and one above 0")
+    return numbers
+
+
+def _options_of(options: Mapping[str, Any], controller: type[Any]) -> dict[str, Any]:
+    """Return the options of a controller, each of the kind of its default.
+
+    Raises:
+        ValueError: one is unknown, or of another kind.
+    """
+    if not _is_mapping(options):
+        raise ValueError(f"options {options!r} given; give a dict of them by name")
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(controller).parameters.items()
+        if name not in ("sizes", "seed", "learning_rate", "weights")
+    }
+    for name in options:
+        if name not in known:
+            raise ValueError(f"option {name!r} given; known are {', '.join(known)}")
+    return {name: _option(name, value, known[name]) for name, value in options.items()}
+
+
+def _option(name: str, value: Any, default: Any) -> Any:
+    if isinstance(default, bool):
+        if value is not True and value is not False:
+            raise ValueError(f"option {name} {value!r} given; it must be true or false")
+        return value
+    if isinstance(default, int):
+        return _whole(f"option {name}", value, least=1)
+    if value is None and default is None:
+        return value
+    # Logits are divided by a temperature; of the others 0 leaves a term out.
+    return _real(f"option {name}", value, positive=name in ("temperature", "tanh_c"))
+
+
+def _is_mapping(given: Any) -> bool:
+    return isinstance(given, Mapping)
+
+
+def _limits_of(budget: Mapping[str, CostLimit]) -> dict[str, CostLimit]:
+    if not (_is_mapping(budget) and all(isinstance(x, CostLimit) for x in budget.values())):
+        raise ValueError(
+            f"budget {budget!r} given; give a CostLimit for each name, for example "
+            "{'params': CostLimit(at_most=..., costs=...)}"
+        )
+    return dict(budget)
 
 
 def _number(reward: Reward, trial: FrozenTrial) -> float:
@@ -669,10 +722,31 @@ def _number(reward: Reward, trial: FrozenTrial) -> float:
         ) from error
 
 
-def _space_of(search_space: Mapping[str, Sequence[Any]]) -> dict[str, CategoricalDistribution]:
-    """Return the parameters that have something to choose, by name in order."""
-    space = {name: CategoricalDistribution(choices) for name, choices in search_space.items()}
+def _space_of(search_space: Any) -> dict[str, CategoricalDistribution]:
+    """Return the parameters that have something to choose, by name in order.
+
+    Raises:
+        ValueError: a name is no text, or there is no list of choices, or none in it.
+    """
+    if not _is_mapping(search_space):
+        raise ValueError(
+            f"search_space {search_space!r} given; give a dict of each parameter's choices"
+        )
+    space = {}
+    for name, choices in search_space.items():
+        listed = [] if isinstance(choices, str) else _listed(choices)
+        if not isinstance(name, str) or not listed:
+            raise ValueError(
+                f"search_space gives {name!r} the choices {choices!r}; give each parameter's name "
+                "a list of choices"
+            )
+        space[name] = CategoricalDistribution(listed)
     return {name: dist for name, dist in sorted(space.items()) if _is_choice(dist)}
+
+
+def _listed(given: Any) -> list[Any]:
+    """Return what there is to go through, nothing where it is no such thing."""
+    return list(given) if isinstance(given, Iterable) else []
 
 
 def _budget_of(
@@ -687,24 +761,25 @@ def _budget_of(
         return None
     sizes = [len(dist.choices) for dist in space.values()]
     costs = np.zeros((len(limits), len(sizes), max(sizes)))
-    at_most = np.array([limit.at_most - limit.base for limit in limits.values()], dtype=float)
+    at_most = np.zeros(len(limits))
     extras = []
     for place, (name, limit) in enumerate(limits.items()):
-        for parameter, row in limit.costs.items():
-            slot = _place(space, parameter, name)
-            if len(row) != sizes[slot] or not np.isfinite(np.asarray(row, dtype=float)).all():
+        total: tuple[Any, Any] = limit.at_most, limit.base
+        if not all(isinstance(number, Real) for number in total):
+            raise ValueError(f"budget {name!r} of {total[0]!r} over {total[1]!r}; give numbers")
+        at_most[place] = limit.at_most - limit.base
+        for parameter, row in _named(limit.costs, space, name):
+            slot = list(space).index(parameter)
+            numbers = [] if isinstance(row, str) else [*map(_floated, _listed(row))]
+            if len(numbers) != sizes[slot] or not np.isfinite(numbers).all():
                 raise ValueError(
-                    f"budget {name!r} gives {parameter!r} the costs {list(row)}; give "
-                    f"{sizes[slot]} finite numbers, one for each choice"
+                    f"budget {name!r} gives {parameter!r} the costs {row!r}; give {sizes[slot]} "
+                    "finite numbers, one for each choice"
                 )
-            costs[place, slot, : len(row)] = row
-        for extra, named in limit.extras:
-            mask = np.zeros(costs.shape[1:], dtype=bool)
-            for parameter, choices in named.items():
-                mask[_place(space, parameter, name), list(choices)] = True
-            if not 0 <= extra < math.inf:
-                raise ValueError(f"budget {name!r} has an extra of {extra}; give 0 or more")
-            extras.append((place, float(extra), mask))
+            costs[place, slot, : len(numbers)] = numbers
+        for extra in limit.extras:
+            paid, mask = _extra_of(extra, space, name, costs.shape[1:])
+            extras.append((place, paid, mask))
     budget = Budget(sizes, at_most, costs, extras)
     for (name, limit), least in zip(limits.items(), budget.least.tolist(), strict=True):
         if not limit.base + least <= limit.at_most:
@@ -717,15 +792,43 @@ def _budget_of(
     return budget
 
 
-def _place(space: Mapping[str, Any], parameter: str, budget: str) -> int:
-    """Return the slot of a parameter that a budget names."""
-    names = list(space)
-    if parameter not in names:
+def _extra_of(
+    extra: Any, space: Mapping[str, CategoricalDistribution], budget: str, shape: tuple[int, ...]
+) -> tuple[float, NDArray[np.bool_]]:
+    """Return what an extra of a limit costs, and (slots, choices) of which one has to be made."""
+    if not isinstance(extra, tuple | list) or len(extra) != 2:
         raise ValueError(
-            f"budget {budget!r} names the parameter {parameter!r}, of which search_space has no "
-            "two choices; name its own parameters"
+            f"budget {budget!r} has the extra {extra!r}; give a cost and the choices it is for"
         )
-    return names.index(parameter)
+    paid = _floated(extra[0])
+    if not 0 <= paid < math.inf:
+        raise ValueError(f"budget {budget!r} has an extra of {extra[0]!r}; give 0 or more")
+    mask = np.zeros(shape, dtype=bool)
+    for parameter, places in _named(extra[1], space, budget):
+        size = len(space[parameter].choices)
+        for place in places if isinstance(places, Iterable) else [None]:
+            if not isinstance(place, int | np.integer) or not 0 <= place < size:
+                raise ValueError(
+                    f"budget {budget!r} has an extra for {parameter!r} of the choices {places!r}; "
+                    f"give a list of places from 0 to {size - 1}"
+                )
+            mask[list(space).index(parameter), place] = True
+    return paid, mask
+
+
+def _named(
+    given: Any, space: Mapping[str, CategoricalDistribution], budget: str
+) -> Iterator[tuple[str, Any]]:
+    """Yield what a budget gives parameters by name."""
+    if not _is_mapping(given):
+        raise ValueError(f"budget {budget!r} has {given!r}; give a dict by parameter")
+    for parameter, value in given.items():
+        if parameter not in space:
+            raise ValueError(
+                f"budget {budget!r} names the parameter {parameter!r}, of which search_space has "
+                "no two choices; name its own parameters"
+            )
+        yield parameter, value
 
 
 def _digest(content: object) -> str:

@@ -229,15 +229,37 @@ OPPOSED = {
             {"search_space": TWO, "budget": {"ms": CostLimit(at_most=1, extras=((-1, {}),))}},
             r"'ms' has an extra of -1; give 0 or more",
         ),
+        ({"search_space": TWO, "budget": {"ms": 3}}, r"budget {'ms': 3} given; give a CostLimit"),
+        ({"search_space": TWO, "budget": 3}, r"budget 3 given; give a CostLimit for each name"),
+        ({"search_space": ["a"]}, r"search_space \['a'\] given; give a dict of each parameter's"),
+        ({"search_space": {"a": 3}}, r"search_space gives 'a' the choices 3; .* a list of choi"),
+        ({"search_space": {"a": []}}, r"search_space gives 'a' the choices \[\]"),
+        ({"search_space": {1: (0, 1)}}, r"search_space gives 1 the choices \(0, 1\)"),
         (OPPOSED, r"none of the first 5.,... beginnings of schemes keeps all limits"),
         ({"replicates": 0}, r"replicates 0 given; it must be a whole number, 1 or more"),
         ({"replicates": 2.5}, r"replicates 2.5 given; it must be a whole number, 1 or more"),
         ({"seed": None}, r"seed None given; it must be a whole number, 0 or more"),
-        ({"options": {"draws": {1}}}, r"options .*; give each a number, a text, true or false"),
+        (
+            {"options": {"draws": {1}}},
+            r"option draws \{1\} given; it must be a whole number, 1 or more",
+        ),
         (
             {"weights": [1, 1], "reward": lambda _trial: 0.0},
             r"reward and weights given, .*; give one of them",
         ),
+        ({"reward": 3}, r"reward 3 given; give a function of a finished trial, or None"),
+        ({"learning_rate": "a"}, r"learning_rate 'a' given; it must be a number above 0 and at m"),
+        ({"learning_rate": math.nan, "preset": "paper"}, r"learning_rate nan .* above 0$"),
+        ({"options": 3}, r"options 3 given; give a dict of them by name"),
+        ({"options": {"draws": 0}}, r"option draws 0 given; it must be a whole number, 1 or more"),
+        ({"options": {"pairs": 1}}, r"option pairs 1 given; it must be true or false"),
+        ({"options": {"breadth": -1}}, r"option breadth -1 given; it must be a number 0 or more"),
+        (
+            {"options": {"temperature": 0}, "preset": "paper"},
+            r"option temperature 0 given; it must be a number above 0",
+        ),
+        ({"weights": 3}, r"weights 3 given; give numbers from 0 on"),
+        ({"weights": "12"}, r"weights '12' given; give numbers from 0 on"),
         ({"weights": [1, -1]}, r"weights \[1, -1\] given; give numbers from 0 on"),
         ({"weights": [0.0, 0.0]}, r"weights \[0.0, 0.0\] given"),
     ],
@@ -245,6 +267,28 @@ OPPOSED = {
 def test_a_setting_that_cannot_be_is_one_sentence(wrong, message):
     with pytest.raises(ValueError, match=message):
         PolicyGradientSampler(**{"seed": 0, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ({"at_most": "x"}, r"'ms' of 'x' over 0.0; give numbers"),
+        ({"at_most": 1, "costs": [1]}, r"'ms' has \[1\]; give a dict by parameter"),
+        ({"at_most": 1, "costs": {"a": 3}}, r"'ms' gives 'a' the costs 3; give 2 finite numbers"),
+        ({"at_most": 1, "costs": {"a": "xy"}}, r"'ms' gives 'a' the costs 'xy'; give 2 finite"),
+        ({"at_most": 1, "extras": [3]}, r"'ms' has the extra 3; give a cost and the choices it"),
+        ({"at_most": 1, "extras": [("x", {})]}, r"'ms' has an extra of 'x'; give 0 or more"),
+        (
+            {"at_most": 1, "extras": [(1, {"a": 1})]},
+            r"'a' of the choices 1; give a list of places",
+        ),
+        ({"at_most": 1, "extras": [(1, {"a": [2]})]}, r"choices \[2\]; .* places from 0 to 1"),
+        ({"at_most": 1, "extras": [(1, {"a": [-1]})]}, r"choices \[-1\]; .* from 0 to 1"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_one_sentence(limit, message):
+    with pytest.raises(ValueError, match=message):
+        PolicyGradientSampler(seed=0, search_space=TWO, budget={"ms": CostLimit(**limit)})
 
 
 def test_a_budget_that_gives_up_says_so_before_it_is_broken():
