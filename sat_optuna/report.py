@@ -263,12 +263,13 @@ def _method(ticket: Ticket, hardware: str) -> str:
     retrain = ticket.config["retrain"]
     seeds = ", ".join(str(seed) for seed in retrain["seeds"])
     listed = ", ".join(f"{name} {number}" for name, number in ticket.versions.items())
+    compiled = ", compiled by torch" if ticket.config["train"].get("compile") else ""
     items = [
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
         "was read by the retraining alone, after its last epoch",
         *_scoring(ticket.config),
         f"retraining: {retrain['epochs']} epochs, seeds {seeds}; equal initial weights of shared "
-        "parts and equal data order for all networks of a seed",
+        f"parts and equal data order for all networks of a seed{compiled}",
         f"hardware: {hardware}",
         f"versions: {listed}",
         "every figure comes from `tickets/*.json` and `figures/trials.csv` beside this file, made "

@@ -223,6 +223,16 @@ def test_the_method_is_that_of_the_objective(tmp_path, search, pretrain, lines):
     assert items[3 + len(lines)].startswith("- retraining:")
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_compiled_retraining_is_said(tmp_path, compiled):
+    config = StudyConfig().to_dict()
+    config["train"]["compile"] = compiled
+    (line,) = [
+        x for x in report(tmp_path, tickets(config=config)).splitlines() if "data order" in x
+    ]
+    assert line.endswith(", compiled by torch") == compiled
+
+
 def test_all_that_the_report_shows_lies_beside_it(tmp_path):
     text = report(tmp_path)
     for name in ("ticket", "search", "accuracy"):
