@@ -55,6 +55,20 @@ class _Lazy(click.Group):
         return command
 
     @override
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the command that was meant; click looks among those that are imported alone."""
+        name = args[0]
+        unknown = self.get_command(ctx, name) is None and not name.startswith("-")
+        if unknown and not ctx.resilient_parsing:
+            from sat_optuna.registry import nearest
+
+            meant = nearest(name, self.list_commands(ctx)) or ";"
+            ctx.fail(f"no command {name!r}{meant} see sat-optuna --help")
+        return super().resolve_command(ctx, args)
+
+    @override
     def invoke(self, ctx: click.Context) -> Any:
         """Turn our errors into one sentence and exit code 1; `--debug` shows where they arose."""
         try:

@@ -140,7 +140,6 @@ def test_search_wants_the_supernet_first(project):
 
 
 def test_usage_errors_exit_with_2():
-    assert "No such command" in run("sarch", code=2).stderr
     assert "Missing argument" in run("search", code=2).stderr
     assert "not in the range" in run("search", "x", "--trials", "0", code=2).stderr
 
@@ -240,6 +239,25 @@ def test_doctor_reports_versions_and_stores(project):
     assert found["torch"]["state"] == "ok"
     assert "not searched yet" in found["study tiny"]["finding"]
     assert "mlflow.db" in found["mlflow store"]["finding"]
+
+
+def test_doctor_looks_at_the_studies_it_is_given(project):
+    for name in ("tiny", "other"):
+        make_study(project, name=name)
+    rows = json.loads(run("doctor", "studies/other", "--format", "json").stdout)
+    assert [row["subject"] for row in rows if row["subject"][:6] == "study "] == ["study other"]
+    assert "no study 'nope'" in run("doctor", "nope", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("pretrian", "no command 'pretrian'; did you mean 'pretrain'? see sat-optuna --help"),
+        ("xyzzy", "no command 'xyzzy'; see sat-optuna --help"),
+    ],
+)
+def test_a_command_that_is_none_is_named_with_the_one_that_was_meant(given, said):
+    assert run(given, code=2).stderr.endswith(f"Error: {said}\n")
 
 
 def test_signals_are_handled_as_before_afterwards(capsys):
