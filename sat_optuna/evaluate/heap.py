@@ -61,7 +61,7 @@ class HeapLimit:
         if self._file >= 0 and self._resident() > self._most:
             trim()
             # What is in use cannot be given back: asking for it at each step would only take time.
-            self._most = max(self._most, self._resident())
+            self._most = max(self._most, self._resident() + self._growth // 16)
 
     def _resident(self) -> int:
         return int(os.pread(self._file, 128, 0).split()[1]) * mmap.PAGESIZE
