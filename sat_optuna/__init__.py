@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sat_optuna.attention import build_attention
     from sat_optuna.backbones import build_backbone
-    from sat_optuna.cost import Cost, CostModel, measure
+    from sat_optuna.cost.latency import LatencyModel, fit_latency
+    from sat_optuna.cost.operations import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
     from sat_optuna.evaluate import Evaluator
     from sat_optuna.evidence.retrain import retrain
+    from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
-    from sat_optuna.fold import fold_constant
-    from sat_optuna.latency import LatencyModel, fit_latency
+    from sat_optuna.sampler.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
-    from sat_optuna.search.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.search.space import cost_limit, scheme_space
     from sat_optuna.search.tickets import best_ticket
-    from sat_optuna.supernet import Supernet
-    from sat_optuna.surgery import materialise
+    from sat_optuna.supernet.materialise import materialise
+    from sat_optuna.supernet.supernet import Supernet
     from sat_optuna.ticket import AttentionSpec, Ticket
     from sat_optuna.tracking import MLflowLog
-    from sat_optuna.training import fit, pretrain
+    from sat_optuna.training.loop import fit, pretrain
 
 __all__ = [
     "AttentionSpec",
@@ -61,15 +61,15 @@ __all__ = [
 
 _HOMES = {
     "AttentionSpec": "ticket",
-    "Cost": "cost",
-    "CostLimit": "search.sampler",
-    "CostModel": "cost",
+    "Cost": "cost.operations",
+    "CostLimit": "sampler.sampler",
+    "CostModel": "cost.operations",
     "Evaluator": "evaluate",
-    "LatencyModel": "latency",
+    "LatencyModel": "cost.latency",
     "MLflowLog": "tracking",
-    "PolicyGradientSampler": "search.sampler",
+    "PolicyGradientSampler": "sampler.sampler",
     "Scheme": "scheme",
-    "Supernet": "supernet",
+    "Supernet": "supernet.supernet",
     "SupernetObjective": "search.objective",
     "Ticket": "ticket",
     "TrainObjective": "search.objective",
@@ -78,14 +78,14 @@ _HOMES = {
     "build_backbone": "backbones",
     "cost_limit": "search.space",
     "export_ticket": "export.write",
-    "fit": "training",
-    "fit_latency": "latency",
-    "fold_constant": "fold",
+    "fit": "training.loop",
+    "fit_latency": "cost.latency",
+    "fold_constant": "export.fold",
     "load_dataset": "data",
     "load_ticket": "export.weights",
-    "materialise": "surgery",
-    "measure": "cost",
-    "pretrain": "training",
+    "materialise": "supernet.materialise",
+    "measure": "cost.operations",
+    "pretrain": "training.loop",
     "retrain": "evidence.retrain",
     "scheme_space": "search.space",
 }

@@ -15,7 +15,8 @@ SatOptunaError
 A part that needs a type for itself alone derives it from SatOptunaError in its own file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "CheckpointError",
@@ -30,6 +31,8 @@ __all__ = [
     "TrainingError",
     "UnknownName",
     "WriteError",
+    "quoted",
+    "saying",
 ]
 
 
@@ -95,3 +98,32 @@ class WriteError(SatOptunaError, OSError):
 
 class ServerError(SatOptunaError, RuntimeError):
     """A server that cannot start."""
+
+
+def quoted(error: BaseException) -> str:
+    """Return an error's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    name = type(error).__name__
+    return f"{name}: {lines[0]}" if lines else name
+
+
+@contextmanager
+def saying(kind: type[SatOptunaError], what: str, remedy: str) -> Iterator[None]:
+    """Turn what foreign code raises (a plugin's, a network's, torch's) into one sentence of ours.
+
+    Errors of ours pass as they are.
+
+    Args:
+        kind: the error to raise instead.
+        what: what fails; type and message of the error follow in brackets.
+        remedy: what to do.
+
+    Raises:
+        SatOptunaError: of that kind.
+    """
+    try:
+        yield
+    except SatOptunaError:
+        raise
+    except Exception as error:
+        raise kind(f"{what} ({quoted(error)}); {remedy}") from error

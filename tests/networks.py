@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sat_optuna.attention import ATTENTION, default_spec
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet import Supernet
+from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
 
 BLOCKS = (2, 3, 1)

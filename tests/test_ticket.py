@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sat_optuna.config import StudyConfig
+from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import TicketError, WriteError
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ROLES, SCHEMA, SHARINGS, AttentionSpec, Score, Ticket

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sat_optuna.attention import default_spec
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import Score, Ticket
 from tests.networks import SHAPE, tiny_supernet
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.attention.timm_names import timm_kinds
-from sat_optuna.errors import UnknownName
-from sat_optuna.foreign import quoted
+from sat_optuna.errors import UnknownName, quoted
 from sat_optuna.registry import Registry, nearest
 from sat_optuna.ticket import AttentionSpec
 

@@ -18,7 +18,7 @@ from sat_optuna.backbones.tables import (
     network_entry,
     type_name,
 )
-from sat_optuna.foreign import saying
+from sat_optuna.errors import saying
 
 __all__ = ["BlockView", "NetworkView", "take_own", "view_of"]
 

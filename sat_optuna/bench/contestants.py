@@ -11,13 +11,13 @@ from typing import Any
 from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import AttentionError
 from sat_optuna.backbones.view import NetworkView, view_of
-from sat_optuna.devices import pick_device
-from sat_optuna.placement import built_backbone, placement_faults
+from sat_optuna.cost.timing import check_rounds
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
-from sat_optuna.supernet import Supernet
+from sat_optuna.supernet.placement import built_backbone, placement_faults
+from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec, Setting
-from sat_optuna.timing import check_rounds
+from sat_optuna.training.precision import pick_device
 
 __all__ = ["PUBLISHED", "Contestant", "InferencePlan", "Published", "plan_inference"]
 

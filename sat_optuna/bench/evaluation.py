@@ -21,10 +21,8 @@ from torch import Tensor
 
 from sat_optuna.bench.evaluation_cases import CASES, GROWTH, Case, networks_of, schemes_of
 from sat_optuna.bench.problems import BenchError
-from sat_optuna.checkpoint import versions
+from sat_optuna.cost.timing import median_of
 from sat_optuna.data.split import TensorImages
-from sat_optuna.devices import pick_device
-from sat_optuna.draws import draw_scheme
 from sat_optuna.evaluate import Evaluator, accuracy, score_scheme
 from sat_optuna.evaluate.footprint import seconds_of
 from sat_optuna.evaluate.parts import Parts
@@ -32,9 +30,11 @@ from sat_optuna.evaluate.plan import passes_of
 from sat_optuna.registry import nearest
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import materialise
-from sat_optuna.timing import median_of
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.supernet.random_schemes import draw_scheme
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.training.checkpoint import versions
+from sat_optuna.training.precision import pick_device
 
 __all__ = ["HONEST_PAIRS", "bench_evaluation"]
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from sat_optuna.data.split import TensorImages
-from sat_optuna.devices import pick_device
-from sat_optuna.draws import draw_scheme
 from sat_optuna.evaluate import Evaluator
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet import Supernet
+from sat_optuna.supernet.random_schemes import draw_scheme
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.training.precision import pick_device
 
 __all__ = ["CASES", "GROWTH", "Case", "networks_of", "schemes_of"]
 

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 
 from sat_optuna.attention import ATTENTION, default_spec
-from sat_optuna.checkpoint import versions
 from sat_optuna.export import SUFFIXES, ExportError
 from sat_optuna.export.write import TOLERANCE, export_ticket
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import Ticket
+from sat_optuna.training.checkpoint import versions
 
 __all__ = ["bench_export", "own_modules"]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import StageAttention, Supernet
-from sat_optuna.surgery import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.supernet import StageAttention, Supernet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

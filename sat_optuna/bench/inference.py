@@ -14,13 +14,13 @@ import torch
 from scipy import stats
 
 from sat_optuna.bench.contestants import Contestant, InferencePlan
-from sat_optuna.checkpoint import versions
-from sat_optuna.devices import pick_device
+from sat_optuna.cost.latency import LatencyModel, fit_latency
+from sat_optuna.cost.timing import Estimate, increment, network_ms, share_of_increment
 from sat_optuna.evidence.statistics import holm
-from sat_optuna.latency import LatencyModel, fit_latency
 from sat_optuna.scheme import Scheme
-from sat_optuna.surgery import materialise
-from sat_optuna.timing import Estimate, increment, network_ms, share_of_increment
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.training.checkpoint import versions
+from sat_optuna.training.precision import pick_device
 
 __all__ = ["FIT_ROUNDS", "bench_inference", "p_faster"]
 

@@ -21,7 +21,7 @@ from optuna.trial import create_trial
 from sat_optuna.bench.contenders import make_contender
 from sat_optuna.bench.pool import one_thread_pool
 from sat_optuna.bench.problems import make_problem
-from sat_optuna.search.sampler import POLICY_KEY, PolicyGradientSampler
+from sat_optuna.sampler.sampler import POLICY_KEY, PolicyGradientSampler
 
 __all__ = ["READERS", "READING", "ROUNDS", "bench_reopening"]
 

@@ -19,18 +19,24 @@ from torch import nn
 from sat_optuna.bench.training_plan import LIMITS, Network, TrainingPlan, ratio_of, timed
 from sat_optuna.bench.training_ratios import compiled_ratio, supernet_ratio
 from sat_optuna.bench.usual import augmented_loader, bare_loader, usual_fit
-from sat_optuna.checkpoint import versions
-from sat_optuna.config import TrainConfig
+from sat_optuna.config.config import TrainConfig
 from sat_optuna.data import load_dataset
-from sat_optuna.devices import BFLOAT16_FLAGS, Arithmetic, arithmetic_for, cpu_flags, pick_device
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.evaluate import accuracy
 from sat_optuna.evidence.statistics import summarise
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
-from sat_optuna.surgery import materialise
-from sat_optuna.training import fit
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.training.checkpoint import versions
+from sat_optuna.training.loop import fit
+from sat_optuna.training.precision import (
+    BFLOAT16_FLAGS,
+    Arithmetic,
+    arithmetic_for,
+    cpu_flags,
+    pick_device,
+)
 
 if TYPE_CHECKING:
     from sat_optuna.data.split import TensorImages

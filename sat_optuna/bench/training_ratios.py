@@ -13,14 +13,14 @@ import torch
 
 from sat_optuna.bench.handwritten import hand_written
 from sat_optuna.bench.training_plan import LIMITS, Network, TrainingPlan, ratio_of, timed
-from sat_optuna.config import TrainConfig
-from sat_optuna.devices import arithmetic_for, pick_device
-from sat_optuna.draws import draw_scheme
+from sat_optuna.config.config import TrainConfig
 from sat_optuna.evaluate import score_scheme
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import materialise
-from sat_optuna.training_step import TrainingStep
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.supernet.random_schemes import draw_scheme
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.training.precision import arithmetic_for, pick_device
+from sat_optuna.training.step import TrainingStep
 
 __all__ = ["compiled_ratio", "supernet_ratio"]
 

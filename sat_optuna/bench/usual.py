@@ -1,7 +1,7 @@
 """The training loop of most tutorials: DataLoader, NCHW, float32, a number fetched each step.
 
 It trains the same network on the same images with the same augmentation, optimiser and schedule as
-`sat_optuna.training.fit`, so that the two may be compared in speed and in accuracy.
+`sat_optuna.training.loop.fit`, so that the two may be compared in speed and in accuracy.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 from typing_extensions import override
 
-from sat_optuna.config import TrainConfig
+from sat_optuna.config.config import TrainConfig
 from sat_optuna.data.split import TensorImages
-from sat_optuna.training_step import learning_rate
+from sat_optuna.training.step import learning_rate
 
 __all__ = ["augmented_loader", "bare_loader", "usual_fit"]
 

@@ -12,8 +12,8 @@ from sat_optuna.cli.bench_export import export
 from sat_optuna.cli.bench_sampler import sampler
 from sat_optuna.cli.bench_training import training
 from sat_optuna.cli.console import FORMAT, Console
+from sat_optuna.config.plugins import load_plugins
 from sat_optuna.files import check_writable, write_text
-from sat_optuna.plugins import load_plugins
 
 __all__ = ["bench"]
 

@@ -3,7 +3,7 @@
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.workspace import Workspace
+from sat_optuna.pipeline.folder import Workspace
 
 __all__ = ["PORT", "dashboard"]
 
@@ -18,7 +18,7 @@ def dashboard(console: Console, *, study: str, port: int) -> None:
     """Browse the trials in optuna-dashboard, on this machine only, until Ctrl-C."""
     workspace = Workspace.open(study)
     workspace.load_study()
-    from sat_optuna.dashboard import serve_dashboard
+    from sat_optuna.tracking.servers import serve_dashboard
 
     serve_dashboard(
         f"sqlite:///{workspace.db}",

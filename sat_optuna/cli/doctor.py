@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.cli.workspace import STUDIES, find_study, nearest_mlruns
+from sat_optuna.pipeline.folder import STUDIES, find_study, nearest_mlruns
 
 __all__ = ["doctor"]
 
@@ -20,7 +20,7 @@ def doctor(console: Console, *, studies: tuple[str, ...], format: str) -> None:
 
     Without a STUDY it looks at all under studies/.
     """
-    from sat_optuna.doctor import examine
+    from sat_optuna.pipeline.doctor import examine
 
     known = [path.parent.resolve() for path in sorted(STUDIES.glob("*/study.toml"))]
     folders = [find_study(study) for study in studies] if studies else known

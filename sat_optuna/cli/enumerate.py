@@ -5,8 +5,8 @@ import json
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.cli.workspace import Workspace
 from sat_optuna.errors import StudyError
+from sat_optuna.pipeline.folder import Workspace
 
 __all__ = ["enumerate_all"]
 

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sat_optuna.checkpoint import read_record
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.reading import is_exported, open_ticket, study_of
-from sat_optuna.cli.workspace import Workspace
-from sat_optuna.config import differences
+from sat_optuna.config.config import differences
 from sat_optuna.errors import CheckpointError, StudyError
 from sat_optuna.evidence.results import RETRAIN_FREE, RetrainJob, read_result, retrain_fingerprint
 from sat_optuna.export import SUFFIXES, Exported, check_asked
+from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.open import is_exported, open_ticket, study_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score, Ticket
+from sat_optuna.training.checkpoint import read_record
 
 if TYPE_CHECKING:
-    from sat_optuna.fold import FoldReport
-    from sat_optuna.surgery import TicketNetwork
+    from sat_optuna.export.fold import FoldReport
+    from sat_optuna.supernet.materialise import TicketNetwork
 
 __all__ = ["export"]
 
@@ -203,8 +203,8 @@ def _folded(
             "--fold-constant takes means over; give one that does"
         )
     from sat_optuna.evaluate import calibration_batches
+    from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_weights
-    from sat_optuna.fold import fold_constant
 
     keep = given.ticket.scheme
     _check_first_kind(given.ticket)

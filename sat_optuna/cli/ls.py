@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.cli.workspace import STUDIES
+from sat_optuna.pipeline.folder import STUDIES
 
 __all__ = ["ls"]
 

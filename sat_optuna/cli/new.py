@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.workspace import STUDIES
-from sat_optuna.config import StudyConfig
-from sat_optuna.study_template import write_config
+from sat_optuna.config.config import StudyConfig
+from sat_optuna.config.template import write_config
+from sat_optuna.pipeline.folder import STUDIES
 
 __all__ = ["new"]
 

@@ -2,9 +2,9 @@
 
 import click
 
-from sat_optuna.checkpoint import EpochRecord
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.workspace import Workspace
+from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.training.checkpoint import EpochRecord
 
 __all__ = ["pretrain", "pretrain_step"]
 
@@ -16,7 +16,7 @@ def pretrain_step(workspace: Workspace, console: Console) -> None:
     if done >= total:
         console.result(f"pretrain: done already, {total} epochs in {path}")
         return
-    from sat_optuna.training import pretrain as train_supernet
+    from sat_optuna.training.loop import pretrain as train_supernet
 
     net = workspace.fresh_supernet()
     with console.progress("pretrain", total, done) as bar:

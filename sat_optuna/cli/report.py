@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.outcome import RANDOM, Outcome, read_outcome
-from sat_optuna.cli.workspace import Workspace
 from sat_optuna.errors import StudyError
 from sat_optuna.files import write_text
+from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
 from sat_optuna.ticket import Ticket
 
 __all__ = ["report", "report_step"]
@@ -55,7 +55,7 @@ def _digest(tickets: Mapping[str, Ticket]) -> str:
 
 
 def _write(workspace: Workspace, outcome: Outcome, tickets: Mapping[str, Ticket]) -> None:
-    from sat_optuna.report import SearchSummary, TrialRow, write_report
+    from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
     from sat_optuna.search.study import finished_trials
 
     def rows(suffix: str) -> list[TrialRow]:

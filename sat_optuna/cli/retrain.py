@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.outcome import RANDOM, Outcome, read_outcome
 from sat_optuna.cli.search import NO_MLFLOW, search_step
-from sat_optuna.cli.tracked import are_logged, log_trial, note_logged, open_log
-from sat_optuna.cli.workspace import Workspace
+from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.mlflow_log import are_logged, log_trial, note_logged, open_log
+from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -46,10 +46,10 @@ def retrain_step(workspace: Workspace, console: Console, *, mlflow: bool) -> Non
 
 def _measure_costs(outcome: Outcome) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
-    from sat_optuna.cost import measure
-    from sat_optuna.devices import pick_device
-    from sat_optuna.surgery import build_network
-    from sat_optuna.timing import latencies_ms
+    from sat_optuna.cost.operations import measure
+    from sat_optuna.cost.timing import latencies_ms
+    from sat_optuna.supernet.materialise import build_network
+    from sat_optuna.training.precision import pick_device
 
     device, shape = pick_device(), outcome.best.input_shape
     nets = {

@@ -7,7 +7,7 @@ from sat_optuna.cli.pretrain import pretrain_step
 from sat_optuna.cli.report import report_step
 from sat_optuna.cli.retrain import retrain_step
 from sat_optuna.cli.search import NO_MLFLOW, TRIALS, check_search, search_step
-from sat_optuna.cli.workspace import Workspace
+from sat_optuna.pipeline.folder import Workspace
 
 __all__ = ["run"]
 

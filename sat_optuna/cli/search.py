@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.tracked import Tracker, is_logged, tracked
-from sat_optuna.cli.workspace import Workspace
+from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.mlflow_log import Tracker, is_logged, tracked
 from sat_optuna.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def check_search(workspace: Workspace) -> None:
         **_limits(workspace),
     )
     if config.train.compile:
-        from sat_optuna.training_step import check_compiler
+        from sat_optuna.training.step import check_compiler
 
         check_compiler()
 
@@ -122,7 +122,7 @@ def _limits(workspace: Workspace) -> dict[str, Any]:
     limits: dict[str, Any] = {"replicates": search.replicates} if search.replicates > 1 else {}
     if not (search.max_connections or search.max_params or search.max_macs):
         return limits
-    from sat_optuna.cost import CostModel
+    from sat_optuna.cost.operations import CostModel
     from sat_optuna.search.space import cost_limit, scheme_space
 
     net = workspace.fresh_supernet()

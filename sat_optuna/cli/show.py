@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.reading import open_ticket
-from sat_optuna.errors import TicketError
-from sat_optuna.foreign import saying
+from sat_optuna.errors import TicketError, saying
+from sat_optuna.pipeline.open import open_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
-    from sat_optuna.supernet import Supernet
-    from sat_optuna.timing import Estimate
+    from sat_optuna.cost.timing import Estimate
+    from sat_optuna.supernet.supernet import Supernet
 
 __all__ = ["picture", "show"]
 
@@ -54,7 +53,7 @@ def show(
     Counts are exact. Latency is measured now, the three networks taking turns, with 95 % intervals
     of the increments.
     """
-    from sat_optuna.timing import check_rounds
+    from sat_optuna.cost.timing import check_rounds
 
     found = open_ticket(ticket)
     check_rounds(rounds)
@@ -80,8 +79,8 @@ def show(
 
 def _supernet(ticket: Ticket) -> "Supernet":
     """Build the network that the ticket's scheme is of."""
-    from sat_optuna.devices import pick_device
-    from sat_optuna.surgery import supernet_of
+    from sat_optuna.supernet.materialise import supernet_of
+    from sat_optuna.training.precision import pick_device
 
     remedy = "correct its backbone_settings"
     with saying(TicketError, "the ticket's network cannot be built here", remedy):
@@ -92,7 +91,7 @@ def _count(
     supernet: "Supernet", ticket: Ticket, schemes: Mapping[str, Scheme]
 ) -> dict[str, dict[str, float | None]]:
     """Return, by what is counted, plain, ticket and full, and how they compare."""
-    from sat_optuna.cost import CostModel
+    from sat_optuna.cost.operations import CostModel
 
     model = CostModel(supernet, ticket.input_shape)
     costs = {role: model.cost(scheme) for role, scheme in schemes.items()}
@@ -122,9 +121,9 @@ def _time(
     """Measure plain, ticket and full in turn; a scheme that is two of them is measured once."""
     import torch
 
-    from sat_optuna.devices import pick_device
-    from sat_optuna.surgery import materialise
-    from sat_optuna.timing import increment, network_ms, share_of_increment
+    from sat_optuna.cost.timing import increment, network_ms, share_of_increment
+    from sat_optuna.supernet.materialise import materialise
+    from sat_optuna.training.precision import pick_device
 
     nets = {str(scheme): materialise(supernet, scheme) for scheme in schemes.values()}
     remedy = "give a smaller --batch, or --no-latency"

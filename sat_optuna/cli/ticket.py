@@ -4,7 +4,7 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.show import picture
-from sat_optuna.cli.workspace import Workspace
+from sat_optuna.pipeline.folder import Workspace
 
 __all__ = ["ticket"]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.cli.workspace import Workspace
+from sat_optuna.pipeline.folder import Workspace
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

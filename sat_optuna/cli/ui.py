@@ -6,7 +6,7 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.dashboard import PORT
-from sat_optuna.cli.workspace import nearest_mlruns
+from sat_optuna.pipeline.folder import nearest_mlruns
 
 __all__ = ["ui"]
 
@@ -21,7 +21,7 @@ __all__ = ["ui"]
 @click.pass_obj
 def ui(console: Console, *, port: int, mlruns: Path | None) -> None:
     """Compare tickets in the MLflow UI, on this machine only, until Ctrl-C."""
-    from sat_optuna.dashboard import serve_mlflow
+    from sat_optuna.tracking.servers import serve_mlflow
 
     console.remark("starting the MLflow server, which takes some seconds")
     serve_mlflow(

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sat_optuna.config import DataConfig
+from sat_optuna.config.config import DataConfig
 from sat_optuna.registry import Registry
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from sat_optuna.evaluate.results import SchemeResult
 from sat_optuna.evaluate.stack import Stack
 from sat_optuna.evaluate.tally import Tally
 from sat_optuna.evaluate.tree import Activations, Walk
-from sat_optuna.recalibration import evaluating
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet
+from sat_optuna.supernet.batchnorm import evaluating
+from sat_optuna.supernet.supernet import Supernet
 
 if TYPE_CHECKING:
     from sat_optuna.data.split import Images

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from sat_optuna.evaluate.heap import trim
 from sat_optuna.evaluate.parts import Part, Parts, attention, branch, merge
-from sat_optuna.recalibration import evaluating
+from sat_optuna.supernet.batchnorm import evaluating
 
 __all__ = ["Footprint", "LiveBytes", "footprints", "seconds_of"]
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.errors import DataError
-from sat_optuna.recalibration import evaluating, recalibrated
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
+from sat_optuna.supernet.batchnorm import evaluating, recalibrated
 
 if TYPE_CHECKING:
     from sat_optuna.data.split import Images

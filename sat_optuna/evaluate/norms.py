@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.evaluate.parts import Part, Parts
-from sat_optuna.recalibration import evaluating
+from sat_optuna.supernet.batchnorm import evaluating
 
 __all__ = ["PrefixStatistics", "find_norms"]
 

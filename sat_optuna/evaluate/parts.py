@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from sat_optuna.attention.contract import State
 from sat_optuna.backbones.contract import BackboneError
-from sat_optuna.recalibration import evaluating
-from sat_optuna.supernet import Supernet
+from sat_optuna.supernet.batchnorm import evaluating
+from sat_optuna.supernet.supernet import Supernet
 
 __all__ = [
     "HEAD",

@@ -4,10 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sat_optuna.checkpoint import EpochRecord
-from sat_optuna.config import StudyConfig, fingerprint
+from sat_optuna.config.config import StudyConfig, fingerprint
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
+from sat_optuna.training.checkpoint import EpochRecord
 
 __all__ = [
     "RETRAIN_FREE",

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 
-from sat_optuna.checkpoint import EpochRecord
-from sat_optuna.config import StudyConfig, TrainConfig
+from sat_optuna.config.config import StudyConfig, TrainConfig
+from sat_optuna.config.plugins import load_plugins
 from sat_optuna.data import load_configured
 from sat_optuna.data.split import Split
-from sat_optuna.devices import pick_device
 from sat_optuna.errors import TrainingError
 from sat_optuna.evaluate import accuracy
 from sat_optuna.evidence.results import (
@@ -25,10 +24,11 @@ from sat_optuna.evidence.results import (
     retrain_fingerprint,
     write_result,
 )
-from sat_optuna.plugins import load_plugins
-from sat_optuna.surgery import TicketNetwork, build_network
+from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
-from sat_optuna.training import Checkpoint, fit
+from sat_optuna.training.checkpoint import EpochRecord
+from sat_optuna.training.loop import Checkpoint, fit
+from sat_optuna.training.precision import pick_device
 
 __all__ = ["retrain", "run_jobs"]
 

@@ -12,7 +12,7 @@ from sat_optuna.backbones import BACKBONES
 from sat_optuna.errors import SatOptunaError, TicketError
 from sat_optuna.export import ExportError
 from sat_optuna.export.program import reason
-from sat_optuna.surgery import TicketNetwork, build_network
+from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
 
 __all__ = ["check_network", "differing_tensors", "outline"]

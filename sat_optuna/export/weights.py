@@ -16,11 +16,11 @@ from torch import Tensor
 
 from sat_optuna.attention import ATTENTION, OWN
 from sat_optuna.backbones import BACKBONES
-from sat_optuna.checkpoint import load_tensors, read_record, save_checkpoint
 from sat_optuna.errors import CheckpointError, TicketError, UnknownName, WriteError
 from sat_optuna.export.network import differing_tensors, outline
-from sat_optuna.surgery import TicketNetwork, build_network
+from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
+from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
 
 __all__ = [
     "load_ticket",

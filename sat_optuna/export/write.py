@@ -17,7 +17,7 @@ from sat_optuna.export.program import read_program, reason, write_program
 from sat_optuna.export.weights import load_ticket, memory_format_of, record_of, write_weights
 from sat_optuna.files import write_atomically
 from sat_optuna.seeds import generator_for
-from sat_optuna.surgery import TicketNetwork
+from sat_optuna.supernet.materialise import TicketNetwork
 from sat_optuna.ticket import Ticket
 
 __all__ = ["BATCHES", "TOLERANCE", "export_ticket"]

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
 from sat_optuna.registry import Registry
-from sat_optuna.search.sampler import Settings, claim_study, failing_if_new
+from sat_optuna.sampler.sampler import Settings, claim_study, failing_if_new
 
 __all__ = ["BASELINES", "NumberSeededSampler"]
 

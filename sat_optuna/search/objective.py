@@ -10,19 +10,19 @@ from typing import Any
 
 import optuna
 
-from sat_optuna.checkpoint import EpochRecord
-from sat_optuna.config import TrainConfig
-from sat_optuna.cost import Cost, CostModel
+from sat_optuna.config.config import TrainConfig
+from sat_optuna.cost.operations import Cost, CostModel
 from sat_optuna.data.split import Split
-from sat_optuna.devices import to_memory_format
 from sat_optuna.evaluate import Evaluation, Evaluator, accuracy, calibration_batches
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
 from sat_optuna.seeds import seed_for
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import materialise
-from sat_optuna.training import fit
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.training.checkpoint import EpochRecord
+from sat_optuna.training.loop import fit
+from sat_optuna.training.precision import to_memory_format
 
 __all__ = ["SupernetObjective", "TrainObjective"]
 

@@ -10,16 +10,16 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sat_optuna.config import CHANGEABLE, StudyConfig, differences
+from sat_optuna.config.config import CHANGEABLE, StudyConfig, differences
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import worker_name
-from sat_optuna.scheme import Scheme
-from sat_optuna.search.baselines import NumberSeededSampler
-from sat_optuna.search.sampler import (
+from sat_optuna.sampler.sampler import (
     PolicyGradientSampler,
     SamplerSettingsError,
     claim_study,
 )
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
 from sat_optuna.search.storage import open_storage, writing
 from sat_optuna.search.unfinished import stale_trials

@@ -7,13 +7,13 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from sat_optuna.checkpoint import versions
 from sat_optuna.errors import StudyError
+from sat_optuna.sampler.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.sampler import PolicyGradientSampler
 from sat_optuna.search.space import NETWORK_KEY
 from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, build_sampler, finished_trials
 from sat_optuna.ticket import AttentionSpec, Score, Ticket
+from sat_optuna.training.checkpoint import versions
 
 __all__ = ["best_ticket", "ticket_of"]
 

@@ -26,7 +26,7 @@ from sat_optuna.attention.timm_layers import build
 from sat_optuna.attention.timm_names import TIMM_NAMES, TIMM_REFUSED, timm_kinds
 from sat_optuna.errors import UnknownName
 from sat_optuna.scheme import Scheme
-from sat_optuna.surgery import materialise
+from sat_optuna.supernet.materialise import materialise
 from sat_optuna.ticket import AttentionSpec
 from tests.networks import images, tiny_supernet
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sat_optuna.backbones.view import BlockView, NetworkView, view_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
-from sat_optuna.supernet import walk
+from sat_optuna.supernet.supernet import walk
 
 SEED = 5
 

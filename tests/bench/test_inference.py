@@ -10,13 +10,13 @@ from sat_optuna.attention.contract import AttentionError
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.bench.contestants import PUBLISHED, InferencePlan, plan_inference
 from sat_optuna.bench.inference import FIT_ROUNDS, bench_inference, p_faster
+from sat_optuna.cost.timing import TimingError
 from sat_optuna.errors import SchemeError, UnknownName
 from sat_optuna.evidence.statistics import holm
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import TicketNetwork
-from sat_optuna.timing import TimingError
-from tests.clock import Clock
+from sat_optuna.supernet.materialise import TicketNetwork
+from sat_optuna.supernet.supernet import Supernet
+from tests.cost.clock import Clock
 
 RESNET50 = (3, 4, 6, 3)
 TICKETS = {

@@ -14,13 +14,13 @@ from sat_optuna.bench.training_ratios import compiled_ratio
 from sat_optuna.bench.training_report import accuracy_line, readable, training_markdown
 from sat_optuna.bench.usual import augmented_loader, bare_loader, usual_fit
 from sat_optuna.cli import sat_optuna as group
-from sat_optuna.config import TrainConfig
+from sat_optuna.config.config import TrainConfig
+from sat_optuna.cost.timing import TimingError
 from sat_optuna.data.split import TensorImages
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
-from sat_optuna.surgery import materialise
-from sat_optuna.timing import TimingError
-from sat_optuna.training import fit
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.training.loop import fit
 from tests.networks import images
 
 TINY = Network(width=8, stem_stride=2, attention=True, shape=(1, 8, 8), batch=4, steps=2)

@@ -172,7 +172,7 @@ def test_missing_data_say_what_to_put_where(project):
 
 
 def test_a_checkpoint_of_another_study_is_refused(project):
-    from sat_optuna.checkpoint import save_checkpoint
+    from sat_optuna.training.checkpoint import save_checkpoint
 
     folder = make_study(project)
     path = folder / "work" / "supernet.safetensors"
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_another_study_is_refused(project):
 
 
 def test_a_port_in_use(project):
-    from sat_optuna.config import StudyConfig
+    from sat_optuna.config.config import StudyConfig
     from sat_optuna.search.study import build_sampler, create_study
 
     folder = make_study(project)

@@ -12,10 +12,8 @@ import torch
 from click.testing import CliRunner
 
 from sat_optuna.attention import default_spec
-from sat_optuna.checkpoint import load_tensors, read_record, save_checkpoint
 from sat_optuna.cli import main
 from sat_optuna.cli import sat_optuna as group
-from sat_optuna.cli.workspace import Workspace
 from sat_optuna.evaluate import calibration_batches
 from sat_optuna.evidence.results import (
     RetrainJob,
@@ -24,11 +22,13 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.evidence.retrain import retrain
+from sat_optuna.export.fold import fold_constant
 from sat_optuna.export.weights import load_ticket, load_weights, read_ticket
-from sat_optuna.fold import fold_constant
+from sat_optuna.pipeline.folder import Workspace
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score, Ticket
-from sat_optuna.training import Checkpoint
+from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
+from sat_optuna.training.loop import Checkpoint
 from tests.studies import make_study, sat_optuna
 from tests.tickets import leftovers
 

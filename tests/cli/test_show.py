@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 
 from sat_optuna.cli import sat_optuna as group
-from sat_optuna.cost import CostModel, measure
+from sat_optuna.cost.operations import CostModel, measure
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
-from sat_optuna.surgery import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import TicketNetwork, materialise
 from sat_optuna.ticket import AttentionSpec
-from tests.clock import Clock
+from tests.cost.clock import Clock
 from tests.networks import SHAPE, tiny_supernet
 from tests.tickets import ticket_of
 

@@ -11,7 +11,7 @@ from tests.studies import make_study, sat_optuna
 SEARCH = """
 import sys
 from pathlib import Path
-from sat_optuna.config import StudyConfig
+from sat_optuna.config.config import StudyConfig
 from sat_optuna.processes import worker_name
 from sat_optuna.search.space import WORKER_KEY, suggest_scheme
 from sat_optuna.search.study import build_sampler, create_study

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sat_optuna.config import DataConfig
+from sat_optuna.config.config import DataConfig
 from sat_optuna.data import (
     DATASETS,
     data_root,

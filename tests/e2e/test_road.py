@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sat_optuna.checkpoint import read_record
 from sat_optuna.evidence.controls import same_density
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.study import load_study
 from sat_optuna.ticket import ROLES, Ticket
+from sat_optuna.training.checkpoint import read_record
 from tests.studies import environment, make_study, sat_optuna, trials
 
 COMMITTED = Path(__file__).parents[2] / "studies" / "quickstart"

@@ -8,7 +8,7 @@ from torch import Tensor
 from sat_optuna.data.split import TensorImages
 from sat_optuna.evaluate import Evaluation, accuracy, score_scheme
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet
+from sat_optuna.supernet.supernet import Supernet
 from tests.networks import SHAPE
 
 

@@ -9,7 +9,7 @@ from sat_optuna.data.split import TensorImages
 from sat_optuna.errors import DataError
 from sat_optuna.evaluate import Evaluation, accuracy, calibration_batches, score_scheme
 from sat_optuna.scheme import Scheme
-from sat_optuna.surgery import materialise
+from sat_optuna.supernet.materialise import materialise
 from tests.networks import BLOCKS, tiny_supernet
 
 ON = Scheme.uniform(BLOCKS, 1)

@@ -122,7 +122,7 @@ PROGRAM = """
 import re, sys
 from sat_optuna.evaluate import Evaluator
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet
+from sat_optuna.supernet.supernet import Supernet
 from tests.evaluate.scoring import chunks, some_images
 
 def memory():

@@ -24,7 +24,7 @@ from sat_optuna.evaluate import (
 )
 from sat_optuna.evaluate.stack import Stack
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet
+from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
 from tests.evaluate.scoring import alone, chunks, some_images
 from tests.networks import KINDS, name_of, schemes, stirred, tiny_supernet

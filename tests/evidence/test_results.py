@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sat_optuna.checkpoint import EpochRecord
-from sat_optuna.config import StudyConfig
+from sat_optuna.config.config import StudyConfig
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -17,6 +16,7 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.scheme import Scheme
+from sat_optuna.training.checkpoint import EpochRecord
 
 SCHEME = Scheme.parse("110-010-001")
 RESULT = RetrainResult(
@@ -104,7 +104,7 @@ def test_asking_for_results_imports_no_torch(job):
     write_result(job, RESULT)
     program = (
         "import sys; from pathlib import Path\n"
-        "from sat_optuna.config import StudyConfig\n"
+        "from sat_optuna.config.config import StudyConfig\n"
         "from sat_optuna.evidence.results import RetrainJob, read_result\n"
         "from sat_optuna.scheme import Scheme\n"
         f"folder = Path({str(job.folder)!r})\n"

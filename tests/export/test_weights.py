@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from sat_optuna.attention import default_spec
-from sat_optuna.checkpoint import load_tensors, read_record, save_checkpoint
 from sat_optuna.errors import CheckpointError, SatOptunaError, TicketError, UnknownName
 from sat_optuna.export.weights import load_ticket, load_weights, memory_format_of
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
+from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
 from tests.tickets import network_and_ticket
 
 

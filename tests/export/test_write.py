@@ -20,15 +20,15 @@ from torchvision.models.resnet import BasicBlock
 from sat_optuna.attention import ATTENTION, default_spec
 from sat_optuna.attention.contract import Attention
 from sat_optuna.attention.simam import SimAM
-from sat_optuna.checkpoint import read_record
 from sat_optuna.errors import WriteError
 from sat_optuna.export import SUFFIXES, ExportError, weights, write
 from sat_optuna.export.weights import load_ticket, read_ticket
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import materialise
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
+from sat_optuna.training.checkpoint import read_record
 from tests.networks import KINDS, images, schemes, tiny_supernet
 from tests.tickets import leftovers, network_and_ticket, ticket_of
 

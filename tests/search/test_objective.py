@@ -5,17 +5,17 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from sat_optuna.config import TrainConfig
-from sat_optuna.cost import measure
+from sat_optuna.config.config import TrainConfig
+from sat_optuna.cost.operations import measure
 from sat_optuna.data import load_dataset
 from sat_optuna.evaluate import accuracy, calibration_batches, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.search.space import NETWORK_KEY
-from sat_optuna.supernet import Supernet
-from sat_optuna.surgery import materialise
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
-from sat_optuna.training import fit, pretrain
+from sat_optuna.training.loop import fit, pretrain
 
 CONFIG = TrainConfig(batch=32, shift=1)
 NAMES = ("s1.b00", "s2.b00", "s3.b00")

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from sat_optuna.config import StudyConfig
+from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
@@ -36,7 +36,7 @@ CHILD = """
 
     from optuna.storages import RDBStorage
 
-    from sat_optuna.config import StudyConfig
+    from sat_optuna.config.config import StudyConfig
     from sat_optuna.search.space import suggest_scheme
     from sat_optuna.search.study import (build_sampler, create_study, run_trials)
 
@@ -272,7 +272,7 @@ FULL = """
     import resource, sys
     from pathlib import Path
 
-    from sat_optuna.config import StudyConfig
+    from sat_optuna.config.config import StudyConfig
     from sat_optuna.errors import StudyError
     from sat_optuna.search.space import suggest_scheme
     from sat_optuna.search.study import (build_sampler, create_study, run_trials)

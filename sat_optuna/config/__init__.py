@@ -1,0 +1,1 @@
+"""study.toml and the frozen values it is read into."""

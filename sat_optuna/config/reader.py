@@ -1,0 +1,279 @@
+"""study.toml, read: a StudyConfig, or every fault at once."""
+
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from sat_optuna.config.config import AttentionConfig, StudyConfig
+from sat_optuna.errors import ConfigError
+from sat_optuna.registry import nearest
+from sat_optuna.scheme import MAX_KINDS
+from sat_optuna.ticket import SHARINGS, AttentionSpec
+
+__all__ = [
+    "Names",
+    "parse_config",
+    "plugins_of",
+    "read_toml",
+]
+
+
+class Names(Protocol):
+    """Names that may be used: those it iterates over, and perhaps whole families of others."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a study.toml, nothing about them checked.
+
+    Raises:
+        ConfigError: it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            str(path), [f"cannot be read ({error.strerror}); make one with: sat-optuna new NAME"]
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"is not TOML: {error}; correct it there"]) from error
+
+
+def plugins_of(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files that [plugins] lists, none where the table is faulty.
+
+    They register names that the rest of study.toml uses, so they are needed before it is checked.
+    """
+    table = document.get("plugins")
+    listed = table.get("modules") if isinstance(table, Mapping) else None
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        return ()
+    return tuple(listed)
+
+
+def parse_config(
+    document: Mapping[str, Any],
+    *,
+    source: str,
+    known: Mapping[str, Names],
+    default_sharing: Mapping[str, str] | None = None,
+) -> StudyConfig:
+    """Build a StudyConfig from the tables of a study.toml.
+
+    Args:
+        document: the tables.
+        source: names them in faults.
+        known: names that may be used, for `modules`, `backbones` and `datasets`; a missing entry
+            is not checked.
+        default_sharing: of kinds that are not one module a block unless said otherwise.
+
+    Raises:
+        ConfigError: all faults at once.
+    """
+    reader = _Reader(known, default_sharing or {})
+    values: dict[str, Any] = {}
+    sections = {f.name: f for f in fields(StudyConfig)}
+    for key, given in document.items():
+        if key not in sections:
+            reader.unknown(key, key, sections)
+        elif key == "seed":
+            values[key] = reader.value(key, given, sections[key])
+        elif not isinstance(given, Mapping):
+            reader.fault(key, f"{key} is {given!r}; write a table [{key}]")
+        elif key == "attention":
+            values[key] = AttentionConfig(reader.attention(given))
+        else:
+            values[key] = reader.section(key, given, sections[key].type)
+    config = StudyConfig(**values)
+    for keys, text in _cross_faults(config):
+        if not reader.faulty & {*keys, *(key.partition(".")[0] for key in keys)}:
+            reader.faults.append(text)
+    if reader.faults:
+        raise ConfigError(source, reader.faults)
+    return config
+
+
+class _Reader:
+    """Checks value by value and gathers the faults.
+
+    A default stands in for a faulty value, so that what comes later sees a whole configuration.
+    """
+
+    def __init__(self, known: Mapping[str, Names], default_sharing: Mapping[str, str]) -> None:
+        self.faults: list[str] = []
+        self.faulty: set[str] = set()
+        self._names = known
+        self._default_sharing = default_sharing
+
+    def fault(self, place: str, text: str) -> None:
+        self.faulty.add(place)
+        self.faults.append(text)
+
+    def unknown(self, place: str, key: str, known: Iterable[str]) -> None:
+        hint = nearest(key, known) or f"; known: {', '.join(known)}"
+        self.fault(place, f"unknown key {place!r}{hint}")
+
+    def section(self, section: str, given: Mapping[str, Any], cls: Any) -> Any:
+        known = {f.name: f for f in fields(cls) if "comment" in f.metadata}
+        values = {}
+        for key, value in given.items():
+            place = f"{section}.{key}"
+            if key in known:
+                values[key] = self.value(place, value, known[key])
+            else:
+                self.unknown(place, key, known)
+        return cls(**values)
+
+    def value(self, place: str, given: Any, spec: Field[Any]) -> Any:
+        """Return the field's value for what is written, its default where that is faulty."""
+        listed = spec.type in _LISTS
+        if spec.type is float and type(given) is int and abs(given) < 2**53:
+            given = float(given)
+        hint = (_list_hint if listed else _hint)(given, spec)
+        hint = hint or self._name_hint(given, spec.metadata.get("registry"))
+        if hint is None:
+            return tuple(given) if listed else given
+        self.fault(place, f"{place} is {given!r}{hint}")
+        return spec.default if spec.default_factory is MISSING else spec.default_factory()
+
+    def _name_hint(self, name: str, registry: str | None) -> str | None:
+        known = self._names.get(registry or "")
+        if known is None or name in known:
+            return None
+        return f"{nearest(name, known) or ';'} known: {', '.join(known)}"
+
+    def attention(self, given: Mapping[str, Any]) -> tuple[AttentionSpec, ...]:
+        """Read `kinds` and the table of settings of each kind."""
+        defaults = {spec.kind: spec for spec in AttentionConfig().kinds}
+        kinds = self._kinds(given.get("kinds", list(defaults)))
+        specs = {kind: defaults.get(kind, self._usual(kind)) for kind in kinds or defaults}
+        for key, table in given.items():
+            if key in specs:
+                specs[key] = self._spec(table, specs[key])
+            elif key != "kinds" and kinds:
+                known = key in self._names.get("modules", ())
+                near = None if known else nearest(key, ("kinds", *kinds))
+                hint = near or "; name it in attention.kinds or drop it"
+                self.fault(f"attention.{key}", f"unknown key 'attention.{key}'{hint}")
+        return tuple(specs.values())
+
+    def _usual(self, kind: str) -> AttentionSpec:
+        """Return a kind as it is without a table of its own."""
+        return AttentionSpec(kind=kind, sharing=self._default_sharing.get(kind, SHARINGS[0]))
+
+    def _kinds(self, kinds: Any) -> tuple[str, ...]:
+        """Return the names that `attention.kinds` lists, none where it is faulty as a list."""
+        place = "attention.kinds"
+        if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
+            self.fault(place, f'{place} is {kinds!r}; write a list of names such as ["se"]')
+            return ()
+        if len(set(kinds)) < len(kinds):
+            self.fault(place, f"{place} is {kinds!r}; name each kind once")
+        if len(kinds) > MAX_KINDS:
+            self.fault(place, f"{place} names {len(kinds)} kinds; name at most {MAX_KINDS}")
+        for kind in kinds:
+            if hint := self._name_hint(kind, "modules"):
+                self.fault(place, f"{place} has {kind!r}{hint}")
+        return tuple(kinds)
+
+    def _spec(self, table: Any, default: AttentionSpec) -> AttentionSpec:
+        place = f"attention.{default.kind}"
+        if not isinstance(table, Mapping):
+            example = '{ sharing = "block" }'
+            self.fault(place, f"{place} is {table!r}; write a table such as {example}")
+            return default
+        sharing = table.get("sharing", default.sharing)
+        if sharing not in SHARINGS:
+            choices = " or ".join(repr(choice) for choice in SHARINGS)
+            self.fault(f"{place}.sharing", f"{place}.sharing is {sharing!r}; write {choices}")
+            sharing = default.sharing
+        settings = dict(default.settings)
+        for key, value in table.items():
+            scalar = type(value) in _WORDS and (type(value) is not float or math.isfinite(value))
+            if scalar and key != "sharing":
+                settings[key] = value
+            elif key != "sharing":
+                text = f"{place}.{key} is {value!r}; write a finite number, a text, true or false"
+                self.fault(f"{place}.{key}", text)
+        return AttentionSpec(kind=default.kind, sharing=sharing, settings=settings)
+
+
+_LISTS = (tuple[int, ...], tuple[str, ...])
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def _hint(value: Any, spec: Field[Any]) -> str | None:
+    """Return what to write instead, after a semicolon, or None for a good value."""
+    kind: Any = spec.type
+    limits = spec.metadata
+    if type(value) is not kind:
+        return f"; write {_WORDS[kind]}"
+    if kind is float and not math.isfinite(value):
+        return "; write a finite number"
+    if value not in limits.get("choices", (value,)):
+        options = ", ".join(repr(choice) for choice in limits["choices"])
+        return f"{nearest(value, limits['choices']) or ';'} choose one of: {options}"
+    if "least" in limits and value < limits["least"]:
+        return f"; write at least {limits['least']}"
+    if "most" in limits and value > limits["most"]:
+        return f"; write at most {limits['most']}"
+    return None
+
+
+def _list_hint(value: Any, spec: Field[Any]) -> str | None:
+    if spec.type == tuple[str, ...]:
+        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return None if texts else "; write a list of texts"
+    least, fewest = spec.metadata["least"], spec.metadata.get("fewest", 0)
+    if not isinstance(value, list) or not all(type(item) is int for item in value):
+        return "; write a list of whole numbers"
+    if min(value, default=least) < least:
+        return f"; write whole numbers of at least {least}"
+    if fewest and (len(set(value)) < len(value) or len(value) < fewest):
+        return f"; write at least {fewest} numbers, each once"
+    return None
+
+
+def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the faults that need several keys to see: those keys, and the sentence."""
+    pretrain, kinds = config.pretrain, len(config.attention.kinds)
+    if pretrain.draws == "antithetic" and (pretrain.connect != 0.5 or kinds > 1):
+        yield (
+            ("pretrain.draws", "pretrain.connect", "attention.kinds"),
+            f"pretrain.draws is 'antithetic' with connect = {pretrain.connect} and {kinds} "
+            f"{'kind' if kinds == 1 else 'kinds'} of attention; it needs connect = 0.5 and one "
+            "kind, or choose 'iid' or 'balanced'",
+        )
+    if config.train.nesterov and config.train.momentum == 0:
+        yield (
+            ("train.nesterov", "train.momentum"),
+            "train.nesterov is true with momentum = 0.0; raise momentum or set nesterov = false",
+        )
+    search = config.search
+    limits = [n for n in ("max_connections", "max_params", "max_macs") if getattr(search, n)]
+    ours = search.sampler in ("policy", "paper")
+    if limits and not ours:
+        yield (
+            ("search.sampler", *(f"search.{name}" for name in limits)),
+            f"search.{limits[0]} is set with sampler = {search.sampler!r}, which knows no limits; "
+            "choose sampler 'policy' or 'paper'",
+        )
+    if search.replicates > 1 and (search.objective == "supernet" or not ours):
+        yield (
+            ("search.replicates", "search.objective", "search.sampler"),
+            f"search.replicates is {search.replicates} with objective = {search.objective!r} and "
+            f"sampler = {search.sampler!r}; it needs objective 'train', for the supernet scores a "
+            "scheme the same each time, and sampler 'policy' or 'paper'",
+        )
+    if config.search.objective == "supernet" and config.search.pruner != "none":
+        yield (
+            ("search.objective", "search.pruner"),
+            f"search.pruner is {config.search.pruner!r} with objective = 'supernet', which scores "
+            "in one step; choose objective 'train' or pruner 'none'",
+        )

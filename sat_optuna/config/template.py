@@ -1,0 +1,78 @@
+"""study.toml, written: every key with its value and its comment."""
+
+import json
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from sat_optuna.config.config import AttentionConfig, StudyConfig
+from sat_optuna.errors import ConfigError
+from sat_optuna.files import write_text
+from sat_optuna.ticket import AttentionSpec
+
+__all__ = ["to_toml", "write_config"]
+
+
+def to_toml(config: StudyConfig) -> str:
+    """Return study.toml with every key, its value and its comment."""
+    lines = [_line("seed", config.seed, _comment(StudyConfig, "seed"))]
+    for spec in fields(StudyConfig):
+        section = getattr(config, spec.name)
+        if not is_dataclass(section):
+            continue
+        lines += ["", f"[{spec.name}]"]
+        if isinstance(section, AttentionConfig):
+            comment = _comment(AttentionConfig, "kinds")
+            lines.append(_line("kinds", [kind.kind for kind in section.kinds], comment))
+            lines += [_attention_line(kind) for kind in section.kinds]
+            continue
+        lines += [
+            _line(f.name, getattr(section, f.name), f.metadata["comment"])
+            for f in fields(section)
+            if "comment" in f.metadata
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _attention_line(spec: AttentionSpec) -> str:
+    pairs = [f"{_toml_key(key)} = {_toml(value)}" for key, value in spec.settings.items()]
+    pairs.append(f"sharing = {_toml(spec.sharing)}")
+    comment = 'sharing: "block", a module a block, or "stage", one for all'
+    return f"{_toml_key(spec.kind)} = {{ {', '.join(pairs)} }}  # {comment}"
+
+
+def _comment(cls: type, key: str) -> str:
+    return next(str(f.metadata["comment"]) for f in fields(cls) if f.name == key)
+
+
+def _line(key: str, value: Any, comment: str) -> str:
+    return f"{key} = {_toml(value)}".ljust(31) + f" # {comment}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return _toml_text(value) if isinstance(value, str) else repr(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_text(key)
+
+
+def _toml_text(text: str) -> str:
+    # JSON's escapes are TOML's too, but for DEL, which JSON leaves bare.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def write_config(path: Path, config: StudyConfig) -> Path:
+    """Write study.toml, whole or not at all.
+
+    Raises:
+        ConfigError: there is one already.
+    """
+    if path.exists():
+        raise ConfigError(str(path), ["exists already; edit it, or choose another name"])
+    return write_text(path, to_toml(config))

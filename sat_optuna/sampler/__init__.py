@@ -1,0 +1,1 @@
+"""The policy-gradient sampler; the folder needs numpy, scipy and optuna alone."""

@@ -1,0 +1,1 @@
+"""Training a supernet, or the network of one scheme."""

@@ -1,0 +1,141 @@
+"""Where a network runs, in which precision and memory format."""
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from sat_optuna.config.config import TrainConfig
+
+__all__ = [
+    "BFLOAT16_FLAGS",
+    "Arithmetic",
+    "arithmetic_for",
+    "cpu_flags",
+    "fastest_kernels",
+    "pick_device",
+    "to_memory_format",
+]
+
+# A CPU with one of these multiplies bfloat16 by itself; without, it takes several times longer.
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+_LEAST_WIDTH = 16  # of the first convolution; narrower ones leave bfloat16's lanes empty
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """How a network is trained, with nothing left to choose; as a checkpoint stores it.
+
+    Attributes:
+        precision: "float32", or what autocast goes down to: "bfloat16", "float16".
+        memory_format: "contiguous" or "channels_last".
+    """
+
+    precision: str
+    memory_format: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype to autocast to; float32 means no autocast."""
+        dtype: torch.dtype = getattr(torch, self.precision)
+        return dtype
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory format as torch names it."""
+        last = self.memory_format == "channels_last"
+        return torch.channels_last if last else torch.contiguous_format
+
+    def place(self, net: nn.Module, device: torch.device) -> None:
+        """Put a network on a device in this memory format."""
+        net.to(device)
+        # Not every torch has this overload in its types.
+        cast("Any", net).to(memory_format=self.layout)
+
+
+def pick_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Return the names of the instruction sets that torch finds in this CPU."""
+    # torch has had this function for a few versions only; without it nothing is assumed.
+    probe = getattr(torch.cpu, "get_capabilities", dict)
+    return frozenset(name for name, value in probe().items() if value is True)
+
+
+def arithmetic_for(
+    config: TrainConfig,
+    net: nn.Module,
+    device: torch.device,
+    *,
+    flags: Collection[str] | None = None,
+) -> Arithmetic:
+    """Return what the configuration asks for, `auto` resolved.
+
+    `auto` is a function of the device and of the backbone, never of the attention, so that all
+    networks of a study are trained alike. It means float32 and contiguous, but on a CPU with
+    bfloat16 instructions, for a network whose first convolution has at least 16 channels,
+    channels_last, and bfloat16 unless there are depthwise convolutions. That is what
+    studies/bench-speed measured; no GPU was, so nothing is assumed of it.
+
+    Args:
+        config: the two keys.
+        net: what is to be trained.
+        device: where.
+        flags: instruction sets of the CPU; those of this one if None.
+    """
+    native = not set(BFLOAT16_FLAGS).isdisjoint(cpu_flags() if flags is None else flags)
+    precision, memory_format = "float32", "contiguous"
+    if device.type == "cpu" and native:
+        precision, memory_format = _on_bfloat16_cpu(net)
+    if config.precision != "auto":
+        precision = config.precision
+    if config.memory_format != "auto":
+        memory_format = config.memory_format
+    if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        precision = "float16"  # older GPUs: a scaler keeps its gradients from underflowing
+    return Arithmetic(precision, memory_format)
+
+
+def to_memory_format(
+    net: nn.Module, config: TrainConfig, device: torch.device
+) -> torch.memory_format:
+    """Put a network on the device in the configured memory format and return that format."""
+    arithmetic = arithmetic_for(config, net, device)
+    arithmetic.place(net, device)
+    return arithmetic.layout
+
+
+@contextlib.contextmanager
+def fastest_kernels(device: torch.device) -> Iterator[None]:
+    """Let a GPU try its convolution kernels and keep the fastest; nothing on other devices.
+
+    Which is the fastest may change from run to run, and with it the last bits, unless
+    `torch.backends.cudnn.deterministic` is set.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    if device.type != "cuda" or before or cudnn.deterministic:
+        yield
+        return
+    cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+def _on_bfloat16_cpu(net: nn.Module) -> tuple[str, str]:
+    backbone = getattr(net, "backbone", net)
+    kernels = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    if not kernels or kernels[0].out_channels < _LEAST_WIDTH:
+        return "float32", "contiguous"
+    depthwise = any(kernel.groups == kernel.in_channels > 1 for kernel in kernels)
+    return "float32" if depthwise else "bfloat16", "channels_last"

@@ -1,0 +1,163 @@
+"""One step of a training: forward, loss, backward, update; nothing in it waits for the device."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sat_optuna.config.config import TrainConfig
+from sat_optuna.errors import SatOptunaError
+from sat_optuna.scheme import Scheme
+from sat_optuna.training.precision import Arithmetic, pick_device
+
+__all__ = ["CompileError", "TrainingStep", "check_compiler", "learning_rate"]
+
+_WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
+_START = 1 / 25  # one-cycle starts at this share of its peak
+
+
+class CompileError(SatOptunaError, RuntimeError):
+    """A network that torch.compile cannot compile here."""
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """Turn what torch.compile cannot do into one sentence."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise CompileError(
+            f"torch.compile does not work here ({str(error).splitlines()[0]}); it needs a C++ "
+            "compiler, g++ or what CXX names, and on a GPU Triton: see to that, or set "
+            "train.compile to false"
+        ) from error
+
+
+def check_compiler() -> None:
+    """Compile something small, to see whether that works here; takes some seconds.
+
+    Raises:
+        CompileError: it does not.
+    """
+    device = pick_device()
+    with _compiling():
+        torch.compile(torch.sin)(torch.ones(2, device=device))
+
+
+def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
+    """Return the learning rate of a step, a pure function of its place.
+
+    Args:
+        config: schedule and peak.
+        step: from 0.
+        steps: of the whole training.
+    """
+    share = step / max(1, steps - 1)
+    if config.schedule == "step":
+        return config.lr * 0.1 ** ((step >= steps / 2) + (step >= steps * 3 / 4))
+    if config.schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * share)) / 2
+    if share < _WARM_UP:
+        return config.lr * (_START + (1 - _START) * share / _WARM_UP)
+    return config.lr * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
+
+
+class TrainingStep:
+    """A network with its optimiser, called once a batch.
+
+    With `config.compile` the first step without a scheme compiles the network. A supernet's
+    forward is never compiled, for each scheme would be compiled anew.
+
+    Attributes:
+        net: the network; the caller puts it in train mode.
+        arithmetic: its precision and memory format; it is put into the latter.
+        device: where it is.
+        rate: learning rate of the last step.
+        taken: steps so far.
+    """
+
+    def __init__(self, net: nn.Module, config: TrainConfig, arithmetic: Arithmetic) -> None:
+        self.net, self.arithmetic = net, arithmetic
+        self.device = next(net.parameters()).device
+        arithmetic.place(net, self.device)
+        self.taken = 0
+        # Lazily; the shapes of a training never change.
+        self._alone = torch.compile(net, dynamic=False) if config.compile else net
+        self._smoothing = config.label_smoothing
+        self._mixed = arithmetic.precision != "float32"
+        self._optimizer = torch.optim.SGD(
+            net.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            fused=True,  # one pass over each tensor
+        )
+        if config.momentum:
+            # A first step from zeros is SGD's own; fused, it wants all buffers there or none, and
+            # a supernet's modules have their first gradients at different steps.
+            self.load_momentum({name: torch.zeros_like(p) for name, p in net.named_parameters()})
+        scaled = arithmetic.precision == "float16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        rate: float = self._optimizer.param_groups[0]["lr"]
+        return rate
+
+    def __call__(
+        self, x: Tensor, labels: Tensor, *, rate: float, scheme: Scheme | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Make one step.
+
+        Args:
+            x: (N, C, H, W), on the network's device.
+            labels: (N,) int64.
+            rate: learning rate.
+            scheme: of a supernet; other networks have none.
+
+        Returns:
+            The loss and the number of images classified right, on the device.
+
+        Raises:
+            CompileError: torch.compile cannot compile the network here.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        x = x.contiguous(memory_format=self.arithmetic.layout)
+        with torch.autocast(self.device.type, self.arithmetic.dtype, enabled=self._mixed):
+            logits = self._forward(x) if scheme is None else self.net(x, scheme)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+        # None, not zero: a module that a scheme leaves out gets no decay and no momentum step.
+        self._optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        self.taken += 1
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a network that takes no scheme, compiled where that is asked."""
+        with _compiling() if self._alone is not self.net else contextlib.nullcontext():
+            logits: Tensor = self._alone(x)
+        return logits
+
+    def momentum(self) -> dict[str, Tensor]:
+        """Return the momentum of each parameter, by its name."""
+        state = self._optimizer.state
+        held = {name: state[p].get("momentum_buffer") for name, p in self.net.named_parameters()}
+        return {name: value for name, value in held.items() if value is not None}
+
+    def load_momentum(self, momentum: Mapping[str, Tensor]) -> None:
+        """Set the momentum of parameters, by name; that of the others is left as it is."""
+        for name, parameter in self.net.named_parameters():
+            if name in momentum:
+                # As the parameter lies in memory, which decides the speed of a step.
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer.detach()

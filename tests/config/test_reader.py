@@ -1,0 +1,443 @@
+"""study.toml: what it gives, what it is told when it is wrong, and what `new` writes."""
+
+import tomllib
+from dataclasses import fields, is_dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sat_optuna.config.config import AttentionConfig, StudyConfig, differences
+from sat_optuna.config.reader import parse_config, plugins_of, read_toml
+from sat_optuna.config.template import to_toml, write_config
+from sat_optuna.errors import ConfigError
+from sat_optuna.ticket import SHARINGS, AttentionSpec
+
+KNOWN = {
+    "modules": ("dia", "se", "sge"),
+    "backbones": ("resnet20", "resnet32"),
+    "datasets": ("cifar10", "mnist5k"),
+}
+
+EXAMPLE = """
+seed = 0
+[data]
+name = "mnist5k"
+valid = 0.2                      # share of the training part
+[network]
+backbone = "resnet20"
+width = 8
+stem_stride = 2
+[attention]
+kinds = ["se"]                   # each block: none, or one of these
+se = { reduction = 16, sharing = "block" }   # or "stage"
+[pretrain]
+epochs = 10
+connect = 0.5                    # probability of a connection in a random scheme
+[search]
+objective = "supernet"           # or "train"
+sampler = "policy"               # or "paper", "tpe", "random", "nsga2"
+trials = 60
+sparsity_weight = 2.0            # accuracy points for all connections dropped
+[retrain]
+epochs = 10
+seeds = [0, 1, 2]
+"""
+
+
+def parse(text):
+    return parse_config(tomllib.loads(text), source="study.toml", known=KNOWN)
+
+
+def faults(text):
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert caught.value.source == "study.toml"
+    return list(caught.value.faults)
+
+
+def test_the_example_gives_the_configuration_it_says():
+    config = parse(EXAMPLE)
+    network = replace(StudyConfig().network, width=8, stem_stride=2)
+    assert config == replace(StudyConfig(), network=network)
+
+
+@pytest.mark.parametrize("sampler", ["policy", "paper", "tpe", "random", "nsga2"])
+@pytest.mark.parametrize("objective", ["supernet", "train"])
+def test_every_sampler_goes_with_every_objective(sampler, objective):
+    text = EXAMPLE.replace('"policy"', f'"{sampler}"').replace('"supernet"', f'"{objective}"')
+    assert (parse(text).search.sampler, parse(text).search.objective) == (sampler, objective)
+
+
+def test_an_empty_file_gives_the_defaults():
+    assert parse("") == StudyConfig()
+    assert parse("[attention]\n[search]\n") == StudyConfig()
+
+
+def test_whole_numbers_serve_as_numbers():
+    config = parse("[train]\nlr = 1\n[search]\nsparsity_weight = -2")
+    assert (config.train.lr, type(config.train.lr)) == (1.0, float)
+    assert config.search.sparsity_weight == -2.0
+
+
+def test_several_kinds_keep_their_order_and_settings():
+    config = parse(
+        '[attention]\ndia = { sharing = "stage", reduction = 4 }\nkinds = ["sge", "dia"]'
+    )
+    assert config.attention.kinds == (
+        AttentionSpec(kind="sge"),
+        AttentionSpec(kind="dia", sharing="stage", settings={"reduction": 4}),
+    )
+
+
+def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
+    assert parse('[attention]\nkinds = ["se"]') == StudyConfig()
+    (kind,) = parse('[attention]\nse = { sharing = "stage" }').attention.kinds
+    assert kind == AttentionSpec(kind="se", sharing="stage", settings={"reduction": 16})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sed = 1", "unknown key 'sed'; did you mean 'seed'?"),
+        (
+            "colour = 1",
+            "unknown key 'colour'; known: "
+            "seed, data, network, attention, train, pretrain, search, retrain, plugins",
+        ),
+        ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
+        ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),
+        (
+            "[pretrain]\nzzz = 1",
+            "unknown key 'pretrain.zzz'; known: epochs, connect, draws",
+        ),
+        ("data = 1", "data is 1; write a table [data]"),
+        ("[[search]]", "search is [{}]; write a table [search]"),
+        ('seed = "0"', "seed is '0'; write a whole number"),
+        ("seed = true", "seed is True; write a whole number"),
+        ("seed = -1", "seed is -1; write at least 0"),
+        ("[search]\ntrials = 1.0", "search.trials is 1.0; write a whole number"),
+        ("[search]\ntrials = 0", "search.trials is 0; write at least 1"),
+        ("[train]\nflip = 1", "train.flip is 1; write true or false"),
+        ('[train]\nlr = "1"', "train.lr is '1'; write a number"),
+        ("[train]\nlr = true", "train.lr is True; write a number"),
+        ("[train]\nlr = 0.0", "train.lr is 0.0; write at least 1e-08"),
+        ("[train]\nlr = nan", "train.lr is nan; write a finite number"),
+        (
+            "[search]\nsparsity_weight = inf",
+            "search.sparsity_weight is inf; write a finite number",
+        ),
+        ("[pretrain]\nconnect = 1.5", "pretrain.connect is 1.5; write at most 1.0"),
+        ("[data]\nname = 5", "data.name is 5; write a text"),
+        (
+            '[data]\nname = "mnist"',
+            "data.name is 'mnist'; did you mean 'mnist5k'? known: cifar10, mnist5k",
+        ),
+        (
+            '[network]\nbackbone = "vit"',
+            "network.backbone is 'vit'; known: resnet20, resnet32",
+        ),
+        (
+            '[search]\nsampler = "polcy"',
+            "search.sampler is 'polcy'; did you mean 'policy'? "
+            "choose one of: 'policy', 'paper', 'tpe', 'random', 'nsga2'",
+        ),
+        (
+            '[train]\nprecision = "int8"',
+            "train.precision is 'int8'; choose one of: 'auto', 'float32', 'bfloat16', 'float16'",
+        ),
+        ("[plugins]\nmodules = [1]", "plugins.modules is [1]; write a list of texts"),
+        ('[plugins]\nmodules = "a.py"', "plugins.modules is 'a.py'; write a list of texts"),
+        ("[network]\nblocks = 3", "network.blocks is 3; write a list of whole numbers"),
+        (
+            "[network]\nblocks = [3, 1.0]",
+            "network.blocks is [3, 1.0]; write a list of whole numbers",
+        ),
+        (
+            "[network]\nblocks = [3, 0]",
+            "network.blocks is [3, 0]; write whole numbers of at least 1",
+        ),
+        (
+            "[retrain]\nseeds = [0, 1]",
+            "retrain.seeds is [0, 1]; write at least 3 numbers, each once",
+        ),
+        (
+            "[retrain]\nseeds = [0, 1, 2, 2]",
+            "retrain.seeds is [0, 1, 2, 2]; write at least 3 numbers, each once",
+        ),
+        (
+            "[retrain]\nseeds = [0, 1, -2]",
+            "retrain.seeds is [0, 1, -2]; write whole numbers of at least 0",
+        ),
+        (
+            "[retrain]\nseeds = [0, 1, true]",
+            "retrain.seeds is [0, 1, True]; write a list of whole numbers",
+        ),
+        (
+            '[attention]\nkinds = "se"',
+            "attention.kinds is 'se'; write a list of names such as [\"se\"]",
+        ),
+        ("[attention]\nkinds = []", 'attention.kinds is []; write a list of names such as ["se"]'),
+        (
+            '[attention]\nkinds = ["se", "se"]',
+            "attention.kinds is ['se', 'se']; name each kind once",
+        ),
+        (
+            '[attention]\nkinds = ["sgee"]',
+            "attention.kinds has 'sgee'; did you mean 'sge'? known: dia, se, sge",
+        ),
+        (
+            '[attention]\nkinds = ["se"]\ndia = {}',
+            "unknown key 'attention.dia'; name it in attention.kinds or drop it",
+        ),
+        ('[attention]\nkind = ["se"]', "unknown key 'attention.kind'; did you mean 'kinds'?"),
+        (
+            "[attention]\nse = 16",
+            'attention.se is 16; write a table such as { sharing = "block" }',
+        ),
+        (
+            '[attention]\nse = { sharing = "net" }',
+            "attention.se.sharing is 'net'; write 'block' or 'stage'",
+        ),
+        (
+            "[attention]\nse = { sharing = [1] }",
+            "attention.se.sharing is [1]; write 'block' or 'stage'",
+        ),
+        (
+            "[attention]\nse = { reduction = [16] }",
+            "attention.se.reduction is [16]; write a finite number, a text, true or false",
+        ),
+        (
+            "[attention]\nse = { reduction = nan }",
+            "attention.se.reduction is nan; write a finite number, a text, true or false",
+        ),
+        (
+            '[pretrain]\ndraws = "antithetic"\nconnect = 0.3',
+            "pretrain.draws is 'antithetic' with connect = 0.3 and 1 kind of attention; "
+            "it needs connect = 0.5 and one kind, or choose 'iid' or 'balanced'",
+        ),
+        (
+            '[pretrain]\ndraws = "antithetic"\n[attention]\nkinds = ["se", "sge"]',
+            "pretrain.draws is 'antithetic' with connect = 0.5 and 2 kinds of attention; "
+            "it needs connect = 0.5 and one kind, or choose 'iid' or 'balanced'",
+        ),
+        (
+            "[train]\nmomentum = 0",
+            "train.nesterov is true with momentum = 0.0; raise momentum or set nesterov = false",
+        ),
+        (
+            '[search]\nsampler = "tpe"\nmax_connections = 3',
+            "search.max_connections is set with sampler = 'tpe', which knows no limits; choose "
+            "sampler 'policy' or 'paper'",
+        ),
+        (
+            "[search]\nreplicates = 2",
+            "search.replicates is 2 with objective = 'supernet' and sampler = 'policy'; it needs "
+            "objective 'train', for the supernet scores a scheme the same each time, and sampler "
+            "'policy' or 'paper'",
+        ),
+        (
+            '[search]\npruner = "median"',
+            "search.pruner is 'median' with objective = 'supernet', which scores in one step; "
+            "choose objective 'train' or pruner 'none'",
+        ),
+    ],
+)
+def test_a_fault_is_one_sentence(text, said):
+    assert faults(text) == [said]
+
+
+def test_a_table_of_a_kind_there_is_gets_no_hint_to_a_misspelt_one():
+    assert faults('[attention]\nkinds = ["see"]\nse = {}') == [
+        "attention.kinds has 'see'; did you mean 'se'? known: dia, se, sge",
+        "unknown key 'attention.se'; name it in attention.kinds or drop it",
+    ]
+
+
+def test_more_kinds_than_digits_are_refused():
+    kinds = [f"k{i}" for i in range(36)]
+    with pytest.raises(ConfigError, match="names 36 kinds; name at most 35"):
+        parse_config({"attention": {"kinds": kinds}}, source="x", known={})
+
+
+def test_a_number_no_float_can_hold_is_refused():
+    assert faults(f"[train]\nlr = {10**400}") == [f"train.lr is {10**400}; write a number"]
+
+
+def test_all_faults_are_shown_at_once_those_of_two_keys_too():
+    text = """
+    sed = 1
+    [data]
+    name = "mnist"
+    [attention]
+    kinds = ["sse"]
+    other = {}
+    [train]
+    momentum = 0
+    lr = "fast"
+    [search]
+    pruner = "median"
+    """
+    assert [fault.split(" ")[0:3] for fault in faults(text)] == [
+        ["unknown", "key", "'sed';"],
+        ["data.name", "is", "'mnist';"],
+        ["attention.kinds", "has", "'sse';"],
+        ["unknown", "key", "'attention.other';"],
+        ["train.lr", "is", "'fast';"],
+        ["train.nesterov", "is", "true"],
+        ["search.pruner", "is", "'median'"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[search]\npruner = "median"\nobjective = "trian"',
+        '[pretrain]\ndraws = "antithetic"\nconnect = "often"',
+        '[pretrain]\ndraws = "antithetic"\n[attention]\nkinds = ["se", "se"]',
+        "[train]\nmomentum = 0\nnesterov = 0",
+    ],
+)
+def test_a_faulty_key_gives_no_second_fault_through_its_default(text):
+    assert len(faults(text)) == 1
+
+
+def test_names_are_checked_only_where_they_are_known():
+    text = '[data]\nname = "mine"\n[attention]\nkinds = ["mine"]'
+    config = parse_config(tomllib.loads(text), source="x", known={})
+    assert (config.data.name, config.attention.kinds[0].kind) == ("mine", "mine")
+
+
+def test_a_kind_without_a_table_has_the_sharing_it_is_said_to_have():
+    text = '[attention]\nkinds = ["dia", "sge"]\nsge = { groups = 2 }'
+    config = parse_config(
+        tomllib.loads(text), source="x", known={}, default_sharing={"dia": "stage"}
+    )
+    assert [(s.kind, s.sharing) for s in config.attention.kinds] == [
+        ("dia", "stage"),
+        ("sge", "block"),
+    ]
+
+
+def test_plugins_are_known_before_the_rest_is_checked():
+    document = tomllib.loads('colour = 1\n[plugins]\nmodules = ["net.py", "data.py"]')
+    assert plugins_of(document) == ("net.py", "data.py")
+    for text in ("", "plugins = 1", "[plugins]\nmodules = 1", "[plugins]\nmodules = [1]"):
+        assert plugins_of(tomllib.loads(text)) == ()
+
+
+def test_the_defaults_survive_being_written_and_read():
+    assert parse(to_toml(StudyConfig())) == StudyConfig()
+    assert differences(parse(to_toml(StudyConfig())).to_dict(), StudyConfig().to_dict()) == ()
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
+SETTINGS = st.dictionaries(
+    TEXTS.filter(lambda name: name != "sharing"),
+    st.one_of(
+        st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXTS
+    ),
+    max_size=2,
+)
+
+
+@given(
+    root=TEXTS,
+    lr=st.floats(1e-8, 1e300),
+    seeds=st.lists(st.integers(0, 2**62), min_size=3, max_size=12, unique=True),
+    blocks=st.lists(st.integers(1, 40), max_size=4),
+    plugins=st.lists(TEXTS, max_size=2),
+    kinds=st.dictionaries(
+        TEXTS.filter(lambda name: name not in ("kinds", "se")),
+        st.tuples(st.sampled_from(SHARINGS), SETTINGS),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_any_configuration_survives_being_written_and_read(
+    root, lr, seeds, blocks, plugins, kinds
+):
+    default = StudyConfig()
+    specs = (
+        AttentionSpec(kind=kind, sharing=sharing, settings=settings)
+        for kind, (sharing, settings) in kinds.items()
+    )
+    config = replace(
+        default,
+        data=replace(default.data, root=root),
+        network=replace(default.network, blocks=tuple(blocks)),
+        attention=AttentionConfig(tuple(specs)),
+        train=replace(default.train, lr=lr),
+        retrain=replace(default.retrain, seeds=tuple(seeds)),
+        plugins=replace(default.plugins, modules=tuple(plugins)),
+    )
+    assert parse_config(tomllib.loads(to_toml(config)), source="x", known={}) == config
+
+
+def test_every_key_is_written_once_with_a_comment():
+    lines = to_toml(StudyConfig()).splitlines()
+    for spec in fields(StudyConfig):
+        section = getattr(StudyConfig(), spec.name)
+        keys = [f.name for f in fields(section) if f.metadata] if is_dataclass(section) else []
+        names = keys or [spec.name]
+        if is_dataclass(section):
+            start = lines.index(f"[{spec.name}]") + 1
+            end = next((i for i in range(start, len(lines)) if not lines[i]), len(lines))
+        else:
+            start, end = 0, 1
+        written = [line for line in lines[start:end] if line.split(" = ")[0] in names]
+        assert [line.split(" = ")[0] for line in written] == names
+    for line in lines:
+        assert not line or line.startswith("[") or " # " in line
+        assert len(line) < 120
+
+
+def test_what_is_written_shows_the_other_choices():
+    for spec in fields(StudyConfig):
+        section = getattr(StudyConfig(), spec.name)
+        for f in fields(section) if is_dataclass(section) else ():
+            for choice in f.metadata.get("choices", ()):
+                assert choice == f.default or repr(choice) in f.metadata["comment"]
+
+
+def test_a_file_is_written_and_read(tmp_path):
+    path = tmp_path / "mine" / "study.toml"
+    assert write_config(path, StudyConfig()) == path
+    assert parse_config(read_toml(path), source="x", known=KNOWN) == StudyConfig()
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text("seed = 5")
+    with pytest.raises(ConfigError) as caught:
+        write_config(path, StudyConfig())
+    assert str(caught.value) == f"{path}: exists already; edit it, or choose another name"
+    assert path.read_text() == "seed = 5"
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        read_toml(tmp_path / "study.toml")
+    assert str(caught.value) == (
+        f"{tmp_path / 'study.toml'}: cannot be read (No such file or directory); "
+        "make one with: sat-optuna new NAME"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"seed = ", "(at end of document)"),
+        (b"a = 1\nseed 0", "(at line 2, column 6)"),
+        (b'root = "\xff"', "'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_what_is_no_toml_is_said_with_its_place(tmp_path, content, reason):
+    path = tmp_path / "study.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_toml(path)
+    assert str(caught.value).startswith(f"{path}: is not TOML: ")
+    assert reason in str(caught.value)
+    assert str(caught.value).endswith("; correct it there")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,105 @@
+"""What `auto` means, for each kind of device and network; where a GPU looks for kernels."""
+
+import pytest
+import torch
+from torch import nn
+
+from sat_optuna.config.config import TrainConfig
+from sat_optuna.scheme import Scheme
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.training.precision import (
+    BFLOAT16_FLAGS,
+    Arithmetic,
+    arithmetic_for,
+    cpu_flags,
+    fastest_kernels,
+    pick_device,
+    to_memory_format,
+)
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+PLAIN = Arithmetic("float32", "contiguous")
+FAST = Arithmetic("bfloat16", "channels_last")
+
+
+def supernet(**settings):
+    return Supernet(
+        "resnet20",
+        attention=("cbam",),  # with a convolution to one channel
+        in_channels=1,
+        classes=3,
+        seed=0,
+        blocks=(1, 1, 1),
+        **settings,
+    )
+
+
+def depthwise():
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16))
+
+
+def auto(net, flags, device=CPU):
+    return arithmetic_for(TrainConfig(), net, device, flags=flags)
+
+
+@pytest.mark.parametrize("flag", BFLOAT16_FLAGS)
+def test_auto_on_a_cpu_with_bfloat16(flag):
+    assert auto(supernet(), {"avx2", flag}) == FAST
+    assert auto(supernet(width=8), {flag}) == PLAIN
+    assert auto(depthwise(), {flag}) == Arithmetic("float32", "channels_last")
+    assert auto(nn.Linear(3, 3), {flag}) == PLAIN
+
+
+@pytest.mark.parametrize("net", [supernet(), supernet(width=8), depthwise()])
+def test_auto_elsewhere_is_float32_and_contiguous(net):
+    assert auto(net, {"avx2", "avx512_f"}) == PLAIN
+    assert auto(net, set(BFLOAT16_FLAGS), GPU) == PLAIN  # not measured
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_auto_is_the_same_for_all_networks_of_a_study(width):
+    net = supernet(width=width)
+    schemes = (Scheme.uniform(net.stages, choice) for choice in (0, 1))
+    tickets = [materialise(net, scheme) for scheme in schemes]
+    flags = set(BFLOAT16_FLAGS)
+    assert len({auto(one, flags) for one in (net, *tickets)}) == 1
+
+
+def test_what_is_asked_for_is_what_is_done():
+    asked = TrainConfig(precision="float32", memory_format="contiguous")
+    assert arithmetic_for(asked, supernet(), CPU, flags=set(BFLOAT16_FLAGS)) == PLAIN
+    asked = TrainConfig(precision="bfloat16", memory_format="channels_last")
+    assert arithmetic_for(asked, supernet(width=8), CPU, flags=()) == FAST
+    assert (FAST.dtype, FAST.layout) == (torch.bfloat16, torch.channels_last)
+    assert (PLAIN.dtype, PLAIN.layout) == (torch.float32, torch.contiguous_format)
+
+
+def test_a_network_is_put_into_its_format():
+    net = supernet()
+    asked = TrainConfig(memory_format="channels_last")
+    assert to_memory_format(net, asked, CPU) is torch.channels_last
+    kernel = net.backbone.stem[0].weight
+    assert kernel.shape[1] == 1  # contiguous in both
+    kernel = net.backbone.stages[0][0].conv1.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert not kernel.is_contiguous()
+
+
+def test_this_machine():
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert all(isinstance(flag, str) for flag in cpu_flags())
+    assert auto(supernet(), None) == auto(supernet(), cpu_flags())
+
+
+def test_a_gpu_looks_for_kernels_and_leaves_the_setting_as_it_was():
+    def looks(device):
+        with fastest_kernels(device):
+            return torch.backends.cudnn.benchmark
+
+    assert (looks(CPU), looks(GPU), torch.backends.cudnn.benchmark) == (False, True, False)
+    torch.backends.cudnn.deterministic = True
+    try:
+        assert not looks(GPU)
+    finally:
+        torch.backends.cudnn.deterministic = False
