@@ -109,8 +109,8 @@ def inference(
         schemes=schemes,
         cheapest=cheapest,
     )
-    with console.progress("bench inference", FIT_ROUNDS * len(plan.fits) + rounds) as bar:
-        document = bench_inference(plan, on_round=bar.advance)
+    with console.progress("bench inference", FIT_ROUNDS * len(plan.fits) + rounds) as advance:
+        document = bench_inference(plan, on_round=advance)
     if as_json or format == "json":
         console.result(json.dumps(document, indent=1, ensure_ascii=False))
     elif format == "csv":

@@ -79,9 +79,9 @@ def evaluation(
         torch.set_num_threads(threads)
     named = [name.strip() for name in cases.split(",") if name.strip()]
     total = 2 * rounds * len(named or CASES | GROWTH)
-    with console.progress("bench evaluation", total) as bar:
+    with console.progress("bench evaluation", total) as advance:
         document = bench_evaluation(
-            cases=named, images=images, rounds=rounds, sample=sample, on_step=bar.advance
+            cases=named, images=images, rounds=rounds, sample=sample, on_step=advance
         )
     if as_json or format == "json":
         console.result(json.dumps(document, indent=1))

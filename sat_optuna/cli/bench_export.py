@@ -42,10 +42,8 @@ def export(
     from sat_optuna.export import SUFFIXES
 
     names = [name.strip() for name in modules.split(",") if name.strip()] or own_modules()
-    with console.progress("bench export", len(names) * len(SUFFIXES)) as bar:
-        document = bench_export(
-            backbone, modules=names, side=resolution, out=out, on_file=bar.advance
-        )
+    with console.progress("bench export", len(names) * len(SUFFIXES)) as advance:
+        document = bench_export(backbone, modules=names, side=resolution, out=out, on_file=advance)
     columns = ("module", "sharing", "format", "batch", "difference", "bytes", "seconds")
     rows = document["rows"]
     if format == "table":  # three decimals would show no difference

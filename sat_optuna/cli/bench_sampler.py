@@ -94,7 +94,7 @@ def sampler(
 
     named = _names(problems) or list(DEFAULT_PROBLEMS)
     against = _names(rivals) or list(DEFAULT_RIVALS)
-    with console.progress("bench sampler", len(named) * len(against) * seeds) as bar:
+    with console.progress("bench sampler", len(named) * len(against) * seeds) as advance:
         runs = bench_sampler(
             out / "runs.jsonl",
             problems=named,
@@ -103,7 +103,7 @@ def sampler(
             evaluations=evaluations,
             cap_s=cap_s,
             workers=workers,
-            on_run=bar.advance,
+            on_run=advance,
         )
     from sat_optuna.bench.ablation import ablation_markdown
     from sat_optuna.bench.comparison import compared, standings
@@ -160,13 +160,13 @@ def _overhead(console: Console, out: Path, format: str) -> None:
     from sat_optuna.bench.sampler_report import overhead_markdown
 
     check_writable(out / "overhead.json")
-    with console.progress("ask and tell", len(overhead.HISTORIES)) as bar:
-        asked = overhead.bench_overhead(on_history=bar.advance)
-    with console.progress("reopening", len(reopening.READERS) * reopening.ROUNDS) as bar:
-        reopened = reopening.bench_reopening(on_opening=bar.advance)
+    with console.progress("ask and tell", len(overhead.HISTORIES)) as advance:
+        asked = overhead.bench_overhead(on_history=advance)
+    with console.progress("reopening", len(reopening.READERS) * reopening.ROUNDS) as advance:
+        reopened = reopening.bench_reopening(on_opening=advance)
     studies = len(asynchrony.ASYNCHRONOUS) * len(asynchrony.PROBLEMS) * asynchrony.SEEDS
-    with console.progress("asynchrony", studies) as bar:
-        together = asynchrony.bench_asynchrony(on_study=bar.advance)
+    with console.progress("asynchrony", studies) as advance:
+        together = asynchrony.bench_asynchrony(on_study=advance)
     parts = {"ask_and_tell": asked, "reopening": reopened, "asynchrony": together}
     machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} cores"
     document = {"machine": machine, "versions": versions_used()} | parts

@@ -76,8 +76,8 @@ def training(
     plan = TrainingPlan(
         networks=networks, rounds=rounds, seeds=seeds, epochs=epochs, compile=compile
     )
-    with console.progress("bench training", plan.turns) as bar:
-        document = bench_training(plan, out=out, on_turn=bar.advance)
+    with console.progress("bench training", plan.turns) as advance:
+        document = bench_training(plan, out=out, on_turn=advance)
     if format == "json":
         console.result(json.dumps(document, indent=1, ensure_ascii=False))
     elif format == "csv":

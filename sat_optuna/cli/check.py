@@ -3,8 +3,7 @@
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.cli.search import check_search
-from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.folder import open_study
 
 __all__ = ["check"]
 
@@ -14,11 +13,10 @@ __all__ = ["check"]
 @click.pass_obj
 def check(console: Console, *, study: str) -> None:
     """Show every fault of study.toml at once; trains nothing."""
-    workspace = Workspace.open(study)
-    stages = workspace.check_network()
-    check_search(workspace)
-    choices = (len(workspace.config.attention.kinds) + 1) ** sum(stages)
+    opened = open_study(study)
+    stages = opened.check()
+    choices = (len(opened.config.attention.kinds) + 1) ** sum(stages)
     console.result(
-        f"{workspace.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "
+        f"{opened.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "
         f"{stages}, {choices:,} schemes; next: sat-optuna run {study}"
     )

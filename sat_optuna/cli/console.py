@@ -2,23 +2,21 @@
 
 import csv
 import io
+import itertools
 import json
 import logging
 import threading
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.events import Event, OnEvent
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-__all__ = ["FORMAT", "INTERRUPTED", "Bar", "Console"]
+__all__ = ["FORMAT", "INTERRUPTED", "Console"]
 
 INTERRUPTED = threading.Event()  # set by Ctrl-C and SIGTERM
 
@@ -40,7 +38,7 @@ class Console:
     """
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
-        self.quiet = quiet
+        self.quiet, self.verbose = quiet, verbose
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR)
         if not verbose:
             warnings.showwarning = self._warn
@@ -89,64 +87,43 @@ class Console:
         RichConsole(width=natural, highlight=False).print(table, soft_wrap=True)
 
     @contextmanager
-    def progress(self, title: str, total: int, done: int = 0) -> Iterator["Bar"]:
-        """Show progress on stderr while the block runs; `advance` of what is yielded moves it.
+    def following(
+        self, say: Callable[[Event], str | None] = lambda _event: None
+    ) -> Iterator[OnEvent]:
+        """Yield an `on_event` that shows progress on stderr while the block runs.
 
-        A terminal gets a bar; a log file gets a line now and then.
+        Args:
+            say: gives the line of the result that an event is worth, or None.
         """
-        from rich.console import Console as RichConsole
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from sat_optuna.pipeline.progress import ProgressBar
 
-        screen = RichConsole(stderr=True)
-        shown = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=screen,
-            disable=self.quiet or not screen.is_terminal,
-        )
-        with shown:
-            yield Bar(self, shown, title, total, done)
+        bar = None if self.quiet else ProgressBar()
 
+        def on_event(event: Event) -> None:
+            if INTERRUPTED.is_set():  # Ctrl-C was pressed and nobody heard it
+                raise KeyboardInterrupt
+            if bar:
+                bar(event)
+            if line := say(event):
+                self.result(line)
 
-class Bar:
-    """Progress of one step; made by `Console.progress`."""
+        try:
+            yield on_event
+        finally:
+            if bar:
+                bar.close()
 
-    _PAUSE_S = 30.0  # between two lines of a log file
+    @contextmanager
+    def progress(self, step: str, total: int) -> Iterator[Callable[..., None]]:
+        """Yield what is called after each of `total` turns, and show them on stderr."""
+        turns = itertools.count(1)
+        with self.following() as on_event:
 
-    def __init__(
-        self, console: Console, shown: "Progress", title: str, total: int, done: int
-    ) -> None:
-        self._console, self._shown, self._title = console, shown, title
-        self._total, self._done, self._said = total, done, time.monotonic()
-        self._task = shown.add_task(title, total=total, completed=done, note="")
+            def advance(message: str = "") -> None:
+                on_event(Event(step=step, done=next(turns), total=total, message=message))
 
-    def advance(self, note: str = "") -> None:
-        """One step further, with a note behind the bar.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C was pressed and nobody heard it.
-        """
-        if INTERRUPTED.is_set():
-            raise KeyboardInterrupt
-        self._done += 1
-        self._shown.update(self._task, advance=1, note=note)
-        now = time.monotonic()
-        if self._shown.disable and (now - self._said > self._PAUSE_S or self._done == self._total):
-            self._said = now
-            behind = f": {note}" if note else ""
-            self._console.remark(f"{self._title} {self._done}/{self._total}{behind}")
+            on_event(Event(step=step, done=0, total=total))
+            yield advance
 
 
 def _cell(value: Any) -> str:

@@ -5,8 +5,7 @@ import json
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.errors import StudyError
-from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.folder import open_study
 
 __all__ = ["enumerate_all"]
 
@@ -48,38 +47,12 @@ def enumerate_all(
     so the same command goes on after any end. Writes enumeration.npz, .json and .md; the npz is a
     table for `sat-optuna bench sampler --problems table:FILE`.
     """
-    workspace = Workspace.open(study)
-    with workspace.locked():
-        _enumerate(workspace, console, top=top, memory=memory or 0, limit=limit, format=format)
-
-
-def _enumerate(
-    workspace: Workspace, console: Console, *, top: int, memory: int, limit: int, format: str
-) -> None:
-    from sat_optuna.evaluate.journal import open_journal, score_into
-    from sat_optuna.evidence.enumeration import Enumeration
-
-    evaluator = workspace.supernet_objective(memory=memory * 2**20, cache=0).evaluator
-    plan = evaluator.plan()
-    if plan.schemes > limit:
-        raise StudyError(
-            f"study {workspace.name!r} has {plan.schemes:,} schemes, more than the limit of "
-            f"{limit:,}; all of them would take {plan}; raise --limit for that, or search them: "
-            f"sat-optuna search {workspace.name}"
+    opened = open_study(study)
+    with console.following() as on_event:
+        found = opened.enumerate(
+            top=top, memory=(memory or 0) * 2**20, limit=limit, on_event=on_event
         )
-    console.remark(f"enumerate: {plan}")
-    schemes = evaluator.all_schemes(limit=limit)
-    journal = open_journal(workspace.work / "enumeration.jsonl", evaluator, schemes)
-    done = len(journal.held)
-    with console.progress("enumerate", plan.schemes, done) as bar:
-        results = score_into(journal, evaluator, schemes, on_scheme=bar.advance)
-    scores = Enumeration(
-        tuple(results.values()),
-        kinds=[spec.kind for spec in workspace.config.attention.kinds],
-        sparsity_weight=workspace.config.search.sparsity_weight,
-    )
-    table, _, page = scores.write(workspace.folder, top=top)
-    summary = scores.summary(top=top)
+    summary = found.scores.summary(top=top)
     if format == "json":
         console.result(json.dumps(summary, indent=1))
     else:
@@ -90,6 +63,6 @@ def _enumerate(
         console.result("")
         console.rows(summary["effects"], tuple(summary["effects"][0]), format)
     console.remark(
-        f"enumerate: {plan.schemes - done:,} schemes now, {plan.schemes:,} in all, in {page} and "
-        f"{table}; next: sat-optuna bench sampler --problems table:{table}"
+        f"enumerate: {found.new:,} schemes now, {summary['schemes']:,} in all, in {found.page} "
+        f"and {found.table}"
     )

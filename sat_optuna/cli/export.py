@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.config.config import differences
+from sat_optuna.config.config import decided, differences, fingerprint
 from sat_optuna.errors import CheckpointError, StudyError
-from sat_optuna.evidence.results import RETRAIN_FREE, RetrainJob, read_result, retrain_fingerprint
+from sat_optuna.evidence.results import RetrainJob, read_result, retrain_fingerprint
 from sat_optuna.export import SUFFIXES, Exported, check_asked
-from sat_optuna.pipeline.folder import Workspace
-from sat_optuna.pipeline.open import is_exported, open_ticket, study_of
+from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.reading import is_exported, open_ticket, study_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score, Ticket
 from sat_optuna.training.checkpoint import read_record
@@ -54,7 +54,7 @@ class _Given:
         self.exported = is_exported(path)
         self.ticket = open_ticket(path)
         study = None if self.exported else study_of(path)
-        self.workspace = None if study is None else Workspace.open(str(study))
+        self.workspace = None if study is None else open_study(study)
 
     def weights(self, scheme: Scheme, given: Path | None, seed: int | None) -> Path:
         """Return where the weights of a scheme are.
@@ -76,7 +76,7 @@ class _Given:
             return given  # who reads its tensors says what is wrong with it
         if "ticket" in record:
             return given  # which is compared with the network when it is loaded
-        ours = self.workspace and self.workspace.pretrain_fingerprint
+        ours = self.workspace and fingerprint(self.workspace.config, "pretrain")
         pretrained = ours is not None and record.get("fingerprint") == ours
         if pretrained or given.name == _SUPERNET:
             raise CheckpointError(
@@ -103,7 +103,8 @@ class _Given:
                 "be taken; give them with --weights FILE"
             )
         config = self.workspace.config
-        if found := differences(self.ticket.config, config.to_dict(), without=RETRAIN_FREE):
+        stored, given = (decided(c, "retrain") for c in (self.ticket.config, config))
+        if found := differences(stored, given):
             raise StudyError(
                 f"ticket {self.path} was made with another study.toml ({'; '.join(found)}); "
                 "restore it, or give the ticket's weights with --weights FILE"
@@ -211,7 +212,7 @@ def _folded(
     full = replace(given.ticket, role="full", scheme=Scheme.uniform(keep.stages, 1))
     network = load_weights(full, given.weights(full.scheme, weights, seed))
     config = given.workspace.config
-    images = given.workspace.data.train
+    images = given.workspace.parts.data.train
     search = config.search
     batches = calibration_batches(
         images, count=search.calibration, chunk=search.calibration_chunk, seed=config.seed

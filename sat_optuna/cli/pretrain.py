@@ -3,42 +3,10 @@
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.pipeline.folder import Workspace
-from sat_optuna.training.checkpoint import EpochRecord
+from sat_optuna.cli.said import steps_of
+from sat_optuna.pipeline.folder import open_study
 
-__all__ = ["pretrain", "pretrain_step"]
-
-
-def pretrain_step(workspace: Workspace, console: Console) -> None:
-    """Train the supernet to its configured epochs, from where its checkpoint stands."""
-    config, path = workspace.config, workspace.supernet_path
-    done, total = workspace.pretrained_epochs(), workspace.config.pretrain.epochs
-    if done >= total:
-        console.result(f"pretrain: done already, {total} epochs in {path}")
-        return
-    from sat_optuna.training.loop import pretrain as train_supernet
-
-    net = workspace.fresh_supernet()
-    with console.progress("pretrain", total, done) as bar:
-
-        def on_epoch(record: EpochRecord) -> None:
-            bar.advance(f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %")
-
-        history = train_supernet(
-            net,
-            workspace.data,
-            epochs=total,
-            seed=config.seed,
-            connect=config.pretrain.connect,
-            draws=config.pretrain.draws,
-            config=config.train,
-            checkpoint=workspace.checkpoint(),
-            on_epoch=on_epoch,
-        )
-    console.result(
-        f"pretrain: {total} epochs, loss {history[-1].loss:.3f}; {path} written, "
-        f"next: sat-optuna search {workspace.name}"
-    )
+__all__ = ["pretrain"]
 
 
 @click.command(epilog="Example: sat-optuna pretrain mine; next: sat-optuna search mine")
@@ -46,6 +14,6 @@ def pretrain_step(workspace: Workspace, console: Console) -> None:
 @click.pass_obj
 def pretrain(console: Console, *, study: str) -> None:
     """Train the supernet under random schemes; continues where it was stopped."""
-    workspace = Workspace.open(study)
-    with workspace.locked():
-        pretrain_step(workspace, console)
+    opened = open_study(study)
+    with steps_of(opened, console) as on_event:
+        opened.pretrain(on_event=on_event)

@@ -10,7 +10,7 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.errors import TicketError, saying
-from sat_optuna.pipeline.open import open_ticket
+from sat_optuna.pipeline.reading import open_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
@@ -66,9 +66,9 @@ def show(
     }
     costs: dict[str, Any] = {"counts": _count(supernet, found, schemes)}
     if latency:
-        with console.progress("latency", rounds) as bar:
+        with console.progress("latency", rounds) as on_round:
             costs["latency"] = _time(
-                supernet, found, schemes, batch=batch, rounds=rounds, on_round=bar.advance
+                supernet, found, schemes, batch=batch, rounds=rounds, on_round=on_round
             )
     if format == "json":
         document = {"ticket": json.loads(found.to_json()), "costs": costs}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.folder import open_study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -33,8 +33,8 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
 
     Which trials of live processes hold up the sampler is said below the list.
     """
-    workspace = Workspace.open(study)
-    opened = workspace.load_study()
+    folder = open_study(study)
+    opened = folder.optuna_study()
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
     stale = {trial.number for trial in stale_trials(opened)}
@@ -45,7 +45,7 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     if stale:
         console.remark(
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "
-            f"sat-optuna search {workspace.name}"
+            f"sat-optuna search {folder.name}"
         )
     for blocker in blocking_trials(opened):
         console.remark(str(blocker))

@@ -1,20 +1,19 @@
 """The configuration of a study: one frozen dataclass, a section each for the keys of study.toml.
 
-Each key is a dataclass field with its default; the comment that `sat-optuna new` writes beside it
-and the limits that checking uses are the field's own metadata, so they cannot drift apart.
+Each key is a dataclass field with its default. The comment that `sat-optuna new` writes beside it,
+the limits that checking uses and the steps that the key decides are the field's own metadata, so
+they cannot drift apart.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from sat_optuna.ticket import AttentionSpec
 
 __all__ = [
-    "CHANGEABLE",
-    "NEUTRAL",
     "AttentionConfig",
     "DataConfig",
     "NetworkConfig",
@@ -22,21 +21,27 @@ __all__ = [
     "PretrainConfig",
     "RetrainConfig",
     "SearchConfig",
+    "Step",
     "StudyConfig",
     "TrainConfig",
+    "decided",
     "differences",
     "fingerprint",
     "with_trials",
 ]
 
 
-def _key(default: Any, comment: str, **limits: Any) -> Any:
-    """A field with the comment that study.toml shows and the limits that checking uses.
+Step: TypeAlias = Literal["pretrain", "search", "retrain"]
+
+
+def _key(default: Any, comment: str, **metadata: Any) -> Any:
+    """A field with the comment that study.toml shows and what else is known of the key.
 
     Limits: `least` and `most` (inclusive; of each item of a list), `fewest` (different items of a
     list), `choices` (a tuple), `registry` (the name of one that must hold the value).
+    `decides`: the steps whose result the key decides, where they are not those of its section.
     """
-    metadata = {"comment": comment, **limits}
+    metadata = {"comment": comment, **metadata}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -50,8 +55,10 @@ class DataConfig:
     valid: float = _key(0.2, "share of the training part", least=0.01, most=0.9)
     limit: int = _key(0, "training images kept, equally from each class; 0 keeps all", least=0)
     size: int = _key(0, "images are resized to size x size; 0 keeps theirs", least=0)
-    root: str = _key("", "folder of the data; empty: where `sat-optuna data get` puts it")
-    workers: int = _key(0, "processes that decode images, for imagefolder", least=0)
+    root: str = _key(
+        "", "folder of the data; empty: where `sat-optuna data get` puts it", decides=()
+    )
+    workers: int = _key(0, "processes that decode images, for imagefolder", decides=(), least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +127,10 @@ class TrainConfig:
         "or 'contiguous', 'channels_last'; auto: what pays on this device",
         choices=("auto", "contiguous", "channels_last"),
     )
-    compile: bool = _key(
-        False, "torch.compile for networks of one scheme; pays? `bench training --compile` says"
+    compile: bool = _key(  # a supernet is never compiled, nor what is scored in it
+        False,
+        "torch.compile for networks of one scheme; pays? `bench training --compile` says",
+        decides=("trials", "retrain"),
     )
 
 
@@ -153,30 +162,43 @@ class SearchConfig:
         "or 'paper', 'tpe', 'random', 'nsga2'",
         choices=("policy", "paper", "tpe", "random", "nsga2"),
     )
-    trials: int = _key(60, "finished trials of the study", least=1)
+    trials: int = _key(60, "finished trials of the study", least=1, decides=())
     batch: int = _key(8, "trials asked, scored and told together", least=1)
     sparsity_weight: float = _key(2.0, "accuracy points for all connections dropped")
     max_connections: int = _key(
-        0, "only schemes of at most so many connections are proposed; 0: no limit", least=0
+        0,
+        "only schemes of at most so many connections are proposed; 0: no limit",
+        least=0,
     )
     max_params: int = _key(0, "or of at most so many parameters; 0: no limit", least=0)
     max_macs: int = _key(0, "or of at most so many multiply-adds; 0: no limit", least=0)
     replicates: int = _key(
-        1, "objective 'train': trials a promising scheme may get, each of its own seed", least=1
+        1,
+        "objective 'train': trials a promising scheme may get, each of its own seed",
+        least=1,
     )
     calibration: int = _key(
-        512, "training images that set BatchNorm before a scheme is scored", least=2
+        512,
+        "training images that set BatchNorm before a scheme is scored",
+        least=2,
     )
     calibration_chunk: int = _key(
-        128, "of these in one batch, the last smaller; part of the score, as they are", least=2
+        128,
+        "of these in one batch, the last smaller; part of the score, as they are",
+        least=2,
     )
     recalibrate: bool = _key(
-        True, "false: schemes are scored with the statistics that pretraining left"
+        True,
+        "false: schemes are scored with the statistics that pretraining left",
     )
-    timeout: float = _key(0.0, "seconds after which no new batch is asked; 0: none", least=0.0)
+    timeout: float = _key(
+        0.0, "seconds after which no new batch is asked; 0: none", least=0.0, decides=()
+    )
     epochs: int = _key(2, "objective 'train': epochs of a trial", least=1)
     start: str = _key(
-        "scratch", "objective 'train': or 'supernet', its weights", choices=("scratch", "supernet")
+        "scratch",
+        "objective 'train': or 'supernet', its weights",
+        choices=("scratch", "supernet"),
     )
     pruner: str = _key(
         "none",
@@ -191,9 +213,9 @@ class RetrainConfig:
 
     epochs: int = _key(10, "epochs of a retraining", least=1)
     seeds: tuple[int, ...] = _key(
-        lambda: (0, 1, 2), "one retraining a seed, at least 3", least=0, fewest=3
+        lambda: (0, 1, 2), "one retraining a seed, at least 3", least=0, fewest=3, decides=()
     )
-    workers: int = _key(0, "retrainings at the same time; 0: one a core", least=0)
+    workers: int = _key(0, "retrainings at the same time; 0: one a core", least=0, decides=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,19 +229,34 @@ class PluginsConfig:
     sha256: tuple[str, ...] = ()
 
 
+# Metadata of a section: the steps whose result its keys decide, each a Step or "trials", which is
+# a search that trains a network in each trial.
+_EVERY_STEP = ("pretrain", "search", "retrain")
+
+
 @dataclass(frozen=True, slots=True)
 class StudyConfig:
     """A whole study.toml."""
 
-    seed: int = _key(0, "everything random is a function of this", least=0)
-    data: DataConfig = field(default_factory=DataConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    attention: AttentionConfig = field(default_factory=AttentionConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
-    retrain: RetrainConfig = field(default_factory=RetrainConfig)
-    plugins: PluginsConfig = field(default_factory=PluginsConfig)
+    seed: int = _key(0, "everything random is a function of this", least=0, decides=_EVERY_STEP)
+    data: DataConfig = field(default_factory=DataConfig, metadata={"decides": _EVERY_STEP})
+    network: NetworkConfig = field(
+        default_factory=NetworkConfig, metadata={"decides": _EVERY_STEP}
+    )
+    attention: AttentionConfig = field(
+        default_factory=AttentionConfig, metadata={"decides": _EVERY_STEP}
+    )
+    train: TrainConfig = field(default_factory=TrainConfig, metadata={"decides": _EVERY_STEP})
+    pretrain: PretrainConfig = field(
+        default_factory=PretrainConfig, metadata={"decides": ("pretrain", "search")}
+    )
+    search: SearchConfig = field(default_factory=SearchConfig, metadata={"decides": ("search",)})
+    retrain: RetrainConfig = field(
+        default_factory=RetrainConfig, metadata={"decides": ("retrain",)}
+    )
+    plugins: PluginsConfig = field(
+        default_factory=PluginsConfig, metadata={"decides": _EVERY_STEP}
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, section by section."""
@@ -227,47 +264,45 @@ class StudyConfig:
         return plain
 
 
-# What may change between two runs of one study without making it another study.
-CHANGEABLE = ("search.trials", "search.timeout", "retrain")
-# What says how this machine reads the data, and decides no result.
-NEUTRAL = ("data.root", "data.workers")
-# Values that mean the same as another one: what version 0.1.0 wrote where 0 now stands.
-_SAME_AS_ZERO = {"network.width": 16, "network.stem_stride": 1}
+def decided(config: StudyConfig | Mapping[str, Any], step: Step) -> dict[str, Any]:
+    """Return the keys that decide a step's result and are not at their defaults.
 
-
-def fingerprint(config: StudyConfig, *, without: Iterable[str] = ()) -> str:
-    """Return 16 hex digits that change with any key that decides a result.
+    >>> decided(StudyConfig(seed=3, search=SearchConfig(trials=9, batch=4)), "search")
+    {'seed': 3, 'search.batch': 4}
 
     Args:
-        config: the study's configuration.
-        without: keys `section.key` or whole sections left out, beside those of `NEUTRAL`.
+        config: a configuration, or the `to_dict()` of one.
+        step: the step that is asked about.
     """
-    flat, usual = _flatten(config.to_dict()), _flatten(StudyConfig().to_dict())
+    document = config.to_dict() if isinstance(config, StudyConfig) else config
+    flat, usual = _flatten(document), _flatten(StudyConfig().to_dict())
+    by_training = flat.get("search.objective", usual["search.objective"]) == "train"
+    asked = {step, "trials"} if step == "search" and by_training else {step}
+    free = {key for key, steps in _decides() if asked.isdisjoint(steps)}
     # A key at its default is left out, so that a later version may add keys.
-    kept = {
-        key: value
-        for key, value in flat.items()
-        if not _under(key, (*without, *NEUTRAL)) and value != usual[key]
-    }
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}
 
 
-def differences(
-    stored: Mapping[str, Any], given: Mapping[str, Any], *, without: Iterable[str] = CHANGEABLE
-) -> tuple[str, ...]:
-    """Return a phrase for each key that decides a result and differs between two `to_dict()`.
+def fingerprint(config: StudyConfig, step: Step) -> str:
+    """Return 16 hex digits that change with any key that decides a step's result."""
+    text = json.dumps(decided(config, step), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    Keys of `without` may differ.
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a phrase for each key in which two results of `decided` differ.
+
+    >>> differences({"seed": 3}, {})
+    ('seed: 3 is stored, 0 is given',)
     """
-    # A list around each value tells an absent one, [], from any other. A key that is in neither
-    # has its default: the version that stored the study may not have known it.
     usual = _flatten(StudyConfig().to_dict())
-    old = {key: [value] for key, value in (usual | _flatten(stored)).items()}
-    new = {key: [value] for key, value in (usual | _flatten(given)).items()}
+    # A list around each value tells an absent one, [], from any other.
+    old = {key: [value] for key, value in (usual | dict(stored)).items()}
+    new = {key: [value] for key, value in (usual | dict(given)).items()}
     return tuple(
         f"{key}: {_shown(old.get(key, []))} is stored, {_shown(new.get(key, []))} is given"
         for key in sorted(old.keys() | new.keys())
-        if not _under(key, (*without, *NEUTRAL)) and old.get(key, []) != new.get(key, [])
+        if old.get(key, []) != new.get(key, [])
     )
 
 
@@ -281,13 +316,20 @@ def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             flat |= _flatten(value, f"{prefix}{key}.")
         else:
-            name = f"{prefix}{key}"
-            flat[name] = 0 if name in _SAME_AS_ZERO and value == _SAME_AS_ZERO[name] else value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
-def _under(key: str, roots: Iterable[str]) -> bool:
-    return any(key == root or key.startswith(f"{root}.") for root in roots)
+def _decides() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each key of study.toml with the steps that it decides."""
+    for section in fields(StudyConfig):
+        steps = section.metadata["decides"]
+        default = getattr(StudyConfig(), section.name)
+        if not is_dataclass(default):
+            yield section.name, steps
+            continue
+        for spec in fields(default):
+            yield f"{section.name}.{spec.name}", spec.metadata.get("decides", steps)
 
 
 def with_trials(config: StudyConfig, trials: int | None) -> StudyConfig:

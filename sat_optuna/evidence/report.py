@@ -12,7 +12,7 @@ from sat_optuna.evidence.statistics import Comparison, compare, resolvable, summ
 from sat_optuna.files import write_text
 from sat_optuna.ticket import Ticket
 
-__all__ = ["SearchSummary", "TrialRow", "results_table", "write_report"]
+__all__ = ["SearchSummary", "TrialRow", "results_table", "verdicts", "write_report"]
 
 _DASH = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
@@ -164,6 +164,20 @@ def _draw(
     write_text(figures / "trials.csv", search.to_csv())
 
 
+def verdicts(tickets: Mapping[str, Ticket]) -> tuple[Comparison, ...]:
+    """Compare the ticket with each control that is another network, over the same seeds.
+
+    Args:
+        tickets: by role, the ticket among them, each with test scores of the same seeds.
+
+    Raises:
+        TicketError: their seeds differ.
+    """
+    accuracies, scheme = _accuracies(tickets), tickets["ticket"].scheme
+    others = {role: accuracies[role] for role, t in tickets.items() if t.scheme != scheme}
+    return tuple(compare(accuracies["ticket"], others))
+
+
 def _signed(points: float) -> str:
     return f"{points:+z.2f}".replace("-", _MINUS)
 
@@ -180,9 +194,7 @@ def _said(
     tickets: Mapping[str, Ticket], accuracies: Mapping[str, Sequence[float]], images: int
 ) -> str:
     """Return the ticket's comparison with each control, and what can be resolved at all."""
-    ticket = tickets["ticket"]
-    others = {r: accuracies[r] for r, other in tickets.items() if other.scheme != ticket.scheme}
-    comparisons = {entry.control: entry for entry in compare(accuracies["ticket"], others)}
+    comparisons = {entry.control: entry for entry in verdicts(tickets)}
     lines = [
         "| ticket minus | points | 95 % interval | p (Holm) | verdict |",
         "|---|---|---|---|---|",

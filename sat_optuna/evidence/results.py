@@ -10,7 +10,6 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.training.checkpoint import EpochRecord
 
 __all__ = [
-    "RETRAIN_FREE",
     "RetrainJob",
     "RetrainResult",
     "read_result",
@@ -64,13 +63,9 @@ class RetrainResult:
     history: tuple[EpochRecord, ...]
 
 
-# Keys that decide no retraining: those of earlier steps, and how many there are at a time.
-RETRAIN_FREE = ("search", "pretrain", "retrain.seeds", "retrain.workers")
-
-
 def retrain_fingerprint(config: StudyConfig) -> str:
     """Return the fingerprint of what decides a retraining, beside its scheme and seed."""
-    return fingerprint(config, without=RETRAIN_FREE)
+    return fingerprint(config, "retrain")
 
 
 def read_result(job: RetrainJob) -> RetrainResult | None:

@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -20,7 +23,6 @@ from sat_optuna.evaluate import accuracy
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
-    read_result,
     retrain_fingerprint,
     write_result,
 )
@@ -68,38 +70,32 @@ def retrain(
 
 
 def run_jobs(
-    jobs: Sequence[tuple[RetrainJob, Ticket]],
-    *,
-    workers: int,
-    plugins: Sequence[Path] = (),
-    on_result: Callable[[RetrainResult], None] | None = None,
-) -> list[RetrainResult]:
-    """Run the jobs that have no result yet, in parallel processes, and return all results.
+    jobs: Sequence[tuple[RetrainJob, Ticket]], *, workers: int, plugins: Sequence[Path] = ()
+) -> Iterator[RetrainResult]:
+    """Run jobs in parallel processes, and yield each result as it comes.
 
     A small network gains nothing from a second thread, so each process uses one; where there is a
-    GPU the jobs share it one after the other.
+    GPU the jobs share it one after the other. A job that was stopped goes on from its checkpoint.
 
     Args:
         jobs: what to train, each with the ticket that says how to build it.
         workers: processes at the same time; 0 for one a core.
         plugins: Python files that each process runs first.
-        on_result: called in this process with each result made now.
+
+    Raises:
+        TrainingError: a process was killed, or a loss is no longer finite.
     """
-    todo = [(job, ticket) for job, ticket in jobs if read_result(job) is None]
-    if todo:
-        alone = pick_device().type == "cuda"
-        count = 1 if alone else min(len(todo), workers or _cores())
-        try:
-            for result in _in_processes(todo, count, tuple(plugins)):
-                if on_result:
-                    on_result(result)
-        except BrokenProcessPool as error:
-            raise TrainingError(
-                f"one of {count} retraining processes was killed, for want of memory perhaps; set "
-                "retrain.workers lower and run the same command again, which goes on from here"
-            ) from error
-    results = [read_result(job) for job, _ in jobs]
-    return [result for result in results if result is not None]
+    if not jobs:
+        return
+    alone = pick_device().type == "cuda"
+    count = 1 if alone else min(len(jobs), workers or _cores())
+    try:
+        yield from _in_processes(jobs, count, tuple(plugins))
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            f"one of {count} retraining processes was killed, for want of memory perhaps; set "
+            "retrain.workers lower and run the same command again, which goes on from here"
+        ) from error
 
 
 def _cores() -> int:
@@ -109,13 +105,35 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+class _Worker(SpawnProcess):
+    """A process that is begun without running the caller's script again.
+
+    Otherwise a script that calls `run_study` would need a main guard: multiprocessing runs the
+    main module of the parent in each process that it spawns. What workers run is found by its
+    module's name.
+    """
+
+    def start(self) -> None:
+        """Start the process."""
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _SpawnContext(SpawnContext):
+    Process = _Worker
+
+
 def _in_processes(
     todo: Iterable[tuple[RetrainJob, Ticket]], workers: int, plugins: tuple[Path, ...]
 ) -> Iterator[RetrainResult]:
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         workers,
-        multiprocessing.get_context("spawn"),
+        _SpawnContext(),
         initializer=_start_worker,
         initargs=(plugins,),
     )

@@ -92,6 +92,7 @@ def _study(folder: Path) -> Iterator[Finding]:
     """Look at a search and at the random one that it is held against, both in study.db."""
     import optuna
 
+    from sat_optuna.search.storage import open_storage
     from sat_optuna.search.study import finished_trials, load_study
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
@@ -101,8 +102,9 @@ def _study(folder: Path) -> Iterator[Finding]:
         yield Finding(f"study {folder.name}", "ok", remedy)
         return
     try:
-        load_study(db, folder.name)
-        studies = [load_study(db, name) for name in optuna.get_all_study_names(f"sqlite:///{db}")]
+        storage = open_storage(db)
+        load_study(storage, folder.name)
+        studies = [load_study(storage, name) for name in optuna.get_all_study_names(storage)]
     except SatOptunaError as error:
         yield Finding(f"study {folder.name}", "look", str(error))
         return

@@ -1,31 +1,39 @@
-"""Where a study keeps its things, and how its parts are put together from study.toml."""
+"""The folder of a study: what lies where, who may write, and each step of its road."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sat_optuna.config.config import StudyConfig, fingerprint, with_trials
-from sat_optuna.errors import CheckpointError, ConfigError, SatOptunaError, StudyError
-from sat_optuna.pipeline.open import read_study
-from sat_optuna.training.checkpoint import read_record
+from sat_optuna.config.config import StudyConfig, decided, with_trials
+from sat_optuna.errors import StudyError
+from sat_optuna.events import OnEvent, ignore
+from sat_optuna.files import sha256_of
+from sat_optuna.pipeline.done import Records
+from sat_optuna.pipeline.reading import read_study
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import RDBStorage
 
-    from sat_optuna.data.split import Split
-    from sat_optuna.search.objective import SupernetObjective
-    from sat_optuna.supernet.supernet import Supernet
-    from sat_optuna.training.loop import Checkpoint
+    from sat_optuna.pipeline.parts import StudyParts
+    from sat_optuna.pipeline.results import (
+        Enumerated,
+        Pretrained,
+        Reported,
+        Retrained,
+        RunResult,
+        Searched,
+    )
+    from sat_optuna.ticket import Ticket
 
-__all__ = ["STUDIES", "Workspace", "find_study", "nearest_mlruns"]
+__all__ = ["STUDIES", "StudyFolder", "find_study", "nearest_mlruns", "open_study", "run_study"]
 
 STUDIES = Path("studies")
 
 
-def find_study(text: str) -> Path:
+def find_study(study: str | Path) -> Path:
     """Return the folder of a study given as a folder, its study.toml, or a name under studies/.
 
     Raises:
@@ -33,63 +41,49 @@ def find_study(text: str) -> Path:
     """
     from sat_optuna.registry import nearest
 
-    given = Path(text)
-    for folder in (given.parent if given.name == "study.toml" else given, STUDIES / text):
+    text, given = str(study), Path(study)
+    for folder in (given.parent if given.name == "study.toml" else given, STUDIES / given):
         if (folder / "study.toml").is_file():
             return folder.resolve()
     known = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
     listed = f"known: {', '.join(known)}" if known else "there is none here yet"
     raise StudyError(
         f"no study {text!r}: neither {text}/study.toml nor {STUDIES / text}/study.toml exists"
-        f"{nearest(text, known) or ';'} {listed}; make one with: sat-optuna new {Path(text).name}"
+        f"{nearest(text, known) or ';'} {listed}; make one with: sat-optuna new {given.name}"
     )
 
 
 def nearest_mlruns(folder: Path) -> Path | None:
     """Return the mlruns/ of a folder or of its nearest parent that has one."""
-    for place in (folder, *folder.parents):
-        if (place / "mlruns").is_dir():
-            return place / "mlruns"
+    for parent in (folder, *folder.parents):
+        if (parent / "mlruns").is_dir():
+            return parent / "mlruns"
     return None
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """A study's folder.
+class StudyFolder:
+    """A study: its folder, its configuration, and each step of its road.
+
+    Each step is skipped where its result is there, and goes on where it was stopped. While a step
+    runs, no other process can run one in the same folder.
 
     Attributes:
         folder: holds study.toml; absolute.
         config: its resolved configuration.
     """
 
-    folder: Path
-    config: StudyConfig
-
-    @classmethod
-    def open(cls, study: str, *, trials: int | None = None) -> "Workspace":
-        """Find a study and read its study.toml; names are checked, nothing heavy is imported.
-
-        Args:
-            study: folder or name.
-            trials: replaces search.trials where given.
-
-        Raises:
-            StudyError: there is no such study.
-            ConfigError: study.toml has faults.
-        """
-        folder = find_study(study)
-        config = read_study(folder)
-        return cls(folder, with_trials(config, trials))
-
-    @property
-    def plugins(self) -> tuple[Path, ...]:
-        """The files that [plugins] lists."""
-        return tuple(self.folder / name for name in self.config.plugins.modules)
+    def __init__(self, folder: Path, config: StudyConfig) -> None:
+        self.folder, self.config = folder, config
 
     @property
     def name(self) -> str:
         """Name of the study: its folder's."""
         return self.folder.name
+
+    @property
+    def plugins(self) -> tuple[Path, ...]:
+        """The files that [plugins] lists."""
+        return tuple(self.folder / name for name in self.config.plugins.modules)
 
     @property
     def db(self) -> Path:
@@ -107,26 +101,136 @@ class Workspace:
         return self.folder / "tickets"
 
     @property
-    def mlruns(self) -> Path:
-        """The project's mlruns/: of the nearest parent that has one, else beside studies/."""
-        return nearest_mlruns(self.folder.parent) or self.folder.parent.parent / "mlruns"
-
-    @property
     def supernet_path(self) -> Path:
         """Checkpoint of the pretraining."""
         return self.work / "supernet.safetensors"
 
     @property
-    def pretrain_fingerprint(self) -> str:
-        """Fingerprint of what decides the supernet's weights."""
-        return fingerprint(self.config, without=("search", "retrain", "train.compile"))
+    def mlruns(self) -> Path:
+        """The project's mlruns/: of the nearest parent that has one, else beside studies/."""
+        return nearest_mlruns(self.folder.parent) or self.folder.parent.parent / "mlruns"
+
+    @cached_property
+    def records(self) -> Records:
+        """What is done, by step."""
+        return Records(self.work / "done", study=self.name)
+
+    @cached_property
+    def parts(self) -> "StudyParts":
+        """Data, networks and objective, each built once."""
+        from sat_optuna.pipeline.parts import StudyParts
+
+        return StudyParts(self)
+
+    @property
+    def uses_supernet(self) -> bool:
+        """Whether the search needs a pretrained supernet."""
+        search = self.config.search
+        return "supernet" in (
+            search.objective,
+            search.start if search.objective == "train" else "",
+        )
+
+    @property
+    def search_decided(self) -> Mapping[str, Any]:
+        """What decides the search: keys of study.toml and the bytes of the supernet."""
+        keys = decided(self.config, "search")
+        if not self.uses_supernet:
+            return keys
+        pretrained = self.records.get("pretrain")
+        made = pretrained.made if pretrained else {}
+        # Shortened, for messages show it.
+        return {**keys, "the supernet's bytes": made.get(self.supernet_path.name, "none")[:16]}
+
+    @cached_property
+    def storage(self) -> "RDBStorage":
+        """Optuna's storage of this study, opened once; made where there is none."""
+        from sat_optuna.search.storage import open_storage
+
+        return open_storage(self.db)
+
+    def has_search(self, suffix: str = "") -> bool:
+        """Tell whether the search was begun, or with a suffix one that belongs to it.
+
+        Raises:
+            StudyError: study.db holds searches, but not that of this study.
+        """
+        import optuna
+
+        names = optuna.get_all_study_names(self.storage) if self.db.exists() else []
+        if names and self.name not in names:
+            raise StudyError(
+                f"{self.db} holds no study {self.name!r}; it holds: {', '.join(names)}; give the "
+                "folder its old name back, or move study.db away to begin anew"
+            )
+        return self.name + suffix in names
+
+    def check_supernet(self) -> None:
+        """Make sure that the supernet's file is the one that the pretraining made.
+
+        Raises:
+            StudyError: it is not there, or its bytes have changed.
+        """
+        path, record = self.supernet_path, self.records.get("pretrain")
+        if record is None or not record.finished or not path.exists():
+            raise StudyError(
+                f"the supernet of study {self.name!r} is not trained to its "
+                f"{self.config.pretrain.epochs} epochs; run: sat-optuna pretrain {self.name}"
+            )
+        if sha256_of(path) != record.made[path.name]:
+            raise StudyError(
+                f"{path} is not what the pretraining of study {self.name!r} made: its bytes have "
+                "changed since; bring that file back from a copy, or make a new study"
+            )
+
+    def optuna_study(self, suffix: str = "") -> "optuna.Study":
+        """Return the Optuna study, or with a suffix one that belongs to it, for reading.
+
+        Raises:
+            StudyError: no search was run yet.
+        """
+        from sat_optuna.search.study import load_study
+
+        if not self.has_search():
+            state = "holds no study" if self.db.exists() else "does not exist"
+            raise StudyError(
+                f"no search was run yet: {self.db} {state}; run: sat-optuna run {self.name}"
+            )
+        if not self.has_search(suffix):
+            raise StudyError(
+                f"{self.db} holds no random control yet; run: sat-optuna retrain {self.name}"
+            )
+        return load_study(self.storage, self.name + suffix)
+
+    def ticket(self, trial: int | None = None) -> "Ticket":
+        """Return a trial of the search as a ticket, without retrained scores.
+
+        Args:
+            trial: its number; None for the best trial.
+
+        Raises:
+            StudyError: there is no search yet, or no finished trial of that number.
+        """
+        from sat_optuna.search.study import finished_trials
+        from sat_optuna.search.tickets import best_ticket, ticket_of
+
+        opened = self.optuna_study()
+        if trial is None:
+            return best_ticket(opened)
+        finished = {t.number: t for t in finished_trials(opened)}
+        if trial not in finished or "scheme" not in finished[trial].user_attrs:
+            raise StudyError(
+                f"study {self.name!r} has no finished trial {trial}; "
+                f"look at: sat-optuna trials {self.name}"
+            )
+        return ticket_of(opened, finished[trial])
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the study for one writing process; the lock dies with the process.
+        """Hold the study for one writer; the lock dies with the process.
 
         Raises:
-            StudyError: another process holds it.
+            StudyError: somebody else holds it.
         """
         from filelock import FileLock, Timeout
 
@@ -136,163 +240,135 @@ class Workspace:
                 yield
         except Timeout as error:
             raise StudyError(
-                f"study {self.name!r} is being run by another process; "
-                "wait for it, or end it, and run the same command again"
+                f"study {self.name!r} is being run by another process, or by another call in this "
+                "one; wait for it, or end it, and run the same command again"
             ) from error
 
-    def pretrained_epochs(self) -> int:
-        """Return the finished epochs of the supernet, 0 without a checkpoint; imports no torch.
-
-        Raises:
-            CheckpointError: the checkpoint is broken or of another configuration.
-        """
-        if not self.supernet_path.exists():
-            return 0
-        record = read_record(self.supernet_path)
-        if record.get("fingerprint") != self.pretrain_fingerprint:
-            raise CheckpointError(
-                f"{self.supernet_path} was trained with another configuration than study.toml's; "
-                "restore study.toml, or make a new study for the new one, or move the file away "
-                "to train it again"
-            )
-        return len(record["history"])
-
-    @cached_property
-    def data(self) -> "Split":
-        """The data set, on the GPU where there is one."""
-        from sat_optuna.data import load_configured
-        from sat_optuna.training.precision import pick_device
-
-        return load_configured(self.config.data, seed=self.config.seed, device=str(pick_device()))
-
-    def check_network(self) -> tuple[int, ...]:
-        """Check that the backbone, and each module at each of its widths, can be built.
+    def check(self) -> tuple[int, ...]:
+        """Make sure that network, data and search fit together; trains nothing.
 
         Returns:
             The number of blocks of each stage.
 
         Raises:
-            ConfigError: all faults at once.
+            ConfigError: all faults of the network at once.
+            StudyError: no scheme keeps the limits of the search.
+            CompileError: train.compile, and torch.compile does not work here.
         """
-        import torch
-
-        from sat_optuna.attention import OWN, attention_faults
-        from sat_optuna.backbones.view import view_of
-        from sat_optuna.supernet.placement import built_backbone, placement_faults
-
-        network, kinds = self.config.network, self.config.attention.kinds
-        own = OWN in [spec.kind for spec in kinds]
-        stages: tuple[int, ...] = ()
-        try:
-            with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
-                backbone = built_backbone(
-                    network.backbone, in_channels=3, classes=2, **network.settings
-                )
-                view = view_of(backbone, own=own)
-            stages, faults = view.stage_sizes, placement_faults(kinds, view)
-        except SatOptunaError as error:
-            others = [spec for spec in kinds if spec.kind != OWN]
-            faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
-        faults = faults or self._input_faults()
-        if faults:
-            raise ConfigError(str(self.folder / "study.toml"), faults)
+        stages = self.parts.check_fit()
+        self.parts.check_search()
         return stages
 
-    def _input_faults(self) -> list[str]:
-        """Return why the data's images do not go through the network, if their size is known."""
-        import torch
+    def pretrain(self, *, on_event: OnEvent = ignore) -> "Pretrained":
+        """Train the supernet under random schemes; goes on where it was stopped."""
+        from sat_optuna.pipeline import steps
 
-        from sat_optuna.data import DATASETS
+        with self.locked():
+            return steps.pretrain(self, on_event=on_event)
 
-        data = self.config.data
-        try:
-            shape = DATASETS.get(data.name)().image_shape(data.size or None)
-            if shape is None:
-                return []
-            # Shapes alone; but what a plugin says of its own network is compared in values.
-            for device in ("meta", "cpu") if self.plugins else ("meta",):
-                with torch.device(device):
-                    self._supernet(in_channels=shape[0], classes=2).check_input(shape)
-        except SatOptunaError as error:
-            return [str(error)]
-        return []
-
-    def _supernet(self, *, in_channels: int, classes: int) -> "Supernet":
-        from sat_optuna.supernet.supernet import Supernet
-
-        network = self.config.network
-        return Supernet(
-            network.backbone,
-            attention=self.config.attention.kinds,
-            in_channels=in_channels,
-            classes=classes,
-            seed=self.config.seed,
-            **network.settings,
-        )
-
-    def fresh_supernet(self) -> "Supernet":
-        """Build the supernet with fresh weights, on the GPU where there is one."""
-        from sat_optuna.training.precision import pick_device
-
-        self.check_network()
-        net = self._supernet(in_channels=self.data.shape[0], classes=self.data.classes)
-        net.check_input(self.data.shape)
-        return net.to(pick_device())
-
-    def trained_supernet(self) -> "Supernet":
-        """Build the supernet with the pretrained weights.
-
-        Raises:
-            StudyError: it is not pretrained yet.
-        """
-        from sat_optuna.training.checkpoint import load_tensors
-
-        epochs = self.config.pretrain.epochs
-        if (done := self.pretrained_epochs()) < epochs:
-            raise StudyError(
-                f"the supernet of study {self.name!r} has {done} of {epochs} epochs; "
-                f"run: sat-optuna pretrain {self.name}"
-            )
-        net = self.fresh_supernet()
-        tensors = load_tensors(self.supernet_path)
-        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
-        net.load_state_dict(weights)
-        return net
-
-    def supernet_objective(self, **limits: int) -> "SupernetObjective":
-        """Return what scores schemes in the pretrained supernet, as study.toml says.
+    def search(self, *, mlflow: bool = True, on_event: OnEvent = ignore) -> "Searched":
+        """Bring the Optuna study to its total of finished trials.
 
         Args:
-            **limits: `cache` and `memory` of the objective, which change no score.
+            mlflow: log each trial to MLflow.
+            on_event: told of each trial.
+        """
+        from sat_optuna.pipeline import steps
+
+        with self.locked():
+            return steps.search(self, mlflow=mlflow, on_event=on_event)
+
+    def enumerate(
+        self, *, top: int = 10, memory: int = 0, limit: int = 2**16, on_event: OnEvent = ignore
+    ) -> "Enumerated":
+        """Score all schemes in the pretrained supernet.
+
+        Args:
+            top: how many of the best schemes the pages show.
+            memory: bytes that scoring may take; 0 for no limit.
+            limit: refuse a study of more schemes.
+            on_event: told of each scheme.
 
         Raises:
-            StudyError: it is not pretrained yet.
+            StudyError: there are more schemes than the limit, or no supernet yet.
         """
-        from sat_optuna.search.objective import SupernetObjective
+        from sat_optuna.pipeline import steps
 
-        search = self.config.search
-        return SupernetObjective(
-            self.trained_supernet(),
-            self.data,
-            sparsity_weight=search.sparsity_weight,
-            calibration=search.calibration if search.recalibrate else 0,
-            calibration_chunk=search.calibration_chunk,
-            seed=self.config.seed,
-            **limits,
-        )
+        with self.locked():
+            return steps.enumerate_schemes(
+                self, top=top, memory=memory, limit=limit, on_event=on_event
+            )
 
-    def checkpoint(self) -> "Checkpoint":
-        """Checkpoint of the pretraining."""
-        from sat_optuna.training.loop import Checkpoint
+    def retrain(self, *, mlflow: bool = True, on_event: OnEvent = ignore) -> "Retrained":
+        """Train the ticket from scratch beside its controls, the same seeds for all.
 
-        return Checkpoint(self.supernet_path, self.pretrain_fingerprint)
-
-    def load_study(self, suffix: str = "") -> "optuna.Study":
-        """Open the study, or with a suffix one that belongs to it, for reading.
-
-        Raises:
-            StudyError: no search was run yet.
+        Args:
+            mlflow: log each retraining to MLflow.
+            on_event: told of each network.
         """
-        from sat_optuna.search.study import load_study
+        from sat_optuna.pipeline import steps
 
-        return load_study(self.db, self.name + suffix)
+        with self.locked():
+            return steps.retrain(self, mlflow=mlflow, on_event=on_event)
+
+    def report(self, *, on_event: OnEvent = ignore) -> "Reported":
+        """Write report.md and its figures."""
+        from sat_optuna.pipeline import steps
+
+        with self.locked():
+            return steps.report(self, on_event=on_event)
+
+    def run(self, *, mlflow: bool = True, on_event: OnEvent = ignore) -> "RunResult":
+        """Go the whole road: pretrain, search, retrain with controls, report.
+
+        Args:
+            mlflow: log trials and retrainings to MLflow.
+            on_event: told of each step.
+        """
+        from sat_optuna.pipeline import steps
+
+        with self.locked():
+            return steps.run(self, mlflow=mlflow, on_event=on_event)
+
+
+def open_study(study: str | Path, *, trials: int | None = None) -> StudyFolder:
+    """Open a study's folder; its study.toml is checked, nothing heavy is imported.
+
+    Args:
+        study: the folder, its study.toml, or the name of a folder under studies/.
+        trials: total of finished trials in place of study.toml's `search.trials`.
+
+    Raises:
+        StudyError: there is no such study.
+        ConfigError: study.toml has faults.
+        PluginError: a file of [plugins] is missing or fails.
+    """
+    folder = find_study(study)
+    return StudyFolder(folder, with_trials(read_study(folder), trials))
+
+
+def run_study(
+    study: str | Path,
+    *,
+    trials: int | None = None,
+    mlflow: bool = True,
+    on_event: OnEvent = ignore,
+) -> "RunResult":
+    """Go the whole road of a study, as `sat-optuna run` does; what is done is not done again.
+
+    It may be called from a script without a main guard and from a notebook.
+
+    Args:
+        study: the folder, its study.toml, or the name of a folder under studies/.
+        trials: total of finished trials in place of study.toml's `search.trials`.
+        mlflow: log trials and retrainings to MLflow.
+        on_event: told of each step, for example `sat_optuna.progress_bar()`.
+
+    Returns:
+        The ticket, its controls, the verdicts and the report's path.
+
+    Raises:
+        StudyError: there is no such study, or it cannot be continued.
+        ConfigError: study.toml has faults.
+    """
+    return open_study(study, trials=trials).run(mlflow=mlflow, on_event=on_event)

@@ -1,126 +1,128 @@
-"""A study's trials on their way to MLflow, or to nowhere with --no-mlflow."""
+"""A study's trials and retrainings on their way to MLflow, and what is there already."""
 
-import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.done import Done, digest_of
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from sat_optuna.pipeline.folder import StudyFolder
+    from sat_optuna.pipeline.outcome import Outcome
     from sat_optuna.tracking import MLflowLog
 
-__all__ = [
-    "Tracker",
-    "are_logged",
-    "is_logged",
-    "log_trial",
-    "note_logged",
-    "open_log",
-    "tracked",
-]
-
-# Study attribute: for each MLflow store, how many finished trials are in it. A study that is
-# logged already need not import MLflow to find that out.
-_LOGGED = "sat:logged"
-
-Tracker = Callable[["FrozenTrial"], object]
+__all__ = ["StudyLog"]
 
 
-@contextmanager
-def open_log(workspace: Workspace, study: "optuna.Study") -> Iterator["MLflowLog"]:
-    """Open the study's parent run, and close it with how the block ended."""
-    from sat_optuna.search.study import UUID_KEY
-    from sat_optuna.tracking import MLflowLog, TrackingError
+class StudyLog:
+    """What of a study is in the MLflow store that would be used now.
 
-    log = MLflowLog(workspace.mlruns)
-    log.open_study(study.study_name, study.user_attrs[UUID_KEY], config=workspace.config.to_dict())
-    log.reap()
-    try:
-        yield log
-    except BaseException as error:
-        # Closing may fail for the same reason; the first reason is the one to tell.
-        with suppress(TrackingError):
-            log.close_study("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    log.close_study()
+    A study that is logged already need not import MLflow to find that out.
+
+    Args:
+        study: the study's folder.
+    """
+
+    def __init__(self, study: "StudyFolder") -> None:
+        from sat_optuna.tracking import store_uri
+
+        self._study = study
+        uri = store_uri(study.mlruns)
+        # A digest, since a store's address may hold a password.
+        self._step = f"mlflow-{digest_of(uri)[:12]}"
+        self._file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+    def has_trials(self, trials: "Sequence[FrozenTrial]") -> bool:
+        """Tell whether all these trials are in the store."""
+        return self._made().get("trials") == _digest(trials)
+
+    def has_retrainings(self, outcome: "Outcome") -> bool:
+        """Tell whether all retrainings of an outcome are in the store."""
+        return self._made().get("retrainings") == digest_of(outcome.decided)
+
+    @contextmanager
+    def trials(self, study: "optuna.Study") -> "Iterator[Callable[[FrozenTrial], object]]":
+        """Yield what logs a finished trial; trials that nobody has logged are logged first.
+
+        Args:
+            study: the Optuna study of this folder.
+        """
+        from sat_optuna.search.study import finished_trials
+
+        with self._opened(study) as log:
+            log.catch_up(study)
+            yield lambda trial: log(study, trial)
+            self._note(trials=_digest(finished_trials(study)))
+
+    def log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str:
+        """Log all retrainings of an outcome.
+
+        Args:
+            study: the Optuna study of this folder.
+            outcome: what was retrained.
+
+        Returns:
+            The run of the ticket's trial.
+        """
+        with self._opened(study) as log:
+            for result in outcome.results.values():
+                ticket = outcome.ticket_for(result.scheme)
+                log.log_retraining(
+                    f"{result.scheme} seed {result.seed} {outcome.fingerprint}",
+                    role=ticket.role,
+                    seed=result.seed,
+                    scheme=str(result.scheme),
+                    metrics={
+                        "test_accuracy": result.accuracy,
+                        "params": ticket.params,
+                        "macs": ticket.macs,
+                        "latency_ms": ticket.latency_ms or float("nan"),
+                    },
+                    params={"epochs": self._study.config.retrain.epochs},
+                    curves={
+                        "train_loss": [entry.loss for entry in result.history],
+                        "train_accuracy": [entry.accuracy for entry in result.history],
+                    },
+                    ticket=ticket.to_json(),
+                )
+            (best,) = (t for t in study.get_trials() if t.number == outcome.best.trial)
+            run_id = log.log_trial(study, best)
+            self._note(retrainings=digest_of(outcome.decided))
+        return run_id
+
+    @contextmanager
+    def _opened(self, study: "optuna.Study") -> "Iterator[MLflowLog]":
+        """Open the study's parent run in MLflow, and close it with how the block ended."""
+        from sat_optuna.search.study import UUID_KEY
+        from sat_optuna.tracking import MLflowLog, TrackingError
+
+        log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
+        log.open_study(study.study_name, study.user_attrs[UUID_KEY], config=config)
+        log.reap()
+        try:
+            yield log
+        except BaseException as error:
+            # Closing may fail for the same reason; the first reason is the one to tell.
+            with suppress(TrackingError):
+                log.close_study("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        log.close_study()
+
+    def _made(self) -> Mapping[str, str]:
+        record = self._study.records.get(self._step)
+        here = self._file is None or self._file.exists()
+        return record.made if record and here else {}
+
+    def _note(self, **made: str) -> None:
+        record = Done({}, {**self._made(), **made}, finished=True)
+        self._study.records.write(self._step, record)
 
 
-@contextmanager
-def tracked(workspace: Workspace, study: "optuna.Study", *, enabled: bool) -> Iterator[Tracker]:
-    """Yield what logs a finished trial to MLflow; what earlier processes left out comes first."""
-    if not enabled:
-        yield lambda _trial: None
-        return
-    from sat_optuna.search.study import finished_trials
-
-    with open_log(workspace, study) as log:
-        for trial in finished_trials(study):
-            log_trial(log, study, trial)
-        yield lambda trial: log_trial(log, study, trial)
-        count = len(finished_trials(study))
-        study.set_user_attr(_LOGGED, study.user_attrs.get(_LOGGED, {}) | {_mark(log.uri): count})
-
-
-def is_logged(workspace: Workspace, study: "optuna.Study") -> bool:
-    """Whether every finished trial is in the MLflow store that would be used now."""
-    from sat_optuna.search.study import finished_trials
-    from sat_optuna.tracking import store_uri
-
-    uri = store_uri(workspace.mlruns)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return False
-    logged = study.user_attrs.get(_LOGGED, {})
-    return bool(logged.get(_mark(uri)) == len(finished_trials(study)))
-
-
-_RETRAININGS = "sat:logged-retrainings"
-
-
-def are_logged(workspace: Workspace, study: "optuna.Study", results: Collection[object]) -> bool:
-    """Whether so many retrainings are in the MLflow store that would be used now."""
-    from sat_optuna.tracking import store_uri
-
-    mark = _mark(store_uri(workspace.mlruns))
-    noted = study.user_attrs.get(_RETRAININGS, {})
-    return is_logged(workspace, study) and bool(noted.get(mark) == len(results))
-
-
-def note_logged(study: "optuna.Study", log: "MLflowLog", results: Collection[object]) -> None:
-    """Note that all these retrainings are in the store."""
-    noted = study.user_attrs.get(_RETRAININGS, {})
-    study.set_user_attr(_RETRAININGS, noted | {_mark(log.uri): len(results)})
-
-
-def _mark(uri: str) -> str:
-    # A digest, since a store's address may hold a password and the dashboard shows attributes.
-    return hashlib.sha256(uri.encode()).hexdigest()[:12]
-
-
-def log_trial(log: "MLflowLog", study: "optuna.Study", trial: "FrozenTrial") -> str:
-    """Log a finished trial with its ticket, unless it is there already; return its run."""
-    from sat_optuna.search.tickets import ticket_of
-
-    numbers = {
-        name: float(value)
-        for name, value in trial.user_attrs.items()
-        if isinstance(value, int | float)
-    }
-    curve = [value for _, value in sorted(trial.intermediate_values.items())]
-    ticket = ticket_of(study, trial).to_json() if "scheme" in trial.user_attrs else None
-    return log.log_trial(
-        trial.number,
-        scheme=trial.user_attrs.get("scheme", ""),
-        state=trial.state.name,
-        value=trial.value,
-        metrics=numbers,
-        params=trial.params,
-        curves={"reward by epoch": curve} if curve else {},
-        artifact=("ticket.json", ticket) if ticket else None,
-        started=trial.datetime_start,
-        ended=trial.datetime_complete,
+def _digest(trials: "Sequence[FrozenTrial]") -> str:
+    return digest_of(
+        [(t.number, t.state.name, t.values, t.user_attrs.get("scheme")) for t in trials]
     )

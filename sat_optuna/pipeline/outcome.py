@@ -2,55 +2,70 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from sat_optuna.errors import TicketError
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
     read_result,
     retrain_fingerprint,
 )
-from sat_optuna.files import write_text
-from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.files import sha256_of, write_text
+from sat_optuna.pipeline.done import Done
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score, Ticket
 
+if TYPE_CHECKING:
+    from sat_optuna.pipeline.folder import StudyFolder
+
 __all__ = ["RANDOM", "Outcome", "read_outcome"]
 
-# Suffix of the study that draws as many random schemes as the search had trials.
+# Suffix of the Optuna study that draws as many random schemes as the search had trials.
 RANDOM = ".random"
 
 
-@dataclass(frozen=True)
 class Outcome:
-    """The networks that a study retrains; reading it imports no torch.
+    """The networks that a study retrains, and what is known of them; reading it imports no torch.
 
-    Attributes:
-        workspace: the study.
+    Args:
+        study: the study's folder.
         best: the ticket as the search left it.
         schemes: by role, the ticket's first.
+
+    Attributes:
+        fingerprint: of what decides a retraining, beside its scheme and seed.
+        measured: what `keep_costs` kept of these networks; None until they are measured.
     """
 
-    workspace: Workspace
-    best: Ticket
-    schemes: Mapping[str, Scheme]
+    LATENCY_BATCH = 128
+    LATENCY_REPEATS = 31
 
-    LATENCY_BATCH: ClassVar[int] = 128
-    LATENCY_REPEATS: ClassVar[int] = 31
+    def __init__(self, study: "StudyFolder", best: Ticket, schemes: Mapping[str, Scheme]) -> None:
+        self.study, self.best, self.schemes = study, best, schemes
+        self.fingerprint = retrain_fingerprint(study.config)
+        self._costs_path = study.work / "costs.json"
+        self.measured: dict[str, Any] | None = None
+        files = {self._costs_path.name: self._costs_path}
+        if study.records.is_current("costs", self._costs_decided, files):
+            self.measured = json.loads(self._costs_path.read_text(encoding="utf-8"))
 
     @property
     def folder(self) -> Path:
         """Where the retrainings keep their results."""
-        return self.workspace.work / "retrain" / self.fingerprint
+        return self.study.work / "retrain" / self.fingerprint
 
     @property
-    def fingerprint(self) -> str:
-        """Of what decides a retraining, beside its scheme and seed."""
-        return retrain_fingerprint(self.workspace.config)
+    def decided(self) -> dict[str, Any]:
+        """What decides the tickets that retraining writes."""
+        return {
+            "retrain": self.fingerprint,
+            "seeds": self.study.config.retrain.seeds,
+            "trial": self.best.trial,
+            "schemes": {role: str(scheme) for role, scheme in self.schemes.items()},
+        }
 
     @cached_property
     def distinct(self) -> tuple[Scheme, ...]:
@@ -60,111 +75,107 @@ class Outcome:
     @cached_property
     def jobs(self) -> tuple[RetrainJob, ...]:
         """One a distinct scheme and seed; seeds outermost, so that an early stop is balanced."""
-        config = self.workspace.config
+        config = self.study.config
         return tuple(
             RetrainJob(scheme, seed, config, self.folder)
             for seed in config.retrain.seeds
             for scheme in self.distinct
         )
 
+    @property
+    def _networks(self) -> str:
+        """The step whose record has the digests of what the retrainings made."""
+        return f"networks-{self.fingerprint}"
+
     @cached_property
     def results(self) -> dict[tuple[Scheme, int], RetrainResult]:
-        """The results there are."""
-        found = (read_result(job) for job in self.jobs)
-        return {(result.scheme, result.seed): result for result in found if result}
+        """The results there are whose bytes are those that the retrainings wrote."""
+        record = self.study.records.get(self._networks) or Done({})
+        found = {}
+        for job in self.jobs:
+            digest = record.made.get(job.result_path.name)
+            if digest and job.result_path.is_file() and sha256_of(job.result_path) == digest:
+                found[job.scheme, job.seed] = read_result(job)
+        return {key: result for key, result in found.items() if result}
 
     @property
     def missing(self) -> tuple[RetrainJob, ...]:
         """The jobs without a result."""
         return tuple(job for job in self.jobs if (job.scheme, job.seed) not in self.results)
 
-    @property
-    def _costs_path(self) -> Path:
-        return self.workspace.work / "costs.json"
-
-    @cached_property
-    def costs(self) -> dict[str, dict[str, Any]] | None:
-        """By scheme: params, macs and latency_ms; None until all of them are measured."""
-        document = self._costs_document
-        if document.get("fingerprint") != self.fingerprint:
-            return None
-        costs: dict[str, dict[str, Any]] = document["costs"]
-        return costs if all(str(scheme) in costs for scheme in self.distinct) else None
-
-    @cached_property
-    def _costs_document(self) -> dict[str, Any]:
-        """What `write_costs` wrote; empty where there is none or it is broken."""
-        try:
-            document = json.loads(self._costs_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return document if isinstance(document, dict) else {}
-
-    def write_costs(self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str) -> None:
-        """Keep what was measured of each scheme."""
-        document = {"fingerprint": self.fingerprint, "hardware": hardware, "costs": costs}
-        write_text(self._costs_path, json.dumps(document, indent=1) + "\n")
+    def add(self, result: RetrainResult) -> None:
+        """Take in a result that was written now, and note its digest and that of its weights."""
+        job = next(j for j in self.jobs if (j.scheme, j.seed) == (result.scheme, result.seed))
+        made = {path.name: sha256_of(path) for path in (job.result_path, job.weights_path)}
+        self.study.records.add(self._networks, made)
+        self.results[result.scheme, result.seed] = result
 
     @property
-    def hardware(self) -> str:
-        """What the costs were measured on."""
-        return str(self._costs_document["hardware"])
+    def _costs_decided(self) -> dict[str, Any]:
+        return {
+            "retrain": self.fingerprint,
+            "schemes": sorted(str(scheme) for scheme in self.distinct),
+        }
+
+    def keep_costs(self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str) -> None:
+        """Keep what was measured of each network.
+
+        Args:
+            costs: by scheme: params, macs and latency_ms.
+            hardware: what they were measured on.
+        """
+        path = self._costs_path
+        document: dict[str, Any] = {"hardware": hardware, "costs": costs}
+        write_text(path, json.dumps(document, indent=1) + "\n")
+        made = {path.name: sha256_of(path)}
+        self.study.records.write("costs", Done(self._costs_decided, made, finished=True))
+        self.measured = document
 
     def ticket(self, role: str) -> Ticket:
         """Return the ticket of a role with its costs and the scores there are."""
         scheme = self.schemes[role]
-        costs = (self.costs or {}).get(str(scheme))
         ticket = replace(
             self.best,
             role=role,
             scheme=scheme,
+            trial=self.best.trial if role == "ticket" else None,
             scores=(*(self.best.scores if role == "ticket" else ()), *self._scores(scheme)),
-            config=self.workspace.config.to_dict(),
+            config=self.study.config.to_dict(),
         )
-        if role != "ticket":
-            ticket = replace(ticket, trial=None)
-        return replace(ticket, **costs) if costs else ticket
+        return replace(ticket, **self.measured["costs"][str(scheme)]) if self.measured else ticket
 
     def ticket_for(self, scheme: Scheme) -> Ticket:
         """Return the ticket of the first role that has this scheme."""
         return self.ticket(next(role for role, has in self.schemes.items() if has == scheme))
 
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
-        epochs = self.workspace.config.retrain.epochs
+        epochs = self.study.config.retrain.epochs
         return tuple(
             Score(split="test", value=result.accuracy, seed=result.seed, epochs=epochs)
-            for (has, _), result in self.results.items()
-            if has == scheme
+            for seed in self.study.config.retrain.seeds
+            if (result := self.results.get((scheme, seed)))
         )
 
-    def path(self, role: str) -> Path:
-        """Where a role's ticket is written."""
-        return self.workspace.tickets / f"{role}.json"
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where the ticket of each role is written."""
+        return {role: self.study.tickets / f"{role}.json" for role in self.schemes}
+
+    @property
+    def is_written(self) -> bool:
+        """Whether all networks are trained and their tickets are as they were written."""
+        return self.study.records.is_current("retrain", self.decided, self.paths)
 
     def write_tickets(self, *, mlflow_run: str | None) -> None:
         """Write the ticket of each role, the found one with the MLflow run of its trial."""
-        for role in self.schemes:
+        for role, path in self.paths.items():
             run = mlflow_run if role == "ticket" else None
-            replace(self.ticket(role), mlflow_run=run).save(self.path(role))
-
-    @property
-    def finished(self) -> bool:
-        """Whether all is measured, trained and written."""
-        if self.costs is None or self.missing:
-            return False
-        try:
-            written = {role: Ticket.load(self.path(role)) for role in self.schemes}
-        except TicketError:
-            return False
-        return all(_result(written[role]) == _result(self.ticket(role)) for role in written)
+            replace(self.ticket(role), mlflow_run=run).save(path)
+        made = {role: sha256_of(path) for role, path in self.paths.items()}
+        self.study.records.write("retrain", Done(self.decided, made, finished=True))
 
 
-def _result(ticket: Ticket) -> Ticket:
-    """A ticket without what may change and leaves its result as it is."""
-    return replace(ticket, versions={}, mlflow_run=None, config={})
-
-
-def read_outcome(workspace: Workspace) -> Outcome:
+def read_outcome(study: "StudyFolder") -> Outcome:
     """Read a study's best ticket and its controls.
 
     Raises:
@@ -173,7 +184,7 @@ def read_outcome(workspace: Workspace) -> Outcome:
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.search.tickets import best_ticket
 
-    best = best_ticket(workspace.load_study())
-    random_best = best_ticket(workspace.load_study(RANDOM)).scheme
+    best = best_ticket(study.optuna_study())
+    random_best = best_ticket(study.optuna_study(RANDOM)).scheme
     schemes = control_schemes(best.scheme, random_best=random_best, seed=best.seed)
-    return Outcome(workspace, best, schemes)
+    return Outcome(study, best, schemes)

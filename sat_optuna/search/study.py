@@ -4,13 +4,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sat_optuna.config.config import CHANGEABLE, StudyConfig, differences
+from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler.sampler import (
@@ -21,7 +21,7 @@ from sat_optuna.sampler.sampler import (
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
-from sat_optuna.search.storage import open_storage, writing
+from sat_optuna.search.storage import writing
 from sat_optuna.search.unfinished import stale_trials
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "UUID_KEY",
     "build_pruner",
     "build_sampler",
-    "check_network",
+    "check_same_network",
     "create_study",
     "finished_trials",
     "load_study",
@@ -76,62 +76,39 @@ def build_pruner(name: str) -> optuna.pruners.BasePruner:
 
 
 def create_study(
-    db: Path,
+    storage: RDBStorage,
     name: str,
     *,
     config: StudyConfig,
     sampler: PolicyGradientSampler | NumberSeededSampler,
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
-    """Open the study of that name, or make it, and hold it to its stored configuration.
+    """Open the study of that name, or make it, with its configuration stored.
 
     Raises:
-        StudyError: it was made with another configuration or version of the sampler; the message
-            shows the difference.
+        StudyError: it was made with another version of the sampler, or cannot be written.
     """
-    db.parent.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # whoever calls shows progress itself
     with writing(name):
         study = optuna.create_study(
-            storage=open_storage(db),
+            storage=storage,
             study_name=name,
             sampler=sampler,
             pruner=pruner or optuna.pruners.NopPruner(),
             direction="maximize",
             load_if_exists=True,
         )
-        _hold(study, db, config, sampler)
+        if UUID_KEY not in study.user_attrs:
+            study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
+        try:
+            claim_study(study, sampler.settings())
+        except SamplerSettingsError as error:
+            raise StudyError(str(error)) from error
+        if study.user_attrs.get(CONFIG_KEY) != config.to_dict():
+            study.set_user_attr(CONFIG_KEY, config.to_dict())
     return study
 
 
-def _hold(
-    study: optuna.Study,
-    db: Path,
-    config: StudyConfig,
-    sampler: PolicyGradientSampler | NumberSeededSampler,
-) -> None:
-    """Store the configuration with a new study, or compare it with that of an old one."""
-    stored = study.user_attrs.get(CONFIG_KEY)
-    # A supernet is not compiled, nor is what is scored in it.
-    free = ("train.compile",) if config.search.objective == "supernet" else ()
-    may_change = (*CHANGEABLE, *free)
-    if stored is None:
-        study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
-    elif changed := differences(stored, config.to_dict(), without=may_change):
-        raise StudyError(
-            f"study {study.study_name!r} in {db} was made with another configuration: "
-            f"{'; '.join(changed)}; restore these keys to continue it, or make a new study for "
-            "the new ones (only search.trials, search.timeout and [retrain] may change)"
-        )
-    try:
-        claim_study(study, sampler.settings())
-    except SamplerSettingsError as error:  # of another version: its configuration is the same
-        raise StudyError(str(error)) from error
-    if stored != config.to_dict():
-        study.set_user_attr(CONFIG_KEY, config.to_dict())
-
-
-def check_network(study: optuna.Study, network: Mapping[str, Any]) -> None:
+def check_same_network(study: optuna.Study, network: Mapping[str, Any]) -> None:
     """Make sure that network and data are those that the study's trials were scored with.
 
     Raises:
@@ -145,26 +122,21 @@ def check_network(study: optuna.Study, network: Mapping[str, Any]) -> None:
         )
 
 
-def load_study(db: Path, name: str) -> optuna.Study:
+def load_study(storage: RDBStorage, name: str) -> optuna.Study:
     """Open a study for reading.
 
     Raises:
-        StudyError: there is none; the message says how to make it.
+        StudyError: there is none of that name.
     """
-    if not db.exists():
-        raise StudyError(f"no search was run yet: {db} does not exist; run: sat-optuna run {name}")
-    storage = open_storage(db)
     try:
         return optuna.load_study(
             storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler()
         )
     except KeyError as error:
         known = ", ".join(optuna.get_all_study_names(storage)) or "none"
-        # A control's is named after the study in whose folder it is.
-        control = name.startswith(f"{db.parent.name}.")
-        remedy = f"retrain {db.parent.name}" if control else f"search {name}"
         raise StudyError(
-            f"{db} holds no study {name!r}; it holds: {known}; run: sat-optuna {remedy}"
+            f"{storage.engine.url.database} holds no study {name!r}; it holds: {known}; give one "
+            "of these names"
         ) from error
 
 

@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.processes import worker_name
+from sat_optuna.search.space import NETWORK_KEY
+from sat_optuna.search.tickets import ticket_of
 from sat_optuna.tracking.children import ChildRuns, Record
 from sat_optuna.tracking.store import RunStore, TrackingError
 
@@ -104,33 +106,16 @@ class MLflowLog:
             self._store.end(self._study.parent, status)
             self._opened = None
 
-    def log_trial(
-        self,
-        number: int,
-        *,
-        scheme: str,
-        state: str,
-        metrics: Mapping[str, float] = _NOTHING,
-        params: Mapping[str, object] = _NOTHING,
-        curves: Mapping[str, Sequence[float]] = _NOTHING,
-        artifact: tuple[str, str] | None = None,
-        value: float | None = None,
-        started: datetime | None = None,
-        ended: datetime | None = None,
-    ) -> str:
+    def log_trial(self, study: "Study", trial: "FrozenTrial") -> str:
         """Log a finished trial as a child run; one that is complete already stays as it is.
 
+        Numbers among the trial's user attributes become metrics, its parameters params, its
+        intermediate values a curve, and its scheme a tag. A trial of our objectives leaves its
+        ticket as the artifact ticket.json.
+
         Args:
-            number: the trial's number; with the scheme it names the run.
-            scheme: the scheme's text form, `110-010-001`.
-            state: Optuna's: COMPLETE, PRUNED or FAIL.
-            metrics: the trial's final numbers.
-            params: the trial's parameters.
-            curves: a number an epoch; epochs count from 1 and become MLflow's steps.
-            artifact: file name and text, for example ("ticket.json", ticket.to_json()).
-            value: the study's objective value, logged as the metric `value`.
-            started: when the trial began (Optuna's datetime_start).
-            ended: when it ended.
+            study: the trial's.
+            trial: one that has ended.
 
         Returns:
             The run's id.
@@ -138,21 +123,8 @@ class MLflowLog:
         Raises:
             TrackingError: the store cannot be written, or the trial has not ended.
         """
-        key = _trial_key(number, scheme)
-        record = Record(
-            key=key,
-            name=key,
-            state=state,
-            tags={"sat.kind": "trial", "sat.trial": str(number), "scheme": scheme},
-            metrics=metrics if value is None else {**metrics, "value": value},
-            params=params,
-            curves=curves,
-            artifact=artifact,
-            started=started,
-            ended=ended,
-        )
         with self._lock:
-            return self._study.log(record)
+            return self._study.log(_record_of(study, trial))
 
     def log_retraining(
         self,
@@ -216,7 +188,7 @@ class MLflowLog:
                 self.open_study(self._study_name or study.study_name, uuid)
                 atexit.register(self._close_at_exit)
                 self.catch_up(study)
-            self._log_optuna(trial)
+            self.log_trial(study, trial)
 
     def catch_up(self, study: "Study") -> int:
         """Log the finished trials of the open study that no process has logged; return how many.
@@ -228,7 +200,10 @@ class MLflowLog:
         with self._lock:
             # Read after the trials: what another process is logging is then seen as its own.
             self._study.forget()
-            return sum(self._log_optuna(trial) for trial in finished)
+            missing = [trial for trial in finished if not self._study.has(_key_of(trial))]
+            for trial in missing:
+                self.log_trial(study, trial)
+        return len(missing)
 
     def reap(self) -> int:
         """End the open study's child runs that a dead process left RUNNING; return how many.
@@ -248,26 +223,6 @@ class MLflowLog:
             raise TrackingError("no study is open in MLflow; call open_study first")
         return self._opened
 
-    def _log_optuna(self, trial: "FrozenTrial") -> bool:
-        scheme = str(trial.user_attrs.get("scheme", ""))
-        if self._study.has(_trial_key(trial.number, scheme)):
-            return False
-        values = list(trial.values or [])
-        several = {f"value_{i}": value for i, value in enumerate(values)}
-        steps = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-        self.log_trial(
-            trial.number,
-            scheme=scheme,
-            state=trial.state.name,
-            metrics=_numbers(trial.user_attrs) | (several if len(values) > 1 else {}),
-            params=trial.params,
-            curves={"intermediate": steps} if steps else {},
-            value=values[0] if len(values) == 1 else None,
-            started=trial.datetime_start,
-            ended=trial.datetime_complete,
-        )
-        return True
-
     def _close_at_exit(self) -> None:
         if self._opened is not None:
             raised = getattr(sys, "last_value", None) is not None
@@ -275,8 +230,37 @@ class MLflowLog:
                 self.close_study("FAILED" if raised else "FINISHED")
 
 
-def _trial_key(number: int, scheme: str) -> str:
-    return f"trial {number} {scheme}".rstrip()
+def _record_of(study: "Study", trial: "FrozenTrial") -> Record:
+    """Return what is logged of a trial."""
+    values = list(trial.values or [])
+    several = len(values) > 1
+    objectives = {f"value_{i}" if several else "value": v for i, v in enumerate(values)}
+    steps = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+    tags = {
+        "sat.kind": "trial",
+        "sat.trial": str(trial.number),
+        "scheme": trial.user_attrs.get("scheme", ""),
+    }
+    ticket = None
+    if NETWORK_KEY in study.user_attrs and tags["scheme"]:
+        found = ticket_of(study, trial)
+        tags["sat.seed"], ticket = str(found.seed), ("ticket.json", found.to_json())
+    return Record(
+        key=_key_of(trial),
+        name=_key_of(trial),
+        state=trial.state.name,
+        tags=tags,
+        metrics=_numbers(trial.user_attrs) | objectives,
+        params=trial.params,
+        curves={"intermediate": steps} if steps else {},
+        artifact=ticket,
+        started=trial.datetime_start,
+        ended=trial.datetime_complete,
+    )
+
+
+def _key_of(trial: "FrozenTrial") -> str:
+    return f"trial {trial.number} {trial.user_attrs.get('scheme', '')}".rstrip()
 
 
 def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:

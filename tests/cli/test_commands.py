@@ -186,11 +186,12 @@ def test_a_checkpoint_of_another_study_is_refused(project):
 
 def test_a_port_in_use(project):
     from sat_optuna.config.config import StudyConfig
+    from sat_optuna.search.storage import open_storage
     from sat_optuna.search.study import build_sampler, create_study
 
     folder = make_study(project)
     create_study(
-        folder / "study.db",
+        open_storage(folder / "study.db"),
         "tiny",
         config=StudyConfig(),
         sampler=build_sampler("random", seed=0, batch=1),

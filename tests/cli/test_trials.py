@@ -14,9 +14,11 @@ from pathlib import Path
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.processes import worker_name
 from sat_optuna.search.space import WORKER_KEY, suggest_scheme
+from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import build_sampler, create_study
 sampler = build_sampler("policy", seed=0, batch=4)
-study = create_study(Path(sys.argv[1]), "tiny", config=StudyConfig(), sampler=sampler)
+storage = open_storage(Path(sys.argv[1]))
+study = create_study(storage, "tiny", config=StudyConfig(), sampler=sampler)
 for number in range(int(sys.argv[2])):
     trial = study.ask()
     trial.set_user_attr(WORKER_KEY, worker_name())

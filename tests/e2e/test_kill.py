@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import load_study
 from tests.studies import command, environment, make_study, sat_optuna
 
@@ -16,7 +17,7 @@ TRIALS = 40
 
 
 def told(folder):
-    study = load_study(folder / "study.db", folder.name)
+    study = load_study(open_storage(folder / "study.db"), folder.name)
     return [
         (t.number, t.state.name, t.params, t.value, t.user_attrs["accuracy"]) for t in study.trials
     ]
@@ -59,7 +60,7 @@ def count(folder):
     if not (folder / "study.db").exists():
         return 0
     try:
-        return len(load_study(folder / "study.db", folder.name).trials)
+        return len(load_study(open_storage(folder / "study.db"), folder.name).trials)
     except Exception:
         return 0
 

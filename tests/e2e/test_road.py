@@ -14,6 +14,7 @@ import pytest
 
 from sat_optuna.evidence.controls import same_density
 from sat_optuna.scheme import Scheme
+from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import load_study
 from sat_optuna.ticket import ROLES, Ticket
 from sat_optuna.training.checkpoint import read_record
@@ -43,9 +44,9 @@ def test_a_fresh_clone_trains_searches_and_retrains(road):
     # 240 training images in batches of 32: 7 steps an epoch, 2 epochs.
     record = read_record(folder / "work" / "supernet.safetensors")
     assert (len(record["history"]), record["steps"]) == (2, 14)
-    study = load_study(folder / "study.db", "tiny")
+    study = load_study(open_storage(folder / "study.db"), "tiny")
     assert [t.number for t in study.trials] == list(range(9))
-    assert len(load_study(folder / "study.db", "tiny.random").trials) == 9
+    assert len(load_study(open_storage(folder / "study.db"), "tiny.random").trials) == 9
     tickets = [Ticket.load(folder / "tickets" / f"{role}.json") for role in ROLES]
     distinct = {str(ticket.scheme) for ticket in tickets}
     results = list((folder / "work" / "retrain").glob("*/*.json"))
@@ -79,7 +80,7 @@ def test_tickets_hold_ticket_and_controls_with_the_same_seeds(road):
     assert tickets["plain"].scheme == Scheme.uniform((2, 2, 2), 0)
     assert tickets["full"].scheme == Scheme.uniform((2, 2, 2), 1)
     assert tickets["random-density"].scheme == same_density(tickets["ticket"].scheme, seed=0)
-    random = load_study(folder / "study.db", "tiny.random")
+    random = load_study(open_storage(folder / "study.db"), "tiny.random")
     assert str(tickets["random-best"].scheme) == random.best_trial.user_attrs["scheme"]
     for ticket in tickets.values():
         tested = [score for score in ticket.scores if score.split == "test"]
@@ -162,7 +163,7 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road):
 def test_the_random_control_draws_for_itself(road):
     project, folder, _ = road
     own = [row["scheme"] for row in trials(project)]
-    random = load_study(folder / "study.db", "tiny.random")
+    random = load_study(open_storage(folder / "study.db"), "tiny.random")
     drawn = [trial.user_attrs["scheme"] for trial in random.trials]
     assert len(drawn) == len(own)
     assert drawn[0] != own[0]

@@ -20,11 +20,13 @@ from pathlib import Path
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.processes import worker_name
 from sat_optuna.search.space import WORKER_KEY
+from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import build_sampler, create_study
 folder = Path(sys.argv[1])
 for name, left in ((folder.name, 2), (folder.name + ".random", 1)):
     sampler = build_sampler("random", seed=0, batch=8)
-    study = create_study(folder / "study.db", name, config=StudyConfig(), sampler=sampler)
+    storage = open_storage(folder / "study.db")
+        study = create_study(storage, name, config=StudyConfig(), sampler=sampler)
     study.tell(study.ask(), 1.0)
     for _ in range(left):
         study.ask().set_user_attr(WORKER_KEY, worker_name())

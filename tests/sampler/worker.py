@@ -26,6 +26,7 @@ from optuna.trial import TrialState
 
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import create_study
 
 __all__ = ["BATCHES", "NAMES", "SAMPLERS", "bits", "objective", "open_study", "sampler_of"]
@@ -54,7 +55,7 @@ def open_study(storage: str, preset: str) -> optuna.Study:
     kind, _, path = storage.partition(":")
     sampler = sampler_of(preset)
     if kind == "sqlite":
-        return create_study(Path(path), "s", config=StudyConfig(), sampler=sampler)
+        return create_study(open_storage(Path(path)), "s", config=StudyConfig(), sampler=sampler)
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(path)),
         study_name="s",

@@ -15,6 +15,7 @@ from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import (
     build_pruner,
     build_sampler,
@@ -58,9 +59,8 @@ CHILD = """
         trial.set_user_attr("scheme", str(scheme))
         return sum((i + 1) * c for i, c in enumerate(scheme.choices)) / 7
 
-    study = create_study(
-        db, "s", config=StudyConfig(), sampler=build_sampler(sampler, seed=3, batch=4)
-    )
+    built = build_sampler(sampler, seed=3, batch=4)
+    study = create_study(open_storage(db), "s", config=StudyConfig(), sampler=built)
     for name in (
         "create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_system_attr",
         "set_trial_state_values",
@@ -84,7 +84,7 @@ def search(db, sampler, kill):
 
 
 def told(db):
-    study = load_study(db, "s")
+    study = load_study(open_storage(db), "s")
     return [
         (t.number, t.state.name, t.params, t.value, t.user_attrs["scheme"])
         for t in study.get_trials(deepcopy=False)
@@ -123,7 +123,7 @@ def score(trial):
 
 def make(tmp_path, sampler="policy", config=None, **options):
     return create_study(
-        tmp_path / "study.db",
+        open_storage(tmp_path / "study.db"),
         "s",
         config=config or StudyConfig(),
         sampler=build_sampler(sampler, seed=0, batch=4),
@@ -231,15 +231,15 @@ def test_another_configuration_is_refused_and_shown(tmp_path):
 
 def test_no_database_and_no_such_study(tmp_path):
     with pytest.raises(StudyError, match=r"no search was run yet: .*run: sat-optuna run s"):
-        load_study(tmp_path / "none.db", "s")
+        load_study(open_storage(tmp_path / "none.db"), "s")
     make(tmp_path)
     with pytest.raises(StudyError, match=r"holds no study 't'; it holds: s; run:"):
-        load_study(tmp_path / "study.db", "t")
+        load_study(open_storage(tmp_path / "study.db"), "t")
     (tmp_path / "broken.db").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(StudyError, match="cannot open"):
-        load_study(tmp_path / "broken.db", "s")
+        load_study(open_storage(tmp_path / "broken.db"), "s")
     with pytest.raises(StudyError, match=rf"run: sat-optuna retrain {tmp_path.name}$"):
-        load_study(tmp_path / "study.db", f"{tmp_path.name}.random")
+        load_study(open_storage(tmp_path / "study.db"), f"{tmp_path.name}.random")
 
 
 def test_best_ticket_is_the_first_of_the_highest(tmp_path):
@@ -278,7 +278,8 @@ FULL = """
     from sat_optuna.search.study import (build_sampler, create_study, run_trials)
 
     sampler = build_sampler("random", seed=0, batch=4)
-    study = create_study(Path(sys.argv[1]), "s", config=StudyConfig(), sampler=sampler)
+    storage = open_storage(Path(sys.argv[1]))
+    study = create_study(storage, "s", config=StudyConfig(), sampler=sampler)
 
     def objective(trial):
         if trial.number == 5:  # from here on no file may grow, as on a full disk
@@ -303,6 +304,6 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
     assert ended.returncode == 1, ended.stderr
     assert "cannot write the database of study 's'" in ended.stdout
     assert len(ended.stdout.strip().splitlines()) == 1
-    kept = finished_trials(load_study(tmp_path / "study.db", "s"))
+    kept = finished_trials(load_study(open_storage(tmp_path / "study.db"), "s"))
     assert [t.value for t in kept][:4] == [0.0, 1.0, 2.0, 3.0]
     assert run(make(tmp_path, "random"), trials=8) > 0

@@ -1,0 +1,76 @@
+"""What the command line says of a step's result: what was done, where it lies, what comes next."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sat_optuna.cli.console import Console
+from sat_optuna.events import Event, OnEvent
+from sat_optuna.pipeline.folder import StudyFolder
+from sat_optuna.pipeline.results import Pretrained, Reported, Retrained, Searched
+
+__all__ = ["steps_of"]
+
+
+@contextmanager
+def steps_of(study: StudyFolder, console: Console) -> Iterator[OnEvent]:
+    """Yield an `on_event` that shows a study's steps: progress, and a line for each result."""
+    import optuna
+
+    if not console.verbose:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with console.following(_said_of(study)) as on_event:
+        yield on_event
+
+
+def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
+    """Return what gives the line for the last event of each step of a study."""
+
+    def said(event: Event) -> str | None:
+        match event.made:
+            case Pretrained() as pretrained:
+                return _pretrained(study, pretrained)
+            case Searched() as searched:
+                return _searched(study, searched)
+            case Retrained() as retrained:
+                return _retrained(study, retrained)
+            case Reported(path=path, new=new):
+                if not new:
+                    return f"report: done already, {path}"
+                ticket = study.tickets / "ticket.json"
+                return f"report: {path} written; next: sat-optuna show {ticket}"
+        return None
+
+    return said
+
+
+def _pretrained(study: StudyFolder, result: Pretrained) -> str:
+    if result.loss is None:
+        return f"pretrain: done already, {result.epochs} epochs in {result.path}"
+    return (
+        f"pretrain: {result.epochs} epochs, loss {result.loss:.3f}; {result.path} written, "
+        f"next: sat-optuna search {study.name}"
+    )
+
+
+def _searched(study: StudyFolder, result: Searched) -> str:
+    if result.left:
+        return (
+            f"{result.step}: stopped by search.timeout with {result.left} trials to go; "
+            f"the same command goes on: sat-optuna search {study.name}"
+        )
+    if not result.new:
+        where = ", now logged to MLflow" if result.caught_up else f" in {result.db}"
+        return f"{result.step}: done already, {result.trials} trials{where}"
+    return (
+        f"{result.step}: {result.new} trials now, {result.trials} in all, in {result.db}; "
+        f"next: sat-optuna retrain {study.name}"
+    )
+
+
+def _retrained(study: StudyFolder, result: Retrained) -> str:
+    if not result.new:
+        return f"retrain: done already, {result.networks} networks in {result.folder}"
+    return (
+        f"retrain: {result.networks} networks; tickets written to {study.tickets}; "
+        f"next: sat-optuna report {study.name}"
+    )

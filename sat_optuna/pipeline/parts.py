@@ -1,0 +1,211 @@
+"""What a study's steps work with, put together from study.toml; each is built once a process."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sat_optuna.attention import OWN, attention_faults
+from sat_optuna.backbones.view import view_of
+from sat_optuna.config.config import fingerprint
+from sat_optuna.cost.operations import CostModel
+from sat_optuna.data import DATASETS, load_configured
+from sat_optuna.data.split import Split
+from sat_optuna.errors import ConfigError, SatOptunaError
+from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.search.baselines import NumberSeededSampler
+from sat_optuna.search.objective import SupernetObjective, TrainObjective
+from sat_optuna.search.space import cost_limit, scheme_space
+from sat_optuna.search.study import build_sampler
+from sat_optuna.supernet.placement import built_backbone, placement_faults
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.training.checkpoint import load_tensors
+from sat_optuna.training.loop import Checkpoint
+from sat_optuna.training.precision import pick_device
+from sat_optuna.training.step import check_compiler
+
+if TYPE_CHECKING:
+    from sat_optuna.pipeline.folder import StudyFolder
+
+__all__ = ["StudyParts"]
+
+
+class StudyParts:
+    """Data, networks and objective of one study.
+
+    Args:
+        study: whose study.toml says what they are.
+    """
+
+    def __init__(self, study: "StudyFolder") -> None:
+        self._study, self._config = study, study.config
+
+    @cached_property
+    def data(self) -> Split:
+        """The data set, on the GPU where there is one."""
+        seed, device = self._config.seed, str(pick_device())
+        return load_configured(self._config.data, seed=seed, device=device)
+
+    def check_fit(self) -> tuple[int, ...]:
+        """Make sure that backbone, modules and images fit together; nothing is trained.
+
+        Returns:
+            The number of blocks of each stage.
+
+        Raises:
+            ConfigError: all faults at once.
+        """
+        return self._fitting_stages
+
+    @cached_property
+    def _fitting_stages(self) -> tuple[int, ...]:
+        network, kinds = self._config.network, self._config.attention.kinds
+        own = OWN in [spec.kind for spec in kinds]
+        stages: tuple[int, ...] = ()
+        try:
+            with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
+                backbone = built_backbone(
+                    network.backbone, in_channels=3, classes=2, **network.settings
+                )
+                view = view_of(backbone, own=own)
+            stages, faults = view.stage_sizes, placement_faults(kinds, view)
+        except SatOptunaError as error:
+            others = [spec for spec in kinds if spec.kind != OWN]
+            faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
+        faults = faults or self._input_faults()
+        if faults:
+            raise ConfigError(str(self._study.folder / "study.toml"), faults)
+        return stages
+
+    def _input_faults(self) -> list[str]:
+        """Return why the data's images do not go through the network, if their size is known."""
+        data = self._config.data
+        try:
+            shape = DATASETS.get(data.name)().image_shape(data.size or None)
+            if shape is None:
+                return []
+            # Shapes alone; but what a plugin says of its own network is compared in values.
+            for device in ("meta", "cpu") if self._study.plugins else ("meta",):
+                with torch.device(device):
+                    self._supernet(in_channels=shape[0], classes=2).check_input(shape)
+        except SatOptunaError as error:
+            return [str(error)]
+        return []
+
+    def _supernet(self, *, in_channels: int, classes: int) -> Supernet:
+        network = self._config.network
+        return Supernet(
+            network.backbone,
+            attention=self._config.attention.kinds,
+            in_channels=in_channels,
+            classes=classes,
+            seed=self._config.seed,
+            **network.settings,
+        )
+
+    def fresh_supernet(self) -> Supernet:
+        """Build a supernet with fresh weights, on the GPU where there is one."""
+        self.check_fit()
+        net = self._supernet(in_channels=self.data.shape[0], classes=self.data.classes)
+        net.check_input(self.data.shape)
+        return net.to(pick_device())
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the pretraining keeps its state."""
+        return Checkpoint(self._study.supernet_path, fingerprint(self._config, "pretrain"))
+
+    def trained_supernet(self) -> Supernet:
+        """Build the supernet with the pretrained weights.
+
+        Raises:
+            StudyError: it is not pretrained yet, or its file is not what the pretraining made.
+        """
+        self._study.check_supernet()
+        net = self.fresh_supernet()
+        tensors = load_tensors(self._study.supernet_path)
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
+        net.load_state_dict(weights)
+        return net
+
+    def supernet_objective(self, **limits: int) -> SupernetObjective:
+        """Return what scores schemes in the pretrained supernet, as study.toml says.
+
+        Args:
+            **limits: `cache` and `memory` of the objective, which change no score.
+
+        Raises:
+            StudyError: it is not pretrained yet.
+        """
+        search = self._config.search
+        return SupernetObjective(
+            self.trained_supernet(),
+            self.data,
+            sparsity_weight=search.sparsity_weight,
+            calibration=search.calibration if search.recalibrate else 0,
+            calibration_chunk=search.calibration_chunk,
+            seed=self._config.seed,
+            **limits,
+        )
+
+    @cached_property
+    def objective(self) -> SupernetObjective | TrainObjective:
+        """The objective of the search and of its random control.
+
+        Raises:
+            StudyError: the supernet is not pretrained yet.
+        """
+        search = self._config.search
+        if search.objective == "supernet":
+            return self.supernet_objective()
+        return TrainObjective(
+            self.trained_supernet() if self._study.uses_supernet else self.fresh_supernet(),
+            self.data,
+            epochs=search.epochs,
+            seed=self._config.seed,
+            sparsity_weight=search.sparsity_weight,
+            config=self._config.train,
+        )
+
+    def sampler(self) -> PolicyGradientSampler | NumberSeededSampler:
+        """Build the sampler of the search, held to the limits of study.toml.
+
+        Raises:
+            StudyError: no scheme keeps them.
+        """
+        search = self._config.search
+        return build_sampler(
+            search.sampler, seed=self._config.seed, batch=search.batch, **self._limits
+        )
+
+    def check_search(self) -> None:
+        """Make sure, before anything is trained, that the search can be made and compiled for.
+
+        Raises:
+            StudyError: no scheme keeps the limits.
+            CompileError: train.compile, and torch.compile does not work here.
+        """
+        self.sampler()
+        if self._config.train.compile:
+            check_compiler()
+
+    @cached_property
+    def _limits(self) -> dict[str, Any]:
+        """Return what the sampler has to keep to and may repeat, of those keys that are set."""
+        search = self._config.search
+        limits: dict[str, Any] = {"replicates": search.replicates} if search.replicates > 1 else {}
+        if not (search.max_connections or search.max_params or search.max_macs):
+            return limits
+        net = self.fresh_supernet()
+        limits["search_space"] = scheme_space(net.stages, [spec.kind for spec in net.specs])
+        if search.max_connections:
+            limits["max_connections"] = search.max_connections
+        costs = CostModel(net, self.data.shape)
+        limits["budget"] = {}
+        if search.max_params:
+            params = costs.affine("params")
+            limits["budget"]["params"] = cost_limit(params, net.stages, at_most=search.max_params)
+        if search.max_macs:
+            macs = costs.affine("macs")
+            limits["budget"]["macs"] = cost_limit(macs, net.stages, at_most=search.max_macs)
+        return limits

@@ -1,0 +1,93 @@
+"""Progress on stderr: a bar in a terminal or notebook, a line now and then in a log file."""
+
+import atexit
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from sat_optuna.events import Event
+
+__all__ = ["ProgressBar", "progress_bar"]
+
+
+class ProgressBar:
+    """Shows the events it is called with, one bar for each step."""
+
+    _PAUSE_S = 30.0  # between two lines of a log file
+
+    def __init__(self) -> None:
+        self._screen = Console(stderr=True)
+        self._drawn = self._screen.is_terminal or self._screen.is_jupyter
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._step, self._done, self._said = "", 0, 0.0
+        atexit.register(self.close)  # a bar that is left open would hide the cursor for good
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        if event.step != self._step:
+            self.close()
+            self._step, self._done, self._said = event.step, event.done, time.monotonic()
+        if self._drawn:
+            self._draw(event)
+        elif event.done > self._done:
+            self._write(event)
+        self._done = event.done
+        if event.finished:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands; the next event begins another."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._step = ""
+
+    def _draw(self, event: Event) -> None:
+        if self._bar is None:
+            if event.finished:  # there was nothing to wait for
+                return
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[message]}"),
+                console=self._screen,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                event.step, total=event.total, completed=event.done, message=event.message
+            )
+        message = event.message or self._bar.tasks[0].fields["message"]
+        self._bar.update(self._task, completed=event.done, message=message)
+
+    def _write(self, event: Event) -> None:
+        now = time.monotonic()
+        if now - self._said > self._PAUSE_S or event.done == event.total:
+            self._said = now
+            behind = f": {event.message}" if event.message else ""
+            print(f"{event.step} {event.done}/{event.total}{behind}", file=sys.stderr)  # noqa: T201
+
+
+def progress_bar() -> ProgressBar:
+    """Return what shows events, for the `on_event` of any long call.
+
+    >>> from sat_optuna.events import Event
+    >>> show = progress_bar()
+    >>> show(Event(step="fit", done=0, total=3))
+    >>> show.close()
+    """
+    return ProgressBar()

@@ -1,0 +1,121 @@
+"""What the steps of a study come to: frozen values, which the command line prints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sat_optuna.ticket import Ticket
+
+if TYPE_CHECKING:
+    from sat_optuna.evidence.enumeration import Enumeration
+    from sat_optuna.evidence.statistics import Comparison
+
+__all__ = ["Enumerated", "Pretrained", "Reported", "Retrained", "RunResult", "Searched"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretrained:
+    """A supernet trained to its configured epochs.
+
+    Attributes:
+        path: its checkpoint.
+        epochs: how many it was trained for.
+        loss: of the last epoch; None where nothing was trained now.
+    """
+
+    path: Path
+    epochs: int
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """The trials of a search, or of its random control.
+
+    Attributes:
+        step: "search" or "search random".
+        db: Optuna's database.
+        trials: finished ones in all.
+        new: of these, finished now.
+        left: what search.timeout left to do.
+        caught_up: whether trials of earlier runs were logged to MLflow now.
+    """
+
+    step: str
+    db: Path
+    trials: int
+    new: int = 0
+    left: int = 0
+    caught_up: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enumerated:
+    """All schemes scored in the supernet.
+
+    Attributes:
+        scores: of all schemes.
+        new: how many were scored now.
+        table: enumeration.npz, the scores.
+        page: enumeration.md.
+    """
+
+    scores: "Enumeration"
+    new: int
+    table: Path
+    page: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrained:
+    """The ticket and its controls, trained from scratch.
+
+    Attributes:
+        tickets: by role, with their test scores and costs.
+        networks: how many were trained in all.
+        new: whether anything was trained, measured or logged now.
+        folder: where the trainings keep their results.
+    """
+
+    tickets: Mapping[str, Ticket]
+    networks: int
+    new: bool
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """The report.
+
+    Attributes:
+        path: of report.md.
+        tickets: by role, what it tells of.
+        new: whether it was written now.
+    """
+
+    path: Path
+    tickets: Mapping[str, Ticket]
+    new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What the whole road came to.
+
+    Attributes:
+        ticket: the best scheme found, with its test scores once it was retrained.
+        tickets: by role, the ticket and its controls; empty where search.timeout ended the run.
+        report: report.md; None where search.timeout ended the run.
+    """
+
+    ticket: Ticket
+    tickets: Mapping[str, Ticket]
+    report: Path | None
+
+    @property
+    def verdicts(self) -> "tuple[Comparison, ...]":
+        """The ticket compared with each control that is another network, over the same seeds."""
+        from sat_optuna.evidence.report import verdicts
+
+        return verdicts(self.tickets) if self.tickets else ()

@@ -1,0 +1,150 @@
+"""The ticket and its controls from scratch, what they cost, and the report on them."""
+
+import platform
+from typing import TYPE_CHECKING
+
+from sat_optuna.errors import StudyError
+from sat_optuna.events import Event, OnEvent
+from sat_optuna.files import sha256_of
+from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.mlflow_log import StudyLog
+from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
+from sat_optuna.pipeline.results import Reported, Retrained
+from sat_optuna.pipeline.search import random_control
+from sat_optuna.ticket import Ticket
+
+if TYPE_CHECKING:
+    from sat_optuna.pipeline.folder import StudyFolder
+
+__all__ = ["report", "retrain"]
+
+
+def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrained:
+    """Retrain ticket, plain, full and the random controls, and write their tickets.
+
+    Raises:
+        StudyError: no search was run yet, or no trial of it is complete.
+    """
+    random_control(study, on_event=on_event)
+    outcome, log = read_outcome(study), StudyLog(study) if mlflow else None
+    new = not outcome.is_written or (log is not None and not log.has_retrainings(outcome))
+    if new:
+        if outcome.measured is None:
+            _measure_costs(outcome)
+        _train(outcome, on_event)
+        run_id = log.log_retrainings(study.optuna_study(), outcome) if log else None
+        outcome.write_tickets(mlflow_run=run_id)
+    result = Retrained(
+        tickets={role: Ticket.load(path) for role, path in outcome.paths.items()},
+        networks=len(outcome.jobs),
+        new=new,
+        folder=outcome.folder,
+    )
+    total = len(outcome.jobs)
+    on_event(Event(step="retrain", done=total, total=total, made=result, finished=True))
+    return result
+
+
+def _measure_costs(outcome: Outcome) -> None:
+    """Measure every network's cost before any is trained, while the machine is quiet."""
+    from sat_optuna.cost.operations import measure
+    from sat_optuna.cost.timing import latencies_ms
+    from sat_optuna.supernet.materialise import materialise, supernet_of
+    from sat_optuna.training.precision import pick_device
+
+    device, shape = pick_device(), outcome.best.input_shape
+    supernet = supernet_of(outcome.best, seed=outcome.best.seed).to(device)
+    nets = {str(scheme): materialise(supernet, scheme) for scheme in outcome.distinct}
+    latencies = latencies_ms(
+        nets, shape, batch=outcome.LATENCY_BATCH, repeats=outcome.LATENCY_REPEATS
+    )
+    costs = {}
+    for scheme, net in nets.items():
+        cost = measure(net, shape)
+        counts = {"params": cost.params, "macs": cost.macs}
+        costs[scheme] = {**counts, "latency_ms": latencies[scheme]}
+    outcome.keep_costs(costs, hardware=_hardware(device.type))
+
+
+def _hardware(device: str) -> str:
+    import torch
+
+    threads = torch.get_num_threads()
+    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    return f"{platform.machine()} {platform.system()}, {threads} CPU threads{gpu}"
+
+
+def _train(outcome: Outcome, on_event: OnEvent) -> None:
+    """Run the jobs without a result; each is noted as it comes."""
+    from sat_optuna.evidence.retrain import run_jobs
+
+    study, total = outcome.study, len(outcome.jobs)
+    jobs = [(job, outcome.ticket_for(job.scheme)) for job in outcome.missing]
+    done = total - len(jobs)
+    on_event(Event(step="retrain", done=done, total=total))
+    results = run_jobs(jobs, workers=study.config.retrain.workers, plugins=study.plugins)
+    for count, result in enumerate(results, start=done + 1):
+        outcome.add(result)
+        said = f"{result.scheme} seed {result.seed}: {result.accuracy:.2f} %"
+        on_event(Event(step="retrain", done=count, total=total, message=said, made=result))
+
+
+def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
+    """Write the report, unless it is there and of these tickets.
+
+    Raises:
+        StudyError: the retrainings are not finished.
+    """
+    outcome = read_outcome(study)
+    if not outcome.is_written:
+        raise StudyError(
+            f"{len(outcome.missing)} of {len(outcome.jobs)} retrainings of study {study.name!r} "
+            f"are missing, or their tickets; run: sat-optuna retrain {study.name}"
+        )
+    names = ("ticket.png", "search.png", "accuracy.png", "trials.csv")
+    path = study.folder / "report.md"
+    files = {file.name: file for file in (path, *(study.folder / "figures" / n for n in names))}
+    tickets = {role: Ticket.load(ticket) for role, ticket in outcome.paths.items()}
+    decided = {"tickets": {role: sha256_of(ticket) for role, ticket in outcome.paths.items()}}
+    # A report that somebody has written into is left as it is.
+    new = not study.records.is_finished("report", decided) or not all(
+        file.exists() for file in files.values()
+    )
+    if new:
+        _write(outcome, tickets)
+        made = {name: sha256_of(file) for name, file in files.items()}
+        study.records.write("report", Done(decided, made, finished=True))
+    result = Reported(path=path, tickets=tickets, new=new)
+    on_event(Event(step="report", done=1, total=1, made=result, finished=True))
+    return result
+
+
+def _write(outcome: Outcome, tickets: dict[str, Ticket]) -> None:
+    from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
+    from sat_optuna.search.study import finished_trials
+
+    study = outcome.study
+    if outcome.measured is None:
+        raise StudyError(
+            f"the costs of the networks of study {study.name!r} are missing; run: sat-optuna "
+            f"retrain {study.name}"
+        )
+
+    def rows(suffix: str) -> list[TrialRow]:
+        return [
+            TrialRow(t.number, t.user_attrs["scheme"], t.value, t.user_attrs["accuracy"])
+            for t in finished_trials(study.optuna_study(suffix))
+            if t.value is not None and t.state.name == "COMPLETE"
+        ]
+
+    write_report(
+        study.folder,
+        tickets,
+        SearchSummary(study.config.search.sampler, rows(""), rows(RANDOM)),
+        images=next(iter(outcome.results.values())).images,
+        latency=(
+            f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "
+            f"{outcome.LATENCY_BATCH} images in eval and inference mode, after warm-up."
+        ),
+        hardware=outcome.measured["hardware"],
+    )

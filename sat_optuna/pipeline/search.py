@@ -1,0 +1,218 @@
+"""The search of a study and its random control, brought to their total of finished trials."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from sat_optuna.errors import StudyError
+from sat_optuna.events import Event, OnEvent
+from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.mlflow_log import StudyLog
+from sat_optuna.pipeline.outcome import RANDOM
+from sat_optuna.pipeline.results import Searched
+from sat_optuna.seeds import seed_for
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from sat_optuna.pipeline.folder import StudyFolder
+
+__all__ = ["random_control", "search"]
+
+
+def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched:
+    """Bring the search to its total of finished trials.
+
+    Raises:
+        StudyError: a search is there that something else decided, or the supernet is not trained.
+    """
+    return _bring(
+        study,
+        "search",
+        total=study.config.search.trials,
+        timeout=study.config.search.timeout,
+        sampler=lambda: study.parts.sampler(),
+        log=StudyLog(study) if mlflow else None,
+        on_event=on_event,
+    )
+
+
+def random_control(study: "StudyFolder", *, on_event: OnEvent) -> Searched:
+    """Score as many random schemes as the search had trials, in an Optuna study of their own."""
+    from sat_optuna.search.study import build_sampler, finished_trials
+
+    # A seed of its own: a control that repeats the search's draws would be none.
+    seed, batch = seed_for(RANDOM, study.config.seed) % 2**32, study.config.search.batch
+    return _bring(
+        study,
+        "search random",
+        suffix=RANDOM,
+        total=len(finished_trials(study.optuna_study())),
+        sampler=lambda: build_sampler("random", seed=seed, batch=batch),
+        on_event=on_event,
+    )
+
+
+def _bring(
+    study: "StudyFolder",
+    step: str,
+    *,
+    suffix: str = "",
+    total: int,
+    timeout: float = 0.0,
+    sampler: Callable[[], Any],
+    log: StudyLog | None = None,
+    on_event: OnEvent,
+) -> Searched:
+    """Bring an Optuna study of a folder to its total of finished trials.
+
+    Args:
+        study: the folder.
+        step: names the search in events and messages.
+        suffix: of the Optuna study's name; the search itself has none.
+        total: finished trials, those of earlier runs too.
+        timeout: seconds after which no new batch is begun; 0 for none.
+        sampler: builds the sampler, where trials are missing.
+        log: where each trial is logged to MLflow; None for nowhere.
+        on_event: told of each trial.
+    """
+    from sat_optuna.search.study import finished_trials
+
+    record = Done(study.search_decided)
+    trials: Sequence[FrozenTrial] = ()
+    if study.has_search(suffix):
+        record, trials = _held(study, step, suffix, record)
+    before, caught_up = len(trials), False
+    if before < total:
+        if study.uses_supernet:
+            study.check_supernet()
+        opened = _opened(study, step, suffix, record, sampler())
+        with log.trials(opened) if log else nullcontext(_nowhere) as on_trial:
+            _score(study, step, opened, total, timeout, on_trial, on_event)
+        trials = finished_trials(opened)
+    elif log and not log.has_trials(trials):
+        with log.trials(study.optuna_study(suffix)):
+            caught_up = True
+    result = Searched(
+        step=step,
+        db=study.db,
+        trials=len(trials),
+        new=len(trials) - before,
+        left=max(0, total - len(trials)),
+        caught_up=caught_up,
+    )
+    on_event(Event(step=step, done=len(trials), total=total, made=result, finished=True))
+    return result
+
+
+def _held(
+    study: "StudyFolder", step: str, suffix: str, record: Done
+) -> "tuple[Done, Sequence[FrozenTrial]]":
+    """Return the record and the finished trials of a search that was begun.
+
+    Raises:
+        StudyError: something else decided it, or its Optuna study is another one.
+    """
+    from sat_optuna.search.study import UUID_KEY, finished_trials
+
+    there = f"study {study.name + suffix!r} in {study.db}"
+    record = study.records.held(_record_of(step), record.decided, there=there)
+    opened = study.optuna_study(suffix)
+    uuid = opened.user_attrs.get(UUID_KEY)
+    if record.made.get("uuid", uuid) != uuid:
+        raise StudyError(
+            f"{there} is not the one that was begun here; bring that study.db back, or make a new "
+            "study"
+        )
+    return record, finished_trials(opened)
+
+
+def _opened(
+    study: "StudyFolder", step: str, suffix: str, record: Done, sampler: Any
+) -> "optuna.Study":
+    """Open the Optuna study for writing, made if missing; its record is written first."""
+    from sat_optuna.search.study import UUID_KEY, build_pruner, create_study
+
+    study.records.write(_record_of(step), record)
+    opened = create_study(
+        study.storage,
+        study.name + suffix,
+        config=study.config,
+        sampler=sampler,
+        pruner=build_pruner(study.config.search.pruner),
+    )
+    made = {"uuid": opened.user_attrs[UUID_KEY]}
+    study.records.write(_record_of(step), Done(record.decided, made))
+    return opened
+
+
+def _record_of(step: str) -> str:
+    return step.replace(" ", "-")
+
+
+def _score(
+    study: "StudyFolder",
+    step: str,
+    opened: "optuna.Study",
+    total: int,
+    timeout: float,
+    log_trial: "Callable[[FrozenTrial], object]",
+    on_event: OnEvent,
+) -> None:
+    """Score trials until there are enough of them."""
+    from sat_optuna.search.objective import SupernetObjective
+    from sat_optuna.search.study import check_same_network, finished_trials, run_trials
+
+    config, objective = study.config, study.parts.objective
+    check_same_network(opened, objective.network())
+    trials = finished_trials(opened)
+    best = max((t for t in trials if t.value is not None), key=_reward, default=None)
+    done = len(trials)
+
+    def on_trial(trial: "FrozenTrial") -> None:
+        nonlocal best, done
+        done += 1
+        if trial.value is not None and (best is None or trial.value > _reward(best)):
+            best = trial
+        log_trial(trial)
+        on_event(_told(step, done, total, best, trial))
+
+    on_event(_told(step, done, total, best, None))
+    run_trials(
+        opened,
+        objective,
+        trials=total,
+        batch=3 if config.search.sampler == "paper" else config.search.batch,
+        stages=objective.stages,
+        kinds=objective.kinds,
+        timeout=timeout,
+        on_batch=objective.score_ahead if isinstance(objective, SupernetObjective) else None,
+        on_trial=on_trial,
+    )
+
+
+def _reward(trial: "FrozenTrial") -> float:
+    return float("-inf") if trial.value is None else trial.value
+
+
+def _told(
+    step: str,
+    done: int,
+    total: int,
+    best: "FrozenTrial | None",
+    trial: "FrozenTrial | None",
+) -> Event:
+    """Return what is told after a trial, or before the first of them."""
+    return Event(
+        step=step,
+        done=done,
+        total=total,
+        message="" if best is None else f"best reward {_reward(best):.3f}",
+        best="" if best is None else best.user_attrs.get("scheme", ""),
+        made=trial,
+    )
+
+
+def _nowhere(_trial: "FrozenTrial") -> None:
+    """Log a trial nowhere."""

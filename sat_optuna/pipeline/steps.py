@@ -1,0 +1,124 @@
+"""The steps of a study, each done once: pretrain, search, enumerate, retrain, report, run.
+
+Each takes a study's folder, whose lock the caller holds, tells `on_event` how far it is, and
+returns what it came to. A step whose result is there imports no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from sat_optuna.config.config import decided
+from sat_optuna.errors import StudyError
+from sat_optuna.events import Event, OnEvent
+from sat_optuna.files import sha256_of
+from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
+from sat_optuna.pipeline.retraining import report, retrain
+from sat_optuna.pipeline.search import search
+
+if TYPE_CHECKING:
+    from sat_optuna.pipeline.folder import StudyFolder
+
+__all__ = ["enumerate_schemes", "pretrain", "report", "retrain", "run", "search"]
+
+
+def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
+    """Go the whole road; where search.timeout ends the search, it ends there."""
+    from sat_optuna.search.tickets import best_ticket
+
+    if not study.db.exists():  # where it does, the search was begun: no torch for nothing
+        study.parts.check_search()
+    if study.uses_supernet:
+        pretrain(study, on_event=on_event)
+    if search(study, mlflow=mlflow, on_event=on_event).left:
+        best = best_ticket(study.optuna_study())
+        return RunResult(ticket=best, tickets={}, report=None)
+    retrain(study, mlflow=mlflow, on_event=on_event)
+    reported = report(study, on_event=on_event)
+    tickets = reported.tickets
+    return RunResult(ticket=tickets["ticket"], tickets=tickets, report=reported.path)
+
+
+def pretrain(study: "StudyFolder", *, on_event: OnEvent) -> Pretrained:
+    """Train the supernet to its configured epochs, from where its checkpoint stands.
+
+    Raises:
+        StudyError: a supernet is there that something else decided.
+    """
+    path, epochs = study.supernet_path, study.config.pretrain.epochs
+    record, loss = Done(decided(study.config, "pretrain")), None
+    if path.exists():
+        record = study.records.held("pretrain", record.decided, there=str(path))
+    if record.finished:
+        study.check_supernet()
+    else:
+        loss = _train_supernet(study, record, on_event)
+    result = Pretrained(path=path, epochs=epochs, loss=loss)
+    on_event(Event(step="pretrain", done=epochs, total=epochs, made=result, finished=True))
+    return result
+
+
+def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> float:
+    """Train the supernet; return the loss of its last epoch."""
+    from sat_optuna.training.loop import pretrain as train_supernet
+
+    config, path = study.config, study.supernet_path
+    net = study.parts.fresh_supernet()
+    study.records.write("pretrain", record)  # first: a checkpoint without one is never trained on
+    history = train_supernet(
+        net,
+        study.parts.data,
+        epochs=config.pretrain.epochs,
+        seed=config.seed,
+        connect=config.pretrain.connect,
+        draws=config.pretrain.draws,
+        config=config.train,
+        checkpoint=study.parts.checkpoint,
+        on_epoch=lambda record: on_event(
+            Event(
+                step="pretrain",
+                done=record.epoch + 1,
+                total=config.pretrain.epochs,
+                message=f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %",
+                made=record,
+            )
+        ),
+    )
+    made = {path.name: sha256_of(path)}
+    study.records.write("pretrain", Done(record.decided, made, finished=True))
+    return history[-1].loss
+
+
+def enumerate_schemes(
+    study: "StudyFolder", *, top: int, memory: int, limit: int, on_event: OnEvent
+) -> Enumerated:
+    """Score all schemes in the pretrained supernet, each with BatchNorm calibrated for it.
+
+    Raises:
+        StudyError: there are more schemes than the limit, or the supernet is not trained.
+    """
+    from sat_optuna.evaluate.journal import open_journal, score_into
+    from sat_optuna.evidence.enumeration import Enumeration
+
+    evaluator = study.parts.supernet_objective(memory=memory, cache=0).evaluator
+    plan = evaluator.plan()
+    if plan.schemes > limit:
+        raise StudyError(
+            f"study {study.name!r} has {plan.schemes:,} schemes, more than the limit of "
+            f"{limit:,}; all of them would take {plan}; raise the limit for that, or search them: "
+            f"sat-optuna search {study.name}"
+        )
+    schemes = evaluator.all_schemes(limit=limit)
+    journal = open_journal(study.work / "enumeration.jsonl", evaluator, schemes)
+    done = len(journal.held)
+    on_event(Event(step="enumerate", done=done, total=plan.schemes, message=str(plan)))
+    results = score_into(journal, evaluator, schemes)
+    scores = Enumeration(
+        tuple(results.values()),
+        kinds=[spec.kind for spec in study.config.attention.kinds],
+        sparsity_weight=study.config.search.sparsity_weight,
+    )
+    table, _, page = scores.write(study.folder, top=top)
+    total = plan.schemes
+    result = Enumerated(scores=scores, new=total - done, table=table, page=page)
+    on_event(Event(step="enumerate", done=total, total=total, made=result, finished=True))
+    return result
