@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
+    from sat_optuna.pipeline.folder import open_study, run_study
+    from sat_optuna.pipeline.progress import progress_bar
     from sat_optuna.sampler.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
@@ -54,8 +56,11 @@ __all__ = [
     "load_ticket",
     "materialise",
     "measure",
+    "open_study",
     "pretrain",
+    "progress_bar",
     "retrain",
+    "run_study",
     "scheme_space",
 ]
 
@@ -85,8 +90,11 @@ _HOMES = {
     "load_ticket": "export.weights",
     "materialise": "supernet.materialise",
     "measure": "cost.operations",
+    "open_study": "pipeline.folder",
     "pretrain": "training.loop",
+    "progress_bar": "pipeline.progress",
     "retrain": "evidence.retrain",
+    "run_study": "pipeline.folder",
     "scheme_space": "search.space",
 }
 

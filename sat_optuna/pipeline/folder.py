@@ -171,11 +171,14 @@ class StudyFolder:
         Raises:
             StudyError: it is not there, or its bytes have changed.
         """
+        from sat_optuna.training.checkpoint import read_record
+
         path, record = self.supernet_path, self.records.get("pretrain")
         if record is None or not record.finished or not path.exists():
+            done = len(read_record(path)["history"]) if record and path.exists() else 0
             raise StudyError(
-                f"the supernet of study {self.name!r} is not trained to its "
-                f"{self.config.pretrain.epochs} epochs; run: sat-optuna pretrain {self.name}"
+                f"the supernet of study {self.name!r} has {done} of {self.config.pretrain.epochs} "
+                f"epochs; run: sat-optuna pretrain {self.name}"
             )
         if sha256_of(path) != record.made[path.name]:
             raise StudyError(

@@ -55,7 +55,7 @@ class StudyLog:
 
         with self._opened(study) as log:
             log.catch_up(study)
-            yield lambda trial: log(study, trial)
+            yield lambda trial: log.log_optuna(study, trial)
             self._note(trials=_digest(finished_trials(study)))
 
     def log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str:
@@ -90,7 +90,7 @@ class StudyLog:
                     ticket=ticket.to_json(),
                 )
             (best,) = (t for t in study.get_trials() if t.number == outcome.best.trial)
-            run_id = log.log_trial(study, best)
+            run_id = log.log_optuna(study, best)
             self._note(retrainings=digest_of(outcome.decided))
         return run_id
 

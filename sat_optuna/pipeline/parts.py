@@ -39,6 +39,7 @@ class StudyParts:
 
     def __init__(self, study: "StudyFolder") -> None:
         self._study, self._config = study, study.config
+        self._input_is_checked = False
 
     @cached_property
     def data(self) -> Split:
@@ -107,8 +108,18 @@ class StudyParts:
         """Build a supernet with fresh weights, on the GPU where there is one."""
         self.check_fit()
         net = self._supernet(in_channels=self.data.shape[0], classes=self.data.classes)
-        net.check_input(self.data.shape)
+        if not self._input_is_checked:
+            net.check_input(self.data.shape)
+            self._input_is_checked = True
         return net.to(pick_device())
+
+    def any_supernet(self) -> Supernet:
+        """Return a supernet of this study with whatever weights: the objective's, or a fresh one.
+
+        It must not be trained.
+        """
+        built = "objective" in self.__dict__
+        return self.objective.net if built else self.fresh_supernet()
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -196,7 +207,7 @@ class StudyParts:
         limits: dict[str, Any] = {"replicates": search.replicates} if search.replicates > 1 else {}
         if not (search.max_connections or search.max_params or search.max_macs):
             return limits
-        net = self.fresh_supernet()
+        net = self.any_supernet()
         limits["search_space"] = scheme_space(net.stages, [spec.kind for spec in net.specs])
         if search.max_connections:
             limits["max_connections"] = search.max_connections

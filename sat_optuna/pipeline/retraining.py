@@ -49,11 +49,9 @@ def _measure_costs(outcome: Outcome) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
     from sat_optuna.cost.operations import measure
     from sat_optuna.cost.timing import latencies_ms
-    from sat_optuna.supernet.materialise import materialise, supernet_of
-    from sat_optuna.training.precision import pick_device
+    from sat_optuna.supernet.materialise import materialise
 
-    device, shape = pick_device(), outcome.best.input_shape
-    supernet = supernet_of(outcome.best, seed=outcome.best.seed).to(device)
+    supernet, shape = outcome.study.parts.any_supernet(), outcome.best.input_shape
     nets = {str(scheme): materialise(supernet, scheme) for scheme in outcome.distinct}
     latencies = latencies_ms(
         nets, shape, batch=outcome.LATENCY_BATCH, repeats=outcome.LATENCY_REPEATS
@@ -63,7 +61,7 @@ def _measure_costs(outcome: Outcome) -> None:
         cost = measure(net, shape)
         counts = {"params": cost.params, "macs": cost.macs}
         costs[scheme] = {**counts, "latency_ms": latencies[scheme]}
-    outcome.keep_costs(costs, hardware=_hardware(device.type))
+    outcome.keep_costs(costs, hardware=_hardware(next(supernet.parameters()).device.type))
 
 
 def _hardware(device: str) -> str:

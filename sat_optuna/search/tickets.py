@@ -15,7 +15,12 @@ from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, build_sampler, finishe
 from sat_optuna.ticket import AttentionSpec, Score, Ticket
 from sat_optuna.training.checkpoint import versions
 
-__all__ = ["best_ticket", "ticket_of"]
+__all__ = ["best_ticket", "is_ticket", "ticket_of"]
+
+
+def is_ticket(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Tell whether a trial of a study can be made a ticket: whether our objectives scored it."""
+    return NETWORK_KEY in study.user_attrs and "scheme" in trial.user_attrs
 
 
 def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:

@@ -16,8 +16,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.processes import worker_name
-from sat_optuna.search.space import NETWORK_KEY
-from sat_optuna.search.tickets import ticket_of
 from sat_optuna.tracking.children import ChildRuns, Record
 from sat_optuna.tracking.store import RunStore, TrackingError
 
@@ -106,16 +104,33 @@ class MLflowLog:
             self._store.end(self._study.parent, status)
             self._opened = None
 
-    def log_trial(self, study: "Study", trial: "FrozenTrial") -> str:
+    def log_trial(
+        self,
+        number: int,
+        *,
+        scheme: str,
+        state: str,
+        metrics: Mapping[str, float] = _NOTHING,
+        params: Mapping[str, object] = _NOTHING,
+        curves: Mapping[str, Sequence[float]] = _NOTHING,
+        artifact: tuple[str, str] | None = None,
+        value: float | None = None,
+        started: datetime | None = None,
+        ended: datetime | None = None,
+    ) -> str:
         """Log a finished trial as a child run; one that is complete already stays as it is.
 
-        Numbers among the trial's user attributes become metrics, its parameters params, its
-        intermediate values a curve, and its scheme a tag. A trial of our objectives leaves its
-        ticket as the artifact ticket.json.
-
         Args:
-            study: the trial's.
-            trial: one that has ended.
+            number: the trial's number; with the scheme it names the run.
+            scheme: the scheme's text form, `110-010-001`.
+            state: Optuna's: COMPLETE, PRUNED or FAIL.
+            metrics: the trial's final numbers.
+            params: the trial's parameters.
+            curves: a number an epoch; epochs count from 1 and become MLflow's steps.
+            artifact: file name and text, for example ("ticket.json", ticket.to_json()).
+            value: the study's objective value, logged as the metric `value`.
+            started: when the trial began (Optuna's datetime_start).
+            ended: when it ended.
 
         Returns:
             The run's id.
@@ -123,8 +138,21 @@ class MLflowLog:
         Raises:
             TrackingError: the store cannot be written, or the trial has not ended.
         """
+        key = _trial_key(number, scheme)
+        record = Record(
+            key=key,
+            name=key,
+            state=state,
+            tags={"sat.kind": "trial", "sat.trial": str(number), "scheme": scheme},
+            metrics=metrics if value is None else {**metrics, "value": value},
+            params=params,
+            curves=curves,
+            artifact=artifact,
+            started=started,
+            ended=ended,
+        )
         with self._lock:
-            return self._study.log(_record_of(study, trial))
+            return self._study.log(record)
 
     def log_retraining(
         self,
@@ -175,9 +203,7 @@ class MLflowLog:
             return self._study.log(record)
 
     def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
-        """Log one finished trial of an Optuna study, and at the first call all earlier ones.
-
-        The trial's user attributes are read: `scheme` becomes the tag, numbers become metrics.
+        """Log one finished trial with `log_optuna`, and at the first call all earlier ones.
 
         Raises:
             TrackingError: the store cannot be written; Optuna has stored the trial already.
@@ -188,7 +214,38 @@ class MLflowLog:
                 self.open_study(self._study_name or study.study_name, uuid)
                 atexit.register(self._close_at_exit)
                 self.catch_up(study)
-            self.log_trial(study, trial)
+            self.log_optuna(study, trial)
+
+    def log_optuna(self, study: "Study", trial: "FrozenTrial") -> str:
+        """Log a finished trial of an Optuna study; one that is complete already stays as it is.
+
+        Its user attributes are read: `scheme` becomes the tag, numbers become metrics. A trial of
+        our objectives leaves its ticket, with the seed of the search, as ticket.json.
+
+        Returns:
+            The run's id.
+
+        Raises:
+            TrackingError: the store cannot be written, or the trial has not ended.
+        """
+        from sat_optuna.search.tickets import is_ticket, ticket_of
+
+        values = list(trial.values or [])
+        several = {f"value_{i}": value for i, value in enumerate(values)}
+        steps = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+        ticket = ticket_of(study, trial).to_json() if is_ticket(study, trial) else None
+        return self.log_trial(
+            trial.number,
+            scheme=_scheme_of(trial),
+            state=trial.state.name,
+            metrics=_numbers(trial.user_attrs) | (several if len(values) > 1 else {}),
+            params=trial.params,
+            curves={"intermediate": steps} if steps else {},
+            artifact=None if ticket is None else ("ticket.json", ticket),
+            value=values[0] if len(values) == 1 else None,
+            started=trial.datetime_start,
+            ended=trial.datetime_complete,
+        )
 
     def catch_up(self, study: "Study") -> int:
         """Log the finished trials of the open study that no process has logged; return how many.
@@ -200,9 +257,11 @@ class MLflowLog:
         with self._lock:
             # Read after the trials: what another process is logging is then seen as its own.
             self._study.forget()
-            missing = [trial for trial in finished if not self._study.has(_key_of(trial))]
+            missing = [
+                t for t in finished if not self._study.has(_trial_key(t.number, _scheme_of(t)))
+            ]
             for trial in missing:
-                self.log_trial(study, trial)
+                self.log_optuna(study, trial)
         return len(missing)
 
     def reap(self) -> int:
@@ -230,37 +289,12 @@ class MLflowLog:
                 self.close_study("FAILED" if raised else "FINISHED")
 
 
-def _record_of(study: "Study", trial: "FrozenTrial") -> Record:
-    """Return what is logged of a trial."""
-    values = list(trial.values or [])
-    several = len(values) > 1
-    objectives = {f"value_{i}" if several else "value": v for i, v in enumerate(values)}
-    steps = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-    tags = {
-        "sat.kind": "trial",
-        "sat.trial": str(trial.number),
-        "scheme": trial.user_attrs.get("scheme", ""),
-    }
-    ticket = None
-    if NETWORK_KEY in study.user_attrs and tags["scheme"]:
-        found = ticket_of(study, trial)
-        tags["sat.seed"], ticket = str(found.seed), ("ticket.json", found.to_json())
-    return Record(
-        key=_key_of(trial),
-        name=_key_of(trial),
-        state=trial.state.name,
-        tags=tags,
-        metrics=_numbers(trial.user_attrs) | objectives,
-        params=trial.params,
-        curves={"intermediate": steps} if steps else {},
-        artifact=ticket,
-        started=trial.datetime_start,
-        ended=trial.datetime_complete,
-    )
+def _scheme_of(trial: "FrozenTrial") -> str:
+    return str(trial.user_attrs.get("scheme", ""))
 
 
-def _key_of(trial: "FrozenTrial") -> str:
-    return f"trial {trial.number} {trial.user_attrs.get('scheme', '')}".rstrip()
+def _trial_key(number: int, scheme: str) -> str:
+    return f"trial {number} {scheme}".rstrip()
 
 
 def _numbers(attributes: Mapping[str, Any]) -> dict[str, float]:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from sat_optuna.config.config import (
-    CHANGEABLE,
-    NEUTRAL,
     AttentionConfig,
+    SearchConfig,
     StudyConfig,
+    TrainConfig,
+    decided,
     differences,
     fingerprint,
     with_trials,
@@ -70,9 +71,12 @@ def test_to_dict_is_plain_json():
     assert plain["attention"]["kinds"][0]["kind"] == "se"
 
 
+STEPS = ("pretrain", "search", "retrain")
+
+
 @pytest.mark.parametrize("hashing", ["0", "1"])
 def test_fingerprint_is_the_same_in_every_process(hashing):
-    program = "from sat_optuna.config.config import *; print(fingerprint(StudyConfig()))"
+    program = "from sat_optuna.config.config import *; print(fingerprint(StudyConfig(), 'search'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONHASHSEED": hashing},
@@ -80,47 +84,55 @@ def test_fingerprint_is_the_same_in_every_process(hashing):
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == fingerprint(StudyConfig())
+    assert done.stdout.strip() == fingerprint(StudyConfig(), "search")
     assert re.fullmatch("[0-9a-f]{16}", done.stdout.strip())
 
 
+# What a key decides, said here once more: by key, else by its section, else everything.
+DECIDES = {
+    "data.root": (),
+    "data.workers": (),
+    "train.compile": ("retrain",),
+    "pretrain": ("pretrain", "search"),
+    "search.trials": (),
+    "search.timeout": (),
+    "search": ("search",),
+    "retrain.seeds": (),
+    "retrain.workers": (),
+    "retrain": ("retrain",),
+}
+
+
 @pytest.mark.parametrize(("section", "key", "default"), KEYS, ids=NAMES)
-def test_fingerprint_changes_with_each_key_and_with_no_excluded_one(section, key, default):
+def test_each_key_changes_the_fingerprint_of_the_steps_that_it_decides(section, key, default):
     one, other = StudyConfig(), changed(section, key, default)
-    place = f"{section}.{key}".lstrip(".")
-    if place in NEUTRAL:
-        assert fingerprint(one) == fingerprint(other)
-        return
-    assert fingerprint(one) != fingerprint(other)
-    assert fingerprint(one, without=(place,)) == fingerprint(other, without=(place,))
-    assert fingerprint(one, without=(section or key,)) == fingerprint(
-        other, without=(section or key,)
-    )
-    assert fingerprint(one, without=("data.elsewhere", "ret")) != fingerprint(
-        other, without=("data.elsewhere", "ret")
-    )
+    name = f"{section}.{key}".lstrip(".")
+    expected = DECIDES.get(name, DECIDES.get(section, STEPS))
+    for step in STEPS:
+        same = fingerprint(one, step) == fingerprint(other, step)
+        phrases = differences(decided(one, step), decided(other.to_dict(), step))
+        assert same == (step not in expected), step
+        assert [phrase.startswith(f"{name}: ") for phrase in phrases] == [True] * (not same)
 
 
-@pytest.mark.parametrize(("section", "key", "default"), KEYS, ids=NAMES)
-def test_a_difference_is_shown_for_each_key_that_may_not_change(section, key, default):
-    one, other = StudyConfig().to_dict(), changed(section, key, default).to_dict()
-    place = f"{section}.{key}".lstrip(".")
-    if place in NEUTRAL:
-        assert differences(one, other, without=()) == ()
-        return
-    free = place in CHANGEABLE or section in CHANGEABLE
-    assert len(differences(one, other)) == (0 if free else 1)
-    (line,) = differences(one, other, without=())
-    assert line.startswith(f"{place}: ")
+def test_compiling_decides_a_search_that_trains_in_its_trials():
+    training = SearchConfig(objective="train")
+    one, other = (
+        StudyConfig(search=training, train=TrainConfig(compile=compiled))
+        for compiled in (False, True)
+    )
+    assert differences(decided(one, "search"), decided(other, "search")) == (
+        "train.compile: False is stored, True is given",
+    )
 
 
 def test_differences_show_both_values_and_what_is_in_one_alone():
-    one = {"seed": 0, "search": {"trials": 9, "batch": 8}, "old": {"key": None}}
-    other = {"seed": 1, "search": {"trials": 10, "batch": 8}, "new": {"key": "nothing"}}
+    one = {"seed": 2, "search.batch": 8, "old.key": None}
+    other = {"seed": 1, "new.key": "nothing"}
     assert differences(one, other) == (
         "new.key: nothing is stored, 'nothing' is given",
         "old.key: None is stored, nothing is given",
-        "seed: 0 is stored, 1 is given",
+        "seed: 2 is stored, 1 is given",
     )
     assert differences(one, one) == ()
 
@@ -133,28 +145,14 @@ def test_the_order_in_which_settings_are_written_does_not_count():
         )
         for pairs in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)])
     )
-    assert fingerprint(one) == fingerprint(other)
-    assert differences(one.to_dict(), other.to_dict()) == ()
+    assert fingerprint(one, "retrain") == fingerprint(other, "retrain")
 
 
 def test_with_trials_changes_the_total_alone():
     config = with_trials(StudyConfig(), 7)
     assert config.search.trials == 7
-    assert differences(StudyConfig().to_dict(), config.to_dict()) == ()
+    assert decided(config, "search") == {}
     assert with_trials(config, None) is config
-
-
-@pytest.mark.golden
-def test_studies_of_the_first_version_keep_their_fingerprints():
-    # Taken with version 0.1.0, whose `new` wrote width = 16 and stem_stride = 1, its defaults.
-    default = StudyConfig()
-    written = replace(default, network=replace(default.network, width=16, stem_stride=1))
-    for config in (default, written):
-        assert fingerprint(config, without=("search", "retrain")) == "44136fa355b3678a"
-    assert differences(written.to_dict(), default.to_dict()) == ()
-    assert differences(default.to_dict(), written.to_dict()) == ()
-    other = replace(default, network=replace(default.network, width=17))
-    assert fingerprint(other) != fingerprint(default)
 
 
 def test_other_code_of_a_plugin_is_another_study():
@@ -163,6 +161,5 @@ def test_other_code_of_a_plugin_is_another_study():
         replace(default, plugins=replace(default.plugins, modules=("a.py",), sha256=(digest,)))
         for digest in ("00", "11")
     )
-    assert fingerprint(one) != fingerprint(other)
-    (said,) = differences(one.to_dict(), other.to_dict())
+    (said,) = differences(decided(one, "retrain"), decided(other, "retrain"))
     assert said == "plugins.sha256: ['00'] is stored, ['11'] is given"

@@ -26,7 +26,7 @@ folder = Path(sys.argv[1])
 for name, left in ((folder.name, 2), (folder.name + ".random", 1)):
     sampler = build_sampler("random", seed=0, batch=8)
     storage = open_storage(folder / "study.db")
-        study = create_study(storage, name, config=StudyConfig(), sampler=sampler)
+    study = create_study(storage, name, config=StudyConfig(), sampler=sampler)
     study.tell(study.ask(), 1.0)
     for _ in range(left):
         study.ask().set_user_attr(WORKER_KEY, worker_name())

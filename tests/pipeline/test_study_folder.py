@@ -1,0 +1,224 @@
+"""The road from Python: each step once, and nothing continued that something else decided.
+
+One tiny study is run once; each test that changes its folder works on a copy.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import sat_optuna as sat
+from sat_optuna.errors import SatOptunaError, StudyError
+from sat_optuna.events import Event
+from sat_optuna.ticket import ROLES
+from tests.studies import environment, make_study, trials
+
+# A script without a main guard, which each spawned process would run again; it counts what is
+# opened, built and read.
+SCRIPT = """
+import json, sys
+from collections import Counter
+from importlib import import_module
+import sat_optuna as sat
+
+counts = Counter()
+
+def counted(module, name):
+    home = import_module(f"sat_optuna.{module}")
+    known = getattr(home, name)
+    def call(*arguments, **more):
+        counts[name] += 1
+        return known(*arguments, **more)
+    for other in list(sys.modules.values()):
+        if getattr(other, name, None) is known:
+            setattr(other, name, call)
+
+import sat_optuna.pipeline.parts, sat_optuna.pipeline.retraining
+counted("search.storage", "open_storage")
+counted("pipeline.outcome", "Outcome")
+counted("evidence.results", "read_result")
+counted("backbones.check", "check_split")
+counted("supernet.supernet", "Supernet")
+result = sat.run_study("studies/tiny")
+print(json.dumps({"counts": counts, "ticket": str(result.ticket.scheme)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    project = tmp_path_factory.mktemp("road")
+    make_study(project)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return project, json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def copy(road, tmp_path):
+    """A copy of the project, and its study's folder."""
+    shutil.copytree(road[0], tmp_path / "copy")
+    return tmp_path / "copy", tmp_path / "copy" / "studies" / "tiny"
+
+
+def test_a_script_without_a_main_guard_goes_the_whole_road(road):
+    project, printed = road
+    folder = project / "studies" / "tiny"
+    result = sat.open_study(folder).report()
+    assert not result.new
+    assert set(result.tickets) == set(ROLES)
+    assert str(result.tickets["ticket"].scheme) == printed["ticket"]
+    assert "| ticket | `" in result.path.read_text()
+
+
+def test_each_thing_is_opened_built_and_read_a_few_times_at_most(road):
+    counts = road[1]["counts"]
+    assert counts["open_storage"] == 1
+    assert counts["Outcome"] <= 2
+    assert counts.get("read_result", 0) <= 15  # each result file once
+    assert counts["Supernet"] <= 3
+    assert counts.get("check_split", 0) <= 3
+
+
+def test_a_run_that_is_done_tells_the_same_and_makes_nothing(copy):
+    _, folder = copy
+    told: list[Event] = []
+    result = sat.run_study(folder, mlflow=False, on_event=told.append)
+    assert [event.step for event in told if event.finished] == [
+        "pretrain",
+        "search",
+        "search random",
+        "retrain",
+        "report",
+    ]
+    assert all(event.finished for event in told)
+    assert result.report == folder / "report.md"
+    assert {verdict.control for verdict in result.verdicts} <= set(ROLES)
+    assert [score.seed for score in result.ticket.scores if score.split == "test"] == [0, 1, 2]
+
+
+def test_more_trials_and_other_retrainings_go_on(copy):
+    project, folder = copy
+    told: list[Event] = []
+    study = sat.open_study(folder, trials=11)
+    found = study.search(mlflow=False, on_event=told.append)
+    assert (found.trials, found.new) == (11, 2)
+    assert [event.done for event in told] == [9, 10, 11, 11]
+    assert all(event.best for event in told[:-1])
+    assert len(trials(project)) == 11
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder / "work" / "done"), "no record of what decided it"),
+        (lambda folder: shutil.rmtree(folder / "work"), "no record of what decided it"),
+        (
+            lambda folder: other_bytes(folder / "work" / "supernet.safetensors"),
+            "bytes have changed",
+        ),
+        (lambda folder: (folder / "study.db").write_bytes(b"x" * 999), "cannot open"),
+        (lambda folder: edit(folder, "width = 4", "width = 8"), "network.width: 4 is stored"),
+        (lambda folder: edit(folder, "epochs = 2", "epochs = 1"), "pretrain.epochs: 2 is stored"),
+    ],
+    ids=["no records", "no work", "other weights", "broken database", "network", "epochs"],
+)
+def test_what_something_else_decided_is_not_searched_on(copy, change, message):
+    _, folder = copy
+    change(folder)
+    before = {path: path.read_bytes() for path in folder.glob("study.*")}
+    with pytest.raises(SatOptunaError, match=message):
+        sat.open_study(folder, trials=12).search(mlflow=False)
+    assert {path: path.read_bytes() for path in folder.glob("study.*")} == before
+
+
+def edit(folder, old, new):
+    toml = folder / "study.toml"
+    assert old in toml.read_text()
+    toml.write_text(toml.read_text().replace(old, new))
+
+
+def other_bytes(folder):
+    path = folder / "work" / "supernet.safetensors"
+    held = bytearray(path.read_bytes())
+    held[-1] ^= 1
+    path.write_bytes(held)
+
+
+def test_a_supernet_that_was_trained_again_does_not_go_on_with_the_old_search(copy):
+    _, folder = copy
+    shutil.rmtree(folder / "work")
+    edit(folder, "seed = 0", "seed = 1")
+    sat.open_study(folder).pretrain()
+    edit(folder, "seed = 1", "seed = 0")
+    with pytest.raises(StudyError, match="seed: 1 is stored, 0 is given"):
+        sat.run_study(folder, mlflow=False)
+    (folder / "work" / "supernet.safetensors").unlink()
+    study = sat.open_study(folder)
+    study.pretrain()
+    with pytest.raises(StudyError, match=r"study 'tiny' in .*study\.db is there and no record"):
+        study.search(mlflow=False)
+
+
+def test_the_study_of_another_folder_is_not_continued(copy, tmp_path):
+    _, folder = copy
+    other = sat.open_study(make_study(tmp_path / "other"))
+    shutil.copytree(folder / "work", other.work)
+    record = other.work / "done" / "search.json"
+    record.write_text(record.read_text().replace('"uuid": "', '"uuid": "0'))
+    shutil.copy(folder / "study.db", other.db)
+    with pytest.raises(StudyError, match="is not the one that was begun here"):
+        other.search(mlflow=False)
+
+
+def test_a_result_that_was_edited_is_made_again(copy):
+    _, folder = copy
+    study = sat.open_study(folder)
+    before = study.report().tickets
+    (path, *_) = sorted((folder / "work" / "retrain").glob("*/*.json"))
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "accuracy": 99.9}))
+    (folder / "tickets" / "ticket.json").unlink()
+    assert sat.open_study(folder).retrain(mlflow=False).tickets.keys() == before.keys()
+    assert json.loads(path.read_text()) == document
+
+
+def test_an_on_event_that_raises_ends_the_step_and_the_study_goes_on(copy):
+    _, folder = copy
+
+    def stop(event: Event) -> None:
+        if event.done == 10:
+            raise ZeroDivisionError
+
+    study = sat.open_study(folder, trials=12)
+    with pytest.raises(ZeroDivisionError):
+        study.search(mlflow=False, on_event=stop)
+    assert sat.open_study(folder, trials=12).search(mlflow=False).trials == 12
+
+
+def test_a_folder_is_held_by_one_step_at_a_time(copy):
+    _, folder = copy
+    refused: list[str] = []
+
+    def again(_event: Event) -> None:
+        with pytest.raises(StudyError) as error:
+            sat.open_study(folder).report()
+        refused.append(str(error.value))
+
+    sat.open_study(folder).report(on_event=again)
+    assert "is being run by another process, or by another call in this one" in refused[0]
+    assert not sat.open_study(folder).report().new
+
+
+def test_a_study_that_is_not_there():
+    with pytest.raises(StudyError, match="no study 'nowhere'"):
+        sat.open_study("nowhere")
