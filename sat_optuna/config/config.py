@@ -1,7 +1,8 @@
 """The configuration of a study: one frozen dataclass, a section each for the keys of study.toml.
 
 Each key is a dataclass field with its default; the comment that `sat-optuna new` writes beside it
-and the limits that checking uses are the field's own metadata, so they cannot drift apart.
+and the limits that checking uses are the field's own metadata, so they cannot drift apart. They
+hold for a section that is built in Python too: see limits.py.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from sat_optuna.config.limits import Checked
 from sat_optuna.ticket import AttentionSpec
 
 __all__ = [
@@ -43,7 +45,7 @@ def _key(default: Any, comment: str, **limits: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class DataConfig:
+class DataConfig(Checked):
     """[data]: what is learnt from."""
 
     name: str = _key("mnist5k", "see: sat-optuna ls datasets", registry="datasets")
@@ -55,7 +57,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkConfig:
+class NetworkConfig(Checked):
     """[network]: the CNN whose blocks are asked about."""
 
     backbone: str = _key("resnet20", "see: sat-optuna ls backbones", registry="backbones")
@@ -91,7 +93,7 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """[train]: how every network of the study is trained."""
 
     batch: int = _key(64, "images a step", least=1)
@@ -126,7 +128,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PretrainConfig:
+class PretrainConfig(Checked):
     """[pretrain]: the supernet under random schemes."""
 
     epochs: int = _key(10, "epochs of the supernet", least=1)
@@ -144,7 +146,7 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchConfig:
+class SearchConfig(Checked):
     """[search]: the Optuna study."""
 
     objective: str = _key("supernet", "or 'train'", choices=("supernet", "train"))
@@ -186,7 +188,7 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class RetrainConfig:
+class RetrainConfig(Checked):
     """[retrain]: the ticket and its controls from scratch, on train + validation."""
 
     epochs: int = _key(10, "epochs of a retraining", least=1)
@@ -197,7 +199,7 @@ class RetrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PluginsConfig:
+class PluginsConfig(Checked):
     """[plugins]: what a study brings itself."""
 
     modules: tuple[str, ...] = _key(
@@ -208,7 +210,7 @@ class PluginsConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyConfig:
+class StudyConfig(Checked):
     """A whole study.toml."""
 
     seed: int = _key(0, "everything random is a function of this", least=0)
