@@ -3,7 +3,7 @@
 SatOptunaError
 ├── SchemeError        (ValueError)   a scheme of the wrong length, digit or form
 ├── TicketError        (ValueError)   a ticket file that cannot be read or believed
-├── ConfigError        (ValueError)   a configuration, of study.toml or of Python: all its faults
+├── ConfigError        (ValueError)   study.toml: all its faults at once
 ├── UnknownName        (KeyError)     a name no registry holds
 ├── DataError          (ValueError)   a data set that is missing or broken
 ├── CheckpointError    (ValueError)   a checkpoint that cannot be read or belongs to something else
@@ -56,7 +56,7 @@ class TicketError(SatOptunaError, ValueError):
 
 
 class ConfigError(SatOptunaError, ValueError):
-    """A configuration with faults; `faults` holds them all, a sentence each."""
+    """A study.toml with faults; `faults` holds them all, a sentence each."""
 
     def __init__(self, source: str, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
