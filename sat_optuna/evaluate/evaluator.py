@@ -27,7 +27,7 @@ from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.supernet import Supernet
 
 if TYPE_CHECKING:
-    from sat_optuna.data.split import Images
+    from sat_optuna.data.images import Images
 
 __all__ = ["LIMIT", "Evaluator"]
 

@@ -35,7 +35,8 @@ from sat_optuna.training.precision import Arithmetic, arithmetic_for, fastest_ke
 from sat_optuna.training.step import TrainingStep, learning_rate
 
 if TYPE_CHECKING:
-    from sat_optuna.data.split import Images, Split
+    from sat_optuna.data.images import Images
+    from sat_optuna.data.split import Split
 
 __all__ = ["Checkpoint", "fit", "pretrain"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sat_optuna.data.folder import FolderImages
-from sat_optuna.data.split import Images, TensorImages
+from sat_optuna.data.images import Images, TensorImages
 
 
 def pixels(images: Images) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sat_optuna.config.config import TrainConfig
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for, seeded
