@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel, fit_latency
     from sat_optuna.cost.operations import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
+    from sat_optuna.data.split import Split
     from sat_optuna.evaluate import Evaluator
+    from sat_optuna.evidence.controls import control_schemes
+    from sat_optuna.evidence.report import write_report
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.space import cost_limit, scheme_space
-    from sat_optuna.search.tickets import best_ticket
+    from sat_optuna.search.tickets import best_ticket, ticket_of
     from sat_optuna.supernet.materialise import materialise
     from sat_optuna.supernet.supernet import Supernet
     from sat_optuna.ticket import AttentionSpec, Ticket
@@ -38,6 +41,7 @@ __all__ = [
     "MLflowLog",
     "PolicyGradientSampler",
     "Scheme",
+    "Split",
     "Supernet",
     "SupernetObjective",
     "Ticket",
@@ -45,6 +49,7 @@ __all__ = [
     "best_ticket",
     "build_attention",
     "build_backbone",
+    "control_schemes",
     "cost_limit",
     "export_ticket",
     "fit",
@@ -57,6 +62,8 @@ __all__ = [
     "pretrain",
     "retrain",
     "scheme_space",
+    "ticket_of",
+    "write_report",
 ]
 
 _HOMES = {
@@ -69,6 +76,7 @@ _HOMES = {
     "MLflowLog": "tracking",
     "PolicyGradientSampler": "sampler.sampler",
     "Scheme": "scheme",
+    "Split": "data.split",
     "Supernet": "supernet.supernet",
     "SupernetObjective": "search.objective",
     "Ticket": "ticket",
@@ -76,6 +84,7 @@ _HOMES = {
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
+    "control_schemes": "evidence.controls",
     "cost_limit": "search.space",
     "export_ticket": "export.write",
     "fit": "training.loop",
@@ -88,6 +97,8 @@ _HOMES = {
     "pretrain": "training.loop",
     "retrain": "evidence.retrain",
     "scheme_space": "search.space",
+    "ticket_of": "search.tickets",
+    "write_report": "evidence.report",
 }
 
 

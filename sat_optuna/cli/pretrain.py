@@ -3,6 +3,7 @@
 import click
 
 from sat_optuna.cli.console import Console
+from sat_optuna.events import Event
 from sat_optuna.pipeline.folder import Workspace
 from sat_optuna.training.checkpoint import EpochRecord
 
@@ -21,8 +22,9 @@ def pretrain_step(workspace: Workspace, console: Console) -> None:
     net = workspace.fresh_supernet()
     with console.progress("pretrain", total, done) as bar:
 
-        def on_epoch(record: EpochRecord) -> None:
-            bar.advance(f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %")
+        def on_event(event: Event) -> None:
+            if isinstance(event.made, EpochRecord):
+                bar.advance(event.message)
 
         history = train_supernet(
             net,
@@ -33,7 +35,7 @@ def pretrain_step(workspace: Workspace, console: Console) -> None:
             draws=config.pretrain.draws,
             config=config.train,
             checkpoint=workspace.checkpoint(),
-            on_epoch=on_epoch,
+            on_event=on_event,
         )
     console.result(
         f"pretrain: {total} epochs, loss {history[-1].loss:.3f}; {path} written, "

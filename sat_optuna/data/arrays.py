@@ -64,7 +64,9 @@ def checked_images(x: object, what: str) -> Tensor:
     if isinstance(array, Tensor):
         images = array.float() if floats else array
     else:
-        images = torch.from_numpy(np.require(array, np.float32 if floats else np.uint8, "CW"))
+        images = torch.from_numpy(
+            np.require(array, np.float32 if floats else np.uint8, ("C", "W"))
+        )
     if floats and not images.isfinite().all():
         broken = (~images.isfinite()).flatten(1).any(dim=1).nonzero()
         raise DataError(
@@ -108,7 +110,7 @@ def checked_labels(y: object, what: str) -> Tensor:
     if isinstance(array, Tensor):
         labels = array.long()
     else:
-        labels = torch.from_numpy(np.require(array, np.int64, "CW"))
+        labels = torch.from_numpy(np.require(array, np.int64, ("C", "W")))
     if len(labels) and int(labels.min()) < 0:
         raise DataError(f"{what} has the label {int(labels.min())}; number the classes from 0")
     return labels

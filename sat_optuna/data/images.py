@@ -141,7 +141,7 @@ class IndexedImages(Images):
         return len(self.labels)
 
     @cached_property
-    def highest_label(self) -> int:  # type: ignore[override]  # computed once
+    def highest_label(self) -> int:
         """The highest label, -1 where there is no image."""
         return int(self.labels.max()) if len(self) else -1
 

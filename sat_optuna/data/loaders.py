@@ -69,8 +69,9 @@ def scored_images(given: UserImages, *, device: torch.device | str) -> Images:
     Raises:
         DataError: as of `read_once`.
     """
-    known = isinstance(given, Images)
-    return training_images(given, device=device) if known else read_once(given, device=device)
+    if isinstance(given, Images):
+        return training_images(given, device=device)
+    return read_once(given, device=device)
 
 
 def read_once(given: UserData, *, device: torch.device | str) -> TensorImages:
@@ -95,7 +96,7 @@ def joined_images(train: UserData, more: UserData, *, device: torch.device | str
     Raises:
         DataError: the first is a DataLoader whose sampler knows nothing of further images.
     """
-    both = ConcatDataset([_dataset(train), _dataset(more)])
+    both: Dataset[Any] = ConcatDataset([_dataset(train), _dataset(more)])
     if not isinstance(train, DataLoader):
         return training_images(both, device=device)
     sampler = _sampler(train)

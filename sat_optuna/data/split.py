@@ -310,7 +310,7 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     Raises:
         DataError: `share` is out of range or leaves a part, or a class of train, empty.
     """
-    if not isinstance(share, Real) or not 0 < share < 1:
+    if not 0 < share < 1:
         raise DataError(f"valid is a share between 0 and 1, got {share}; 0.2 is usual")
     valid = stratified_subset(labels, round(share * len(labels)), "split", seed)
     held_back = torch.zeros(len(labels), dtype=torch.bool)
