@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel, fit_latency
     from sat_optuna.cost.operations import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
+    from sat_optuna.data.split import Split
     from sat_optuna.evaluate import Evaluator
+    from sat_optuna.evidence.controls import control_schemes
+    from sat_optuna.evidence.report import write_report
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.space import cost_limit, scheme_space
-    from sat_optuna.search.tickets import best_ticket
+    from sat_optuna.search.tickets import best_ticket, ticket_of
     from sat_optuna.supernet.materialise import materialise
     from sat_optuna.supernet.supernet import Supernet
     from sat_optuna.ticket import AttentionSpec, Ticket
@@ -40,6 +43,7 @@ __all__ = [
     "MLflowLog",
     "PolicyGradientSampler",
     "Scheme",
+    "Split",
     "Supernet",
     "SupernetObjective",
     "Ticket",
@@ -47,6 +51,7 @@ __all__ = [
     "best_ticket",
     "build_attention",
     "build_backbone",
+    "control_schemes",
     "cost_limit",
     "export_ticket",
     "fit",
@@ -62,6 +67,8 @@ __all__ = [
     "retrain",
     "run_study",
     "scheme_space",
+    "ticket_of",
+    "write_report",
 ]
 
 _HOMES = {
@@ -74,6 +81,7 @@ _HOMES = {
     "MLflowLog": "tracking",
     "PolicyGradientSampler": "sampler.sampler",
     "Scheme": "scheme",
+    "Split": "data.split",
     "Supernet": "supernet.supernet",
     "SupernetObjective": "search.objective",
     "Ticket": "ticket",
@@ -81,6 +89,7 @@ _HOMES = {
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
+    "control_schemes": "evidence.controls",
     "cost_limit": "search.space",
     "export_ticket": "export.write",
     "fit": "training.loop",
@@ -96,6 +105,8 @@ _HOMES = {
     "retrain": "evidence.retrain",
     "run_study": "pipeline.folder",
     "scheme_space": "search.space",
+    "ticket_of": "search.tickets",
+    "write_report": "evidence.report",
 }
 
 

@@ -19,6 +19,7 @@ class Event:
             "report", or "fit" for one training.
         done: how much of it, 0 at the beginning.
         total: of how much.
+        share: how much of the next one is done, from 0 to below 1.
         message: what was made last, in words.
         best: the best so far, in words.
         made: what was made last: an EpochRecord, a FrozenTrial, a RetrainResult ...
@@ -28,6 +29,7 @@ class Event:
     step: str
     done: int
     total: int
+    share: float = 0.0
     message: str = ""
     best: str = ""
     made: object = None

@@ -5,6 +5,7 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,19 +175,19 @@ class Ticket:
         except (SchemeError, TicketError) as error:
             raise TicketError(f"{source}: {error}") from error
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: str | PathLike[str]) -> Path:
         """Write the JSON document to `path`, whole or not at all."""
-        return write_text(path, self.to_json())
+        return write_text(Path(path), self.to_json())
 
     @classmethod
-    def load(cls, path: Path) -> "Ticket":
+    def load(cls, path: str | PathLike[str]) -> "Ticket":
         """Read a ticket file.
 
         Raises:
             TicketError: it does not exist or cannot be read as a ticket.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or error
             raise TicketError(

@@ -5,7 +5,7 @@ One table says how a residual block is split where attention goes; the other wha
 blocks of a network, which they are, and what comes after. A block whose type is in no table is an
 error, never a block without a slot.
 
-    add_block(MyBlock, Split(branch=my_branch, merge=my_merge, channels=my_channels))
+    add_block(MyBlock, BlockSplit(branch=my_branch, merge=my_merge, channels=my_channels))
     add_network(MyNet, stem=my_stem, stages=my_stages, head=my_head)
 
 All of these are plain functions at the top of a module: a view is copied with its network, and a
@@ -25,9 +25,9 @@ from sat_optuna.backbones.contract import Backbone, BackboneError, Block
 
 __all__ = [
     "BlockEntry",
+    "BlockSplit",
     "NetworkEntry",
     "OwnSlot",
-    "Split",
     "add_block",
     "add_network",
     "add_plain_step",
@@ -45,7 +45,7 @@ _TABLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class BlockSplit:
     """A residual block in two halves; attention may act on the features in between.
 
     Before anything is trained, `splitting.check_split` proves them on the network itself.
@@ -75,7 +75,7 @@ class OwnSlot:
         name: the block's attribute that holds it; None or an Identity there is no attention.
     """
 
-    split: Split
+    split: BlockSplit
     name: str
 
     def module_of(self, block: nn.Module) -> nn.Module | None:
@@ -88,7 +88,7 @@ class OwnSlot:
 class BlockEntry:
     """A row of the table of blocks; see `add_block`."""
 
-    split: Split
+    split: BlockSplit
     has_shortcut: Callable[[Any], bool] | None = None
     own: OwnSlot | None = None
 
@@ -109,7 +109,7 @@ _PLAIN_STEPS: set[type[nn.Module]] = {nn.Identity}
 
 def add_block(
     block_type: type[nn.Module],
-    split: Split,
+    split: BlockSplit,
     *,
     has_shortcut: Callable[[Any], bool] | None = None,
     own: OwnSlot | None = None,
@@ -268,5 +268,5 @@ def _last(block: Block) -> nn.Module | None:
 
 
 # Whatever derives from our own contract says itself how it is split.
-add_block(Block, Split(_branch, _merge, _channels, _last))
+add_block(Block, BlockSplit(_branch, _merge, _channels, _last))
 add_network(Backbone, stem=_stem, stages=_stages, head=_head)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from sat_optuna.backbones.counts import check_counts
-from sat_optuna.backbones.tables import Split, add_block, add_network
+from sat_optuna.backbones.tables import BlockSplit, add_block, add_network
 
 __all__ = [
     "resnet18",
@@ -83,9 +83,10 @@ def _head(model: Any, x: Tensor) -> Tensor:
     return logits
 
 
-add_block(resnet.BasicBlock, Split(_basic_branch, _merge, _basic_channels, _basic_last))
+add_block(resnet.BasicBlock, BlockSplit(_basic_branch, _merge, _basic_channels, _basic_last))
 add_block(
-    resnet.Bottleneck, Split(_bottleneck_branch, _merge, _bottleneck_channels, _bottleneck_last)
+    resnet.Bottleneck,
+    BlockSplit(_bottleneck_branch, _merge, _bottleneck_channels, _bottleneck_last),
 )
 add_network(resnet.ResNet, stem=_stem, stages=_stages, head=_head)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.tables import (
+    BlockSplit,
     NetworkEntry,
     OwnSlot,
-    Split,
     block_entry,
     network_entry,
     type_name,
@@ -35,7 +35,7 @@ class BlockView:
     """
 
     module: nn.Module
-    split: Split
+    split: BlockSplit
     before: tuple[nn.Module, ...] = ()
     own: OwnSlot | None = None
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from sat_optuna.bench.evaluation_cases import CASES, GROWTH, Case, networks_of, schemes_of
 from sat_optuna.bench.problems import BenchError
 from sat_optuna.cost.timing import median_of
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.evaluate import Evaluator, accuracy, score_scheme
 from sat_optuna.evaluate.footprint import seconds_of
 from sat_optuna.evaluate.parts import Parts

@@ -7,7 +7,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.evaluate import Evaluator
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for

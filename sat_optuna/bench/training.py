@@ -39,7 +39,7 @@ from sat_optuna.training.precision import (
 )
 
 if TYPE_CHECKING:
-    from sat_optuna.data.split import TensorImages
+    from sat_optuna.data.images import TensorImages
 
 __all__ = ["TrainingBenchError", "bench_training"]
 

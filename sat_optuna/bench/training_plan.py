@@ -9,7 +9,7 @@ import torch
 
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.cost.timing import check_rounds, interleaved_ms, median_of
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.precision import pick_device

@@ -15,7 +15,7 @@ from torchvision import transforms
 from typing_extensions import override
 
 from sat_optuna.config.config import TrainConfig
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.training.step import learning_rate
 
 __all__ = ["augmented_loader", "bare_loader", "usual_fit"]

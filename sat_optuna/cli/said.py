@@ -14,10 +14,10 @@ __all__ = ["steps_of"]
 @contextmanager
 def steps_of(study: StudyFolder, console: Console) -> Iterator[OnEvent]:
     """Yield an `on_event` that shows a study's steps: progress, and a line for each result."""
-    import optuna
+    from sat_optuna.search.storage import show_warnings_alone
 
     if not console.verbose:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        show_warnings_alone()
     with console.following(_said_of(study)) as on_event:
         yield on_event
 

@@ -2,7 +2,7 @@
 
 Each key is a dataclass field with its default. The comment that `sat-optuna new` writes beside it,
 the limits that checking uses and the steps that the key decides are the field's own metadata, so
-they cannot drift apart.
+they cannot drift apart. The limits hold for a section that is built in Python too: see limits.py.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+from sat_optuna.config.limits import Checked
 from sat_optuna.ticket import AttentionSpec
 
 __all__ = [
@@ -48,7 +49,7 @@ def _key(default: Any, comment: str, **metadata: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class DataConfig:
+class DataConfig(Checked):
     """[data]: what is learnt from."""
 
     name: str = _key("mnist5k", "see: sat-optuna ls datasets", registry="datasets")
@@ -62,7 +63,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkConfig:
+class NetworkConfig(Checked):
     """[network]: the CNN whose blocks are asked about."""
 
     backbone: str = _key("resnet20", "see: sat-optuna ls backbones", registry="backbones")
@@ -98,7 +99,7 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """[train]: how every network of the study is trained."""
 
     batch: int = _key(64, "images a step", least=1)
@@ -135,7 +136,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PretrainConfig:
+class PretrainConfig(Checked):
     """[pretrain]: the supernet under random schemes."""
 
     epochs: int = _key(10, "epochs of the supernet", least=1)
@@ -153,7 +154,7 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchConfig:
+class SearchConfig(Checked):
     """[search]: the Optuna study."""
 
     objective: str = _key("supernet", "or 'train'", choices=("supernet", "train"))
@@ -208,7 +209,7 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class RetrainConfig:
+class RetrainConfig(Checked):
     """[retrain]: the ticket and its controls from scratch, on train + validation."""
 
     epochs: int = _key(10, "epochs of a retraining", least=1)
@@ -219,7 +220,7 @@ class RetrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PluginsConfig:
+class PluginsConfig(Checked):
     """[plugins]: what a study brings itself."""
 
     modules: tuple[str, ...] = _key(
@@ -235,7 +236,7 @@ _EVERY_STEP = ("pretrain", "search", "retrain")
 
 
 @dataclass(frozen=True, slots=True)
-class StudyConfig:
+class StudyConfig(Checked):
     """A whole study.toml."""
 
     seed: int = _key(0, "everything random is a function of this", least=0, decides=_EVERY_STEP)

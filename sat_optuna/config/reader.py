@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sat_optuna.config.config import AttentionConfig, StudyConfig
+from sat_optuna.config.limits import fitted
 from sat_optuna.errors import ConfigError
 from sat_optuna.registry import nearest
 from sat_optuna.scheme import MAX_KINDS
@@ -132,20 +133,17 @@ class _Reader:
 
     def value(self, place: str, given: Any, spec: Field[Any]) -> Any:
         """Return the field's value for what is written, its default where that is faulty."""
-        listed = spec.type in _LISTS
-        if spec.type is float and type(given) is int and abs(given) < 2**53:
-            given = float(given)
-        hint = (_list_hint if listed else _hint)(given, spec)
+        value, hint = fitted(given, spec)
         hint = hint or self._name_hint(given, spec.metadata.get("registry"))
-        if hint is None:
-            return tuple(given) if listed else given
+        if not hint:
+            return value
         self.fault(place, f"{place} is {given!r}{hint}")
         return spec.default if spec.default_factory is MISSING else spec.default_factory()
 
-    def _name_hint(self, name: str, registry: str | None) -> str | None:
+    def _name_hint(self, name: str, registry: str | None) -> str:
         known = self._names.get(registry or "")
         if known is None or name in known:
-            return None
+            return ""
         return f"{nearest(name, known) or ';'} known: {', '.join(known)}"
 
     def attention(self, given: Mapping[str, Any]) -> tuple[AttentionSpec, ...]:
@@ -195,49 +193,15 @@ class _Reader:
             sharing = default.sharing
         settings = dict(default.settings)
         for key, value in table.items():
-            scalar = type(value) in _WORDS and (type(value) is not float or math.isfinite(value))
+            scalar = type(value) in (int, float, str, bool) and (
+                type(value) is not float or math.isfinite(value)
+            )
             if scalar and key != "sharing":
                 settings[key] = value
             elif key != "sharing":
                 text = f"{place}.{key} is {value!r}; write a finite number, a text, true or false"
                 self.fault(f"{place}.{key}", text)
         return AttentionSpec(kind=default.kind, sharing=sharing, settings=settings)
-
-
-_LISTS = (tuple[int, ...], tuple[str, ...])
-_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-
-
-def _hint(value: Any, spec: Field[Any]) -> str | None:
-    """Return what to write instead, after a semicolon, or None for a good value."""
-    kind: Any = spec.type
-    limits = spec.metadata
-    if type(value) is not kind:
-        return f"; write {_WORDS[kind]}"
-    if kind is float and not math.isfinite(value):
-        return "; write a finite number"
-    if value not in limits.get("choices", (value,)):
-        options = ", ".join(repr(choice) for choice in limits["choices"])
-        return f"{nearest(value, limits['choices']) or ';'} choose one of: {options}"
-    if "least" in limits and value < limits["least"]:
-        return f"; write at least {limits['least']}"
-    if "most" in limits and value > limits["most"]:
-        return f"; write at most {limits['most']}"
-    return None
-
-
-def _list_hint(value: Any, spec: Field[Any]) -> str | None:
-    if spec.type == tuple[str, ...]:
-        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        return None if texts else "; write a list of texts"
-    least, fewest = spec.metadata["least"], spec.metadata.get("fewest", 0)
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
-        return "; write a list of whole numbers"
-    if min(value, default=least) < least:
-        return f"; write whole numbers of at least {least}"
-    if fewest and (len(set(value)) < len(value) or len(value) < fewest):
-        return f"; write at least {fewest} numbers, each once"
-    return None
 
 
 def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -5,6 +5,7 @@ A data set is a `Source` (source.py) in a file of its own; `DATASETS` knows it b
 """
 
 import os
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,13 +38,19 @@ def load_dataset(
     *,
     seed: int = 0,
     valid: float = 0.2,
-    root: Path | None = None,
+    root: str | PathLike[str] | None = None,
     limit: int | None = None,
     size: int | None = None,
     device: str = "cpu",
     workers: int = 0,
 ) -> "Split":
     """Read a data set and split its training part into train and valid.
+
+    >>> data = load_dataset("mnist5k", seed=0, valid=0.2)
+    >>> data.shape, data.classes, len(data.train), len(data.valid)
+    ((1, 28, 28), 10, 3200, 800)
+
+    One's own images come in through `Split.from_arrays` and `Split.from_loaders`.
 
     Args:
         name: one of `DATASETS.names()`.
@@ -65,7 +72,7 @@ def load_dataset(
     from sat_optuna.data.source import Options
 
     options = Options(
-        root=data_root() if root is None else root,
+        root=_root(root),
         seed=seed,
         valid=valid,
         limit=limit,
@@ -76,7 +83,7 @@ def load_dataset(
     return source.load(options)
 
 
-def get_dataset(name: str, root: Path | None = None) -> Path:
+def get_dataset(name: str, root: str | PathLike[str] | None = None) -> Path:
     """Bring a data set to `root` (`data_root()` if None) and return where its files lie.
 
     Nothing is fetched if it is there already.
@@ -86,7 +93,7 @@ def get_dataset(name: str, root: Path | None = None) -> Path:
         DataError: it cannot be fetched; the sentence says which files to put where.
         WriteError: `root` cannot be written.
     """
-    return DATASETS.get(name)().get(data_root() if root is None else root)
+    return DATASETS.get(name)().get(_root(root))
 
 
 def load_configured(config: DataConfig, *, seed: int, device: str = "cpu") -> "Split":
@@ -95,9 +102,13 @@ def load_configured(config: DataConfig, *, seed: int, device: str = "cpu") -> "S
         config.name,
         seed=seed,
         valid=config.valid,
-        root=Path(config.root).expanduser() if config.root else None,
+        root=config.root or None,
         limit=config.limit or None,
         size=config.size or None,
         device=device,
         workers=config.workers,
     )
+
+
+def _root(given: str | PathLike[str] | None) -> Path:
+    return data_root() if given is None else Path(given).expanduser()

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from sat_optuna.data.split import Images
+from sat_optuna.data.images import IndexedImages
 from sat_optuna.errors import DataError
 
 __all__ = ["FolderImages", "read_image"]
 
 
-class FolderImages(Images):
+class FolderImages(IndexedImages):
     """Images read from files as they are needed, in exactly the order asked for.
 
     Args:

@@ -9,14 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from sat_optuna.data.folder import FolderImages, read_image
+from sat_optuna.data.images import Images, channel_statistics, pixel_counts
 from sat_optuna.data.source import Options, Source, limited
-from sat_optuna.data.split import (
-    Images,
-    Split,
-    channel_statistics,
-    pixel_counts,
-    stratified_split,
-)
+from sat_optuna.data.split import Split, stratified_split
 from sat_optuna.errors import DataError
 
 __all__ = ["ImageFolder"]

@@ -15,15 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from sat_optuna.data.split import (
-    Images,
-    Split,
-    TensorImages,
-    channel_statistics,
-    pixel_counts,
-    stratified_split,
-    stratified_subset,
-)
+from sat_optuna.data.images import Images, TensorImages, channel_statistics, pixel_counts
+from sat_optuna.data.split import Split, stratified_split, stratified_subset
 from sat_optuna.errors import DataError
 
 __all__ = ["ArraySource", "Arrays", "Options", "Source", "limited"]

@@ -1,149 +1,45 @@
-"""Images on a device, and how a training part is divided into train and valid."""
+"""A data set in its parts, and how a training part is divided into train and valid."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Self
+from functools import cached_property, partial
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
+from sat_optuna.data.arrays import checked_pair
+from sat_optuna.data.images import (
+    Images,
+    TensorImages,
+    channel_statistics,
+    pixel_counts,
+)
+from sat_optuna.data.loaders import UserData, joined_images, read_once, training_images
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
 
-__all__ = [
-    "Images",
-    "Split",
-    "TensorImages",
-    "channel_statistics",
-    "pixel_counts",
-    "stratified_split",
-    "stratified_subset",
-]
-
-Augment = Callable[[Tensor], Tensor]
-
-
-class Images(ABC):
-    """Labelled images of one shape that come in normalised batches.
-
-    Attributes:
-        labels: (N,) int64.
-        shape: (C, H, W).
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
-        device: where batches arrive.
-    """
-
-    def __init__(
-        self,
-        labels: Tensor,
-        *,
-        shape: tuple[int, int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        device: torch.device,
-    ) -> None:
-        self.labels = labels.to(device)
-        self.shape = shape
-        self.mean = mean
-        self.std = std
-        self.device = device
-        # (pixel / 255 - mean) / std as one multiplication and one addition.
-        centre = torch.tensor(mean, dtype=torch.float64, device=device).view(-1, 1, 1)
-        spread = torch.tensor(std, dtype=torch.float64, device=device).view(-1, 1, 1)
-        self._scale = (1 / (255 * spread)).float()
-        self._offset = (-centre / spread).float()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(
-        self, order: Tensor | None, batch_size: int, *, augment: Augment | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through the images once.
-
-        Args:
-            order: (n,) int64 rows in the order wanted, repeats allowed; as they lie if None.
-            batch_size: images a batch; the last one may be smaller.
-            augment: changes a raw uint8 batch (n, C, H, W) before it is normalised.
-
-        Yields:
-            Normalised float32 (n, C, H, W) and labels (n,) int64, both on `device`.
-
-        Raises:
-            DataError: an image file is missing or broken.
-        """
-        rows = torch.arange(len(self)) if order is None else order
-        rows = rows.to(self.device, non_blocking=True)  # once, not batch by batch
-        chunks = torch.split(rows, batch_size) if len(rows) else ()
-        for chunk, raw in zip(chunks, self._raw(chunks), strict=True):
-            pixels = raw if augment is None else augment(raw)
-            yield pixels.float().mul_(self._scale).add_(self._offset), self.labels[chunk]
-
-    @abstractmethod
-    def subset(self, index: Tensor) -> Self:
-        """Return the images of the rows `index` (n,) int64, in that order."""
-
-    @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
-        """Return the same images with batches on `device`."""
-
-    @abstractmethod
-    def _raw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        """Yield for each chunk of rows, on `device`, the uint8 (n, C, H, W) on `device`."""
-
-
-class TensorImages(Images):
-    """Images held as one uint8 tensor on the device.
-
-    Args:
-        images: (N, C, H, W) uint8; its device is the device of the batches.
-        labels: (N,) int64.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
-    """
-
-    def __init__(
-        self, images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
-        channels, height, width = images.shape[1:]
-        super().__init__(
-            labels, shape=(channels, height, width), mean=mean, std=std, device=images.device
-        )
-        self.images = images
-
-    @override
-    def subset(self, index: Tensor) -> "TensorImages":
-        rows = index.to(self.device)
-        return TensorImages(self.images[rows], self.labels[rows], self.mean, self.std)
-
-    @override
-    def to(self, device: torch.device | str) -> "TensorImages":
-        return TensorImages(self.images.to(device), self.labels, self.mean, self.std)
-
-    @override
-    def _raw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        for chunk in chunks:
-            yield self.images[chunk]
+__all__ = ["Split", "as_split", "stratified_split", "stratified_subset"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
     """A data set in parts; `test` is opened when it is first asked for.
 
+    Named data come from `load_dataset`, one's own from `from_arrays` or `from_loaders`.
+
     Attributes:
         name: the data set.
-        class_names: one a class, in label order.
+        class_names: one a class, in label order; two at least.
         shape: (C, H, W).
-        fingerprint: SHA-256 of the training part and of the settings of the split.
+        fingerprint: SHA-256 that changes with what is trained and validated on.
         train: training part without `valid`.
-        valid: images held back from the training part, by seed, stratified.
-        train_and_valid: the whole training part in its own order, for retraining; normalised as
-            `train` is, so that one network sees one normalisation.
-        load_test: opens the test part.
+        valid: images held back from training, which schemes are scored on.
+        train_and_valid: both, for retraining; normalised as `train` is, so that one network sees
+            one normalisation.
+        load_test: opens the test part; None where there is none.
     """
 
     name: str
@@ -153,7 +49,150 @@ class Split:
     train: Images
     valid: Images
     train_and_valid: Images
-    load_test: Callable[[], Images]
+    load_test: Callable[[], Images] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise DataError(
+                f"data {self.name!r} have {self.classes} class, too few to tell apart; give "
+                "images of two classes at least"
+            )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        valid: Any = 0.2,
+        test: Any = None,
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+        name: str = "arrays",
+        device: torch.device | str | None = None,
+    ) -> "Split":
+        """Make a Split of images in memory.
+
+        >>> import numpy as np
+        >>> x, y = np.zeros((50, 3, 32, 32), np.uint8), np.arange(50) % 10
+        >>> data = Split.from_arrays(x, y, valid=0.2)
+        >>> data.shape, data.classes, len(data.train), len(data.valid)
+        ((3, 32, 32), 10, 40, 10)
+
+        Args:
+            x: images (N, C, H, W) to train on, NumPy or torch. Bytes (uint8) are normalised by the
+                mean and deviation of each channel over the training part, as named data are.
+                Floats are taken as they are, in float32.
+            y: labels (N,), whole numbers from 0.
+            valid: share of the images that is held back from training, 0 < valid < 1, stratified,
+                drawn by `seed`; or further images and labels (x, y).
+            test: images and labels (x, y) to test on; without them the Split has no test part.
+            classes: a name for each class, in label order; None counts them and calls them "0",
+                "1", ...
+            seed: draws `valid`.
+            name: what tickets call these data.
+            device: where the images shall live; None leaves them where they are. They are copied.
+
+        Raises:
+            DataError: an array is not what it must be; the sentence says how.
+        """
+        images, labels = checked_pair(x, y)
+        where = images.device if device is None else torch.device(device)
+        images, labels = images.to(where, copy=True), labels.to("cpu", copy=True)
+        if isinstance(valid, tuple | list):
+            more, more_labels = _further(valid, "valid", images)
+            held = torch.arange(len(images), len(images) + len(more))
+            train = torch.arange(len(images))
+            images = torch.cat([images, more.to(where)])
+            labels = torch.cat([labels, more_labels.cpu()])
+        elif isinstance(valid, Real):
+            train, held = stratified_split(labels, float(valid), seed)
+        else:
+            raise DataError(
+                f"valid is a {type(valid).__name__}; give a share such as 0.2, or images and "
+                "labels (x, y)"
+            )
+        tested = None if test is None else _further(test, "test", images)
+        names = _class_names(classes, labels[train])
+        for of, known in ((" of valid", labels[held]), (" of test", tested and tested[1])):
+            if known is not None and (top := int(known.max())) >= len(names):
+                raise DataError(
+                    f"y{of} has the label {top} and there are {len(names)} classes; number them 0 "
+                    f"to {len(names) - 1}, or name all in classes"
+                )
+        bytes_given = images.dtype == torch.uint8
+        mean, std = channel_statistics(pixel_counts(images[train])) if bytes_given else ((), ())
+        part = TensorImages(images, labels, mean, std)
+        load_test = None
+        if tested is not None:
+            pixels, numbers = tested[0].to(where, copy=True), tested[1].to("cpu", copy=True)
+            load_test = partial(TensorImages, pixels, numbers, mean, std)
+        return cls(
+            name=name,
+            class_names=names,
+            shape=part.shape,
+            fingerprint=_digest(name, images, labels, held),
+            train=part.subset(train),
+            valid=part.subset(held),
+            train_and_valid=part,
+            load_test=load_test,
+        )
+
+    @classmethod
+    def from_loaders(
+        cls,
+        train: UserData,
+        valid: UserData,
+        *,
+        test: UserData | None = None,
+        classes: Sequence[str] | None = None,
+        name: str = "loaders",
+        device: torch.device | str = "cpu",
+    ) -> "Split":
+        """Make a Split of Datasets or DataLoaders, whose items are (image, label).
+
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> items = TensorDataset(torch.zeros(20, 3, 32, 32), torch.arange(20) % 2)
+        >>> data = Split.from_loaders(DataLoader(items, batch_size=8, shuffle=True), items)
+        >>> data.shape, data.classes, len(data.train), len(data.valid)
+        ((3, 32, 32), 2, 20, 20)
+
+        An image is a float tensor (C, H, W), a label a whole number from 0. The training part is
+        read anew in each epoch: a DataLoader's in its own order and batches, a Dataset's in those
+        of the configuration. The augmentation of the configuration comes on top of that of the
+        transform. The other parts are read once, in order, and kept in memory as float32.
+        Retraining reads the training and the validation Dataset as the training part.
+
+        Args:
+            train: a map-style Dataset, or a DataLoader of one.
+            valid: the same; a DataLoader that shuffles is refused.
+            test: the same, read when it is first asked for; without it the Split has no test part.
+            classes: a name for each class, in label order; None counts those of `valid` and calls
+                them "0", "1", ...
+            name: what tickets call these data.
+            device: where batches arrive, and where what is read once is kept.
+
+        Raises:
+            DataError: one of them is not what it must be; the sentence says how.
+        """
+        training = training_images(train, device=device)
+        held = read_once(valid, device=device)
+        if training.shape != held.shape:
+            raise DataError(
+                f"images of shape {training.shape} are trained on and images of shape "
+                f"{held.shape} validated on; bring both to one shape"
+            )
+        names = _class_names(classes, held.labels)
+        return cls(
+            name=name,
+            class_names=names,
+            shape=held.shape,
+            fingerprint=_digest(f"{name} {len(training)}", held.images, held.labels),
+            train=training,
+            valid=held,
+            train_and_valid=joined_images(train, valid, device=device),
+            load_test=None if test is None else partial(read_once, test, device=device),
+        )
 
     @property
     def classes(self) -> int:
@@ -162,27 +201,97 @@ class Split:
 
     @cached_property
     def test(self) -> Images:
-        """The test part; no seed changes it."""
+        """The test part; no seed changes it.
+
+        Raises:
+            DataError: there is none, or it cannot be read.
+        """
+        if self.load_test is None:
+            raise DataError(
+                f"data {self.name!r} have no test part; give test=... where the Split is made"
+            )
         return self.load_test()
 
 
-def stratified_subset(labels: Tensor, keep: int, *place: object) -> Tensor:
+def as_split(given: object) -> Split:
+    """Return the Split that was given.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if isinstance(given, Split):
+        return given
+    raise DataError(
+        f"a {type(given).__name__} was given where a Split is wanted; make one with "
+        "sat.Split.from_arrays(x, y) or sat.Split.from_loaders(train, valid)"
+    )
+
+
+def _further(given: Any, part: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the images and labels of another part, of the shape and type of these images."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise DataError(f"{part} is a {type(given).__name__}; give images and labels (x, y)")
+    x, y = checked_pair(*given, of=f" of {part}")
+    for what, found, wanted in (
+        ("shape", tuple(x.shape[1:]), tuple(images.shape[1:])),
+        ("type", x.dtype, images.dtype),
+    ):
+        if found != wanted:
+            raise DataError(
+                f"the images of {part} have {what} {found} and those to train on {wanted}; bring "
+                "both to one"
+            )
+    return x, y
+
+
+def _class_names(given: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]:
+    """Return a name for each class; counted by these labels where none are given."""
+    counts = torch.bincount(labels.cpu())
+    if given is None:
+        if missing := (counts == 0).nonzero().flatten().tolist():
+            raise DataError(
+                f"no image has the label {missing[0]} and one has {len(counts) - 1}; number the "
+                "classes 0, 1, 2, ... without a gap, or name all in classes"
+            )
+        return tuple(str(number) for number in range(len(counts)))
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise DataError(f"classes is {given!r}; give a name for each class")
+    if len(counts) > len(given):
+        raise DataError(
+            f"an image has the label {len(counts) - 1} and classes names {len(given)}; number "
+            f"them 0 to {len(given) - 1}, or name all in classes"
+        )
+    return tuple(given)
+
+
+def _digest(name: str, images: Tensor, *more: Tensor) -> str:
+    digest = hashlib.sha256(f"{name}\n{images.dtype} {tuple(images.shape)}\n".encode())
+    for tensor in (images, *more):
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def stratified_subset(labels: Tensor, keep: int, *purpose: object) -> Tensor:
     """Draw `keep` rows so that each class has its share, give or take less than one image.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> labels[stratified_subset(labels, 3, "example")].tolist()
+    [0, 0, 1]
 
     Args:
         labels: (N,) int64.
         keep: how many rows, 0..N.
-        place: what the draw is for, as in `seeds.generator_for`.
+        purpose: what the draw is for, which seeds it as in `seeds.generator_for`.
 
     Returns:
-        (keep,) int64 rows, ascending. For the same place a smaller `keep` takes, class by class,
-        the first of the images a larger one takes.
+        (keep,) int64 rows, ascending. Drawn for the same purpose, a smaller `keep` takes of each
+        class the first of the images that a larger one takes.
     """
     counts = torch.bincount(labels)
     drawn = []
     for label, quota in enumerate(_quotas(counts.tolist(), keep)):
         rows = (labels == label).nonzero().flatten()
-        shuffled = rows[torch.randperm(len(rows), generator=generator_for(*place, label))]
+        shuffled = rows[torch.randperm(len(rows), generator=generator_for(*purpose, label))]
         drawn.append(shuffled[:quota])
     return torch.cat(drawn).sort().values
 
@@ -209,32 +318,15 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     train = (~held_back).nonzero().flatten()
     counts = torch.bincount(labels)
     trained_on = torch.bincount(labels[train], minlength=len(counts))
-    if not len(valid) or ((counts > 0) & (trained_on == 0)).any():
+    short = ((counts > 0) & (trained_on == 0)).nonzero().flatten().tolist()
+    if not len(valid) or short:
+        fewest = short[0] if short else int(torch.where(counts > 0, counts, len(labels)).argmin())
         raise DataError(
-            f"{len(labels)} training images are too few for valid = {share}: each class needs an "
-            "image to train on and valid at least one in all; add images or change valid"
+            f"{len(labels)} training images are too few for valid = {share}, class {fewest} has "
+            f"{int(counts[fewest])}: each class needs an image to train on and valid at least one "
+            "in all; add images or change valid"
         )
     return train, valid
-
-
-def pixel_counts(images: Tensor) -> Tensor:
-    """Count pixel values: uint8 (N, C, H, W) to int64 (C, 256), exact and without a float copy."""
-    channels = images.transpose(0, 1).flatten(1)
-    return torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
-
-
-def channel_statistics(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel, of pixels in [0, 1], from `pixel_counts`.
-
-    The deviation is that of the population and at least 1/255, so that a constant channel can be
-    divided by it.
-    """
-    weights = counts.double() / counts.sum(dim=1, keepdim=True)
-    values = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
-    mean = weights @ values
-    variance = (weights * (values - mean[:, None]) ** 2).sum(dim=1)
-    std = variance.sqrt().clamp_min(1 / 255)
-    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _quotas(counts: list[int], total: int) -> list[int]:

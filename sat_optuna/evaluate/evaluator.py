@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sat_optuna.data.images import count_classes
+from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
 from sat_optuna.evaluate.digests import weights_digest
@@ -26,9 +28,6 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.supernet import Supernet
 
-if TYPE_CHECKING:
-    from sat_optuna.data.split import Images
-
 __all__ = ["LIMIT", "Evaluator"]
 
 LIMIT = 2**16  # schemes that `score_all` takes on without being told to
@@ -43,7 +42,8 @@ class Evaluator:
 
     Args:
         net: a supernet; its weights may change between calls.
-        images: what schemes are scored on, all of it, on the network's device.
+        images: what schemes are scored on, all of it: a part of a Split; or a map-style Dataset
+            or a DataLoader of (image, label), which is read once and must not shuffle.
         calibration: (n, C, H, W) each, for example of `calibration_batches`; the chunks are part
             of the scores. Empty: the network's own statistics are used.
         chunk: images a pass; 0 for what is fast on the device. Scores differ by rounding between
@@ -53,7 +53,8 @@ class Evaluator:
         cache: bytes of activations that may be kept from call to call, part of `memory`.
 
     Raises:
-        DataError: no image, a calibration chunk of a single one, or a number below 0.
+        DataError: no image, images that cannot be read or do not fit the network, a calibration
+            chunk of a single one, or a number below 0.
         MemoryLimitError: the cache alone fills the memory.
         BackboneError: two parts of the network share a BatchNorm, one changes its input in place,
             or a state is no tuple of tensors.
@@ -62,15 +63,18 @@ class Evaluator:
     def __init__(
         self,
         net: Supernet,
-        images: "Images",
+        images: UserImages,
         *,
         calibration: Sequence[Tensor] = (),
         chunk: int = 0,
         memory: int = 0,
         cache: int = 0,
     ) -> None:
+        images = scored_images(images, device=next(net.parameters()).device)
         if not len(images):
             raise DataError("no image given to evaluate on; give at least one")
+        with evaluating(net):
+            count_classes(partial(net, scheme=Scheme.uniform(net.stages, 0)), images)
         if min(chunk, memory, cache) < 0:
             raise DataError(
                 f"chunk = {chunk}, memory = {memory} and cache = {cache} given; give 0 or more"

@@ -14,7 +14,7 @@ from sat_optuna.seeds import generator_for
 from sat_optuna.supernet.batchnorm import evaluating, recalibrated
 
 if TYPE_CHECKING:
-    from sat_optuna.data.split import Images
+    from sat_optuna.data.images import Images
 
 __all__ = ["Evaluation", "accuracy", "calibration_batches", "judge", "score_scheme"]
 

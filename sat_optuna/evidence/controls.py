@@ -26,6 +26,14 @@ def same_density(scheme: Scheme, *, seed: int) -> Scheme:
 def control_schemes(ticket: Scheme, *, random_best: Scheme, seed: int) -> dict[str, Scheme]:
     """Return the scheme of each role, the ticket first.
 
+    >>> roles = control_schemes(
+    ...     Scheme.parse("110-010"), random_best=Scheme.parse("100-001"), seed=0
+    ... )
+    >>> {role: str(scheme) for role, scheme in roles.items() if role != "random-density"}
+    {'ticket': '110-010', 'plain': '000-000', 'full': '111-111', 'random-best': '100-001'}
+    >>> roles["random-density"].density == roles["ticket"].density
+    True
+
     With several kinds of attention, full is the first kind at every block.
 
     Args:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def results_table(tickets: Mapping[str, Ticket]) -> str:
 
 
 def write_report(
-    folder: Path,
+    folder: str | PathLike[str],
     tickets: Mapping[str, Ticket],
     search: SearchSummary,
     *,
@@ -86,6 +87,15 @@ def write_report(
     hardware: str,
 ) -> Path:
     """Write report.md, its figures and figures/trials.csv.
+
+        write_report(
+            "studies/mine",
+            {"ticket": ticket, "plain": plain, "full": full},  # Tickets with their test scores
+            SearchSummary(sampler="policy", trials=trials, random=random),
+            images=len(data.test),
+            latency="not measured",
+            hardware="two cores",
+        )
 
     Args:
         folder: the study's.
@@ -103,6 +113,7 @@ def write_report(
         TicketError: the seeds of the tickets differ.
         WriteError: a file could not be written.
     """
+    folder = Path(folder)
     ticket = tickets["ticket"]
     pay = " / ".join(spec.kind.upper() for spec in ticket.attention)
     accuracies = _accuracies(tickets)

@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
@@ -14,12 +15,16 @@ from types import ModuleType
 
 import torch
 
-from sat_optuna.config.config import StudyConfig, TrainConfig
+from sat_optuna.config.config import RetrainConfig, StudyConfig, TrainConfig
+from sat_optuna.config.limits import checked
 from sat_optuna.config.plugins import load_plugins
 from sat_optuna.data import load_configured
+from sat_optuna.data.images import Images
+from sat_optuna.data.loaders import UserImages
 from sat_optuna.data.split import Split
 from sat_optuna.errors import TrainingError
 from sat_optuna.evaluate import accuracy
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -37,35 +42,40 @@ __all__ = ["retrain", "run_jobs"]
 
 def retrain(
     ticket: Ticket,
-    data: Split,
+    data: Split | UserImages,
     *,
     epochs: int,
     seed: int,
     config: TrainConfig | None = None,
     checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_event: OnEvent = ignore,
 ) -> TicketNetwork:
-    """Train a ticket's network from scratch on train + validation and return it.
+    """Train a ticket's network from scratch and return it.
 
     Args:
         ticket: what to build.
-        data: its training and validation part are used, its test part is not.
-        epochs: passes over them.
+        data: of a Split the training and the validation part are used, the test part is not; or
+            images as `fit` takes them.
+        epochs: passes over them, at least 1.
         seed: of weights, order and augmentation.
         config: optimiser, schedule, augmentation, precision.
         checkpoint: kept after each epoch and continued from.
-        on_epoch: called after each epoch.
+        on_event: told as of `fit`; the step is "retrain", and what is made in the end the network.
+
+    Raises:
+        ConfigError: `epochs` is below 1.
+        DataError, CheckpointError, TrainingError: as of `fit`.
+        UnknownName: the backbone or an attention module is not registered here.
     """
-    net = build_network(ticket, seed=seed).to(data.train.device)
-    fit(
-        net,
-        data.train_and_valid,
-        epochs=epochs,
-        seed=seed,
-        config=config,
-        checkpoint=checkpoint,
-        on_epoch=on_epoch,
-    )
+    checked("retrain", RetrainConfig, {"epochs": epochs})
+    whole = data.train_and_valid if isinstance(data, Split) else data
+    device = whole.device if isinstance(whole, Images) else pick_device()
+    net = build_network(ticket, seed=seed).to(device)
+
+    def tell(event: Event) -> None:
+        on_event(replace(event, step="retrain", made=net if event.finished else event.made))
+
+    fit(net, whole, epochs=epochs, seed=seed, config=config, checkpoint=checkpoint, on_event=tell)
     return net
 
 

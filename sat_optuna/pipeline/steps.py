@@ -73,15 +73,8 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
         draws=config.pretrain.draws,
         config=config.train,
         checkpoint=study.parts.checkpoint,
-        on_epoch=lambda record: on_event(
-            Event(
-                step="pretrain",
-                done=record.epoch + 1,
-                total=config.pretrain.epochs,
-                message=f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %",
-                made=record,
-            )
-        ),
+        # The step's last event is the caller's, once the record is written.
+        on_event=lambda event: None if event.finished else on_event(event),
     )
     made = {path.name: sha256_of(path)}
     study.records.write("pretrain", Done(record.decided, made, finished=True))

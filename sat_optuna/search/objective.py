@@ -10,10 +10,13 @@ from typing import Any
 
 import optuna
 
-from sat_optuna.config.config import TrainConfig
+from sat_optuna.config.config import SearchConfig, TrainConfig
+from sat_optuna.config.limits import checked
 from sat_optuna.cost.operations import Cost, CostModel
-from sat_optuna.data.split import Split
+from sat_optuna.data.loaders import scored_images, training_images
+from sat_optuna.data.split import Split, as_split
 from sat_optuna.evaluate import Evaluation, Evaluator, accuracy, calibration_batches
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
@@ -31,10 +34,13 @@ class _SchemeObjective:
     """What both objectives share: the search space, the costs and the trial's attributes."""
 
     def __init__(self, net: Supernet, data: Split, *, sparsity_weight: float) -> None:
-        self.net, self.data, self.sparsity_weight = net, data, sparsity_weight
+        self.net, self.data, self.sparsity_weight = net, as_split(data), sparsity_weight
         self.stages = net.stages
         self.kinds = tuple(spec.kind for spec in net.specs)
-        self.costs = CostModel(net, data.shape)
+        device = next(net.parameters()).device
+        self.train = training_images(self.data.train, device=device)
+        self.valid = scored_images(self.data.valid, device=device)
+        self.costs = CostModel(net, self.data.shape)
 
     def network(self) -> dict[str, Any]:
         """Return what a ticket of this search must say of network and data."""
@@ -78,12 +84,21 @@ class _SchemeObjective:
 class SupernetObjective(_SchemeObjective):
     """Score a scheme with the supernet's weights: BatchNorm re-estimated, then validation.
 
+    >>> import torch, sat_optuna as sat
+    >>> data = sat.Split.from_arrays(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
+    >>> net = sat.Supernet("resnet20", attention=["se"], in_channels=3, classes=4, seed=0, width=4)
+    >>> study = optuna.create_study(direction="maximize")
+    >>> study.optimize(sat.SupernetObjective(net, data, calibration=32), n_trials=1)
+    >>> 0 <= study.best_value <= 102
+    True
+
     The supernet is left as it was found, so the value of a scheme does not depend on what was
     scored before it, or together with it.
 
     Args:
         net: a pretrained supernet.
-        data: calibration images come from its training part, accuracy from its validation part.
+        data: a Split: calibration images come from its training part, accuracy from its validation
+            part.
         sparsity_weight: accuracy points for all connections dropped.
         calibration: number of training images that set BatchNorm's statistics; 0: schemes are
             scored with the statistics that the supernet has.
@@ -91,6 +106,9 @@ class SupernetObjective(_SchemeObjective):
         seed: which images these are.
         cache: bytes of activations that may be kept from scheme to scheme.
         memory: bytes that scoring may take, 0 for no limit.
+
+    Raises:
+        DataError: `data` is no Split, or does not fit the network.
     """
 
     def __init__(
@@ -109,11 +127,11 @@ class SupernetObjective(_SchemeObjective):
         self._lock = threading.Lock()
         self._ahead: dict[Scheme, Evaluation] = {}
         drawn = (
-            calibration_batches(data.train, count=calibration, chunk=calibration_chunk, seed=seed)
+            calibration_batches(self.train, count=calibration, chunk=calibration_chunk, seed=seed)
             if calibration
             else ()
         )
-        self.evaluator = Evaluator(net, data.valid, calibration=drawn, cache=cache, memory=memory)
+        self.evaluator = Evaluator(net, self.valid, calibration=drawn, cache=cache, memory=memory)
 
     def score_ahead(self, schemes: Iterable[Scheme]) -> None:
         """Score the schemes of a batch together; the trials that ask for them then need not.
@@ -134,15 +152,28 @@ class SupernetObjective(_SchemeObjective):
 class TrainObjective(_SchemeObjective):
     """Train the masked CNN itself and report its validation accuracy each epoch.
 
+    >>> import torch, sat_optuna as sat
+    >>> data = sat.Split.from_arrays(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
+    >>> net = sat.Supernet("resnet20", attention=["se"], in_channels=3, classes=4, seed=0, width=4)
+    >>> study = optuna.create_study(direction="maximize")
+    >>> study.optimize(sat.TrainObjective(net, data, epochs=2), n_trials=1)
+    >>> list(study.trials[0].intermediate_values)
+    [0, 1]
+
     Args:
         net: the weights that each trial starts from: a fresh supernet for training from scratch,
             a pretrained one for fine-tuning. It is left as it was found.
-        data: training and validation part are used.
-        epochs: of each trial.
+        data: a Split, whose training and validation part are used.
+        epochs: of each trial, at least 1.
         seed: of order and augmentation, the same for each scheme; a trial that measures a scheme
             for the k-th time has the k-th of its own.
         sparsity_weight: accuracy points for all connections dropped.
         config: optimiser, schedule, augmentation, precision.
+        on_event: told of the training of each trial, as of `fit`.
+
+    Raises:
+        ConfigError: `epochs` is below 1.
+        DataError: `data` is no Split, or does not fit the network.
     """
 
     def __init__(
@@ -154,8 +185,11 @@ class TrainObjective(_SchemeObjective):
         seed: int = 0,
         sparsity_weight: float = 2.0,
         config: TrainConfig | None = None,
+        on_event: OnEvent = ignore,
     ) -> None:
+        checked("TrainObjective", SearchConfig, {"epochs": epochs})
         super().__init__(net, data, sparsity_weight=sparsity_weight)
+        self.on_event = on_event
         self.epochs, self.seed, self.config = epochs, seed, config or TrainConfig()
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -170,11 +204,15 @@ class TrainObjective(_SchemeObjective):
         reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
         model = materialise(self.net, scheme)
         to_memory_format(model, self.config, next(self.net.parameters()).device)
-        evaluation: Evaluation | None = None
+        measured: list[Evaluation] = []
 
-        def on_epoch(record: EpochRecord) -> None:
-            nonlocal evaluation
-            evaluation = accuracy(model, self.data.valid)
+        def on_event(event: Event) -> None:
+            self.on_event(event)
+            if isinstance(event.made, EpochRecord):
+                measured.append(accuracy(model, self.valid))
+                report(event.made, measured[-1])
+
+        def report(record: EpochRecord, evaluation: Evaluation) -> None:
             if record.epoch not in reported:
                 trial.report(self.reward(scheme, evaluation), record.epoch)
             # A pruner looks at the last report, which may be a later one of a dead worker.
@@ -190,12 +228,10 @@ class TrainObjective(_SchemeObjective):
         seed = seed_for("trial", self.seed, *([repeats] if repeats else []))
         fit(
             model,
-            self.data.train,
+            self.train,
             epochs=self.epochs,
             seed=seed,
             config=self.config,
-            on_epoch=on_epoch,
+            on_event=on_event,
         )
-        if evaluation is None:
-            evaluation = accuracy(model, self.data.valid)
-        return self.finish(trial, scheme, evaluation)
+        return self.finish(trial, scheme, measured[-1])

@@ -11,7 +11,7 @@ from optuna.storages import RDBStorage
 
 from sat_optuna.errors import StudyError
 
-__all__ = ["open_storage", "writing"]
+__all__ = ["open_storage", "show_warnings_alone", "writing"]
 
 
 def open_storage(db: Path) -> RDBStorage:
@@ -60,3 +60,8 @@ def writing(name: str) -> Iterator[None]:
             f"cannot write the database of study {name!r} ({str(reason).splitlines()[0]}); what "
             "it held is kept: make room, or end what uses it, and run the same command again"
         ) from error
+
+
+def show_warnings_alone() -> None:
+    """Let Optuna print its warnings and errors, but not what it makes and finishes."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -24,7 +24,25 @@ def is_ticket(study: optuna.Study, trial: FrozenTrial) -> bool:
 
 
 def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
-    """Return a trial of a search as a ticket, without retrained scores."""
+    """Return a trial of a search as a ticket, without retrained scores.
+
+    >>> import torch, sat_optuna as sat
+    >>> data = sat.Split.from_arrays(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
+    >>> net = sat.Supernet("resnet20", attention=["se"], in_channels=3, classes=4, seed=0, width=4)
+    >>> study = optuna.create_study(direction="maximize")
+    >>> study.optimize(sat.SupernetObjective(net, data, calibration=32), n_trials=2)
+    >>> ticket = sat.ticket_of(study, study.trials[1])
+    >>> ticket.scheme.stages, ticket.dataset, ticket.trial
+    ((3, 3, 3), 'arrays', 1)
+
+    Raises:
+        StudyError: the trial is of no objective of this package.
+    """
+    if NETWORK_KEY not in study.user_attrs or "scheme" not in trial.user_attrs:
+        raise StudyError(
+            f"trial {trial.number} of study {study.study_name!r} has no scheme; give one that "
+            "SupernetObjective or TrainObjective has scored"
+        )
     network = study.user_attrs[NETWORK_KEY]
     config = study.user_attrs.get(CONFIG_KEY, {})
     attention = tuple(AttentionSpec(**spec) for spec in network["attention"])

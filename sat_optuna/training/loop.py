@@ -7,21 +7,29 @@ bits may differ).
 """
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sat_optuna.config.config import TrainConfig
+from sat_optuna.config.config import PretrainConfig, RetrainConfig, TrainConfig
+from sat_optuna.config.limits import checked
 from sat_optuna.data.augment import augment
+from sat_optuna.data.images import Images, check_labels, count_classes
+from sat_optuna.data.loaders import UserImages, training_images
+from sat_optuna.data.split import Split
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for, seeded
+from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.random_schemes import draw_scheme
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import (
@@ -34,23 +42,30 @@ from sat_optuna.training.checkpoint import (
 from sat_optuna.training.precision import Arithmetic, arithmetic_for, fastest_kernels
 from sat_optuna.training.step import TrainingStep, learning_rate
 
-if TYPE_CHECKING:
-    from sat_optuna.data.split import Images, Split
-
 __all__ = ["Checkpoint", "fit", "pretrain"]
 
+_PAUSE_SECONDS = 0.5  # between two events within an epoch
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, init=False)
 class Checkpoint:
     """Where a training keeps its state, and whose it is.
 
+    >>> Checkpoint("work/net.safetensors", "seed 0, 10 epochs").record() is None
+    True
+
     Attributes:
         path: a safetensors file, rewritten after each epoch.
-        fingerprint: of everything that decides the weights; another one is refused.
+        fingerprint: a text for everything that decides the weights; a file of another one is
+            refused.
     """
 
     path: Path
     fingerprint: str
+
+    def __init__(self, path: str | PathLike[str], fingerprint: str) -> None:
+        object.__setattr__(self, "path", Path(path))
+        object.__setattr__(self, "fingerprint", fingerprint)
 
     def record(self) -> dict[str, Any] | None:
         """Return the stored record, or None where there is no file.
@@ -72,7 +87,7 @@ class Checkpoint:
 
 def pretrain(
     net: Supernet,
-    data: "Split",
+    data: Split | UserImages,
     *,
     epochs: int,
     seed: int,
@@ -80,61 +95,91 @@ def pretrain(
     draws: str = "iid",
     config: TrainConfig | None = None,
     checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_event: OnEvent = ignore,
 ) -> tuple[EpochRecord, ...]:
     """Train a supernet, a fresh random scheme each step (LTH4SA, stage 1).
 
+    >>> import sat_optuna as sat
+    >>> x, y = torch.rand(40, 3, 8, 8), torch.arange(40) % 4  # or NumPy's
+    >>> data = sat.Split.from_arrays(x, y, valid=0.2)
+    >>> net = sat.Supernet("resnet20", attention=["se"], in_channels=3, classes=4, seed=0, width=4)
+    >>> [record.epoch for record in sat.pretrain(net, data, epochs=1, seed=0)]
+    [0]
+
     Args:
         net: the supernet, trained in place.
-        data: its training part is used, nothing else.
-        epochs: passes over it.
+        data: of a Split the training part is used, nothing else; or images as `fit` takes them.
+        epochs: passes over them, at least 1.
         seed: of order, augmentation and schemes.
         connect: probability of a connection in a random scheme.
         draws: `iid`, `antithetic` or `balanced`; see `draw_scheme`.
         config: optimiser, schedule, augmentation, precision.
         checkpoint: kept after each epoch and continued from.
-        on_epoch: called after each epoch.
+        on_event: told as of `fit`; the step is "pretrain".
 
     Returns:
         A record an epoch, those before the checkpoint too.
+
+    Raises:
+        ConfigError: `epochs`, `connect` or `draws` is none that may be.
+        DataError, CheckpointError, TrainingError: as of `fit`.
     """
+    given = {"epochs": epochs, "connect": connect, "draws": draws}
+    checked("pretrain", PretrainConfig, given)
     draw = partial(
         draw_scheme, net.stages, len(net.specs), connect=connect, draws=draws, seed=seed
     )
     return fit(
         net,
-        data.train,
+        data.train if isinstance(data, Split) else data,
         epochs=epochs,
         seed=seed,
         config=config,
         draw=lambda step: draw(step=step),
         checkpoint=checkpoint,
-        on_epoch=on_epoch,
+        on_event=lambda event: on_event(replace(event, step="pretrain")),
     )
 
 
 def fit(
     net: nn.Module,
-    images: "Images",
+    images: UserImages,
     *,
     epochs: int,
     seed: int,
     config: TrainConfig | None = None,
     draw: Callable[[int], Scheme] | None = None,
     checkpoint: Checkpoint | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_event: OnEvent = ignore,
 ) -> tuple[EpochRecord, ...]:
     """Train a network in place on cross-entropy with SGD.
 
+    >>> import sat_optuna as sat
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> items = TensorDataset(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
+    >>> net = sat.build_backbone("resnet20", in_channels=3, classes=4, width=4)
+    >>> loader = DataLoader(items, batch_size=8, shuffle=True)
+    >>> [record.epoch for record in sat.fit(net, loader, epochs=2, seed=0)]
+    [0, 1]
+
+    A Dataset or DataLoader is read anew in each epoch. The augmentation of `config` comes on top
+    of its own. A DataLoader also keeps its order and its batches; what it draws is not stored in a
+    checkpoint, so a training that is continued may end with other bits than one that never
+    stopped, which is warned of.
+
     Args:
         net: called as `net(x)`, or as `net(x, scheme)` where `draw` is given; x is (N, C, H, W).
-        images: what it is trained on.
-        epochs: passes over them; a last batch that is not full is left out.
+        images: what it is trained on: a part of a Split, or a map-style Dataset or a DataLoader of
+            (image, label), each image a float tensor (C, H, W), each label a whole number from 0.
+        epochs: passes over them, at least 1; a last batch that is not full is left out (of a
+            DataLoader where it says so).
         seed: of order and augmentation.
         config: optimiser, schedule, augmentation, precision; the defaults of TrainConfig if None.
-        draw: gives the scheme of a step, for supernets.
+        draw: gives the scheme of a step, a pure function of its number; for supernets.
         checkpoint: kept after each epoch and continued from.
-        on_epoch: called after each epoch trained now.
+        on_event: told at the beginning, now and then within an epoch, after each epoch, once its
+            checkpoint is written (`made` is its EpochRecord), and at the end (`made` is what is
+            returned). What it raises ends the training, which can be continued.
 
     Returns:
         A record an epoch, those before the checkpoint too.
@@ -142,58 +187,71 @@ def fit(
     Raises:
         CheckpointError: the checkpoint is broken or of another configuration.
         CompileError: `config.compile`, and the network cannot be compiled here.
+        ConfigError: `epochs` is below 1.
+        DataError: the images cannot be read, or do not fit the network.
         TrainingError: the loss is no longer finite.
     """
+    checked("fit", RetrainConfig, {"epochs": epochs})
     loop = _Loop(
         net,
-        images,
+        training_images(images, device=next(net.parameters()).device),
         epochs=epochs,
         seed=seed,
         config=config or TrainConfig(),
         draw=draw,
         checkpoint=checkpoint,
+        on_event=on_event,
     )
-    for epoch in range(len(loop.history), epochs):
-        record = loop.epoch(epoch)
-        if on_epoch:
-            on_epoch(record)
-    return tuple(loop.history)
+    return loop.run()
 
 
 class _Loop:
-    """One training: network, step and what they need, so that `fit` reads as the loop."""
+    """One training: network, step and what they need."""
 
     def __init__(
         self,
         net: nn.Module,
-        images: "Images",
+        images: Images,
         *,
         epochs: int,
         seed: int,
         config: TrainConfig,
         draw: Callable[[int], Scheme] | None,
         checkpoint: Checkpoint | None,
+        on_event: OnEvent,
     ) -> None:
         self.net, self.images, self.seed, self.config, self.draw = net, images, seed, config, draw
-        self.checkpoint = checkpoint
-        self.batch = min(config.batch, len(images))
-        self.per_epoch = len(images) // self.batch
+        self.checkpoint, self.on_event, self.epochs = checkpoint, on_event, epochs
+        self.per_epoch = images.steps(config.batch)
         self.steps = epochs * self.per_epoch
         if config.compile and draw is None:
             # Networks of other schemes share their code with this one, and torch compiles only so
             # many of a code before it gives up without an error.
             torch.compiler.reset()
         record = checkpoint.record() if checkpoint else None
+        with evaluating(net):
+            self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
         self.step = TrainingStep(net, config, self._arithmetic(record))
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
 
-    def epoch(self, epoch: int) -> EpochRecord:
+    def run(self) -> tuple[EpochRecord, ...]:
+        """Train the epochs that are not done yet and return the records of all."""
+        self._tell(min(len(self.history), self.epochs))
+        for epoch in range(len(self.history), self.epochs):
+            record = self._epoch(epoch)
+            said = f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %"
+            self._tell(epoch + 1, message=said, made=record)
+        history = tuple(self.history)
+        self._tell(self.epochs, made=history, finished=True)
+        return history
+
+    def _tell(self, done: int, **more: Any) -> None:
+        self.on_event(Event(step="fit", done=done, total=self.epochs, **more))
+
+    def _epoch(self, epoch: int) -> EpochRecord:
         """Train one epoch, save, and return its record."""
         self.net.train()
-        order = torch.randperm(
-            len(self.images), generator=generator_for("order", self.seed, epoch)
-        )[: self.per_epoch * self.batch]
         jitter = partial(
             augment,
             generator=generator_for("augment", self.seed, epoch, device=self.device),
@@ -201,25 +259,36 @@ class _Loop:
             flip=self.config.flip,
             cutout=self.config.cutout,
         )
+        batches = self.images.epoch(epoch, seed=self.seed, batch=self.config.batch, augment=jitter)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
-        batches = self.images.batches(order, self.batch, augment=jitter)
+        taken, seen, told = 0, 0, time.monotonic()
         # Dropout and the like draw from the global generator.
         drawn = seeded("forward", self.seed, epoch, device=self.device)
         with fastest_kernels(self.device), drawn:
-            for step, (x, labels) in enumerate(batches, start=epoch * self.per_epoch):
+            for x, labels in batches:
+                check_labels(self.images, self.classes)
+                step = epoch * self.per_epoch + taken
                 rate = learning_rate(self.config, step=step, steps=self.steps)
                 scheme = self.draw(step) if self.draw else None
                 loss, hits = self.step(x, labels, rate=rate, scheme=scheme)
                 loss_sum += loss
                 right += hits
-        loss_mean = float(loss_sum) / self.per_epoch  # the first number that is fetched
+                taken += 1
+                seen += len(labels)
+                if (now := time.monotonic()) >= told + _PAUSE_SECONDS:
+                    told = now
+                    # Of a GPU these are the steps that it was given; nothing waits for it here.
+                    share = taken / (self.per_epoch + 1)
+                    said = f"epoch {epoch + 1}: step {taken} of {self.per_epoch}"
+                    self._tell(epoch, share=share, message=said)
+        loss_mean = float(loss_sum) / taken  # the first number that is fetched
         if not math.isfinite(loss_mean):
             raise TrainingError(
                 f"the loss is {loss_mean} in epoch {epoch} with lr {self.config.lr}; "
                 "lower train.lr or lengthen the training"
             )
-        accuracy = 100 * float(right) / (self.per_epoch * self.batch)
+        accuracy = 100 * float(right) / seen
         self.history.append(EpochRecord(epoch, loss_mean, accuracy, self.step.rate))
         if self.checkpoint:
             self._save(self.checkpoint)
@@ -277,13 +346,21 @@ class _Loop:
     def _restored(self, checkpoint: Checkpoint, record: Mapping[str, Any]) -> list[EpochRecord]:
         """Load weights and momentum, and return the history."""
         here = environment(self.device.type, torch.get_num_threads())
-        if record["environment"] != here and len(record["history"]) * self.per_epoch < self.steps:
-            warnings.warn(
-                f"{checkpoint.path} was made with {record['environment']}, this is {here}; "
-                "the training goes on, but its last bits may differ from an unbroken one",
-                SatOptunaWarning,
-                stacklevel=4,
-            )
+        if len(record["history"]) < self.epochs:
+            if record["environment"] != here:
+                warnings.warn(
+                    f"{checkpoint.path} was made with {record['environment']}, this is {here}; "
+                    "the training goes on, but its last bits may differ from an unbroken one",
+                    SatOptunaWarning,
+                    stacklevel=4,
+                )
+            if not self.images.repeatable:
+                warnings.warn(
+                    f"{checkpoint.path} does not store what a DataLoader draws; the training goes "
+                    "on, but may end with other weights than an unbroken one",
+                    SatOptunaWarning,
+                    stacklevel=4,
+                )
         tensors = load_tensors(checkpoint.path)
         self.net.load_state_dict(_under("model.", tensors))
         self.step.load_momentum(_under("momentum.", tensors))

@@ -10,7 +10,7 @@ from torch import nn
 
 from sat_optuna.backbones import BACKBONES, add_backbone, backbone_stages, build_backbone
 from sat_optuna.backbones.contract import Backbone, BackboneError, Block
-from sat_optuna.backbones.tables import Split, add_block, add_network, add_plain_step
+from sat_optuna.backbones.tables import BlockSplit, add_block, add_network, add_plain_step
 from sat_optuna.backbones.view import view_of
 from sat_optuna.errors import SatOptunaError, UnknownName
 from sat_optuna.registry import Registry
@@ -103,6 +103,6 @@ def test_types_are_registered_once():
     with pytest.raises(BackboneError, match=r"block type .*Block is registered already; register"):
         add_plain_step(Block)
     with pytest.raises(BackboneError, match=r"block type .*Identity is registered already"):
-        add_block(nn.Identity, Split(Block.branch, Block.merge, int))
+        add_block(nn.Identity, BlockSplit(Block.branch, Block.merge, int))
     with pytest.raises(BackboneError, match=r"network type .*Backbone is registered already"):
         add_network(Backbone, stem=torch.add, stages=list, head=torch.add)

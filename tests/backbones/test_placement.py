@@ -29,7 +29,7 @@ import sat_optuna.backbones.torchvision  # noqa: F401
 from sat_optuna.backbones import cifar_resnet
 from sat_optuna.backbones.cifar_preresnet import PreActBasic, PreActBottleneck
 from sat_optuna.backbones.contract import Block
-from sat_optuna.backbones.tables import BlockEntry, Split, block_entry, registered_blocks
+from sat_optuna.backbones.tables import BlockEntry, BlockSplit, block_entry, registered_blocks
 from sat_optuna.seeds import seeded
 from tests.backbones.walking import same
 from tests.networks import images, stirred_module
@@ -222,7 +222,7 @@ def test_every_block_of_our_own_has_its_case_here():
     assert {type(case.block()) for case in CASES[Block]} == ours
 
 
-def proof(case: Case, split: Split, block: nn.Module) -> None:
+def proof(case: Case, split: BlockSplit, block: nn.Module) -> None:
     """With the attention's output zeroed, the block gives its shortcut path alone."""
     features, shortcut = split.branch(block, X)
     assert bool(features.abs().sum() > 0)
@@ -266,7 +266,7 @@ def _on_the_shortcut(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_the_proof_finds_attention_in_a_wrong_place(branch, merge):
     case = CASES[tv.BasicBlock][0]
     block = case.block().eval()
-    wrong = Split(branch, merge, lambda block: 8)
+    wrong = BlockSplit(branch, merge, lambda block: 8)
     same(merge(block, *branch(block, X)), block(X))  # the right function, split wrongly
     with torch.no_grad(), pytest.raises(AssertionError, match="Tensor-likes are not equal"):
         proof(case, wrong, block)

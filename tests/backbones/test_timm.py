@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sat_optuna.backbones import build_backbone, tables
 from sat_optuna.backbones.contract import BackboneError
-from sat_optuna.backbones.tables import Split, add_block
+from sat_optuna.backbones.tables import BlockSplit, add_block
 from sat_optuna.backbones.timm import resolve
 from sat_optuna.backbones.view import view_of
 from sat_optuna.errors import UnknownName
@@ -258,7 +258,7 @@ def test_a_user_registers_a_block_in_a_few_lines(monkeypatch):
         resolve("tf_efficientnetv2_b0")
     add_block(
         EdgeResidual,
-        Split(_edge_branch, _edge_merge, _edge_channels),
+        BlockSplit(_edge_branch, _edge_merge, _edge_channels),
         has_shortcut=_edge_has_shortcut,
     )
     net = build_backbone("timm:tf_efficientnetv2_b0", in_channels=3, classes=5, **RATES)
@@ -266,7 +266,7 @@ def test_a_user_registers_a_block_in_a_few_lines(monkeypatch):
     assert view_of(net).stage_sizes == (1, 1, 2, 4, 7)
     assert_walk_is_forward(net, images(2, shape=SHAPE))
     with pytest.raises(BackboneError, match="EdgeResidual is registered already"):
-        add_block(EdgeResidual, Split(_edge_branch, _edge_merge, _edge_channels))
+        add_block(EdgeResidual, BlockSplit(_edge_branch, _edge_merge, _edge_channels))
 
 
 # --- Bad input ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from sat_optuna.bench.usual import augmented_loader, bare_loader, usual_fit
 from sat_optuna.cli import sat_optuna as group
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.cost.timing import TimingError
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
 from sat_optuna.supernet.materialise import materialise

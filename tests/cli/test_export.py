@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from sat_optuna.attention import default_spec
 from sat_optuna.cli import main
 from sat_optuna.cli import sat_optuna as group
+from sat_optuna.config.config import fingerprint
 from sat_optuna.evaluate import calibration_batches
 from sat_optuna.evidence.results import (
     RetrainJob,
@@ -24,7 +25,7 @@ from sat_optuna.evidence.results import (
 from sat_optuna.evidence.retrain import retrain
 from sat_optuna.export.fold import fold_constant
 from sat_optuna.export.weights import load_ticket, load_weights, read_ticket
-from sat_optuna.pipeline.folder import Workspace
+from sat_optuna.pipeline.folder import open_study
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score, Ticket
 from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
@@ -40,7 +41,7 @@ FULL = Scheme.uniform(SCHEME.stages, 1)
 def trained(tmp_path_factory):
     """A study whose ticket and full network are retrained with seed 0."""
     folder = make_study(tmp_path_factory.mktemp("export"))
-    workspace = Workspace.open(str(folder))
+    workspace = open_study(folder)
     config = workspace.config
     ticket = Ticket(
         role="ticket",
@@ -200,7 +201,7 @@ def test_the_supernet_is_no_network_of_the_ticket(study):
     ticket = study / "tickets" / "ticket.json"
     weights = checkpoint_of(study)
     tensors = load_tensors(weights)  # as of modules without tensors, whose names tell nothing
-    ours = {"fingerprint": Workspace.open(str(study)).pretrain_fingerprint}
+    ours = {"fingerprint": fingerprint(open_study(study).config, "pretrain")}
     renamed = save_checkpoint(study.parent / "mine.safetensors", tensors, ours)
     by_name = save_checkpoint(study.parent / "supernet.safetensors", tensors, {})
     for path in (renamed, by_name):
@@ -318,7 +319,7 @@ def test_folding_constants(study):
     assert read_ticket(out) == replace(Ticket.load(ticket), scores=())
     full = replace(Ticket.load(ticket), scheme=FULL)
     network = load_weights(full, checkpoint_of(study, FULL))
-    images = Workspace.open(str(study)).data.train
+    images = open_study(study).parts.data.train
     batches = calibration_batches(images, count=32, seed=0)
     folded, report = fold_constant(network, SCHEME, batches)
     assert f"{report.change_max:.2%} at most, and {report.unchanged:.2%} of" in printed

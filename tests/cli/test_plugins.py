@@ -18,7 +18,7 @@ from torch import nn
 from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import Attention
 from sat_optuna.backbones import add_backbone
-from sat_optuna.backbones.tables import Split, add_block, add_network
+from sat_optuna.backbones.tables import BlockSplit, add_block, add_network
 from sat_optuna.data import DATASETS
 from sat_optuna.data.source import ArraySource
 
@@ -106,7 +106,7 @@ class Blobs(ArraySource):
         return (noise + 100 * labels[:, None, None, None]).astype(np.uint8), labels
 
 
-add_block(Residual, Split(branch, merge, channels))
+add_block(Residual, BlockSplit(branch, merge, channels))
 add_network(Net, stem=stem, stages=stages, head=head)
 add_backbone("mine", build, stages=(3,))
 ATTENTION.add("scale", Scale)

@@ -13,6 +13,7 @@ import pytest
 from sat_optuna.config.config import (
     AttentionConfig,
     SearchConfig,
+    Step,
     StudyConfig,
     TrainConfig,
     decided,
@@ -39,15 +40,25 @@ KEYS = list(keys())
 NAMES = [f"{section}.{key}".lstrip(".") for section, key, _ in KEYS]
 
 
+def spec_of(section, key):
+    cls = type(getattr(StudyConfig(), section)) if section else StudyConfig
+    return next(f for f in fields(cls) if f.name == key)
+
+
 def changed(section, key, default):
     """The default configuration with another value at one key."""
     value: Any
+    choices = spec_of(section, key).metadata.get("choices", ())
     if isinstance(default, bool):
         value = not default
     elif isinstance(default, tuple):
-        value = (*default[1:], SPEC) if key == "kinds" else (7, 8, 9)
+        value = {"kinds": (*default[1:], SPEC), "modules": ("a.py",)}.get(key, (7, 8, 9))
+    elif choices:
+        value = next(choice for choice in choices if choice != default)
+    elif isinstance(default, float):
+        value = default / 2 + 0.125
     else:
-        value = default + {int: 2, float: 0.125, str: "x"}[type(default)]
+        value = default + {int: 2, str: "x"}[type(default)]
     config = StudyConfig()
     if not section:
         return replace(config, **{key: value})
@@ -71,7 +82,7 @@ def test_to_dict_is_plain_json():
     assert plain["attention"]["kinds"][0]["kind"] == "se"
 
 
-STEPS = ("pretrain", "search", "retrain")
+STEPS: tuple[Step, ...] = ("pretrain", "search", "retrain")
 
 
 @pytest.mark.parametrize("hashing", ["0", "1"])

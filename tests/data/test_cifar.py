@@ -5,11 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from sat_optuna.data import load_dataset
 from sat_optuna.data.cifar import Cifar100
 from sat_optuna.errors import DataError
 from tests.data.formats import balanced, python2_pickle, write_cifar10, write_cifar100
-from tests.data.reading import pixels
+from tests.data.reading import load_dataset, pixels
 
 
 def test_cifar10_is_read_as_it_was_written(tmp_path):

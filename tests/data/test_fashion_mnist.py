@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sat_optuna.data import get_dataset, load_dataset
+from sat_optuna.data import get_dataset
 from sat_optuna.data.fashion_mnist import FashionMnist
 from sat_optuna.errors import DataError
 from tests.data.formats import FASHION, balanced, fashion_files, write_fashion, write_fashion_gz
-from tests.data.reading import pixels
+from tests.data.reading import load_dataset, pixels
 
 DOWNLOAD = """\
 import pathlib, shutil

@@ -3,10 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sat_optuna.data import get_dataset, load_dataset
+from sat_optuna.data import get_dataset
 from sat_optuna.errors import DataError
 from tests.data.formats import write_images
-from tests.data.reading import paths
+from tests.data.reading import load_dataset, paths
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from sat_optuna.data import get_dataset, load_dataset
+from sat_optuna.data import get_dataset
 from sat_optuna.data.mnist5k import packaged_file, read_csv
 from sat_optuna.errors import DataError
-from tests.data.reading import pixels
+from tests.data.reading import load_dataset, pixels
 
 
 def rows(images) -> set[bytes]:

@@ -4,13 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sat_optuna.data.split import (
-    TensorImages,
-    channel_statistics,
-    pixel_counts,
-    stratified_split,
-    stratified_subset,
-)
+from sat_optuna.data.images import TensorImages, channel_statistics, pixel_counts
+from sat_optuna.data.split import stratified_split, stratified_subset
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
 

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sat_optuna.data import load_dataset
 from sat_optuna.errors import DataError
 from tests.data.formats import balanced, write_stl10
-from tests.data.reading import pixels
+from tests.data.reading import load_dataset, pixels
 
 
 def test_it_is_read_as_it_was_written(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.evaluate import Evaluation, accuracy, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.supernet import Supernet

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.errors import DataError
 from sat_optuna.evaluate import Evaluation, accuracy, calibration_batches, score_scheme
 from sat_optuna.scheme import Scheme

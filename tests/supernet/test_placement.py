@@ -17,7 +17,13 @@ from sat_optuna.attention.norm import SharedBatchNorm
 from sat_optuna.backbones import BACKBONES, tables
 from sat_optuna.backbones.check import check_split
 from sat_optuna.backbones.contract import BackboneError
-from sat_optuna.backbones.tables import BlockEntry, NetworkEntry, Split, add_block, add_network
+from sat_optuna.backbones.tables import (
+    BlockEntry,
+    BlockSplit,
+    NetworkEntry,
+    add_block,
+    add_network,
+)
 from sat_optuna.backbones.view import view_of
 from sat_optuna.supernet.placement import built_backbone
 from sat_optuna.supernet.supernet import Supernet
@@ -146,7 +152,7 @@ def register(
     branch: Any = right, merge: Any = added, channels: Any = None, **network: Any
 ) -> None:
     channels = channels or (lambda block: block.conv2.out_channels)
-    add_block(OneBlock, Split(branch, merge, channels))
+    add_block(OneBlock, BlockSplit(branch, merge, channels))
     add_network(OneNet, **({"stem": stem, "stages": stages, "head": head} | network))
 
 

@@ -49,7 +49,7 @@ def test_a_compiled_training_is_the_plain_one_and_goes_on_after_a_stop(tmp_path)
     checkpoint = Checkpoint(tmp_path / "net.safetensors", "mine")
     again = partial(fit, epochs=3, seed=1, config=COMPILED, checkpoint=checkpoint)
     with pytest.raises(Stop):
-        again(begun, images(), on_epoch=stop_after(0))
+        again(begun, images(), on_event=stop_after(0))
     again(continued, images())
     assert_same(weights(continued), weights(unbroken))
 

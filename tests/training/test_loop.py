@@ -3,12 +3,13 @@
 import math
 import warnings
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from sat_optuna.config.config import TrainConfig
-from sat_optuna.data.split import TensorImages
+from sat_optuna.data.images import TensorImages
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for, seeded
@@ -19,6 +20,9 @@ from sat_optuna.training.checkpoint import EpochRecord, load_tensors, read_recor
 from sat_optuna.training.loop import Checkpoint, fit
 from sat_optuna.training.precision import Arithmetic
 from sat_optuna.training.step import TrainingStep, learning_rate
+
+if TYPE_CHECKING:
+    from sat_optuna.events import Event
 
 CONFIG = TrainConfig(batch=8, lr=0.05, shift=1, flip=True, cutout=2, label_smoothing=0.1)
 
@@ -61,11 +65,11 @@ class Stop(Exception):  # noqa: N818
 
 
 def stop_after(epoch):
-    def on_epoch(record):
-        if record.epoch == epoch:
+    def on_event(event):
+        if isinstance(event.made, EpochRecord) and event.made.epoch == epoch:
             raise Stop
 
-    return on_epoch
+    return on_event
 
 
 def stopped(net, checkpoint, *, epochs, config, after=0):
@@ -79,7 +83,7 @@ def stopped(net, checkpoint, *, epochs, config, after=0):
             config=config,
             draw=draw,
             checkpoint=checkpoint,
-            on_epoch=stop_after(after),
+            on_event=stop_after(after),
         )
 
 
@@ -136,7 +140,7 @@ def test_a_finished_checkpoint_is_loaded_and_no_step_is_made(tmp_path):
     fit(first, images(), epochs=1, seed=1, config=CONFIG, draw=draw, checkpoint=checkpoint)
     before = checkpoint.path.stat().st_mtime_ns
     again = supernet(seed=5)
-    epochs: list[EpochRecord] = []
+    events: list[Event] = []
     fit(
         again,
         images(),
@@ -145,10 +149,10 @@ def test_a_finished_checkpoint_is_loaded_and_no_step_is_made(tmp_path):
         config=CONFIG,
         draw=draw,
         checkpoint=checkpoint,
-        on_epoch=epochs.append,
+        on_event=events.append,
     )
     assert_same(weights(again), weights(first))
-    assert epochs == []
+    assert [(event.done, event.finished) for event in events] == [(1, False), (1, True)]
     assert checkpoint.path.stat().st_mtime_ns == before
 
 

@@ -11,7 +11,7 @@ from timm.layers.norm import LayerNorm2d, RmsNorm2d, SimpleNorm2d
 from timm.models import convnext
 from torch import Tensor, nn
 
-from sat_optuna.backbones.tables import Split, add_block, add_network, add_plain_step
+from sat_optuna.backbones.tables import BlockSplit, add_block, add_network, add_plain_step
 from sat_optuna.backbones.timm.layers import refuse_checkpointing
 
 __all__: list[str] = []
@@ -54,7 +54,7 @@ def _head(model: Any, x: Tensor) -> Tensor:
     return logits
 
 
-add_block(convnext.ConvNeXtBlock, Split(_branch, _merge, _channels))
+add_block(convnext.ConvNeXtBlock, BlockSplit(_branch, _merge, _channels))
 for _step in (nn.Conv2d, Conv2dSame, LayerNorm2d, RmsNorm2d, SimpleNorm2d):
     add_plain_step(_step)
 add_network(convnext.ConvNeXt, stem=_stem, stages=_stages, head=_head)

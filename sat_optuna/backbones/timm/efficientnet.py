@@ -12,7 +12,7 @@ from timm.models import _efficientnet_blocks as blocks
 from timm.models import efficientnet, mobilenetv3
 from torch import Tensor, nn
 
-from sat_optuna.backbones.tables import OwnSlot, Split, add_block, add_network
+from sat_optuna.backbones.tables import BlockSplit, OwnSlot, add_block, add_network
 from sat_optuna.backbones.timm.layers import foldable, refuse_checkpointing
 
 __all__: list[str] = []
@@ -127,19 +127,23 @@ def _mobilenetv3_head(model: Any, x: Tensor) -> Tensor:
 
 add_block(
     blocks.InvertedResidual,
-    Split(_inverted_branch, _merge, _inverted_channels, _inverted_last),
+    BlockSplit(_inverted_branch, _merge, _inverted_channels, _inverted_last),
     has_shortcut=_has_skip,
-    own=OwnSlot(Split(_inverted_own_branch, _inverted_own_merge, _inverted_own_channels), "se"),
+    own=OwnSlot(
+        BlockSplit(_inverted_own_branch, _inverted_own_merge, _inverted_own_channels), "se"
+    ),
 )
 add_block(
     blocks.DepthwiseSeparableConv,
-    Split(_separable_branch, _merge, _separable_channels, _separable_last),
+    BlockSplit(_separable_branch, _merge, _separable_channels, _separable_last),
     has_shortcut=_has_skip,
-    own=OwnSlot(Split(_separable_own_branch, _separable_own_merge, _separable_own_channels), "se"),
+    own=OwnSlot(
+        BlockSplit(_separable_own_branch, _separable_own_merge, _separable_own_channels), "se"
+    ),
 )
 add_block(
     blocks.ConvBnAct,
-    Split(_conv_branch, _merge, _conv_channels, _conv_last),
+    BlockSplit(_conv_branch, _merge, _conv_channels, _conv_last),
     has_shortcut=_has_skip,
 )
 add_network(efficientnet.EfficientNet, stem=_stem, stages=_stages, head=_efficientnet_head)

@@ -9,7 +9,7 @@ from typing import Any
 from timm.models import regnet
 from torch import Tensor, nn
 
-from sat_optuna.backbones.tables import OwnSlot, Split, add_block, add_network
+from sat_optuna.backbones.tables import BlockSplit, OwnSlot, add_block, add_network
 from sat_optuna.backbones.timm.layers import foldable, refuse_checkpointing
 
 __all__: list[str] = []
@@ -98,14 +98,14 @@ def _head(model: Any, x: Tensor) -> Tensor:
 
 add_block(
     regnet.Bottleneck,
-    Split(_branch, _merge, _channels, _last),
+    BlockSplit(_branch, _merge, _channels, _last),
     has_shortcut=_has_shortcut,
-    own=OwnSlot(Split(_own_branch, _own_merge, _own_channels), "se"),
+    own=OwnSlot(BlockSplit(_own_branch, _own_merge, _own_channels), "se"),
 )
 add_block(
     regnet.PreBottleneck,
-    Split(_pre_branch, _added, _channels, _pre_last),
+    BlockSplit(_pre_branch, _added, _channels, _pre_last),
     has_shortcut=_has_shortcut,
-    own=OwnSlot(Split(_pre_own_branch, _pre_own_merge, _own_channels, _pre_own_last), "se"),
+    own=OwnSlot(BlockSplit(_pre_own_branch, _pre_own_merge, _own_channels, _pre_own_last), "se"),
 )
 add_network(regnet.RegNet, stem=_stem, stages=_stages, head=_head)

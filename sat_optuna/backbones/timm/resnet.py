@@ -11,7 +11,7 @@ from typing import Any
 from timm.models import resnet
 from torch import Tensor, nn
 
-from sat_optuna.backbones.tables import OwnSlot, Split, add_block, add_network
+from sat_optuna.backbones.tables import BlockSplit, OwnSlot, add_block, add_network
 from sat_optuna.backbones.timm.layers import foldable, refuse_checkpointing
 
 __all__: list[str] = []
@@ -115,14 +115,16 @@ def _head(model: Any, x: Tensor) -> Tensor:
 
 add_block(
     resnet.BasicBlock,
-    Split(_basic_branch, _basic_merge, _basic_channels, _basic_last),
-    own=OwnSlot(Split(_basic_own_branch, _basic_merge, _basic_channels, _basic_own_last), "se"),
+    BlockSplit(_basic_branch, _basic_merge, _basic_channels, _basic_last),
+    own=OwnSlot(
+        BlockSplit(_basic_own_branch, _basic_merge, _basic_channels, _basic_own_last), "se"
+    ),
 )
 add_block(
     resnet.Bottleneck,
-    Split(_bottleneck_branch, _bottleneck_merge, _bottleneck_channels, _bottleneck_last),
+    BlockSplit(_bottleneck_branch, _bottleneck_merge, _bottleneck_channels, _bottleneck_last),
     own=OwnSlot(
-        Split(
+        BlockSplit(
             _bottleneck_own_branch, _bottleneck_merge, _bottleneck_channels, _bottleneck_own_last
         ),
         "se",

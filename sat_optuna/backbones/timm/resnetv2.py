@@ -9,7 +9,7 @@ from typing import Any
 from timm.models import resnetv2
 from torch import Tensor, nn
 
-from sat_optuna.backbones.tables import Split, add_block, add_network
+from sat_optuna.backbones.tables import BlockSplit, add_block, add_network
 from sat_optuna.backbones.timm.layers import foldable, refuse_checkpointing
 
 __all__: list[str] = []
@@ -79,10 +79,14 @@ def _head(model: Any, x: Tensor) -> Tensor:
     return logits
 
 
-add_block(resnetv2.PreActBasic, Split(_basic_branch, _pre_merge, _basic_channels, _basic_last))
+add_block(
+    resnetv2.PreActBasic, BlockSplit(_basic_branch, _pre_merge, _basic_channels, _basic_last)
+)
 add_block(
     resnetv2.PreActBottleneck,
-    Split(_bottleneck_branch, _pre_merge, _bottleneck_channels, _bottleneck_last),
+    BlockSplit(_bottleneck_branch, _pre_merge, _bottleneck_channels, _bottleneck_last),
 )
-add_block(resnetv2.Bottleneck, Split(_post_branch, _post_merge, _bottleneck_channels, _post_last))
+add_block(
+    resnetv2.Bottleneck, BlockSplit(_post_branch, _post_merge, _bottleneck_channels, _post_last)
+)
 add_network(resnetv2.ResNetV2, stem=_stem, stages=_stages, head=_head)

@@ -1,0 +1,122 @@
+"""What a key of the configuration may hold: one check for study.toml and for Python.
+
+The limits are the metadata of the field; `config.py` states them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from sat_optuna.errors import ConfigError
+from sat_optuna.registry import nearest
+
+__all__ = ["Checked", "checked", "fitted"]
+
+_LISTS = (tuple[int, ...], tuple[str, ...])
+_WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+class Checked:
+    """A section of the configuration that checks its values when it is built.
+
+    >>> from sat_optuna.config.config import TrainConfig
+    >>> TrainConfig(lr=1).lr
+    1.0
+    >>> TrainConfig(schedule="cosin")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    sat_optuna.errors.ConfigError: TrainConfig: schedule is 'cosin'; did you mean 'cosine'? ...
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        section: Any = type(self)
+        given = {f.name: getattr(self, f.name) for f in fields(section) if "comment" in f.metadata}
+        for name, value in checked(section.__name__, section, given).items():
+            object.__setattr__(self, name, value)
+
+
+def checked(source: str, section: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as the fields of a section hold them.
+
+    Args:
+        source: who was given them, for the message.
+        section: a dataclass of config.py.
+        given: the values, by the names of its fields.
+
+    Raises:
+        ConfigError: all faults at once.
+    """
+    specs = {spec.name: spec for spec in fields(section)}
+    fits = {name: fitted(value, specs[name]) for name, value in given.items()}
+    faults = [f"{name} is {given[name]!r}{hint}" for name, (_, hint) in fits.items() if hint]
+    if faults:
+        raise ConfigError(source, faults)
+    return {name: value for name, (value, _) in fits.items()}
+
+
+def fitted(given: Any, spec: Field[Any]) -> tuple[Any, str]:
+    """Return the value that a field holds for what is given, and what is wrong with it.
+
+    Args:
+        given: of study.toml, or of Python, whose other kinds of numbers count as well.
+        spec: the field, with its limits.
+
+    Returns:
+        The value, and the empty text or what to write instead, for example
+        `"; write at least 1"`; the value is `given` then.
+    """
+    if spec.type in _LISTS:
+        return _fitted_list(given, spec)
+    if spec.type not in _WORDS:  # the kinds of attention, which check themselves
+        return given, ""
+    value = _plain(given, spec.type)
+    hint = _fault(value, spec)
+    return (given, hint) if hint else (value, "")
+
+
+def _plain(given: Any, kind: Any) -> Any:
+    """Return a number of another type, for example NumPy's, as the int or float that is due."""
+    if isinstance(given, bool):
+        return given
+    if kind is int and isinstance(given, Integral):
+        return int(given)
+    if kind is float and isinstance(given, Real):
+        exact = not isinstance(given, Integral) or abs(int(given)) < 2**53
+        return float(given) if exact else given
+    return given
+
+
+def _fault(value: Any, spec: Field[Any]) -> str:
+    kind: Any = spec.type
+    limits = spec.metadata
+    if type(value) is not kind:
+        return f"; write {_WORDS[kind]}"
+    if kind is float and not math.isfinite(value):
+        return "; write a finite number"
+    if value not in limits.get("choices", (value,)):
+        options = ", ".join(repr(choice) for choice in limits["choices"])
+        return f"{nearest(value, limits['choices']) or ';'} choose one of: {options}"
+    if "least" in limits and value < limits["least"]:
+        return f"; write at least {limits['least']}"
+    if "most" in limits and value > limits["most"]:
+        return f"; write at most {limits['most']}"
+    return ""
+
+
+def _fitted_list(given: Any, spec: Field[Any]) -> tuple[Any, str]:
+    values = tuple(given) if isinstance(given, list | tuple) else None
+    if spec.type == tuple[str, ...]:
+        texts = values is not None and all(isinstance(item, str) for item in values)
+        return (values, "") if texts else (given, "; write a list of texts")
+    least, fewest = spec.metadata["least"], spec.metadata.get("fewest", 0)
+    values = values and tuple(_plain(item, int) for item in values)
+    if values is None or not all(type(item) is int for item in values):
+        return given, "; write a list of whole numbers"
+    if min(values, default=least) < least:
+        return given, f"; write whole numbers of at least {least}"
+    if fewest and (len(set(values)) < len(values) or len(values) < fewest):
+        return given, f"; write at least {fewest} numbers, each once"
+    return values, ""

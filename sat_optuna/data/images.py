@@ -1,0 +1,275 @@
+"""Labelled images that come in batches, ready for a network."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import ClassVar, Self, TypeAlias
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from sat_optuna.errors import DataError, saying
+from sat_optuna.seeds import generator_for
+
+__all__ = [
+    "Augment",
+    "Images",
+    "IndexedImages",
+    "TensorImages",
+    "channel_statistics",
+    "check_labels",
+    "count_classes",
+    "pixel_counts",
+]
+
+Augment: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class Images(ABC):
+    """Labelled images of one shape.
+
+    Attributes:
+        shape: (C, H, W).
+        device: where batches arrive.
+        repeatable: whether an epoch of training is a function of its number and the seed alone.
+    """
+
+    repeatable: ClassVar[bool] = True
+
+    def __init__(self, *, shape: tuple[int, int, int], device: torch.device) -> None:
+        self.shape = shape
+        self.device = device
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def highest_label(self) -> int:
+        """The highest label known so far, -1 where none is known."""
+
+    @abstractmethod
+    def batches(
+        self, order: Tensor | None, batch_size: int, *, augment: Augment | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through the images once.
+
+        Args:
+            order: (n,) int64 rows in the order wanted, repeats allowed; as they lie if None.
+            batch_size: images a batch; the last one may be smaller.
+            augment: changes a batch (n, C, H, W) before it is normalised.
+
+        Yields:
+            Float32 (n, C, H, W), normalised, and labels (n,) int64, both on `device`.
+
+        Raises:
+            DataError: an image or a label is missing or broken.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same images with batches on `device`."""
+
+    def steps(self, batch: int) -> int:
+        """Return the number of batches in an epoch of training.
+
+        Args:
+            batch: images a batch that the configuration asks for.
+        """
+        return len(self) // min(batch, len(self))
+
+    def order(self, number: int, *, seed: int, batch: int) -> Tensor:
+        """Return the rows of an epoch of training in their order, (n,) int64.
+
+        Args:
+            number: of the epoch, from 0.
+            seed: draws the order.
+            batch: images a batch; a last one that is not full is left out.
+        """
+        drawn = torch.randperm(len(self), generator=generator_for("order", seed, number))
+        return drawn[: self.steps(batch) * min(batch, len(self))]
+
+    def epoch(
+        self, number: int, *, seed: int, batch: int, augment: Augment
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through the images once for training, in an order drawn anew for each epoch.
+
+        Args:
+            number: of the epoch, from 0.
+            seed: draws the order.
+            batch: images a batch.
+            augment: as in `batches`.
+
+        Yields:
+            As `batches`, `steps(batch)` of them.
+        """
+        rows = self.order(number, seed=seed, batch=batch)
+        return self.batches(rows, min(batch, len(self)), augment=augment)
+
+
+class IndexedImages(Images):
+    """Images whose labels are known and which are read row by row.
+
+    Attributes:
+        labels: (N,) int64.
+        mean: per channel, of pixels in [0, 1]; empty for floats, which are taken as they are.
+        std: per channel, of pixels in [0, 1]; empty for floats.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        *,
+        shape: tuple[int, int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+    ) -> None:
+        super().__init__(shape=shape, device=device)
+        self.labels = labels.to(device)
+        self.mean = mean
+        self.std = std
+        # (pixel / 255 - mean) / std as one multiplication and one addition.
+        centre = torch.tensor(mean, dtype=torch.float64, device=device).view(-1, 1, 1)
+        spread = torch.tensor(std, dtype=torch.float64, device=device).view(-1, 1, 1)
+        self._scale = (1 / (255 * spread)).float()
+        self._offset = (-centre / spread).float()
+
+    @override
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def highest_label(self) -> int:
+        """The highest label, -1 where there is no image."""
+        return int(self.labels.max()) if len(self) else -1
+
+    @override
+    def batches(
+        self, order: Tensor | None, batch_size: int, *, augment: Augment | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = torch.arange(len(self)) if order is None else order
+        rows = rows.to(self.device, non_blocking=True)  # once, not batch by batch
+        chunks = torch.split(rows, batch_size) if len(rows) else ()
+        for chunk, raw in zip(chunks, self._raw(chunks), strict=True):
+            x = raw if augment is None else augment(raw)
+            if self.mean:
+                x = x.float().mul_(self._scale).add_(self._offset)
+            yield x, self.labels[chunk]
+
+    @abstractmethod
+    def subset(self, index: Tensor) -> Self:
+        """Return the images of the rows `index` (n,) int64, in that order."""
+
+    @abstractmethod
+    def _raw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        """Yield (n, C, H, W) on `device` for each chunk of rows on `device`."""
+
+
+class TensorImages(IndexedImages):
+    """Images held as one tensor on the device.
+
+    >>> black = torch.zeros(10, 1, 8, 8, dtype=torch.uint8)
+    >>> images = TensorImages(black, torch.arange(10), mean=(0.5,), std=(0.25,))
+    >>> x, labels = next(images.batches(None, 4))
+    >>> x.shape, labels.tolist(), float(x[0, 0, 0, 0])
+    (torch.Size([4, 1, 8, 8]), [0, 1, 2, 3], -2.0)
+
+    Args:
+        images: (N, C, H, W), uint8, or float32 without `mean` and `std`; its device is the device
+            of the batches.
+        labels: (N,) int64.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mean: tuple[float, ...] = (),
+        std: tuple[float, ...] = (),
+    ) -> None:
+        channels, height, width = images.shape[1:]
+        super().__init__(
+            labels, shape=(channels, height, width), mean=mean, std=std, device=images.device
+        )
+        self.images = images
+
+    @override
+    def subset(self, index: Tensor) -> "TensorImages":
+        rows = index.to(self.device)
+        return TensorImages(self.images[rows], self.labels[rows], self.mean, self.std)
+
+    @override
+    def to(self, device: torch.device | str) -> "TensorImages":
+        return TensorImages(self.images.to(device), self.labels, self.mean, self.std)
+
+    @override
+    def _raw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        for chunk in chunks:
+            yield self.images[chunk]
+
+
+def count_classes(forward: Callable[[Tensor], Tensor], images: Images) -> int:
+    """Return how many classes a network tells apart, once a blank image has gone through it.
+
+    Args:
+        forward: from (N, C, H, W) to logits (N, classes); called once, without gradients.
+        images: what it shall be trained or scored on.
+
+    Raises:
+        DataError: images of this shape do not go through, a label is too high for the network, or
+            what it returns are no logits.
+    """
+    blank = torch.zeros(1, *images.shape, device=images.device)
+    what = f"images of shape {images.shape} do not go through the network"
+    remedy = "give images of the size and channels that it was built for"
+    with saying(DataError, what, remedy), torch.no_grad():
+        logits = forward(blank)
+    if logits.ndim != 2:
+        raise DataError(
+            f"the network returns shape {tuple(logits.shape)} for one image; give a classifier, "
+            "which returns (N, classes)"
+        )
+    classes = logits.shape[1]
+    check_labels(images, classes)
+    return classes
+
+
+def check_labels(images: Images, classes: int) -> None:
+    """Make sure that a network has an output for each label known so far.
+
+    Raises:
+        DataError: it has not.
+    """
+    if images.highest_label >= classes:
+        raise DataError(
+            f"the images have the label {images.highest_label} and the network {classes} classes; "
+            f"number the classes 0 to {classes - 1}, or build the network with more"
+        )
+
+
+def pixel_counts(images: Tensor) -> Tensor:
+    """Count pixel values: uint8 (N, C, H, W) to int64 (C, 256), exact and without a float copy."""
+    channels = images.transpose(0, 1).flatten(1)
+    return torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
+
+
+def channel_statistics(counts: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel, of pixels in [0, 1], from `pixel_counts`.
+
+    >>> white_and_black = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
+    >>> channel_statistics(pixel_counts(white_and_black))
+    ((0.5,), (0.5,))
+
+    The deviation is that of the population. It is at least 1/255, so that a constant channel can
+    be divided by it.
+    """
+    weights = counts.double() / counts.sum(dim=1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64, device=counts.device) / 255
+    mean = weights @ values
+    variance = (weights * (values - mean[:, None]) ** 2).sum(dim=1)
+    std = variance.sqrt().clamp_min(1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())
