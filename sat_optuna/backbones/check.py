@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.tables import type_name
 from sat_optuna.backbones.view import BlockView, NetworkView, take_own
-from sat_optuna.errors import saying
+from sat_optuna.errors import errors_as
 from sat_optuna.seeds import generator_for
 
 __all__ = ["check_split", "described", "sized"]
@@ -44,20 +44,20 @@ def check_split(
             network's stem, stages and head do is not what they have to.
     """
     network = f"network {name}"
-    with saying(BackboneError, f"{network} cannot be copied", "let copy.deepcopy copy it"):
+    with errors_as(BackboneError, f"{network} cannot be copied", "let copy.deepcopy copy it"):
         copied = copy.deepcopy(view)
     take_own(copied)
     model = copied.model.eval()
     with torch.no_grad():
         _stir(model)
         image = _image(model, shape)
-        with saying(
+        with errors_as(
             BackboneError,
             f"images of {sized(shape)} do not go through {name}",
             "give larger ones, or with other channels",
         ):
             wanted = model(image.clone())
-        with saying(
+        with errors_as(
             BackboneError, f"{network} has a stem that fails", "correct what add_network was given"
         ):
             x = copied.stem(image.clone())
@@ -68,7 +68,7 @@ def check_split(
                 features, x = _run_block(block, x, network)
                 maps.append(features)
             slots.append(tuple(maps))
-        with saying(
+        with errors_as(
             BackboneError, f"{network} has a head that fails", "correct what add_network was given"
         ):
             logits = copied.head(x)
@@ -88,7 +88,7 @@ def _run_block(block: BlockView, x: Tensor, network: str) -> tuple[Tensor, Tenso
     """
     kind = f"{network} has a block of type {type_name(type(block.module))} whose"
     remedy = "correct the branch and merge of that type"
-    with saying(BackboneError, f"{kind} split fails", remedy):
+    with errors_as(BackboneError, f"{kind} split fails", remedy):
         here = x.clone()
         given: Any = block.branch(here)
         if fault := _pair_fault(block, given, here):

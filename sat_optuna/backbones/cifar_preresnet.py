@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.backbones.cifar_stages import cifar_stages, every_nth, he_normal
-from sat_optuna.backbones.contract import Backbone, Block
-from sat_optuna.backbones.counts import check_counts
+from sat_optuna.backbones.contract import Backbone, Block, check_counts
 
 __all__ = ["PreActBasic", "PreActBottleneck", "basic_preresnet", "bottleneck_preresnet"]
 

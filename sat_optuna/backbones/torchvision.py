@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from sat_optuna.backbones.counts import check_counts
+from sat_optuna.backbones.contract import check_counts
 from sat_optuna.backbones.tables import Split, add_block, add_network
 
 __all__ = [

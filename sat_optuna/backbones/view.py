@@ -18,7 +18,7 @@ from sat_optuna.backbones.tables import (
     network_entry,
     type_name,
 )
-from sat_optuna.errors import saying
+from sat_optuna.errors import errors_as
 
 __all__ = ["BlockView", "NetworkView", "take_own", "view_of"]
 
@@ -47,7 +47,7 @@ class BlockView:
             BackboneError: the table's function fails.
         """
         kind = type_name(type(self.module))
-        with saying(
+        with errors_as(
             BackboneError,
             f"channels of block type {kind} fails",
             "correct what add_block was given",
@@ -124,7 +124,7 @@ def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
     stages: list[tuple[BlockView, ...]] = []
     before: list[nn.Module] = []
     kind = type_name(type(model))
-    with saying(
+    with errors_as(
         BackboneError, f"stages of network type {kind} fails", "correct what add_network was given"
     ):
         steps_of = [list(steps) for steps in entry.stages(model)]
@@ -180,7 +180,7 @@ def _slot(
             return None
         return BlockView(step, entry.own.split, before, entry.own)
     kind = type_name(type(step))
-    with saying(
+    with errors_as(
         BackboneError,
         f"has_shortcut of block type {kind} fails",
         "correct what add_block was given",

@@ -56,7 +56,7 @@ class HandWrittenResNet(nn.Module):
         blocks = []
         for owner, choices, members in zip(owners, network.scheme.by_stage(), stages, strict=True):
             for index, (choice, block) in enumerate(zip(choices, members, strict=True)):
-                attention = cast("SE", owner.owner_of(choice, index)) if choice else None
+                attention = cast("SE", owner.module_at(choice, index)) if choice else None
                 blocks.append(_Block(block, attention))
         self.blocks = nn.Sequential(*blocks)
 

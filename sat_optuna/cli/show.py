@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.errors import TicketError, saying
+from sat_optuna.errors import TicketError, errors_as
 from sat_optuna.pipeline.open import open_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
@@ -83,7 +83,7 @@ def _supernet(ticket: Ticket) -> "Supernet":
     from sat_optuna.training.precision import pick_device
 
     remedy = "correct its backbone_settings"
-    with saying(TicketError, "the ticket's network cannot be built here", remedy):
+    with errors_as(TicketError, "the ticket's network cannot be built here", remedy):
         return supernet_of(ticket, seed=ticket.seed).to(pick_device())
 
 
@@ -127,7 +127,7 @@ def _time(
 
     nets = {str(scheme): materialise(supernet, scheme) for scheme in schemes.values()}
     remedy = "give a smaller --batch, or --no-latency"
-    with saying(TicketError, f"batch {batch} cannot be run here", remedy):
+    with errors_as(TicketError, f"batch {batch} cannot be run here", remedy):
         passed = network_ms(
             nets, ticket.input_shape, batch=batch, rounds=rounds, on_round=on_round
         )

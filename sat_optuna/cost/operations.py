@@ -125,7 +125,7 @@ class CostModel:
         for source, choices in stages:
             for index, choice in enumerate(choices):
                 if choice:
-                    module = source.owner_of(choice, index)
+                    module = source.module_at(choice, index)
                     used[module] = _parameters(module)
         added = [
             self._added[block][choice - 1] for block, choice in enumerate(scheme.choices) if choice
@@ -149,7 +149,7 @@ class CostModel:
         for source, blocks in stages:
             for index in range(blocks):
                 for choice in choices:
-                    users.setdefault(source.owner_of(choice, index), []).append((block, choice))
+                    users.setdefault(source.module_at(choice, index), []).append((block, choice))
                 block += 1
         added = [[0.0] * (1 + len(choices)) for _ in range(block)]
         extras = []

@@ -64,7 +64,7 @@ def materialise(supernet: Supernet, scheme: Scheme) -> TicketNetwork:
     """
     supernet.check(scheme)
     stages = zip(supernet.stage_attention, scheme.by_stage(), strict=True)
-    kept = [stage.kept(choices) for stage, choices in stages]
+    kept = [stage.pruned_to(choices) for stage, choices in stages]
     return TicketNetwork(copy.deepcopy(supernet.view), kept, scheme)
 
 

@@ -17,7 +17,7 @@ from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.check import check_split, described, sized
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import NetworkView
-from sat_optuna.errors import SatOptunaError, quoted, saying
+from sat_optuna.errors import SatOptunaError, errors_as, one_line
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.ticket import AttentionSpec
 
@@ -45,7 +45,7 @@ def built_backbone(name: str, *, in_channels: int, classes: int, **settings: Any
         return build_backbone(name, in_channels=in_channels, classes=classes, **settings)
 
     given = "".join(f", {key} = {value!r}" for key, value in settings.items())
-    with saying(
+    with errors_as(
         BackboneError,
         f"backbone {name!r} cannot be built with in_channels = {in_channels}, classes = "
         f"{classes}{given}",
@@ -137,7 +137,7 @@ def _check_modules(
                 return
             raise AttentionError(
                 f"attention {kind!r} fails on features of {sized(features.shape)} "
-                f"({quoted(error)}); correct the module"
+                f"({one_line(error)}); correct the module"
             ) from error
         if not isinstance(given, tuple) or len(given) != 2:
             raise AttentionError(

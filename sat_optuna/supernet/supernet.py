@@ -210,7 +210,7 @@ class Supernet(nn.Module):
         for stage, paths in zip(self.stage_attention, self._own_paths, strict=True):
             for block, path in enumerate(paths):
                 kept = {k: rest.pop(k) for k in tuple(rest) if k.startswith(f"{path}.")}
-                own = stage.owner_of(self._choice(OWN), block)
+                own = stage.module_at(self._choice(OWN), block)
                 own.load_state_dict({f"module.{k[len(path) + 1 :]}": v for k, v in kept.items()})
         self.backbone.load_state_dict(rest)
 

@@ -181,9 +181,9 @@ def test_a_stage_may_own_it_somehow(kind):
 def test_what_is_shared_keeps_statistics_for_each_block(kind):
     cls = ATTENTION.get(kind)
     has_norm = any(isinstance(module, _BatchNorm) for module in built(kind).modules())
-    assert cls.placed == (has_norm and "stage" in cls.sharings)
-    if cls.placed:
-        module = build_attention(kind, CHANNELS, places=["3", "5"])
+    assert cls.per_block_statistics == (has_norm and "stage" in cls.sharings)
+    if cls.per_block_statistics:
+        module = build_attention(kind, CHANNELS, blocks=["3", "5"])
         norms = [m for m in module.modules() if isinstance(m, SharedBatchNorm)]
         assert norms
         assert all([*norm.statistics] == ["3", "5"] for norm in norms)

@@ -278,16 +278,16 @@ class Foreign(Attention):
 
     does = ""
 
-    def __init__(self, channels: int, *, places: tuple[str, ...] = ("0",)) -> None:
+    def __init__(self, channels: int, *, blocks: tuple[str, ...] = ("0",)) -> None:
         super().__init__()
         if self.does == "init":
             raise TypeError("unsupported operand")
         if self.does == "norm":
             self.norm: nn.Module = nn.BatchNorm2d(channels)
         if self.does == "shared norm":
-            self.norm = SharedBatchNorm(channels, places=places, kind=nn.BatchNorm2d)
+            self.norm = SharedBatchNorm(channels, blocks=blocks, kind=nn.BatchNorm2d)
 
-    def forward(self, features: Tensor, state: Any = None, place: str = "0") -> Any:
+    def forward(self, features: Tensor, state: Any = None, block: str = "0") -> Any:
         if self.does == "fails":
             raise ZeroDivisionError("division by zero")
         if self.does == "reads":
@@ -340,18 +340,20 @@ class TestForeignAttention:
         with pytest.raises(AttentionError, match="cbam cannot be built"):
             tiny_supernet([spec])
 
-    def test_batch_norm_cannot_be_shared_but_by_places(self):
+    def test_batch_norm_cannot_be_shared_as_it_is(self):
         spec = AttentionSpec(kind="foreign", sharing="stage")
         foreign("norm")
         assert attention_faults(AttentionSpec(kind="foreign"), channels=[8]) == []
         (fault,) = attention_faults(spec, channels=[8])
         assert fault.startswith("foreign has sharing = 'stage' and a BatchNorm inside, whose stat")
-        assert fault.endswith("set placed = True and use attention.norm.SharedBatchNorm in it")
+        assert fault.endswith(
+            "set per_block_statistics = True and use attention.norm.SharedBatchNorm in it"
+        )
         with pytest.raises(AttentionError, match="would depend on the others"):
             tiny_supernet([spec])
 
-    def test_by_places_it_can(self):
-        foreign("shared norm", placed=True)
+    def test_with_statistics_for_each_block_it_can(self):
+        foreign("shared norm", per_block_statistics=True)
         tiny_supernet([AttentionSpec(kind="foreign", sharing="stage")]).check_input((2, 16, 16))
 
 

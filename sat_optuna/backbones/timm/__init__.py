@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sat_optuna.backbones.contract import BackboneError
-from sat_optuna.backbones.counts import check_counts
+from sat_optuna.backbones.contract import BackboneError, check_counts
 from sat_optuna.backbones.tables import block_entry, network_entry
 from sat_optuna.errors import UnknownName
 
