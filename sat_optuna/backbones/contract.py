@@ -33,17 +33,12 @@ def check_counts(**settings: object) -> None:
 class Block(nn.Module):
     """A residual block in two halves; attention may act on the features between them.
 
-    >>> class Halved(Block):
-    ...     channels = 4
-    ...
-    ...     def branch(self, x):
-    ...         return x / 2, x
-    ...
-    ...     def merge(self, features, shortcut):
-    ...         return features + shortcut
     >>> import torch
-    >>> Halved()(torch.ones(1, 4, 1, 1)).flatten().tolist()
-    [1.5, 1.5, 1.5, 1.5]
+    >>> from sat_optuna.backbones.cifar_resnet import BasicBlock
+    >>> block = BasicBlock(8, 16, stride=2)
+    >>> features, shortcut = block.branch(torch.zeros(1, 8, 6, 6))
+    >>> features.shape, block.merge(features, shortcut).shape
+    (torch.Size([1, 16, 3, 3]), torch.Size([1, 16, 3, 3]))
 
     Attributes:
         channels: C of the features that `branch` returns.
@@ -53,7 +48,7 @@ class Block(nn.Module):
 
     @property
     def last(self) -> nn.Module | None:
-        """The BatchNorm2d or Conv2d whose output is the features; None if there is no such layer."""
+        """The BatchNorm2d or Conv2d whose output is the features; None if there is none."""
         return None
 
     def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:

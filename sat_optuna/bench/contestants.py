@@ -10,11 +10,12 @@ from typing import Any
 
 from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import AttentionError
+from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.view import NetworkView, view_of
 from sat_optuna.cost.timing import check_rounds
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
-from sat_optuna.supernet.placement import built_backbone, placement_faults
+from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec, Setting
 from sat_optuna.training.precision import pick_device
@@ -168,7 +169,7 @@ def plan_inference(
     shape, built = (3, resolution, resolution), dict(settings or {})
     specs = {kind: ATTENTION.get(kind).sharings for kind in kinds}  # unknown names first
     with seeded("backbone", _SEED):
-        view = view_of(built_backbone(backbone, in_channels=shape[0], classes=classes, **built))
+        view = view_of(build_backbone(backbone, in_channels=shape[0], classes=classes, **built))
     given = [Scheme.parse(text, stages=view.stage_sizes, kinds=1) for text in schemes]
     contestants = {
         kind: tuple(_contestants(_specs(kind, view), view.stage_sizes, given)) for kind in specs

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import TicketNetwork, materialise
-from sat_optuna.supernet.supernet import StageAttention, Supernet
+from sat_optuna.supernet.supernet import Supernet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sat_optuna.attention.se import SE
+    from sat_optuna.attention.stage import StageAttention
     from sat_optuna.backbones.cifar_resnet import BasicBlock
     from sat_optuna.backbones.contract import Backbone
 

@@ -23,12 +23,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import State
+from sat_optuna.attention.stage import StageAttention
 from sat_optuna.backbones.view import BlockView
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.materialise import TicketNetwork
-from sat_optuna.supernet.supernet import StageAttention, walk
+from sat_optuna.supernet.supernet import walk
 
 __all__ = ["FoldError", "FoldReport", "FoldedBlock", "fold_constant"]
 

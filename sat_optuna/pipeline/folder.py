@@ -177,15 +177,16 @@ class Workspace:
         import torch
 
         from sat_optuna.attention import OWN, attention_faults
+        from sat_optuna.backbones import build_backbone
         from sat_optuna.backbones.view import view_of
-        from sat_optuna.supernet.placement import built_backbone, placement_faults
+        from sat_optuna.supernet.placement import placement_faults
 
         network, kinds = self.config.network, self.config.attention.kinds
         own = OWN in [spec.kind for spec in kinds]
         stages: tuple[int, ...] = ()
         try:
             with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
-                backbone = built_backbone(
+                backbone = build_backbone(
                     network.backbone, in_channels=3, classes=2, **network.settings
                 )
                 view = view_of(backbone, own=own)

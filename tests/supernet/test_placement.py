@@ -14,12 +14,11 @@ import sat_optuna.backbones.torchvision  # noqa: F401
 from sat_optuna.attention import ATTENTION, OWN, attention_faults
 from sat_optuna.attention.contract import Attention, AttentionError
 from sat_optuna.attention.norm import SharedBatchNorm
-from sat_optuna.backbones import BACKBONES, tables
+from sat_optuna.backbones import BACKBONES, build_backbone, tables
 from sat_optuna.backbones.check import check_split
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.tables import BlockEntry, NetworkEntry, Split, add_block, add_network
 from sat_optuna.backbones.view import view_of
-from sat_optuna.supernet.placement import built_backbone
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
 from tests.networks import tiny_supernet
@@ -364,7 +363,7 @@ class TestBuilding:
 
         BACKBONES.add("odd", builder)
         with pytest.raises(BackboneError) as caught:
-            built_backbone("odd", in_channels=3, classes=2, depth=4)
+            build_backbone("odd", in_channels=3, classes=2, depth=4)
         assert str(caught.value) == (
             "backbone 'odd' cannot be built with in_channels = 3, classes = 2, depth = 4 "
             "(IndexError: list index out of range); choose other settings, or correct its builder"
@@ -372,7 +371,7 @@ class TestBuilding:
 
     def test_absurd_numbers(self):
         with pytest.raises(BackboneError, match=r"'resnet20' cannot be built with .*10{12} \("):
-            built_backbone("resnet20", in_channels=3, classes=2, width=10**12)
+            build_backbone("resnet20", in_channels=3, classes=2, width=10**12)
 
     def test_a_constructor_that_reads_values_is_built_for_meta_all_the_same(self):
         register()
