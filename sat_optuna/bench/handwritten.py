@@ -1,6 +1,6 @@
-"""A ResNet-20 with SE in some of its blocks, as one would write it for one scheme alone.
+"""A ResNet-20 with SE in some blocks, written by hand for one scheme.
 
-It knows nothing of supernets, schemes or views: what the benchmark compares a masked forward with.
+Its forward uses no supernet, scheme or view. The benchmark compares a supernet's forward with it.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -45,10 +45,10 @@ class _Block(nn.Module):
 
 
 class HandWrittenResNet(nn.Module):
-    """Stem, blocks one after the other, mean, linear layer."""
+    """A stem, blocks one after the other, a mean and a linear layer."""
 
     def __init__(self, network: TicketNetwork) -> None:
-        """Take the layers of a ticket's network; they are shared with it."""
+        """Use the layers of a ticket's network; both networks share them."""
         super().__init__()
         backbone = cast("Backbone", network.backbone)
         self.stem, self.head = backbone.stem, backbone.head
@@ -68,10 +68,10 @@ class HandWrittenResNet(nn.Module):
 
 
 def hand_written(net: Supernet, scheme: Scheme) -> HandWrittenResNet:
-    """Return a scheme's network without anything of a supernet, with a copy of its weights.
+    """Return the hand-written network of a scheme, with a copy of the supernet's weights.
 
     Args:
-        net: resnet20 or a relative of basic blocks, with SE alone.
-        scheme: which block carries it.
+        net: resnet20 or another ResNet of basic blocks, with SE as its only kind.
+        scheme: which block carries SE.
     """
     return HandWrittenResNet(materialise(net, scheme))

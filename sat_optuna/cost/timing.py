@@ -218,7 +218,7 @@ def share_of_increment(
 
 def interval_fields(
     name: str, estimate: Estimate | None, *, scale: float = 1, digits: int | None = None
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """Return an estimate as three fields of a JSON row; each is None if there is no estimate.
 
     >>> interval_fields("percent", Estimate(0.25, 0.125, 0.5), scale=100)
