@@ -1,18 +1,20 @@
-"""Every error the package raises on purpose: one sentence of what, what was given, what to do.
+"""Every error that the package raises on purpose: what is wrong, what was given, what to do.
+
+The message is one sentence.
 
 SatOptunaError
 ├── SchemeError        (ValueError)   a scheme of the wrong length, digit or form
-├── TicketError        (ValueError)   a ticket file that cannot be read or believed
+├── TicketError        (ValueError)   a ticket that cannot be read or contradicts itself
 ├── ConfigError        (ValueError)   study.toml: all its faults at once
-├── UnknownName        (KeyError)     a name no registry holds
+├── UnknownName        (KeyError)     a name that no registry holds
 ├── DataError          (ValueError)   a data set that is missing or broken
 ├── CheckpointError    (ValueError)   a checkpoint that cannot be read or belongs to something else
 ├── TrainingError      (RuntimeError) a training whose loss is no longer finite
 ├── StudyError         (RuntimeError) a study that cannot be opened, continued or found
-├── WriteError         (OSError)      a file that could not be written; nothing was half-written
+├── WriteError         (OSError)      a file that could not be written; no half of it is left
 └── ServerError        (RuntimeError) a server that cannot start
 
-A part that needs a type for itself alone derives it from SatOptunaError in its own file.
+A module that needs a type for itself alone derives it from SatOptunaError in its own file.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,13 +33,13 @@ __all__ = [
     "TrainingError",
     "UnknownName",
     "WriteError",
-    "quoted",
-    "saying",
+    "errors_as",
+    "one_line",
 ]
 
 
 class SatOptunaError(Exception):
-    """Root of the tree; its text is the message as given (KeyError alone would add quotes)."""
+    """Root of the tree; `str` of it is the message as given (KeyError's own would add quotes)."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -52,11 +54,21 @@ class SchemeError(SatOptunaError, ValueError):
 
 
 class TicketError(SatOptunaError, ValueError):
-    """A ticket file that cannot be read or believed."""
+    """A ticket that cannot be read or contradicts itself."""
 
 
 class ConfigError(SatOptunaError, ValueError):
-    """A study.toml with faults; `faults` holds them all, a sentence each."""
+    """A study.toml with faults.
+
+    >>> print(ConfigError("study.toml", ["epochs is -1", "no backbone 'resnet21'"]))
+    study.toml: 2 faults
+      epochs is -1
+      no backbone 'resnet21'
+
+    Attributes:
+        source: the file.
+        faults: all of its faults, a sentence each.
+    """
 
     def __init__(self, source: str, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
@@ -73,7 +85,7 @@ class ConfigError(SatOptunaError, ValueError):
 
 
 class UnknownName(SatOptunaError, KeyError):  # noqa: N818  reads as what it is
-    """A name no registry holds."""
+    """A name that no registry holds."""
 
 
 class DataError(SatOptunaError, ValueError):
@@ -93,29 +105,38 @@ class StudyError(SatOptunaError, RuntimeError):
 
 
 class WriteError(SatOptunaError, OSError):
-    """A file that could not be written; nothing was half-written."""
+    """A file that could not be written; no half of it is left."""
 
 
 class ServerError(SatOptunaError, RuntimeError):
     """A server that cannot start."""
 
 
-def quoted(error: BaseException) -> str:
-    """Return an error's type and the first line of its message."""
+def one_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message.
+
+    >>> one_line(EOFError("the file is cut off"))
+    'EOFError: the file is cut off'
+    """
     lines = str(error).strip().splitlines()
     name = type(error).__name__
     return f"{name}: {lines[0]}" if lines else name
 
 
 @contextmanager
-def saying(kind: type[SatOptunaError], what: str, remedy: str) -> Iterator[None]:
-    """Turn what foreign code raises (a plugin's, a network's, torch's) into one sentence of ours.
+def errors_as(kind: type[SatOptunaError], what: str, remedy: str) -> Iterator[None]:
+    """Raise whatever foreign code raises (a plugin, a network, torch) as an error of ours.
 
-    Errors of ours pass as they are.
+    >>> with errors_as(DataError, "cannot read a.png", "fetch it again"):
+    ...     raise EOFError("the file is cut off")
+    Traceback (most recent call last):
+    sat_optuna.errors.DataError: cannot read a.png (EOFError: the file is cut off); fetch it again
+
+    A SatOptunaError passes as it is.
 
     Args:
-        kind: the error to raise instead.
-        what: what fails; type and message of the error follow in brackets.
+        kind: the error to raise.
+        what: what fails; type and message of the foreign error follow in brackets.
         remedy: what to do.
 
     Raises:
@@ -126,4 +147,4 @@ def saying(kind: type[SatOptunaError], what: str, remedy: str) -> Iterator[None]
     except SatOptunaError:
         raise
     except Exception as error:
-        raise kind(f"{what} ({quoted(error)}); {remedy}") from error
+        raise kind(f"{what} ({one_line(error)}); {remedy}") from error

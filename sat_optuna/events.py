@@ -1,10 +1,11 @@
 """What a long call tells while it works: frozen values, handed to its `on_event`."""
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-__all__ = ["Event", "OnEvent", "ignore"]
+__all__ = ["Event", "OnEvent", "counted", "ignore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +43,25 @@ OnEvent: TypeAlias = Callable[[Event], None]
 def ignore(event: Event) -> None:
     """Do nothing with an event: the default of every `on_event`."""
     del event
+
+
+def counted(on_event: OnEvent, *, step: str, total: int) -> OnEvent:
+    """Return a function that hands events on as the next part of a larger step.
+
+    >>> show = lambda event: print(event.step, event.done, event.total)
+    >>> part = counted(show, step="bench", total=3)
+    >>> part(Event(step="fit", done=1, total=1)); part(Event(step="latency", done=1, total=2))
+    bench 1 3
+    bench 2 3
+
+    Args:
+        on_event: what is called.
+        step: name of the larger step.
+        total: how many events it has in all.
+    """
+    done = itertools.count(1)
+
+    def hand_on(event: Event) -> None:
+        on_event(replace(event, step=step, done=next(done), total=total))
+
+    return hand_on

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one: temporary file, then rename."""
+"""Files are written to a temporary file, which is then renamed: nobody ever sees half of one."""
 
 import contextlib
 import hashlib
@@ -15,8 +15,14 @@ __all__ = ["check_writable", "sha256_of", "write_atomically", "write_text"]
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = write_atomically(Path(folder) / "a" / "b.bin", lambda p: p.write_bytes(b"12"))
+    ...     made.read_bytes()
+    b'12'
+
     Args:
-        path: where the file shall be; its folder is made if missing.
+        path: where the file shall be; its folder is made if it is missing.
         write: called with the temporary path; whatever it raises leaves `path` as it was.
 
     Returns:
@@ -28,7 +34,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)  # unlike tempfile's 0600, the mode that the umask gives
+        temporary.touch(exist_ok=False)  # its mode follows the umask; tempfile would give 0600
         write(temporary)
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
@@ -37,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
         reason = error.strerror or str(error)
         raise WriteError(
             f"cannot write {path}: {reason}; what was there is untouched, so make room or choose "
-            "another place and run the same command again"
+            "another folder and run the same command again"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -46,12 +52,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that a file can be written at `path`, before long work whose result it takes.
+    """Make sure that a file can be written at `path`; call it before a long computation.
 
-    Its folder is made if missing; a file that is there is not touched.
+    The folder is made if it is missing. A file that exists already is not touched.
 
     Raises:
-        WriteError: it cannot.
+        WriteError: no file can be written there.
     """
     probe = _beside(path)
     try:
@@ -60,7 +66,7 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise WriteError(
-            f"cannot write {path}: {error.strerror or error}; choose another place"
+            f"cannot write {path}: {error.strerror or error}; choose another folder"
         ) from error
 
 

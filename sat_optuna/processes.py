@@ -1,4 +1,4 @@
-"""Who is at work: a name for a process that no later process can carry, and whether it lives."""
+"""Names for worker processes: no two processes ever share one, and one can ask if it lives."""
 
 import os
 import subprocess
@@ -9,19 +9,25 @@ __all__ = ["is_dead", "worker_name"]
 
 
 def worker_name(pid: int | None = None) -> str:
-    """Return `host/pid/start` of a process, by default of this one.
+    """Return the name `host/pid/start` of a process, by default of this one.
 
-    The start holds the boot and the moment of the process's birth, so that a process that has got
-    the number of a dead one has another name.
+    >>> worker_name() == worker_name()
+    True
+    >>> is_dead(worker_name())
+    False
+
+    `start` says when the machine was booted and when the process began. So a process that the
+    system gives the number of a dead one has another name.
     """
     pid = os.getpid() if pid is None else pid
     return f"{node()}/{pid}/{_start(pid) or 'ended'}"
 
 
 def is_dead(worker: str) -> bool:
-    """Tell whether the process of a `worker_name` has surely ended.
+    """Return whether the process of a `worker_name` has ended for certain.
 
-    A process of another machine, and a name that is none, count as alive: nobody can know.
+    A process of another machine counts as alive, because this machine cannot see it; so does a
+    text that is no such name.
     """
     host, _, rest = worker.partition("/")
     pid, _, start = rest.partition("/")
@@ -29,10 +35,11 @@ def is_dead(worker: str) -> bool:
 
 
 def _start(pid: int) -> str | None:
+    """Return when a process began, as a text; None if it has ended."""
     proc = Path("/proc")
     if (proc / "self/stat").exists():
         try:
-            # The second field, the command's name, may hold spaces and brackets.
+            # The command's name in brackets is skipped: it may hold spaces and brackets itself.
             fields = (proc / f"{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
             return None

@@ -1,4 +1,4 @@
-"""Names for things that can be plugged in; known without importing what they stand for."""
+"""Names for things that can be plugged in; listing names imports nothing that they stand for."""
 
 import difflib
 import importlib
@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest known name, or the empty string.
+    """Return a hint at the known name that is nearest, or the empty string if none is near.
+
+    >>> nearest("Sgee", ("se", "sge", "dia"))
+    "; did you mean 'sge'?"
 
     Upper and lower case count as the same.
     """
@@ -32,8 +35,14 @@ class _Family(Generic[T]):
 class Registry(Generic[T]):
     """A table from names to things of one kind.
 
-    An entry is the thing itself or the text `"module:attribute"`, imported when it is first asked
-    for, so that listing names costs no import of torch.
+    >>> numbers = Registry("number")
+    >>> numbers.add("three", 3)
+    >>> numbers.add("fraction", "fractions:Fraction")  # imported when it is first asked for
+    >>> numbers.names(), numbers.get("three"), numbers.get("fraction")
+    (('fraction', 'three'), 3, <class 'fractions.Fraction'>)
+
+    Attributes:
+        kind: what the things are, for messages.
     """
 
     def __init__(self, kind: str) -> None:
@@ -42,7 +51,12 @@ class Registry(Generic[T]):
         self._families: dict[str, _Family[T]] = {}
 
     def add(self, name: str, thing: T | str) -> None:
-        """Register `thing`, or the text `"module:attribute"` where it is found.
+        """Register a thing under a name.
+
+        Args:
+            name: what users call it.
+            thing: the thing itself, or the text `"module:attribute"` that says where it is. A
+                text is imported when the name is first asked for, so listing names stays cheap.
 
         Raises:
             ValueError: the name is taken.
@@ -58,13 +72,14 @@ class Registry(Generic[T]):
         *,
         names: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """Register all names that start with `prefix`, made by a function when asked for.
+        """Register all names that start with a prefix; a function makes what they stand for.
 
         Args:
             prefix: for example `timm:`.
-            resolve: called with the rest of the name, or the text `"module:function"` where it is
-                found; it raises UnknownName for a rest it does not know.
-            names: called for the whole names to list; imports nothing heavy.
+            resolve: called with the rest of the name, it returns the thing or raises UnknownName;
+                or the text `"module:function"` that says where it is.
+            names: called without arguments, it returns the names to list, each with the prefix;
+                it imports nothing heavy.
 
         Raises:
             ValueError: the prefix is taken.
@@ -89,18 +104,25 @@ class Registry(Generic[T]):
         return resolve(name.removeprefix(prefix))
 
     def check(self, name: str) -> None:
-        """Raise UnknownName unless `name` is registered; imports nothing.
+        """Make sure that a name is registered, without importing what it stands for.
 
-        Of a family the prefix alone is looked at.
+        Of a name that belongs to a family, only the prefix is checked.
+
+        Raises:
+            UnknownName: no such name.
         """
         if name not in self:
             near = nearest(name, self) or ";"
             raise UnknownName(f"no {self.kind} {name!r}{near} known: {', '.join(self)}")
 
     def names(self) -> tuple[str, ...]:
-        """Return all names, sorted; those of families after the others."""
+        """Return all names, sorted; those of families come after the others."""
         families = (name for family in self._families.values() for name in sorted(family.names()))
-        return (*sorted(self._entries), *families)
+        return (*self.single_names(), *families)
+
+    def single_names(self) -> tuple[str, ...]:
+        """Return the names that were registered one by one, sorted; families are left out."""
+        return tuple(sorted(self._entries))
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or (isinstance(name, str) and bool(self._family(name)))
@@ -114,7 +136,7 @@ class Registry(Generic[T]):
 
 
 def _imported(entry: Any) -> Any:
-    """Return a thing, imported where it is the text `"module:attribute"`."""
+    """Return a thing; the text `"module:attribute"` is imported first."""
     if not isinstance(entry, str):
         return entry
     module, _, attribute = entry.partition(":")

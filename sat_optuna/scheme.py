@@ -1,4 +1,4 @@
-"""Which residual blocks carry attention: the value that everything else is about."""
+"""A scheme says which residual blocks carry attention; the whole package is about schemes."""
 
 import operator
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,20 @@ MAX_KINDS = len(_DIGITS) - 1
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """One choice a block, grouped by stage, from shallow to deep.
+    """Which residual blocks carry attention: one choice for each block, from shallow to deep.
 
-    Its text form has one digit a block and a dash between stages, `110-010-001`; `parse` and
-    `str` are each other's inverse.
+    >>> scheme = Scheme.parse("110-010-001")
+    >>> scheme.stages, scheme.choices
+    ((3, 3, 3), (1, 1, 0, 0, 1, 0, 0, 0, 1))
+    >>> print(scheme)
+    110-010-001
+
+    The text form has one digit for each block and a dash between stages. `parse` reads what `str`
+    writes.
 
     Attributes:
-        choices: 0 for none, k for the k-th kind of attention of the study.
-        stages: number of blocks of each stage; they add up to `len(choices)`.
+        choices: for each block 0 for no attention, or k for the study's k-th kind of attention.
+        stages: number of blocks of each stage; their sum is `len(choices)`.
     """
 
     choices: tuple[int, ...]
@@ -48,12 +54,13 @@ class Scheme:
 
         Args:
             text: for example `110-010-001`.
-            stages: the stages it must have, where they are known.
-            kinds: the number of kinds of attention, the largest digit allowed, where known.
+            stages: the stages that it must have; None allows any.
+            kinds: the number of kinds of attention, which is the largest digit allowed; None
+                allows all digits.
 
         Raises:
-            SchemeError: a character that is no digit, a digit above `kinds`, an empty stage, or
-                stages other than those expected.
+            SchemeError: the text has a character that is no digit, a digit above `kinds`, an
+                empty stage, or other stages than it must have.
         """
         groups = text.strip().split("-")
         for position, digit in enumerate(text.strip().replace("-", ""), start=1):
@@ -78,19 +85,27 @@ class Scheme:
 
     @classmethod
     def uniform(cls, stages: Sequence[int], choice: int) -> "Scheme":
-        """Return the scheme with the same choice at every block: 0 is plain, 1 is full."""
+        """Return the scheme with the same choice at every block: 0 is plain, 1 is full.
+
+        >>> print(Scheme.uniform((3, 3), 1))
+        111-111
+        """
         return cls((choice,) * sum(stages), tuple(stages))
 
     @classmethod
     def of(cls, choices: Iterable[int], stages: Sequence[int]) -> "Scheme":
-        """Return the scheme of any iterable of choices, also of NumPy's or torch's integers."""
+        """Return the scheme of any iterable of whole numbers, NumPy's and torch's included."""
         return cls(tuple(operator.index(choice) for choice in choices), tuple(stages))
 
     def __str__(self) -> str:
         return "-".join("".join(_DIGITS[c] for c in stage) for stage in self.by_stage())
 
     def by_stage(self) -> tuple[tuple[int, ...], ...]:
-        """Return the choices, a tuple a stage."""
+        """Return the choices, one tuple for each stage.
+
+        >>> Scheme.parse("110-010").by_stage()
+        ((1, 1, 0), (0, 1, 0))
+        """
         return tuple(
             self.choices[start:end] for start, end in pairwise(accumulate(self.stages, initial=0))
         )
@@ -107,12 +122,16 @@ class Scheme:
 
     @property
     def sparsity(self) -> float:
-        """Share of blocks that carry none, in 0..1."""
+        """Share of blocks that carry no attention, in 0..1."""
         return 1.0 - self.density
 
     @staticmethod
     def parameter_names(stages: Sequence[int]) -> tuple[str, ...]:
-        """Return the Optuna parameter names: `s1.b00`, `s1.b01`, ..., `s2.b00`, ..."""
+        """Return the name of each block's Optuna parameter.
+
+        >>> Scheme.parameter_names((2, 1))
+        ('s1.b00', 's1.b01', 's2.b00')
+        """
         return tuple(
             f"s{stage}.b{block:02d}"
             for stage, blocks in enumerate(stages, start=1)

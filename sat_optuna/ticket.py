@@ -1,4 +1,4 @@
-"""A ticket: a scheme, the network and data it was found on, and what was measured of it."""
+"""A ticket: a scheme, the network and the data that it was found on, and its measurements."""
 
 import json
 import math
@@ -13,7 +13,16 @@ from sat_optuna.errors import SchemeError, TicketError
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 
-__all__ = ["ROLES", "SCHEMA", "SHARINGS", "AttentionSpec", "Score", "Ticket"]
+__all__ = [
+    "ROLES",
+    "SCHEMA",
+    "SHARINGS",
+    "SPLITS",
+    "AttentionSpec",
+    "Score",
+    "Setting",
+    "Ticket",
+]
 
 SCHEMA = 1
 ROLES = ("ticket", "plain", "full", "random-density", "random-best")
@@ -27,10 +36,14 @@ Setting = int | float | str | bool
 class AttentionSpec:
     """One kind of attention as a study uses it.
 
+    >>> AttentionSpec(kind="se", settings={"reduction": 8})
+    AttentionSpec(kind='se', sharing='block', settings={'reduction': 8})
+
     Attributes:
-        kind: name in the attention registry.
-        sharing: `block`, a module a block, or `stage`, one module for a stage's blocks.
-        settings: keyword arguments of the module, for example `{"reduction": 16}`.
+        kind: its name in the attention registry.
+        sharing: `block` gives each block a module; `stage` gives one module to all blocks of a
+            stage.
+        settings: keyword arguments of the module.
     """
 
     kind: str
@@ -56,10 +69,11 @@ class Score:
     """Top-1 accuracy of one trained network.
 
     Attributes:
-        split: the part it was measured on: train, valid or test.
+        split: the part of the data it was measured on: train, valid or test.
         value: per cent, 0..100.
-        seed: the seed it was trained with.
-        epochs: the epochs it was trained; the last one counts, never the best.
+        seed: the seed of the training.
+        epochs: the epochs of the training. The accuracy is that after the last epoch, never the
+            best one.
     """
 
     split: str
@@ -78,23 +92,34 @@ class Score:
 class Ticket:
     """Everything needed to build a found network again, and what was measured of it.
 
+    >>> ticket = Ticket(
+    ...     role="ticket", scheme=Scheme.parse("110-010"), backbone="resnet20",
+    ...     backbone_settings={"width": 8}, attention=(AttentionSpec(kind="se"),), classes=10,
+    ...     input_shape=(1, 28, 28), dataset="mnist5k", dataset_fingerprint="ab12", seed=0,
+    ...     params=70_000, macs=3_000_000,
+    ... )
+    >>> Ticket.from_json(ticket.to_json()) == ticket
+    True
+
     Attributes:
-        role: `ticket`, or the control it is: plain, full, random-density, random-best.
-        scheme: a choice a block.
-        backbone: name in the backbone registry.
+        role: `ticket`, or the role of the control: plain, full, random-density, random-best.
+        scheme: which block carries what.
+        backbone: its name in the backbone registry.
         backbone_settings: keyword arguments of the backbone, JSON values.
-        attention: the kinds of the study; digit k of the scheme is the k-th.
+        attention: the study's kinds of attention; digit k of the scheme means the k-th.
         classes: number of classes.
         input_shape: (C, H, W) of an image.
-        dataset: name in the data registry.
-        dataset_fingerprint: SHA-256 of what the network was trained on.
+        dataset: its name in the data registry.
+        dataset_fingerprint: SHA-256 of the data that the network was trained on.
         seed: the study's seed.
-        scores: one a retraining; empty before it.
-        params: parameters of the network with only the connected modules.
+        scores: one for each retraining; empty before the first.
+        params: parameters of the network; only the connected modules count.
         macs: multiply-adds of convolutions and matrix products, for one image.
-        latency_ms: median milliseconds of a batch where measured, see the report for the batch.
-        study, study_uuid, trial, mlflow_run: where it came from; None where it did not.
-        versions: of Python and the packages that made it.
+        latency_ms: median milliseconds of a batch, whose size the report names; None if it was
+            not measured.
+        study, study_uuid, trial, mlflow_run: where the ticket was found; None if it was not
+            found there.
+        versions: of Python and of the packages that made it, by name.
         config: the study's resolved configuration, JSON values.
     """
 
@@ -148,10 +173,14 @@ class Ticket:
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "this text") -> "Ticket":
-        """Read a JSON document strictly: no unknown key, none missing, no other type.
+        """Read a JSON document strictly: every key is there, none is unknown, each type is right.
+
+        Args:
+            text: the document.
+            source: what messages call the document.
 
         Raises:
-            TicketError: it is cut, of a later schema, or not a ticket; `source` names it.
+            TicketError: the document is cut off, of a later schema, or no ticket.
         """
         try:
             document = json.loads(text)
@@ -184,7 +213,7 @@ class Ticket:
         """Read a ticket file.
 
         Raises:
-            TicketError: it does not exist or cannot be read as a ticket.
+            TicketError: the file does not exist or is no ticket.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -197,7 +226,10 @@ class Ticket:
 
 
 class _Json(NamedTuple):
-    """What a JSON value may be; a bool is no whole number here, though Python has it so."""
+    """What type a JSON value must have, in words and in Python's types.
+
+    A bool is no whole number here, although Python's bool is an int.
+    """
 
     words: str
     types: tuple[type, ...]
@@ -240,14 +272,14 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
 }
 
 
-def _require(place: str, value: object, wanted: _Json) -> None:
-    # Not isinstance: bool is a subclass of int.
+def _require(name: str, value: object, wanted: _Json) -> None:
+    # `isinstance` would take a bool for a whole number.
     if type(value) not in wanted.types:
-        raise TicketError(f"{place} is {reprlib.repr(value)}; write {wanted.words}")
+        raise TicketError(f"{name} is {reprlib.repr(value)}; write {wanted.words}")
 
 
 def _object(what: str, given: Any) -> dict[str, Any]:
-    """Return a JSON object that has exactly the keys of `what`, each value of its type."""
+    """Return a JSON object that has exactly the keys of `what`, each value of the right type."""
     _require(what, given, _OBJECT)
     known = _KEYS[what]
     if unknown := sorted(given.keys() - known):
@@ -260,7 +292,7 @@ def _object(what: str, given: Any) -> dict[str, Any]:
 
 
 def _decode(document: dict[str, Any]) -> dict[str, Any]:
-    """Turn JSON values into the fields' values, refusing other types."""
+    """Return the fields of a ticket, made from JSON values; a value of another type is refused."""
     given = _object("ticket", document)
     for size in given["input_shape"]:
         _require("a size in input_shape of ticket", size, _WHOLE)

@@ -17,7 +17,7 @@ SHAPE = (2, 16, 16)
 
 # Every module of ours in every sharing it allows, and two of timm's, alone; then several kinds at
 # once, with DIA among them.
-OURS = tuple(name for name in ATTENTION.names() if ":" not in name)
+OURS = ATTENTION.single_names()
 ALONE = tuple(
     (AttentionSpec(kind=kind, sharing=sharing),)
     for kind in (*OURS, "timm:eca", "timm:coord")

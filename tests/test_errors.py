@@ -7,7 +7,14 @@ import re
 import pytest
 
 from sat_optuna import errors
-from sat_optuna.errors import ConfigError, SatOptunaError, UnknownName
+from sat_optuna.errors import (
+    ConfigError,
+    DataError,
+    SatOptunaError,
+    UnknownName,
+    errors_as,
+    one_line,
+)
 
 TYPES = [
     kind
@@ -30,8 +37,8 @@ def test_the_tree_is_the_one_drawn():
 
 
 def test_all_names_are_public():
-    others = ["SatOptunaWarning", "quoted", "saying"]
-    assert errors.__all__ == sorted([kind.__name__ for kind in TYPES] + others)
+    names = {kind.__name__ for kind in TYPES}
+    assert set(errors.__all__) == names | {"SatOptunaWarning", "errors_as", "one_line"}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,26 @@ def test_an_unknown_name_is_a_key_error_without_quotes():
     with pytest.raises(KeyError) as caught:
         raise UnknownName("no backbone 'x'")
     assert str(caught.value) == "no backbone 'x'"
+
+
+def test_errors_of_others_become_one_sentence_of_ours():
+    with (
+        pytest.raises(DataError) as caught,
+        errors_as(DataError, "cannot read a.png", "fetch it again"),
+    ):
+        raise EOFError("cut off\nat byte 7")
+    assert str(caught.value) == "cannot read a.png (EOFError: cut off); fetch it again"
+    assert one_line(EOFError()) == "EOFError"
+
+
+def test_errors_of_ours_pass_as_they_are():
+    mine = UnknownName("no backbone 'x'")
+    with (
+        pytest.raises(UnknownName) as caught,
+        errors_as(DataError, "cannot read a.png", "fetch it again"),
+    ):
+        raise mine
+    assert caught.value is mine
 
 
 def test_config_error_shows_one_fault_in_a_line_and_several_in_a_list():

@@ -54,7 +54,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(path):
         write_atomically(path, lambda _: Path("/dev/full").write_text("new"))
     assert str(caught.value) == (
         f"cannot write {path}: No space left on device; what was there is untouched, so make room "
-        "or choose another place and run the same command again"
+        "or choose another folder and run the same command again"
     )
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
@@ -97,7 +97,7 @@ def test_sha256_is_that_of_the_bytes(path):
     assert sha256_of(path) == hashlib.sha256(b"old").hexdigest()
 
 
-def test_a_place_is_checked_without_touching_what_is_there(tmp_path):
+def test_a_path_is_checked_without_touching_what_is_there(tmp_path):
     path = tmp_path / "new" / "out.json"
     check_writable(path)
     assert list(path.parent.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Seeds are functions of a place: the same for ever, different elsewhere, and touch nothing."""
+"""Seeds are functions of a key: the same for ever, different elsewhere, and touch nothing."""
 
 import numpy as np
 import pytest
@@ -9,34 +9,34 @@ from hypothesis import strategies as st
 from sat_optuna.seeds import generator_for, seed_for, seeded
 
 PARTS = st.one_of(st.integers(-(2**70), 2**70), st.text("ab1\N{MULTIPLICATION SIGN}", max_size=4))
-PLACES = st.lists(PARTS, max_size=4).map(tuple)
+KEYS = st.lists(PARTS, max_size=4).map(tuple)
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize(
-    ("place", "seed"),
+    ("key", "seed"),
     [
         ((), 8_203_414_616_412_130_826),
         (("order", 0, 1), 8_639_817_837_933_930_023),
         (("backbone", 7), 1_484_369_589_902_069_448),
     ],
 )
-def test_seeds_never_change(place, seed):
-    assert seed_for(*place) == seed
+def test_seeds_never_change(key, seed):
+    assert seed_for(*key) == seed
 
 
-@given(PLACES)
-def test_seed_is_a_pure_function_that_torch_and_numpy_take(place):
-    assert seed_for(*place) == seed_for(*place)
-    assert 0 <= seed_for(*place) < 2**63
+@given(KEYS)
+def test_seed_is_a_pure_function_that_torch_and_numpy_take(key):
+    assert seed_for(*key) == seed_for(*key)
+    assert 0 <= seed_for(*key) < 2**63
 
 
-@given(PLACES, PLACES)
-def test_different_places_have_different_seeds(one, other):
+@given(KEYS, KEYS)
+def test_different_keys_have_different_seeds(one, other):
     assert (seed_for(*one) == seed_for(*other)) == (one == other)
 
 
-def test_text_and_number_are_different_places():
+def test_text_and_number_are_different_keys():
     assert len({seed_for(1, 2), seed_for("1", 2), seed_for(12), seed_for("1", "2")}) == 4
 
 
@@ -50,7 +50,7 @@ def test_what_has_no_text_of_its_own_is_refused(part):
         seed_for("a", part)
 
 
-def test_generator_draws_the_same_at_the_same_place():
+def test_generator_draws_the_same_for_the_same_key():
     drawn = [
         torch.rand(3, generator=generator_for(*p)).tolist() for p in (("a", 1), ("a", 1), ("a", 2))
     ]

@@ -1,8 +1,8 @@
 """Attention modules by name; listing the names imports neither torch nor timm.
 
-A module of one's own is a subclass of `contract.Attention` and one line,
-`ATTENTION.add("name", "package.module:Class")`; the contract tests then run over it. The names
-`timm:<name>` stand for timm's modules where timm is installed.
+A module of your own is a subclass of `contract.Attention` and one line,
+`ATTENTION.add("name", "package.module:Class")`; the contract tests then run over it. Where timm is
+installed, the names `timm:<name>` stand for timm's modules.
 """
 
 import inspect
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.attention.timm_names import timm_kinds
-from sat_optuna.errors import UnknownName, quoted
+from sat_optuna.errors import UnknownName, one_line
 from sat_optuna.registry import Registry, nearest
 from sat_optuna.ticket import AttentionSpec
 
@@ -30,10 +30,11 @@ __all__ = [
     "describe",
 ]
 
-# The attention that a network brings with it: taken, not built, so it has no entry.
+# The kind that stands for the attention that a network's blocks carry themselves. It is taken out
+# of the network and not built, so it has no entry in the registry.
 OWN = "own"
 
-# Kinds that are not one module a block unless said otherwise; known without importing torch.
+# The sharing of the kinds whose default is not "block"; reading it imports no torch.
 DEFAULT_SHARING = {"dia": "stage"}
 
 ATTENTION: Registry[type["Attention"]] = Registry("attention module")
@@ -50,20 +51,21 @@ ATTENTION.add("spa", "sat_optuna.attention.spa:SPA")
 ATTENTION.add("srm", "sat_optuna.attention.srm:SRM")
 ATTENTION.add_family("timm:", "sat_optuna.attention.timm_layers:build", names=timm_kinds)
 
-_PLACES = "places"
-# No network has more channels; beyond, a count of weights would not fit into 63 bits.
+# The argument that names the blocks which share a module; no user sets it.
+_SHARED_BY = "blocks"
+# No network has more channels. With more, a count of weights would not fit into 63 bits.
 _MOST_CHANNELS = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What there is to know of a kind before it is built.
+    """What is known of a kind of attention before it is built.
 
     Attributes:
         kind: its name.
         paper: where it was published.
-        sharings: how a stage may own it, the default first.
-        params_at_64: parameters for 64 channels with its default settings.
+        sharings: how a stage may own it, "block" or "stage"; the first is the default.
+        params_at_64: number of parameters for 64 channels with the default settings.
     """
 
     kind: str
@@ -73,20 +75,26 @@ class Description:
 
 
 def build_attention(
-    kind: str, channels: int, *, places: Sequence[str] = (), **settings: Any
+    kind: str, channels: int, *, blocks: Sequence[str] = (), **settings: Any
 ) -> "Attention":
-    """Build the attention module of that name, weights drawn from torch's global generator.
+    """Build an attention module by name; its weights are drawn from torch's global generator.
+
+    >>> import torch
+    >>> se = build_attention("se", channels=64, reduction=8)
+    >>> features, state = se(torch.zeros(2, 64, 7, 7))
+    >>> features.shape, state
+    (torch.Size([2, 64, 7, 7]), None)
 
     Args:
         kind: a name of `ATTENTION`.
-        channels: C of the features it will see.
-        places: the blocks that share it, where that matters to it (`Attention.placed`); empty for
-            a module of one block.
+        channels: C of the features that it will see.
+        blocks: names of the blocks that share the module; empty for a module of one block. Only
+            modules with `Attention.per_block_statistics` use it.
         **settings: the module's own settings; each has a default.
 
     Raises:
         UnknownName: no such module.
-        AttentionError: a setting it does not have, or a value it cannot take.
+        AttentionError: the module has no such setting, or cannot take its value.
     """
     from sat_optuna.attention.contract import AttentionError
 
@@ -94,13 +102,16 @@ def build_attention(
     unknown = _unknown_settings(kind, cls, settings)
     if unknown:
         raise AttentionError(unknown[0])
-    if cls.placed and places:
-        settings[_PLACES] = tuple(places)
+    if cls.per_block_statistics and blocks:
+        settings[_SHARED_BY] = tuple(blocks)
     return cls(channels, **settings)
 
 
 def default_spec(kind: str) -> AttentionSpec:
-    """Return a kind with its own defaults: one module a block where it allows that.
+    """Return the spec of a kind with its default sharing and settings.
+
+    >>> default_spec("dia")
+    AttentionSpec(kind='dia', sharing='stage', settings={})
 
     Raises:
         UnknownName: no such module.
@@ -109,7 +120,10 @@ def default_spec(kind: str) -> AttentionSpec:
 
 
 def describe(kind: str) -> Description:
-    """Return what there is to know of a kind; imports torch, draws nothing.
+    """Return what is known of a kind; torch is imported and no weight is drawn.
+
+    >>> describe("se").params_at_64
+    580
 
     Raises:
         UnknownName: no such module.
@@ -127,12 +141,15 @@ def describe(kind: str) -> Description:
 
 
 def attention_faults(spec: AttentionSpec, *, channels: Iterable[int] = ()) -> list[str]:
-    """Return all that is wrong with a spec, a sentence each; imports torch, draws nothing.
+    """Return all that is wrong with a spec, one sentence for each fault; no weight is drawn.
+
+    >>> attention_faults(AttentionSpec(kind="se", settings={"groups": 5}))
+    ["se has no setting 'groups'; known: reduction, identity"]
 
     Args:
-        spec: what to look at.
-        channels: the channels it shall be built for, where they are known; without them only
-            values that suit no network at all are found.
+        spec: what to check.
+        channels: the numbers of channels that it shall be built for. Without them only those
+            values are found that suit no network at all.
     """
     from sat_optuna.attention.contract import AttentionError
 
@@ -141,7 +158,9 @@ def attention_faults(spec: AttentionSpec, *, channels: Iterable[int] = ()) -> li
     except (AttentionError, UnknownName) as error:
         return [str(error)]
     except Exception as error:
-        return [f"attention {spec.kind!r} cannot be loaded ({quoted(error)}); correct its module"]
+        return [
+            f"attention {spec.kind!r} cannot be loaded ({one_line(error)}); correct its module"
+        ]
     faults = _unknown_settings(spec.kind, cls, spec.settings)
     if spec.sharing not in cls.sharings:
         allowed = " or ".join(repr(sharing) for sharing in cls.sharings)
@@ -149,7 +168,7 @@ def attention_faults(spec: AttentionSpec, *, channels: Iterable[int] = ()) -> li
     if spec.kind == OWN:
         return faults
     known = {name: value for name, value in spec.settings.items() if name in _settings_of(cls)}
-    # Without channels, a width that every whole number among the settings divides.
+    # Without channels the test is a width that every whole number among the settings divides.
     whole = (v for v in known.values() if isinstance(v, int) and v > 0)
     widest = min(math.lcm(64, *whole), _MOST_CHANNELS)
     for width in dict.fromkeys(channels) or (widest,):
@@ -160,11 +179,11 @@ def attention_faults(spec: AttentionSpec, *, channels: Iterable[int] = ()) -> li
 def _build_faults(
     spec: AttentionSpec, cls: type["Attention"], width: int, settings: Mapping[str, Any]
 ) -> list[str]:
-    """Return why a kind cannot be built for some channels; a plugin's may raise anything."""
+    """Return why a kind cannot be built for `width` channels; a plugin may raise anything."""
     import torch
 
     from sat_optuna.attention.contract import AttentionError
-    from sat_optuna.attention.norm import unplaced_norms
+    from sat_optuna.attention.norm import mixes_blocks
 
     try:
         with torch.device("meta"):
@@ -174,14 +193,14 @@ def _build_faults(
     except Exception as error:
         given = "".join(f", {name} = {value!r}" for name, value in settings.items())
         return [
-            f"{spec.kind} cannot be built for {width} channels{given} ({quoted(error)}); choose "
+            f"{spec.kind} cannot be built for {width} channels{given} ({one_line(error)}); choose "
             "other settings, or correct the module"
         ]
-    if spec.sharing == "stage" and unplaced_norms(module):
+    if spec.sharing == "stage" and mixes_blocks(module):
         return [
             f"{spec.kind} has sharing = 'stage' and a BatchNorm inside, whose statistics of one "
-            "block would depend on the others; choose sharing = 'block', or set placed = True "
-            "and use attention.norm.SharedBatchNorm in it"
+            "block would depend on the others; choose sharing = 'block', or set "
+            "per_block_statistics = True and use attention.norm.SharedBatchNorm in it"
         ]
     return []
 
@@ -199,7 +218,7 @@ def _settings_of(cls: type["Attention"]) -> tuple[str, ...]:
     return tuple(
         p.name
         for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != _PLACES
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != _SHARED_BY
     )
 
 

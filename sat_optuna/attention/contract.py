@@ -1,4 +1,4 @@
-"""What every attention module is: features and state in, features and state out."""
+"""The contract of all attention modules: features and state in, features and state out."""
 
 import math
 from typing import ClassVar, TypeAlias
@@ -15,7 +15,7 @@ __all__ = [
     "full_precision",
     "odd_number",
     "positive_number",
-    "switch",
+    "true_or_false",
     "whole_number",
 ]
 
@@ -29,37 +29,51 @@ class AttentionError(SatOptunaError, ValueError):
 class Attention(nn.Module):
     """A module that reweights the features of a residual branch.
 
-    The first argument of a subclass is the number of channels; its settings follow, keyword-only
-    and each with a default that is a number, a text, true or false. Row n of the result depends on
-    row n of the features alone (but for BatchNorm in train mode), and the result keeps their
-    shape, dtype, device and memory format.
+    >>> class ChannelScale(Attention):
+    ...     def __init__(self, channels, *, start=1.0):
+    ...         super().__init__()
+    ...         self.scale = nn.Parameter(torch.full((channels, 1, 1), start))
+    ...
+    ...     def forward(self, features, state=None):
+    ...         return features * self.scale.to(features.dtype), state
+    >>> attended, state = ChannelScale(4, start=2.0)(torch.ones(1, 4, 3, 3))
+    >>> attended.unique().tolist(), state
+    ([2.0], None)
+
+    The first argument of a subclass is the number of channels. Its settings follow as keyword-only
+    arguments; the default of each is a number, a text, true or false. Row n of the result depends
+    on row n of the features alone (only BatchNorm in train mode may mix rows). The result has the
+    shape, dtype, device and memory format of the features.
 
     Attributes:
         paper: where the module was published.
-        sharings: how a stage may own it: one a "block", or one for the whole "stage"; the first
-            is the default.
+        sharings: how a stage may own it: "block" gives each block a module, "stage" gives one
+            module to all blocks of the stage. The first one is the default.
         recurrent: whether it carries a state from one connected block of a stage to the next.
-        least_side: smallest H and W of the maps it is made for; it is finite on smaller ones too.
-        placed: whether it has BatchNorm inside and may be shared: its constructor then takes the
-            keyword `places`, no setting of a user's, and its forward a third argument `place`,
-            one of them: the block whose BatchNorm statistics count.
-        gated: whether it is a gate for each channel without a state, which `gate` returns.
+        least_side: smallest H and W of the maps that it is made for. On smaller maps its result is
+            finite all the same.
+        per_block_statistics: whether it has BatchNorm inside and keeps running statistics for each
+            block that shares it. Then its constructor takes the names of these blocks as `blocks`
+            (no user sets it), and its `forward` takes the name of the block that it runs for as
+            its third argument, `block`.
+        gated: whether it multiplies each channel by a number, has no state, and has a method
+            `gate` that returns these numbers.
     """
 
     paper: ClassVar[str] = ""
     sharings: ClassVar[tuple[str, ...]] = ("block", "stage")
     recurrent: ClassVar[bool] = False
     least_side: ClassVar[int] = 1
-    placed: ClassVar[bool] = False
+    per_block_statistics: ClassVar[bool] = False
     gated: ClassVar[bool] = False
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        """Attend to the output of a residual branch, which is left as it is.
+        """Return the attended features of a residual branch; the features are not changed.
 
         Args:
             features: (N, C, H, W).
-            state: what the last connected block of this stage returned, None at the first;
-                a module that is not recurrent hands it on untouched.
+            state: what the connected block before this one returned; None at the first connected
+                block of a stage. A module that is not recurrent returns it as it is.
 
         Returns:
             (N, C, H, W) attended features, and the state for the next connected block.
@@ -68,10 +82,10 @@ class Attention(nn.Module):
 
 
 def whole_number(kind: str, name: str, value: object) -> int:
-    """Return a setting that has to be a whole number, at least 1.
+    """Return a setting that must be a whole number, at least 1.
 
     Raises:
-        AttentionError: it is something else.
+        AttentionError: the value is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise AttentionError(
@@ -81,10 +95,10 @@ def whole_number(kind: str, name: str, value: object) -> int:
 
 
 def odd_number(kind: str, name: str, value: object) -> int:
-    """Return a setting that has to be an odd whole number, at least 1: the side of a kernel.
+    """Return a setting that must be an odd whole number, at least 1: the side of a kernel.
 
     Raises:
-        AttentionError: it is something else.
+        AttentionError: the value is something else.
     """
     number = whole_number(kind, name, value)
     if number % 2 == 0:
@@ -95,21 +109,21 @@ def odd_number(kind: str, name: str, value: object) -> int:
 
 
 def positive_number(kind: str, name: str, value: object) -> float:
-    """Return a setting that has to be a finite number above 0.
+    """Return a setting that must be a finite number above 0.
 
     Raises:
-        AttentionError: it is something else.
+        AttentionError: the value is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise AttentionError(f"{kind} has {name} = {value!r}; give a number above 0")
     return float(value)
 
 
-def switch(kind: str, name: str, value: object) -> bool:
-    """Return a setting that has to be true or false.
+def true_or_false(kind: str, name: str, value: object) -> bool:
+    """Return a setting that must be true or false.
 
     Raises:
-        AttentionError: it is something else.
+        AttentionError: the value is something else.
     """
     if not isinstance(value, bool):
         raise AttentionError(f"{kind} has {name} = {value!r}; write true or false")
@@ -117,5 +131,5 @@ def switch(kind: str, name: str, value: object) -> bool:
 
 
 def full_precision(features: Tensor) -> Tensor:
-    """Return features in float32 at least: sums over half-precision pixels lose their digits."""
+    """Return features in float32 at least; a sum over pixels in half precision loses digits."""
     return features.to(torch.promote_types(features.dtype, torch.float32))

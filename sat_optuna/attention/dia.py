@@ -1,6 +1,6 @@
 """Dense-and-Implicit Attention (Huang et al., AAAI 2020, arXiv:1905.10671).
 
-One LSTM cell for all blocks of a stage; from connected block to connected block it carries (h, c):
+All blocks of a stage share one LSTM cell; it carries (h, c) from one connected block to the next:
 
     y = mean over H, W of x
     (i, f, g, o) = A(y) + B(h)        A, B: Linear(C, C/r), ReLU, Linear(C/r, 4C)
@@ -9,8 +9,8 @@ One LSTM cell for all blocks of a stage; from connected block to connected block
     out = h' * x
 
 h and c are zeros at the first connected block of a stage. The paper draws the cell (fig. 3) and
-numbers none of these lines; they follow the authors' code, in which the last activation is a
-sigmoid where an LSTM has tanh.
+numbers none of these equations. They follow the authors' code, whose last activation is a sigmoid;
+an LSTM has tanh there.
 
 Differs from the paper: the cell's state is kept in float32 at least.
 """
@@ -25,10 +25,10 @@ from sat_optuna.attention.contract import (
     AttentionError,
     State,
     full_precision,
-    switch,
+    true_or_false,
     whole_number,
 )
-from sat_optuna.attention.gates import reweighted, zeroed
+from sat_optuna.attention.gates import apply_gate, zero_init
 
 __all__ = ["DIA"]
 
@@ -45,11 +45,12 @@ class DIA(Attention):
 
         Args:
             channels: C of the features.
-            reduction: channels to each hidden unit of A and B; rounded down to whole units.
+            reduction: number of channels for each hidden unit of A and B, which have
+                C // reduction hidden units.
             identity: start as the identity: the last layers of A and B at zero, out = 4 h' * x.
 
         Raises:
-            AttentionError: a value it cannot take.
+            AttentionError: a setting has a value that it cannot take.
         """
         super().__init__()
         hidden = channels // whole_number("dia", "reduction", reduction)
@@ -58,19 +59,19 @@ class DIA(Attention):
                 f"dia has reduction = {reduction} for {channels} channels, which leaves no "
                 f"hidden unit; choose at most {channels}"
             )
-        self.identity = switch("dia", "identity", identity)
+        self.identity = true_or_false("dia", "identity", identity)
         self.from_features = _two_layers(channels, hidden)
         self.from_state = _two_layers(channels, hidden)
         if identity:
-            zeroed(self.from_features[-1])
-            zeroed(self.from_state[-1])
+            zero_init(self.from_features[-1])
+            zero_init(self.from_state[-1])
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Rescale each channel by the cell's new output.
 
         Args:
             features: (N, C, H, W).
-            state: (h, c), each (N, C), of the last connected block; None at the first.
+            state: (h, c), each (N, C), of the connected block before; None at the first one.
 
         Returns:
             (N, C, H, W) features times the gate of their channel, and the new (h, c).
@@ -84,7 +85,7 @@ class DIA(Attention):
         cell = forget.sigmoid() * cell + keep_in.sigmoid() * candidate.tanh()
         hidden = keep_out.sigmoid() * cell.sigmoid()
         gate = 4 * hidden if self.identity else hidden
-        return reweighted(features, gate), (hidden, cell)
+        return apply_gate(features, gate), (hidden, cell)
 
 
 def _two_layers(channels: int, hidden: int) -> nn.Sequential:

@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from sat_optuna.attention.contract import AttentionError, odd_number, switch
-from sat_optuna.attention.gates import ChannelGate, sigmoid_gate, zeroed
+from sat_optuna.attention.contract import AttentionError, odd_number, true_or_false
+from sat_optuna.attention.gates import ChannelGate, sigmoid_gate, zero_init
 
 __all__ = ["ECA"]
 
@@ -22,7 +22,7 @@ _LEAST_KERNEL = 3
 
 
 class ECA(ChannelGate):
-    """A gate in (0, 1) for each channel, from the means of the channels beside it."""
+    """A gate in (0, 1) for each channel, from the means of the k channels around it."""
 
     paper: ClassVar[str] = "Wang et al., CVPR 2020, arXiv:1910.03151"
 
@@ -35,14 +35,14 @@ class ECA(ChannelGate):
             identity: start as the identity: w at zero, y = 2 v * x.
 
         Raises:
-            AttentionError: a value it cannot take.
+            AttentionError: a setting has a value that it cannot take.
         """
         super().__init__()
-        self.identity = switch("eca", "identity", identity)
+        self.identity = true_or_false("eca", "identity", identity)
         size = _kernel_of(channels, kernel)
         self.mix = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
         if identity:
-            zeroed(self.mix)
+            zero_init(self.mix)
 
     def gate(self, features: Tensor) -> Tensor:
         """Return a gate in (0, 1) for each channel; in (0, 2) from the identity.

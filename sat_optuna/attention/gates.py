@@ -1,8 +1,8 @@
-"""What modules have in common whose weights are sigmoids: sizes, application, identity.
+"""What the modules with sigmoid gates share: sizes, applying a gate, starting as the identity.
 
-A module that starts as the identity has its last layer at zero, where each sigmoid is 1/2 exactly,
-and twice the sigmoid as its gate: powers of two lose no digit, so its output is its input to the
-bit. A module that has no such layer blends: x + strength (attended - x) with strength 0.
+A module that starts as the identity sets its last layer to zero, where the sigmoid is exactly 1/2,
+and uses twice the sigmoid as its gate. A factor of two loses no digit, so the output equals the
+input to the bit. A module without such a layer blends: x + strength (attended - x), strength 0.
 """
 
 from typing import ClassVar
@@ -11,19 +11,22 @@ from torch import Tensor, nn
 
 from sat_optuna.attention.contract import Attention, AttentionError, State, whole_number
 
-__all__ = ["ChannelGate", "blended", "hidden_units", "reweighted", "sigmoid_gate", "zeroed"]
+__all__ = ["ChannelGate", "apply_gate", "blend", "hidden_units", "sigmoid_gate", "zero_init"]
 
 _LEAST_HIDDEN = 4
 _PUBLISHED_REDUCTION = 16
 
 
 class ChannelGate(Attention):
-    """A module without state that multiplies each channel by a number."""
+    """A module without a state that multiplies each channel by a number.
+
+    A subclass defines `gate`.
+    """
 
     gated: ClassVar[bool] = True
 
     def gate(self, features: Tensor) -> Tensor:
-        """Return the number for each channel.
+        """Return the factor of each channel.
 
         Args:
             features: (N, C, H, W).
@@ -34,24 +37,28 @@ class ChannelGate(Attention):
         raise NotImplementedError
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-        """Rescale each channel by its gate.
+        """Multiply each channel by its gate.
 
         Args:
             features: (N, C, H, W).
-            state: handed on untouched; a channel gate carries none.
+            state: returned as it is; a channel gate carries none.
 
         Returns:
             (N, C, H, W) features times the gate of their channel, and the state.
         """
-        return reweighted(features, self.gate(features)), state
+        return apply_gate(features, self.gate(features)), state
 
 
 def hidden_units(kind: str, channels: int, reduction: object) -> int:
     """Return the hidden units of a bottleneck: channels / reduction, never fewer than 4.
 
+    >>> hidden_units("se", 128, 16), hidden_units("se", 8, 16)
+    (8, 4)
+
     Raises:
-        AttentionError: the reduction is no whole number from 1 to the channels; the published one,
-            16, is taken at fewer channels too, so that one setting suits small networks.
+        AttentionError: the reduction is no whole number from 1 to the number of channels. The
+            published reduction, 16, is allowed for fewer channels as well, so that one setting
+            suits small networks.
     """
     reduction = whole_number(kind, "reduction", reduction)
     most = max(channels, _PUBLISHED_REDUCTION)
@@ -63,12 +70,12 @@ def hidden_units(kind: str, channels: int, reduction: object) -> int:
 
 
 def sigmoid_gate(logits: Tensor, *, doubled: bool) -> Tensor:
-    """Return the sigmoid, or twice of it, which is exactly 1 at logits of 0."""
+    """Return the sigmoid of the logits; doubled, it is exactly 1 where the logits are 0."""
     gate = logits.sigmoid()
     return 2 * gate if doubled else gate
 
 
-def reweighted(features: Tensor, gate: Tensor) -> Tensor:
+def apply_gate(features: Tensor, gate: Tensor) -> Tensor:
     """Multiply each channel by its gate, in the features' dtype.
 
     Args:
@@ -78,12 +85,12 @@ def reweighted(features: Tensor, gate: Tensor) -> Tensor:
     return features * gate.to(features.dtype)[:, :, None, None]
 
 
-def blended(features: Tensor, attended: Tensor, strength: Tensor) -> Tensor:
-    """Return features + strength (attended - features): the features themselves at strength 0."""
+def blend(features: Tensor, attended: Tensor, strength: Tensor) -> Tensor:
+    """Return features + strength (attended - features); strength 0 gives the features."""
     return features + strength.to(features.dtype) * (attended - features)
 
 
-def zeroed(layer: nn.Module) -> None:
+def zero_init(layer: nn.Module) -> None:
     """Set all parameters of a layer to zero."""
     for value in layer.parameters():
         nn.init.zeros_(value)

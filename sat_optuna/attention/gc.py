@@ -5,7 +5,7 @@
     y = x + W2 relu(LayerNorm(W1 g + b1)) + b2       W1: C to C/r, W2: C/r to C
 
 Differs from the paper: biases, as in the authors' code; never fewer than 4 hidden units; W2 starts
-as any layer does, where their code starts it at zero (see `identity`).
+as PyTorch starts a linear layer, while the authors' code starts it at zero (see `identity`).
 """
 
 from typing import ClassVar
@@ -13,8 +13,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.attention.contract import Attention, State, full_precision, switch
-from sat_optuna.attention.gates import hidden_units, zeroed
+from sat_optuna.attention.contract import Attention, State, full_precision, true_or_false
+from sat_optuna.attention.gates import hidden_units, zero_init
 
 __all__ = ["GC"]
 
@@ -29,11 +29,11 @@ class GC(Attention):
 
         Args:
             channels: C of the features.
-            reduction: channels to each hidden unit; there are at least 4 hidden units.
+            reduction: number of channels for each hidden unit; there are at least 4 hidden units.
             identity: start as the identity: W2 and b2 at zero.
 
         Raises:
-            AttentionError: a value it cannot take.
+            AttentionError: a setting has a value that it cannot take.
         """
         super().__init__()
         hidden = hidden_units("gc", channels, reduction)
@@ -41,15 +41,15 @@ class GC(Attention):
         self.squeeze = nn.Linear(channels, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.excite = nn.Linear(hidden, channels)
-        if switch("gc", "identity", identity):
-            zeroed(self.excite)
+        if true_or_false("gc", "identity", identity):
+            zero_init(self.excite)
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Add the transformed context to each pixel.
 
         Args:
             features: (N, C, H, W).
-            state: handed on untouched; GC carries none.
+            state: returned as it is; GC carries none.
 
         Returns:
             (N, C, H, W) features plus a number for each channel, and the state.

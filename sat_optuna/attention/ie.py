@@ -4,10 +4,10 @@
     v_c = sigmoid(gamma_c m_c + beta_c)
     y_c = v_c * x_c
 
-gamma starts at 0 and beta at -1, one of each a channel.
+gamma starts at 0 and beta at -1; each channel has one of each.
 
-Differs from the paper: there the gate is a part of BatchNorm; here it is a module of its own,
-which rescales the output of the residual branch.
+Differs from the paper: there the gate is a part of BatchNorm; here it is a separate module, which
+rescales the output of the residual branch.
 """
 
 from typing import ClassVar
@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sat_optuna.attention.contract import switch
+from sat_optuna.attention.contract import true_or_false
 from sat_optuna.attention.gates import ChannelGate, sigmoid_gate
 
 __all__ = ["IE"]
@@ -31,13 +31,13 @@ class IE(ChannelGate):
 
         Args:
             channels: C of the features.
-            identity: start as the identity: beta at 0 too, y = 2 v * x.
+            identity: start as the identity: beta at 0 as well, y = 2 v * x.
 
         Raises:
-            AttentionError: a value it cannot take.
+            AttentionError: a setting has a value that it cannot take.
         """
         super().__init__()
-        self.identity = switch("ie", "identity", identity)
+        self.identity = true_or_false("ie", "identity", identity)
         self.gamma = nn.Parameter(torch.zeros(channels))
         self.beta = nn.Parameter(torch.full((channels,), 0.0 if identity else -1.0))
 

@@ -1,4 +1,8 @@
-"""BatchNorm for a module that several blocks share: one weight and bias, statistics per block."""
+"""BatchNorm for a module that several blocks share: one weight and bias, statistics per block.
+
+With common statistics, what normalises the features of one block would depend on the choices of
+later blocks, so two schemes that begin alike would differ in their first blocks.
+"""
 
 from collections.abc import Collection, Sequence
 from typing import cast
@@ -8,51 +12,52 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["SharedBatchNorm", "unplaced_norms"]
+__all__ = ["SharedBatchNorm", "mixes_blocks"]
 
 
 class SharedBatchNorm(nn.Module):
-    """A BatchNorm with running statistics for each place that it is used at.
+    """A BatchNorm with running statistics for each block that shares it.
 
-    With one set for all places, what a block's features are normalised by would depend on the
-    choices of later blocks.
+    >>> norm = SharedBatchNorm(8, blocks=("0", "1"), kind=nn.BatchNorm2d)
+    >>> norm(torch.zeros(2, 8, 4, 4), "1").shape
+    torch.Size([2, 8, 4, 4])
 
     Attributes:
-        weight: (C,) scale, one for all places.
-        bias: (C,) shift, one for all places.
-        statistics: place to the BatchNorm that holds its running mean and variance.
+        weight: (C,) scale, the same for all blocks.
+        bias: (C,) shift, the same for all blocks.
+        statistics: by the name of a block, the BatchNorm that holds its running mean and variance.
     """
 
     def __init__(
         self,
         channels: int,
         *,
-        places: Sequence[str],
+        blocks: Sequence[str],
         kind: type[nn.BatchNorm1d] | type[nn.BatchNorm2d],
     ) -> None:
-        """Build it with weight 1 and bias 0.
+        """Build the norm with weight 1 and bias 0.
 
         Args:
             channels: C of what it normalises.
-            places: the names that `forward` is called with.
+            blocks: names of the blocks that share it; `forward` is called with one of them.
             kind: `nn.BatchNorm1d` for (N, C), `nn.BatchNorm2d` for (N, C, H, W).
         """
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.statistics = nn.ModuleDict({place: kind(channels, affine=False) for place in places})
+        self.statistics = nn.ModuleDict({block: kind(channels, affine=False) for block in blocks})
 
-    def forward(self, x: Tensor, place: str) -> Tensor:
-        """Normalise with the statistics of a place: the batch's own in train mode.
+    def forward(self, x: Tensor, block: str) -> Tensor:
+        """Normalise with the running statistics of a block, or in train mode with the batch's.
 
-        A channel's single value has no spread; it is normalised by the running statistics in
-        train mode too, and leaves them as they are.
+        Where each channel has a single value, it has no spread. Then the running statistics
+        normalise it in train mode as well, and they are not updated.
 
         Args:
             x: (N, C) or (N, C, H, W).
-            place: one of the places it was built for.
+            block: name of one of the blocks that share the norm.
         """
-        norm = cast("nn.BatchNorm1d | nn.BatchNorm2d", self.statistics[place])
+        norm = cast("nn.BatchNorm1d | nn.BatchNorm2d", self.statistics[block])
         if norm.training and x.numel() == x.shape[1]:
             x = F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
         else:
@@ -60,20 +65,20 @@ class SharedBatchNorm(nn.Module):
         shape = (-1,) + (1,) * (x.dim() - 2)
         return x * self.weight.reshape(shape) + self.bias.reshape(shape)
 
-    def keep(self, places: Collection[str]) -> None:
-        """Drop the statistics of all other places."""
-        for place in [*self.statistics]:
-            if place not in places:
-                del self.statistics[place]
+    def keep(self, blocks: Collection[str]) -> None:
+        """Delete the statistics of all blocks but these."""
+        for block in [*self.statistics]:
+            if block not in blocks:
+                del self.statistics[block]
 
 
-def unplaced_norms(module: nn.Module) -> list[nn.Module]:
-    """Return the BatchNorms of a module that keep one set of statistics for all its places."""
-    placed = {
+def mixes_blocks(module: nn.Module) -> bool:
+    """Return whether a BatchNorm of a module has common statistics for all its blocks."""
+    per_block = {
         inner
         for shared in module.modules()
         if isinstance(shared, SharedBatchNorm)
         for inner in shared.modules()
     }
     norms = (inner for inner in module.modules() if isinstance(inner, _BatchNorm))
-    return [norm for norm in norms if norm not in placed]
+    return any(norm not in per_block for norm in norms)

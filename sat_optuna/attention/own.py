@@ -1,4 +1,7 @@
-"""The attention that a network brings with it, taken as what a scheme may connect or drop."""
+"""The kind `own`: the attention that a network's blocks carry themselves.
+
+It is taken out of the network, so that a scheme may connect or drop it like any other module.
+"""
 
 from typing import ClassVar
 
@@ -10,7 +13,7 @@ __all__ = ["OwnAttention"]
 
 
 class OwnAttention(Attention):
-    """A module out of a network, one a block; it is built with the network and has no settings."""
+    """A module that was taken out of a block of a network; it has no settings."""
 
     paper: ClassVar[str] = "the network's own"
     sharings: ClassVar[tuple[str, ...]] = ("block",)
@@ -19,7 +22,7 @@ class OwnAttention(Attention):
         """Wrap a module; it is not copied.
 
         Args:
-            module: from (N, C, H, W) features to attended features of the same shape.
+            module: called with (N, C, H, W) features, it returns attended features of that shape.
         """
         super().__init__()
         self.module = module
@@ -29,7 +32,7 @@ class OwnAttention(Attention):
 
         Args:
             features: (N, C, H, W).
-            state: handed on untouched.
+            state: returned as it is.
 
         Returns:
             (N, C, H, W) attended features, and the state.

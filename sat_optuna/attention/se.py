@@ -12,8 +12,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.attention.contract import switch
-from sat_optuna.attention.gates import ChannelGate, hidden_units, sigmoid_gate, zeroed
+from sat_optuna.attention.contract import true_or_false
+from sat_optuna.attention.gates import ChannelGate, hidden_units, sigmoid_gate, zero_init
 
 __all__ = ["SE"]
 
@@ -28,19 +28,19 @@ class SE(ChannelGate):
 
         Args:
             channels: C of the features.
-            reduction: channels to each hidden unit; there are at least 4 hidden units.
+            reduction: number of channels for each hidden unit; there are at least 4 hidden units.
             identity: start as the identity: W2 and b2 at zero, y = 2 s * x.
 
         Raises:
-            AttentionError: a value it cannot take.
+            AttentionError: a setting has a value that it cannot take.
         """
         super().__init__()
         hidden = hidden_units("se", channels, reduction)
-        self.identity = switch("se", "identity", identity)
+        self.identity = true_or_false("se", "identity", identity)
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
         if identity:
-            zeroed(self.excite)
+            zero_init(self.excite)
 
     def gate(self, features: Tensor) -> Tensor:
         """Return a gate in (0, 1) for each channel; in (0, 2) from the identity.

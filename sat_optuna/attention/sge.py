@@ -8,11 +8,11 @@ For each of G groups of C/G channels, with x_p the group's vector at pixel p:
     a_p = gamma n_p + beta                        (eq. 4)
     y_p = x_p sigmoid(a_p)                        (eq. 5)
 
-gamma starts at 0 and beta at 1, one of each a group; std is the unbiased one, as in the authors'
-code.
+gamma starts at 0 and beta at 1; each group has one of each. std is the unbiased one, as in the
+authors' code.
 
-Differs from the paper: 8 groups by default, which suits small networks (64 there); the std of a
-single pixel counts as 0 (it would be 0/0); statistics are taken in float32 at least.
+Differs from the paper: the default is 8 groups, which suits small networks (64 in the paper); the
+std of a single pixel is taken as 0 (it would be 0/0); statistics are computed in float32 at least.
 """
 
 from typing import ClassVar
@@ -25,7 +25,7 @@ from sat_optuna.attention.contract import (
     AttentionError,
     State,
     full_precision,
-    switch,
+    true_or_false,
     whole_number,
 )
 from sat_optuna.attention.gates import sigmoid_gate
@@ -46,10 +46,10 @@ class SGE(Attention):
         Args:
             channels: C of the features.
             groups: G, a divisor of C.
-            identity: start as the identity: beta at 0 too, y_p = 2 x_p sigmoid(a_p).
+            identity: start as the identity: beta at 0 as well, y_p = 2 x_p sigmoid(a_p).
 
         Raises:
-            AttentionError: a value it cannot take.
+            AttentionError: a setting has a value that it cannot take.
         """
         super().__init__()
         self.groups = whole_number("sge", "groups", groups)
@@ -58,7 +58,7 @@ class SGE(Attention):
                 f"sge has groups = {groups}, which does not divide {channels} channels; "
                 "choose a divisor of the channels of every stage"
             )
-        self.identity = switch("sge", "identity", identity)
+        self.identity = true_or_false("sge", "identity", identity)
         self.gamma = nn.Parameter(torch.zeros(groups))
         self.beta = nn.Parameter(torch.zeros(groups) if identity else torch.ones(groups))
 
@@ -67,16 +67,16 @@ class SGE(Attention):
 
         Args:
             features: (N, C, H, W).
-            state: handed on untouched; SGE carries none.
+            state: returned as it is; SGE carries none.
 
         Returns:
             (N, C, H, W) features times the gate of their group and pixel, and the state.
         """
-        # Splitting a dimension is a view in every memory format, so nothing is copied.
+        # Splitting a dimension makes a view in every memory format, so nothing is copied.
         grouped = torch.unflatten(features, 1, (self.groups, -1))  # (N, G, C/G, H, W)
         exact = full_precision(grouped)
         likeness = (exact * exact.mean((3, 4), keepdim=True)).sum(2)  # eq. 1, 2: (N, G, H, W)
-        # A single pixel has no unbiased std; corrected by 0 it is 0, and so is its gradient.
+        # A single pixel has no unbiased std. The biased one is 0, and so is its gradient.
         several = int(likeness.shape[2] * likeness.shape[3] > 1)
         spread = likeness.std((2, 3), correction=several, keepdim=True)
         centred = likeness - likeness.mean((2, 3), keepdim=True)

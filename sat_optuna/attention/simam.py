@@ -6,8 +6,8 @@ For each channel, with mean m over its H W pixels:
     v = sum of d / (H W - 1)
     y = x sigmoid(d / (4 (v + lambda)) + 1/2)       (eq. 5, 6: the sigmoid of 1 over the energy)
 
-Differs from the paper: H W - 1 counts as 1 for a single pixel; statistics are taken in float32 at
-least.
+Differs from the paper: for a single pixel, H W - 1 is taken as 1; statistics are computed in
+float32 at least.
 """
 
 from typing import ClassVar
@@ -20,38 +20,38 @@ from sat_optuna.attention.contract import (
     State,
     full_precision,
     positive_number,
-    switch,
+    true_or_false,
 )
-from sat_optuna.attention.gates import blended
+from sat_optuna.attention.gates import blend
 
 __all__ = ["SimAM"]
 
 
 class SimAM(Attention):
-    """A gate in (0, 1) for each pixel of each channel, by how far it stands out."""
+    """A gate in (0, 1) for each pixel of each channel: the farther from the mean, the larger."""
 
     paper: ClassVar[str] = "Yang et al., ICML 2021, PMLR 139"
 
     def __init__(
         self,
-        channels: int,  # noqa: ARG002  every module is built for channels
+        channels: int,  # noqa: ARG002  each module takes channels
         *,
         damping: float = 1e-4,
         identity: bool = False,
     ) -> None:
-        """Build it; it has no parameters unless it starts as the identity.
+        """Build the module; it has no parameters unless it starts as the identity.
 
         Args:
-            channels: C of the features, which it has no use for.
+            channels: C of the features; not used.
             damping: the paper's lambda.
             identity: start as the identity: x + strength (y - x), one strength that starts at 0.
 
         Raises:
-            AttentionError: a value it cannot take.
+            AttentionError: a setting has a value that it cannot take.
         """
         super().__init__()
         self.damping = positive_number("simam", "damping", damping)
-        blends = switch("simam", "identity", identity)
+        blends = true_or_false("simam", "identity", identity)
         self.strength = nn.Parameter(torch.zeros(1)) if blends else None
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
@@ -59,7 +59,7 @@ class SimAM(Attention):
 
         Args:
             features: (N, C, H, W).
-            state: handed on untouched; SimAM carries none.
+            state: returned as it is; SimAM carries none.
 
         Returns:
             (N, C, H, W) features times their gates, and the state.
@@ -71,5 +71,5 @@ class SimAM(Attention):
         gate = (distance / (4 * (variance + self.damping)) + 0.5).sigmoid()
         attended = features * gate.to(features.dtype)
         if self.strength is not None:
-            attended = blended(features, attended, self.strength)
+            attended = blend(features, attended, self.strength)
         return attended, state

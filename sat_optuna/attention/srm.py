@@ -8,8 +8,8 @@
 std is the biased one, as in the paper: 0 for a single pixel.
 
 Differs from the paper: w starts at random, as a linear layer of two inputs does; the authors' code
-starts it at 0. Statistics are taken in float32 at least. Blocks that share the module keep running
-statistics of their own.
+starts it at 0. Statistics are computed in float32 at least. Each block that shares the module
+keeps its own running statistics.
 """
 
 import math
@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sat_optuna.attention.contract import Attention, State, full_precision, switch
-from sat_optuna.attention.gates import reweighted, sigmoid_gate
+from sat_optuna.attention.contract import Attention, State, full_precision, true_or_false
+from sat_optuna.attention.gates import apply_gate, sigmoid_gate
 from sat_optuna.attention.norm import SharedBatchNorm
 
 __all__ = ["SRM"]
@@ -30,57 +30,57 @@ class SRM(Attention):
     """A gate in (0, 1) for each channel, from its own mean and spread."""
 
     paper: ClassVar[str] = "Lee et al., ICCV 2019, arXiv:1903.10829"
-    placed: ClassVar[bool] = True
+    per_block_statistics: ClassVar[bool] = True
     gated: ClassVar[bool] = True
 
     def __init__(
-        self, channels: int, *, identity: bool = False, places: Sequence[str] = ("0",)
+        self, channels: int, *, identity: bool = False, blocks: Sequence[str] = ("0",)
     ) -> None:
         """Build w and BatchNorm.
 
         Args:
             channels: C of the features.
             identity: start as the identity: BatchNorm's weight at zero, y = 2 v * x.
-            places: the blocks that use it.
+            blocks: names of the blocks that share the module.
 
         Raises:
-            AttentionError: a value it cannot take.
+            AttentionError: a setting has a value that it cannot take.
         """
         super().__init__()
-        self.identity = switch("srm", "identity", identity)
+        self.identity = true_or_false("srm", "identity", identity)
         self.mix = nn.Parameter(torch.empty(channels, 2))
         nn.init.uniform_(self.mix, -math.sqrt(1 / 2), math.sqrt(1 / 2))
-        self.norm = SharedBatchNorm(channels, places=places, kind=nn.BatchNorm1d)
+        self.norm = SharedBatchNorm(channels, blocks=blocks, kind=nn.BatchNorm1d)
         if identity:
             nn.init.zeros_(self.norm.weight)
 
-    def gate(self, features: Tensor, place: str = "0") -> Tensor:
+    def gate(self, features: Tensor, block: str = "0") -> Tensor:
         """Return a gate in (0, 1) for each channel; in (0, 2) from the identity.
 
         Args:
             features: (N, C, H, W).
-            place: the block.
+            block: name of the block that it runs for.
 
         Returns:
             (N, C) gates.
         """
         exact = full_precision(features)
-        # PyTorch's gradient of a std that is 0 is 0, where that of a square root is infinite.
+        # Where std is 0, PyTorch's gradient of it is 0; that of a square root would be infinite.
         style = torch.stack((exact.mean((2, 3)), exact.std((2, 3), correction=0)), dim=2)
         integrated = (style * self.mix).sum(2).to(self.mix.dtype)
-        return sigmoid_gate(self.norm(integrated, place), doubled=self.identity)
+        return sigmoid_gate(self.norm(integrated, block), doubled=self.identity)
 
     def forward(
-        self, features: Tensor, state: State | None = None, place: str = "0"
+        self, features: Tensor, state: State | None = None, block: str = "0"
     ) -> tuple[Tensor, State | None]:
         """Rescale each channel by its gate.
 
         Args:
             features: (N, C, H, W).
-            state: handed on untouched; SRM carries none.
-            place: the block.
+            state: returned as it is; SRM carries none.
+            block: name of the block that it runs for.
 
         Returns:
             (N, C, H, W) features times the gate of their channel, and the state.
         """
-        return reweighted(features, self.gate(features, place)), state
+        return apply_gate(features, self.gate(features, block)), state

@@ -7,7 +7,7 @@ from typing import TypeAlias, cast
 
 from torch import Tensor, nn
 
-from sat_optuna.attention import ATTENTION, OWN, build_attention
+from sat_optuna.attention import OWN, build_attention
 from sat_optuna.attention.contract import Attention, AttentionError, State
 from sat_optuna.attention.norm import SharedBatchNorm
 from sat_optuna.attention.own import OwnAttention
@@ -22,11 +22,18 @@ _SHARED = "shared"
 
 
 class StageAttention(nn.Module):
-    """The attention modules that a stage owns, each held once.
+    """The attention modules of a stage; a module that blocks share is held once.
+
+    >>> stage = StageAttention.build(
+    ...     [AttentionSpec(kind="se"), AttentionSpec(kind="dia", sharing="stage")], [16, 16],
+    ...     seed=0, stage=0,
+    ... )
+    >>> [name for name, module in stage.named_modules() if isinstance(module, Attention)]
+    ['slots.se.0', 'slots.se.1', 'slots.dia.shared']
 
     Attributes:
-        slots: kind, then the block's index within the stage, or "shared", to the module.
-        kinds: the study's kinds in the order of a scheme's choices.
+        slots: the modules, by kind and then by the block's index within the stage, or by "shared".
+        kinds: the study's kinds, in the order of a scheme's choices.
     """
 
     def __init__(
@@ -47,20 +54,22 @@ class StageAttention(nn.Module):
         own: Sequence[nn.Module | None] = (),
         like: Tensor | None = None,
     ) -> "StageAttention":
-        """Build a module for each block and kind, or one for the stage where the kind is shared.
+        """Build a module for each block and kind; a kind with sharing "stage" gets one for all.
 
         Args:
             specs: the study's kinds.
             channels: of the features of each block of this stage.
-            seed: of the supernet; the weights of a module depend on it and on its place alone.
-            stage: number of the stage, 0 the first.
-            own: the blocks' own attention, taken as it is where a kind is `OWN`; None for a block
-                that has none.
-            like: a tensor of the device and dtype that what is built is moved to.
+            seed: of the supernet. The weights of a module depend on the seed, the stage, the block
+                and the kind, and on nothing else.
+            stage: index of the stage, 0 for the first.
+            own: for the kind `OWN`, the attention that each block carries itself; None for a block
+                that carries none.
+            like: a tensor; the modules are moved to its device and dtype.
 
         Raises:
-            UnknownName: a kind that no registry holds.
-            AttentionError: a kind that cannot be built as asked, or `OWN` of a block without any.
+            UnknownName: no registry holds a kind.
+            AttentionError: a kind cannot be built as asked, or the kind is `OWN` and a block
+                carries no attention.
         """
         blocks = [str(block) for block in range(len(channels))]
         modules: dict[str, dict[str, nn.Module]] = {}
@@ -70,43 +79,47 @@ class StageAttention(nn.Module):
                 slots |= _own_slots(own, len(channels), stage)
                 continue
             shared = spec.sharing == "stage"
-            sharers = blocks if shared and ATTENTION.get(spec.kind).placed else ()
-            for place, width in zip([_SHARED] if shared else blocks, channels, strict=False):
-                with seeded("attention", seed, stage, place, spec.kind):
-                    module = build_attention(spec.kind, width, places=sharers, **spec.settings)
-                slots[place] = module if like is None else module.to(like.device, like.dtype)
+            sharers = blocks if shared else ()
+            for slot, width in zip([_SHARED] if shared else blocks, channels, strict=False):
+                with seeded("attention", seed, stage, slot, spec.kind):
+                    module = build_attention(spec.kind, width, blocks=sharers, **spec.settings)
+                slots[slot] = module if like is None else module.to(like.device, like.dtype)
         return cls([spec.kind for spec in specs], modules)
 
-    def owner_of(self, choice: int, block: int) -> Attention:
-        """Return the module itself of kind `choice` (1 is the first) for a block of this stage.
+    def module_at(self, choice: int, block: int) -> Attention:
+        """Return the module of a kind at a block; blocks that share a module get the same one.
 
         Args:
-            choice: 1..K.
+            choice: the kind, 1 for the first.
             block: index within the stage.
         """
         slots = cast("nn.ModuleDict", self.slots[self.kinds[choice - 1]])
         return cast("Attention", slots[_slot(slots, block)])
 
     def module_for(self, choice: int, block: int) -> Attend:
-        """Return what a block calls for kind `choice`: the module, at its place of a shared one.
+        """Return what a block calls with its features and the state.
+
+        That is the module itself; or, for a shared module with statistics for each block, the
+        module with the argument `block` filled in.
 
         Args:
-            choice: 1..K.
+            choice: the kind, 1 for the first.
             block: index within the stage.
         """
-        owner = self.owner_of(choice, block)
-        if owner.placed and _SHARED in cast("nn.ModuleDict", self.slots[self.kinds[choice - 1]]):
-            return partial(owner, place=str(block))
-        return owner
+        module = self.module_at(choice, block)
+        shared = _SHARED in cast("nn.ModuleDict", self.slots[self.kinds[choice - 1]])
+        if shared and module.per_block_statistics:
+            return partial(module, block=str(block))
+        return module
 
-    def kept(self, choices: Sequence[int]) -> "StageAttention":
-        """Return a copy that holds the modules these choices use, and no others.
+    def pruned_to(self, choices: Sequence[int]) -> "StageAttention":
+        """Return a copy that holds the modules that these choices use, and no others.
 
-        Of a shared module with BatchNorm inside, the statistics of the blocks that do not use it
-        are gone too.
+        A shared module with BatchNorm inside also loses the statistics of the blocks that do not
+        use it.
 
         Args:
-            choices: one a block of this stage, 0 for none.
+            choices: one for each block of this stage, 0 for no attention.
         """
         modules: dict[str, dict[str, nn.Module]] = {}
         for number, kind in enumerate(self.kinds, start=1):
@@ -117,7 +130,7 @@ class StageAttention(nn.Module):
             for slot in dict.fromkeys(_slot(slots, block) for block in users):
                 module = copy.deepcopy(slots[slot])
                 if slot == _SHARED:
-                    _keep_places(module, [str(block) for block in users])
+                    _keep_statistics(module, [str(block) for block in users])
                 modules.setdefault(kind, {})[slot] = module
         return StageAttention(self.kinds, modules)
 
@@ -127,10 +140,11 @@ def _slot(slots: nn.ModuleDict, block: int) -> str:
 
 
 def _own_slots(own: Sequence[nn.Module | None], blocks: int, stage: int) -> dict[str, nn.Module]:
-    """Return each block's own attention.
+    """Return the attention that each block carries itself, by the block's index.
 
     Raises:
-        AttentionError: a block has none, or the network runs it twice: it is taken once.
+        AttentionError: a block carries none, also because it was taken for an earlier block: the
+            network runs the same block twice.
     """
     slots: dict[str, nn.Module] = {}
     for block in range(blocks):
@@ -144,7 +158,7 @@ def _own_slots(own: Sequence[nn.Module | None], blocks: int, stage: int) -> dict
     return slots
 
 
-def _keep_places(module: nn.Module, places: Sequence[str]) -> None:
+def _keep_statistics(module: nn.Module, blocks: Sequence[str]) -> None:
     for inner in module.modules():
         if isinstance(inner, SharedBatchNorm):
-            inner.keep(places)
+            inner.keep(blocks)

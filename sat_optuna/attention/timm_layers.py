@@ -1,4 +1,4 @@
-"""timm's attention modules as kinds of ours: `timm:eca` is `timm.layers.create_attn("eca", C)`."""
+"""timm's attention modules: the kind `timm:eca` is `timm.layers.create_attn("eca", C)`."""
 
 import functools
 import importlib
@@ -19,15 +19,15 @@ __all__ = ["TimmAttention", "build"]
 
 _LAST = torch.channels_last
 _CLASS = "Timm_"
-_NOT_SETTINGS = ("stride",)  # it would change the shape
+_NOT_SETTINGS = ("stride",)  # a stride would change the shape
 
 
 class TimmAttention(Attention):
-    """One of timm's modules; its settings are timm's that are numbers, texts or booleans.
+    """One of timm's modules; its settings are those of timm's that are numbers, texts or booleans.
 
     Attributes:
         kind: for example "timm:eca".
-        make: timm's class, or its function that builds one.
+        make: timm's class, or timm's function that builds the module.
         module: timm's module.
     """
 
@@ -35,14 +35,14 @@ class TimmAttention(Attention):
     make: ClassVar[Callable[..., nn.Module]]
 
     def __init__(self, channels: int, **settings: Any) -> None:
-        """Build the module, and look at it with shapes alone whether it keeps them.
+        """Build the module; a run with shapes alone, on "meta", shows whether it keeps them.
 
         Args:
             channels: C of the features.
-            **settings: those of its signature.
+            **settings: settings of timm's module.
 
         Raises:
-            AttentionError: timm cannot build it so, or it would change the shape.
+            AttentionError: timm cannot build the module, or it would change the shape.
         """
         super().__init__()
         given = "".join(f", {name} = {value!r}" for name, value in settings.items())
@@ -51,7 +51,7 @@ class TimmAttention(Attention):
             with torch.device("meta"):
                 kept = type(self).make(channels, **settings).eval()(torch.empty(shape)).shape
             self.module = type(self).make(channels, **settings)
-        # Whatever timm raises: it checks its settings by assertions, look-ups and arithmetic.
+        # timm checks settings by assertions, look-ups and arithmetic, so any error may come.
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise AttentionError(
@@ -69,13 +69,13 @@ class TimmAttention(Attention):
 
         Args:
             features: (N, C, H, W).
-            state: handed on untouched.
+            state: returned as it is.
 
         Returns:
             (N, C, H, W) attended features, and the state.
         """
         attended = self.module(features).to(features.dtype)
-        # Some of them sum over a further dimension, and the sum is not in channels_last.
+        # Some modules sum over a fifth dimension, and the sum is not in channels_last.
         if not features.is_contiguous() and features.is_contiguous(memory_format=_LAST):
             attended = attended.contiguous(memory_format=_LAST)
         return attended, state
@@ -83,13 +83,13 @@ class TimmAttention(Attention):
 
 @functools.cache
 def build(name: str) -> type[TimmAttention]:
-    """Return the class of `timm:<name>`.
+    """Return the class of the kind `timm:<name>`.
 
     Args:
-        name: one that timm's factory knows.
+        name: as timm's factory `create_attn` takes it.
 
     Raises:
-        UnknownName: it does not know it.
+        UnknownName: timm has no module of that name.
         AttentionError: timm is not installed, or a block cannot carry this module.
     """
     kind = f"timm:{name}"
@@ -115,14 +115,14 @@ def build(name: str) -> type[TimmAttention]:
         "kind": kind,
         "make": staticmethod(make),
         "paper": f"timm's {getattr(make, 'func', make).__name__}",
-        # A shared BatchNorm would need statistics for each block.
+        # A BatchNorm of timm's has no statistics for each block, so blocks cannot share it.
         "sharings": ("block",) if has_norm else ("block", "stage"),
     }
     return type(f"{_CLASS}{name}", (TimmAttention,), members)
 
 
 def __getattr__(name: str) -> type[TimmAttention]:
-    """Return a class of `build` by its own name, by which pickle looks for it."""
+    """Return a class that `build` made, by its name: pickle looks for classes this way."""
     kind = name.removeprefix(_CLASS)
     if kind == name or kind not in TIMM_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -130,7 +130,7 @@ def __getattr__(name: str) -> type[TimmAttention]:
 
 
 def _signature(make: Callable[..., nn.Module]) -> inspect.Signature:
-    """Return channels, and as keyword-only what timm gives a number, a text or a boolean."""
+    """Return `channels` and, as keyword-only, the settings whose default is a number or text."""
     settings = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=type(parameter.default))
         for parameter in inspect.signature(make).parameters.values()

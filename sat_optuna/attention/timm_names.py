@@ -1,11 +1,11 @@
-"""Which of timm's attention modules a block may carry; nothing is imported to list them."""
+"""The names of timm's attention modules; listing them imports neither timm nor torch."""
 
 import importlib.util
 from collections.abc import Mapping
 
 __all__ = ["TIMM_NAMES", "TIMM_REFUSED", "timm_kinds"]
 
-# What timm's factory builds from the channels alone and what keeps the shape at any H and W.
+# The modules that timm's factory builds from the channels alone and that keep any H and W.
 TIMM_NAMES = (
     "cbam",
     "ceca",
@@ -25,17 +25,17 @@ TIMM_NAMES = (
     "splat",
     "strip",
 )
-# What else it knows, and why a block cannot carry that.
+# The other modules of timm's factory, each with the reason why a block cannot carry it.
 TIMM_REFUSED: Mapping[str, str] = {
-    "bat": "it takes maps alone whose sides its block size of 7 divides",
+    "bat": "it takes only maps whose sides are multiples of its block size, 7",
     "bottleneck": "it is built for one size of maps, which has to be known beforehand",
     "ge": "timm cannot build it with its own defaults",
-    "halo": "it takes maps alone whose sides its block size of 8 divides",
+    "halo": "it takes only maps whose sides are multiples of its block size, 8",
 }
 
 
 def timm_kinds() -> tuple[str, ...]:
-    """Return the kinds `timm:<name>`; none where timm is not installed."""
+    """Return the names of all kinds `timm:<name>`; none if timm is not installed."""
     if importlib.util.find_spec("timm") is None:
         return ()
     return tuple(f"timm:{name}" for name in TIMM_NAMES)

@@ -1,9 +1,11 @@
-"""Backbones by name; their names and their stages are known without importing torch."""
+"""Backbones by name; listing their names and their stages imports no torch."""
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sat_optuna.errors import SatOptunaError, errors_as
 from sat_optuna.registry import Registry, nearest
 
 if TYPE_CHECKING:
@@ -22,11 +24,11 @@ def add_backbone(
     """Register a backbone.
 
     Args:
-        name: how it is called.
-        builder: called with in_channels, classes and its own settings, all by keyword; it returns
-            a `Backbone`, or a network whose type is in the tables of `backbones.tables`. Or the
-            text `"module:attribute"` where it is found.
-        stages: number of blocks of each stage, where nobody asks for others.
+        name: what users call it.
+        builder: called with `in_channels`, `classes` and the backbone's own settings, all by
+            keyword; it returns a `Backbone`, or a network whose type is in the tables of
+            `backbones.tables`. Or the text `"module:attribute"` that says where the builder is.
+        stages: number of blocks of each stage, unless the setting `blocks` asks for others.
     """
     BACKBONES.add(name, builder)
     _STAGES[name] = tuple(stages)
@@ -66,12 +68,15 @@ BACKBONES.add_family("timm:", "sat_optuna.backbones.timm:resolve")
 def backbone_stages(name: str, blocks: Sequence[int] | None = None) -> tuple[int, ...] | None:
     """Return the number of blocks of each stage, without building anything.
 
+    >>> backbone_stages("resnet20"), backbone_stages("resnet20", (1, 2, 1))
+    ((3, 3, 3), (1, 2, 1))
+
     Args:
         name: a name of `BACKBONES`.
-        blocks: the blocks of each stage where they are not the family's own.
+        blocks: the backbone's setting of that name; None for its default.
 
     Returns:
-        The stages; None where only building it tells, as for `timm:` networks.
+        The stages; None if one has to build the network to know them, as for `timm:` networks.
 
     Raises:
         UnknownName: no such backbone.
@@ -81,35 +86,63 @@ def backbone_stages(name: str, blocks: Sequence[int] | None = None) -> tuple[int
 
 
 def build_backbone(name: str, *, in_channels: int, classes: int, **settings: Any) -> "nn.Module":
-    """Build a backbone, weights drawn from torch's global generator.
+    """Build a backbone by name; its weights are drawn from torch's global generator.
+
+    >>> net = build_backbone("resnet20", in_channels=3, classes=10, width=8, blocks=(1, 2, 1))
+    >>> [len(blocks) for blocks in net.blocks]
+    [1, 2, 1]
+
+    On the device "meta", a network whose constructor reads values (`.item()`) is built on the CPU
+    and then moved.
 
     Args:
         name: a name of `BACKBONES`.
         in_channels: channels of the images.
         classes: number of logits.
-        **settings: the backbone's own: the CIFAR ResNets have width, stem_stride and blocks
-            (blocks of each stage; None for the family's own).
+        **settings: the backbone's own settings. The CIFAR ResNets have `width`, `stem_stride` and
+            `blocks` (number of blocks of each stage; None for the default).
 
     Returns:
-        A network that `backbones.view.view_of` understands.
+        A network of which `backbones.view.view_of` makes a view.
 
     Raises:
         UnknownName: no such backbone.
-        BackboneError: a setting it does not have, or cannot be built with.
+        BackboneError: the backbone has no such setting, or its builder fails.
     """
     from sat_optuna.backbones.contract import BackboneError
 
-    builder = BACKBONES.get(name)
-    known = _settings_of(builder)
-    if unknown := sorted(settings.keys() - set(known)):
-        listed = ", ".join(known) or "none"
-        raise BackboneError(
-            f"backbone {name!r} has no setting {unknown[0]!r}"
-            f"{nearest(unknown[0], known) or ';'} it has: {listed}; drop it"
-        )
-    if "blocks" in known and not settings.get("blocks"):
-        settings["blocks"] = _STAGES[name]
-    return builder(in_channels=in_channels, classes=classes, **settings)
+    given = "".join(f", {key} = {value!r}" for key, value in settings.items())
+    with errors_as(
+        BackboneError,
+        f"backbone {name!r} cannot be built with in_channels = {in_channels}, classes = "
+        f"{classes}{given}",
+        "choose other settings, or correct its builder",
+    ):
+        builder = BACKBONES.get(name)
+        known = _settings_of(builder)
+        if unknown := sorted(settings.keys() - set(known)):
+            listed = ", ".join(known) or "none"
+            raise BackboneError(
+                f"backbone {name!r} has no setting {unknown[0]!r}"
+                f"{nearest(unknown[0], known) or ';'} it has: {listed}; drop it"
+            )
+        if "blocks" in known and not settings.get("blocks"):
+            settings["blocks"] = _STAGES[name]
+        return _built(partial(builder, in_channels=in_channels, classes=classes, **settings))
+
+
+def _built(build: "Callable[[], nn.Module]") -> "nn.Module":
+    import torch
+
+    try:
+        return build()
+    except SatOptunaError:
+        raise
+    except Exception:
+        if torch.get_default_device().type != "meta":
+            raise
+        with torch.device("cpu"):
+            return build().to("meta")
 
 
 def _settings_of(builder: Callable[..., Any]) -> tuple[str, ...]:

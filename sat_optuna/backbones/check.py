@@ -1,7 +1,7 @@
-"""Whether walking a network block by block is what its own forward does.
+"""Does running a network block by block compute what its own forward computes?
 
-Networks, blocks and their entries in the tables may be anybody's; what is wrong with them is found
-on one image and said in a sentence before anything is trained.
+A network, its blocks and their entries in the tables may come from anybody. Before anything is
+trained, one image shows what is wrong with them, and the error says it in one sentence.
 """
 
 import copy
@@ -13,51 +13,51 @@ from torch import Tensor, nn
 
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.tables import type_name
-from sat_optuna.backbones.view import BlockView, NetworkView, take_own
-from sat_optuna.errors import saying
+from sat_optuna.backbones.view import BlockView, NetworkView, take_own_attention
+from sat_optuna.errors import errors_as
 from sat_optuna.seeds import generator_for
 
-__all__ = ["check_split", "described", "sized"]
+__all__ = ["check_split", "shape_text", "value_text"]
 
 
 def check_split(
     view: NetworkView, shape: tuple[int, int, int], *, name: str
 ) -> tuple[tuple[Tensor, ...], ...]:
-    """Make sure that walking a network block by block is what its own forward does.
+    """Make sure that running a network block by block computes what its own forward computes.
 
-    A copy in eval mode is run on one random image, its weights stirred where all are equal (a
-    last BatchNorm that starts at zero would hide its branch): the whole network, and each block.
-    In a view made with `own=True` it is the network without the attention of its own. Values are
-    compared to the bit on the CPU; on "meta" there are none, and shapes and what depends on what
-    are looked at.
+    A copy in eval mode runs one random image, once as a whole and once block by block. Parameters
+    whose values are all equal are changed in the copy first: a last BatchNorm that starts at zero
+    would hide its branch. A view made with `own=True` is tested without the attention that the
+    blocks carry themselves. On the CPU values are compared to the bit. On "meta" there are no
+    values; then only shapes are compared, and which tensors depend on which.
 
     Args:
-        view: of the network, which stays as it is.
+        view: of the network, which is not changed.
         shape: (C, H, W) of the images.
         name: of the network, for messages.
 
     Returns:
-        The features that each block's slot is given, a tuple a stage.
+        The features at each block's slot, (1, C, H, W), one tuple for each stage.
 
     Raises:
-        BackboneError: the images do not go through; or what a block's branch and merge, or the
-            network's stem, stages and head do is not what they have to.
+        BackboneError: the images do not go through the network, or a function in the tables
+            (branch, merge, stem, stages, head) does not do what it should.
     """
     network = f"network {name}"
-    with saying(BackboneError, f"{network} cannot be copied", "let copy.deepcopy copy it"):
+    with errors_as(BackboneError, f"{network} cannot be copied", "let copy.deepcopy copy it"):
         copied = copy.deepcopy(view)
-    take_own(copied)
+    take_own_attention(copied)
     model = copied.model.eval()
     with torch.no_grad():
         _stir(model)
         image = _image(model, shape)
-        with saying(
+        with errors_as(
             BackboneError,
-            f"images of {sized(shape)} do not go through {name}",
+            f"images of {shape_text(shape)} do not go through {name}",
             "give larger ones, or with other channels",
         ):
             wanted = model(image.clone())
-        with saying(
+        with errors_as(
             BackboneError, f"{network} has a stem that fails", "correct what add_network was given"
         ):
             x = copied.stem(image.clone())
@@ -68,7 +68,7 @@ def check_split(
                 features, x = _run_block(block, x, network)
                 maps.append(features)
             slots.append(tuple(maps))
-        with saying(
+        with errors_as(
             BackboneError, f"{network} has a head that fails", "correct what add_network was given"
         ):
             logits = copied.head(x)
@@ -84,11 +84,11 @@ def _run_block(block: BlockView, x: Tensor, network: str) -> tuple[Tensor, Tenso
     """Return a block's features and its output.
 
     Raises:
-        BackboneError: its split is wrong.
+        BackboneError: the block's split is wrong.
     """
     kind = f"{network} has a block of type {type_name(type(block.module))} whose"
     remedy = "correct the branch and merge of that type"
-    with saying(BackboneError, f"{kind} split fails", remedy):
+    with errors_as(BackboneError, f"{kind} split fails", remedy):
         here = x.clone()
         given: Any = block.branch(here)
         if fault := _pair_fault(block, given, here):
@@ -110,26 +110,26 @@ def _run_block(block: BlockView, x: Tensor, network: str) -> tuple[Tensor, Tenso
 
 
 def _pair_fault(block: BlockView, given: Any, x: Tensor) -> str:
-    """Return what is wrong with the form of what a branch returns, or the empty text."""
+    """Return what is wrong with the type or shape of a branch's result, or the empty text."""
     if not isinstance(given, tuple | list) or len(given) != 2:
-        return f"branch returns {described(given)} instead of features and shortcut"
+        return f"branch returns {value_text(given)} instead of features and shortcut"
     features = given[0]
     if not isinstance(features, Tensor) or features.ndim != 4:
-        return f"branch returns {described(features)} as features instead of (N, C, H, W)"
+        return f"branch returns {value_text(features)} as features instead of (N, C, H, W)"
     if features is x:
         return "branch returns its very input as features: attention would act on the shortcut"
     if features.shape[:2] != (x.shape[0], block.channels):
         return (
-            f"branch returns features of {sized(features.shape)} where its channels are "
+            f"branch returns features of {shape_text(features.shape)} where its channels are "
             f"{block.channels}"
         )
     return ""
 
 
 def _graph_fault(block: BlockView, x: Tensor) -> str:
-    """Return what is wrong with where attention would act, or the empty text.
+    """Return what is wrong with the point where attention would act, or the empty text.
 
-    It is read off autograd's graph, which tells what depends on what, on "meta" too.
+    Autograd's graph shows which tensors depend on which, also on "meta".
     """
     with torch.enable_grad():
         weights = [p for p in block.module.parameters() if p.is_floating_point()]
@@ -156,7 +156,7 @@ def _graph_fault(block: BlockView, x: Tensor) -> str:
 
 
 def _leaves(value: Any) -> set[int]:
-    """Return the ids of the tensors that a value was computed from."""
+    """Return the ids of the leaf tensors that a value was computed from."""
     found: set[int] = set()
     seen: set[Any] = set()
     todo: list[Any] = []
@@ -185,7 +185,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _stir(model: nn.Module) -> None:
-    """Move the parameters whose values are all equal: zeros and ones hide mistakes."""
+    """Add noise to parameters whose values are all equal: zeros and ones hide mistakes."""
     chance = generator_for("check_split")
     for weight in model.parameters():
         if weight.is_meta or not weight.numel() or not weight.is_floating_point():
@@ -203,7 +203,10 @@ def _image(model: nn.Module, shape: Iterable[int]) -> Tensor:
 
 
 def _same(ours: Any, theirs: Any) -> bool:
-    """Return whether two results are the same; other devices than the CPU may choose kernels."""
+    """Return whether two results are the same; but for the CPU's, up to 1 % of the largest value.
+
+    Other devices may choose another kernel for the same computation.
+    """
     if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
         return False
     if ours.shape != theirs.shape or ours.is_meta:
@@ -213,15 +216,19 @@ def _same(ours: Any, theirs: Any) -> bool:
     return torch.allclose(ours, theirs, rtol=near, atol=scale, equal_nan=True)
 
 
-def described(value: Any) -> str:
-    """Return what a value is, for messages."""
+def value_text(value: Any) -> str:
+    """Return what a value is, for messages.
+
+    >>> value_text(torch.zeros(2, 3)), value_text([1, 2])
+    ('a tensor of 2x3', 'a list of 2')
+    """
     if isinstance(value, Tensor):
-        return f"a tensor of {sized(value.shape)}"
+        return f"a tensor of {shape_text(value.shape)}"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"
 
 
-def sized(shape: Iterable[int]) -> str:
+def shape_text(shape: Iterable[int]) -> str:
     """Return a shape as `3x32x32`."""
     return "x".join(map(str, shape))

@@ -2,16 +2,16 @@
 
     x_{l+1} = h(x_l) + F(x_l),   F = ... conv(relu(bn(x)))          (eq. 1, figure 4 e)
 
-BatchNorm and ReLU come before each convolution, nothing after the addition; the head begins with
-the BatchNorm and ReLU that the last block lacks. The first block of each stage activates before
-the two paths part, so that its shortcut starts from the activated input (the paper says it of the
-first stage, the authors' code does it wherever the width changes). preresnet164 has bottlenecks
-with a projection of a bare 1x1 convolution at the beginning of each stage and the stride in the
-first 1x1 convolution, both as in the authors' code; preresnet110 has basic blocks with
-parameter-free shortcuts (every second pixel, zero channels added).
+BatchNorm and ReLU come before each convolution, and nothing comes after the addition. So the head
+begins with the BatchNorm and ReLU that the last block lacks. In the first block of each stage, the
+branch and the shortcut both start from the activated input (the paper says so for the first stage;
+the authors' code does it wherever the width changes). preresnet110 has basic blocks with shortcuts
+without parameters (every second pixel, zero channels added). preresnet164 has bottlenecks; the
+first block of each stage has a projection, which is a single 1x1 convolution, and its stride is in
+the first 1x1 convolution of the branch, both as in the authors' code.
 
-Differs from the paper: the zero channels go half on each side, as in `cifar_resnet`; input
-channels, width, stem stride and blocks a stage can be chosen.
+Differs from the paper: half of the zero channels are added on each side, as in `cifar_resnet`;
+input channels, width, stem stride and the number of blocks of each stage can be chosen.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,9 +20,13 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.backbones.cifar_stages import cifar_stages, every_nth, he_normal
-from sat_optuna.backbones.contract import Backbone, Block
-from sat_optuna.backbones.counts import check_counts
+from sat_optuna.backbones.cifar_stages import (
+    cifar_stages,
+    he_normal,
+    option_a,
+    option_a_padding,
+)
+from sat_optuna.backbones.contract import Backbone, Block, check_counts
 
 __all__ = ["PreActBasic", "PreActBottleneck", "basic_preresnet", "bottleneck_preresnet"]
 
@@ -41,8 +45,7 @@ class PreActBasic(Block):
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        missing = channels - in_channels
-        self.padding = (0, 0, 0, 0, missing // 2, missing - missing // 2)
+        self.padding = option_a_padding(in_channels, channels)
 
     @property
     def last(self) -> nn.Module:
@@ -57,9 +60,8 @@ class PreActBasic(Block):
         """
         active = F.relu(self.bn1(x), inplace=True)
         features = F.relu(self.bn2(self.conv1(active)), inplace=True)
-        shortcut = every_nth(active if self.first else x, self.stride)
-        if any(self.padding):
-            shortcut = F.pad(shortcut, self.padding)
+        begin = active if self.first else x
+        shortcut = option_a(begin, stride=self.stride, padding=self.padding)
         return self.conv2(features), shortcut
 
     def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """CIFAR residual networks (He et al., CVPR 2016, arXiv:1512.03385, section 4.2).
 
-Three stages of n blocks with w, 2w and 4w channels (w = 16 there): resnet20/32/44/56/110 have
-basic blocks and parameter-free shortcuts (option A: every second pixel, zero channels added), and
-n = 3/5/7/9/18. resnet164 has n = 18 post-activation bottlenecks of 4w, 8w and 16w channels with
-projection shortcuts (option B).
+Each network has three stages of n blocks with w, 2w and 4w channels; w is 16 in the paper.
+resnet20/32/44/56/110 have n = 3/5/7/9/18 basic blocks and shortcuts without parameters (option A:
+every second pixel, zero channels added). resnet164 has n = 18 post-activation bottlenecks with 4w,
+8w and 16w channels and projection shortcuts (option B).
 
-Differs from the paper: the zero channels of option A go half on each side, as in the common
-re-implementations (the paper does not say where); resnet164 comes from the sequel
-(arXiv:1603.05027) and is post-activation here; input channels, width, stem stride and blocks a
-stage can be chosen.
+Differs from the paper: option A adds half of the zero channels on each side, as the common
+re-implementations do (the paper does not say where); resnet164 comes from the sequel
+(arXiv:1603.05027) and is post-activation here; input channels, width, stem stride and the number
+of blocks of each stage can be chosen.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +17,13 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sat_optuna.backbones.cifar_stages import cifar_stages, every_nth, he_normal
-from sat_optuna.backbones.contract import Backbone, Block
-from sat_optuna.backbones.counts import check_counts
+from sat_optuna.backbones.cifar_stages import (
+    cifar_stages,
+    he_normal,
+    option_a,
+    option_a_padding,
+)
+from sat_optuna.backbones.contract import Backbone, Block, check_counts
 
 __all__ = ["BasicBlock", "Bottleneck", "basic_resnet", "bottleneck_resnet"]
 
@@ -37,8 +41,7 @@ class BasicBlock(Block):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        missing = channels - in_channels
-        self.padding = (0, 0, 0, 0, missing // 2, missing - missing // 2)
+        self.padding = option_a_padding(in_channels, channels)
 
     @property
     def last(self) -> nn.Module:
@@ -53,8 +56,7 @@ class BasicBlock(Block):
         """
         features = F.relu(self.bn1(self.conv1(x)), inplace=True)
         features = self.bn2(self.conv2(features))
-        shortcut = every_nth(x, self.stride)
-        return features, F.pad(shortcut, self.padding) if any(self.padding) else shortcut
+        return features, option_a(x, stride=self.stride, padding=self.padding)
 
     def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:
         """Return relu(features + shortcut), (N, C, H, W)."""
@@ -62,7 +64,7 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """A 3x3 convolution between two of 1x1, beside a shortcut, projected where shapes differ."""
+    """A 3x3 convolution between two of 1x1, and a shortcut, projected if the shapes differ."""
 
     def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
         super().__init__()

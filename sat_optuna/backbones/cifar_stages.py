@@ -1,4 +1,4 @@
-"""What CIFAR residual networks have in common: three stages, and how their convolutions start."""
+"""What the CIFAR residual networks share: three stages, shortcuts of option A, initial weights."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sat_optuna.backbones.contract import BackboneError, Block
 
-__all__ = ["cifar_stages", "every_nth", "he_normal"]
+__all__ = ["cifar_stages", "he_normal", "option_a", "option_a_padding"]
 
 _STAGES = 3
 
@@ -21,17 +21,17 @@ def cifar_stages(
     channels: int,
     blocks: Sequence[int],
 ) -> list[list[Block]]:
-    """Build three stages, each with twice the channels of the one before and half its side.
+    """Build three stages, each with twice the channels and half the side of the one before.
 
     Args:
-        first: makes the first block of a stage from its input channels, its channels and stride.
-        other: makes the others.
-        inputs: channels that the first stage is given.
-        channels: of the features of the first stage's blocks.
-        blocks: blocks of each stage.
+        first: called with (input channels, channels, stride), it makes the first block of a stage.
+        other: makes the other blocks in the same way.
+        inputs: channels of the first stage's input.
+        channels: channels of the features of the first stage's blocks.
+        blocks: number of blocks of each stage.
 
     Raises:
-        BackboneError: there are not three stages of a block or more.
+        BackboneError: `blocks` does not give three stages of at least one block each.
     """
     if len(blocks) != _STAGES or min(blocks) < 1:
         raise BackboneError(
@@ -48,22 +48,34 @@ def cifar_stages(
 
 
 def he_normal(network: nn.Module) -> None:
-    """Draw the convolutions anew: normal, by fan out (He et al., ICCV 2015, arXiv:1502.01852)."""
+    """Draw the convolutions' weights: normal, by fan out (He et al., 2015, arXiv:1502.01852)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def every_nth(x: Tensor, stride: int) -> Tensor:
-    """Return each `stride`-th row and column, the first included: a shortcut of option A.
+def option_a_padding(in_channels: int, channels: int) -> tuple[int, ...]:
+    """Return the zero channels of a shortcut of option A, half on each side, for `F.pad`."""
+    missing = channels - in_channels
+    return (0, 0, 0, 0, missing // 2, missing - missing // 2)
+
+
+def option_a(x: Tensor, *, stride: int, padding: Sequence[int]) -> Tensor:
+    """Return the shortcut without parameters: every `stride`-th pixel, zero channels added.
 
     Args:
-        x: (N, C, H, W).
-        stride: 1 returns `x` itself.
+        x: (N, C_in, H_in, W_in).
+        stride: of rows and columns; the first row and column are kept.
+        padding: of `option_a_padding`.
+
+    Returns:
+        (N, C, H, W).
     """
-    if stride == 1:
-        return x
-    if x.is_contiguous(memory_format=torch.channels_last):
-        # The same pixels; a slice's gradient would be contiguous, and slow down all that it meets.
-        return F.avg_pool2d(x, 1, stride)
-    return x[:, :, ::stride, ::stride]
+    if stride > 1:
+        if x.is_contiguous(memory_format=torch.channels_last):
+            # The same pixels as by slicing. But the gradient of a slice is contiguous, which would
+            # slow down the whole backward pass.
+            x = F.avg_pool2d(x, 1, stride)
+        else:
+            x = x[:, :, ::stride, ::stride]
+    return F.pad(x, padding) if any(padding) else x

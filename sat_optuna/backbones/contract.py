@@ -1,4 +1,7 @@
-"""What every backbone is: a stem, stages of residual blocks split where attention goes, a head."""
+"""The contract of all backbones: a stem, stages of residual blocks, a head.
+
+Each block is split at the point where attention acts.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -7,15 +10,35 @@ from torch import Tensor, nn
 
 from sat_optuna.errors import SatOptunaError
 
-__all__ = ["Backbone", "BackboneError", "Block"]
+__all__ = ["Backbone", "BackboneError", "Block", "check_counts"]
 
 
 class BackboneError(SatOptunaError, ValueError):
-    """A setting that a backbone cannot be built with."""
+    """A backbone that cannot be built, or a network that is not what its tables say."""
+
+
+def check_counts(**settings: object) -> None:
+    """Make sure that settings are whole numbers, at least 1.
+
+    Raises:
+        BackboneError: a setting is something else.
+    """
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BackboneError(
+                f"{name} = {value!r} given; give a whole number that is at least 1"
+            )
 
 
 class Block(nn.Module):
-    """A residual block in two halves; attention may act on the features in between.
+    """A residual block in two halves; attention may act on the features between them.
+
+    >>> import torch
+    >>> from sat_optuna.backbones.cifar_resnet import BasicBlock
+    >>> block = BasicBlock(8, 16, stride=2)
+    >>> features, shortcut = block.branch(torch.zeros(1, 8, 6, 6))
+    >>> features.shape, block.merge(features, shortcut).shape
+    (torch.Size([1, 16, 3, 3]), torch.Size([1, 16, 3, 3]))
 
     Attributes:
         channels: C of the features that `branch` returns.
@@ -25,13 +48,11 @@ class Block(nn.Module):
 
     @property
     def last(self) -> nn.Module | None:
-        """The BatchNorm2d or Conv2d whose output the features are; None where there is none."""
+        """The BatchNorm2d or Conv2d whose output is the features; None if there is none."""
         return None
 
     def branch(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of the residual branch and the shortcut, before they meet.
-
-        `x` is left as it is.
+        """Return the features of the residual branch, and the shortcut; `x` is not changed.
 
         Args:
             x: (N, C_in, H_in, W_in).
@@ -42,7 +63,7 @@ class Block(nn.Module):
         raise NotImplementedError
 
     def merge(self, features: Tensor, shortcut: Tensor) -> Tensor:
-        """Return the block's output; features and shortcut are left as they are.
+        """Return the block's output; features and shortcut are not changed.
 
         Args:
             features: (N, C, H, W), attended or not.
@@ -56,12 +77,12 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A network that can be walked block by block.
+    """A network whose forward is its stem, then each block of its stages, then its head.
 
     Attributes:
-        stem: images to the first block's input.
-        stages: a ModuleList of ModuleLists of blocks, shallow to deep.
-        head: the last block's output to logits.
+        stem: called with the images, it returns the first block's input.
+        stages: a ModuleList of ModuleLists of blocks, from shallow to deep.
+        head: called with the last block's output, it returns the logits.
     """
 
     def __init__(
@@ -74,7 +95,7 @@ class Backbone(nn.Module):
 
     @property
     def blocks(self) -> tuple[tuple[Block, ...], ...]:
-        """The blocks, a tuple a stage."""
+        """The blocks, one tuple for each stage."""
         stages = cast("Iterable[Iterable[Block]]", self.stages)
         return tuple(tuple(blocks) for blocks in stages)
 

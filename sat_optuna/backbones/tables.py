@@ -1,17 +1,18 @@
-"""How foreign networks are walked block by block: two tables, by exact type.
+"""How networks are run block by block: two tables, looked up by exact type.
 
-A foreign network (torchvision, timm, a user's own) is kept whole, its state_dict keys unchanged.
-One table says how a residual block is split where attention goes; the other what comes before the
-blocks of a network, which they are, and what comes after. A block whose type is in no table is an
-error, never a block without a slot.
+A network from elsewhere (torchvision, timm, a user) is kept whole, with its state_dict keys
+unchanged. The table of blocks says how a type of residual block is split at the point where
+attention acts, which is called its slot. The table of networks says what a type of network runs
+before its blocks, which modules its blocks are, and what it runs after them. A block whose type is
+in no table is an error; it is never passed over.
 
     add_block(MyBlock, BlockSplit(branch=my_branch, merge=my_merge, channels=my_channels))
     add_network(MyNet, stem=my_stem, stages=my_stages, head=my_head)
 
-All of these are plain functions at the top of a module: a view is copied with its network, and a
-function that captured a module would go on using the old one. Walking calls them in place of the
-forward of the network and of its blocks, so hooks registered on these are not run; hooks on the
-layers inside are.
+All of these are plain functions at the top of a module. For a view is copied together with its
+network, and a function that captured a module would go on using the module of the original. These
+functions run instead of the forward of the network and of its blocks: hooks on the network or on a
+block are not called, hooks on the layers inside a block are.
 """
 
 import importlib
@@ -37,7 +38,7 @@ __all__ = [
     "type_name",
 ]
 
-# Their tables are filled when they are imported, which needs these packages.
+# By package, the module that enters the package's networks; importing it needs the package.
 _TABLES = {
     "timm": "sat_optuna.backbones.timm",
     "torchvision": "sat_optuna.backbones.torchvision",
@@ -48,15 +49,15 @@ _TABLES = {
 class BlockSplit:
     """A residual block in two halves; attention may act on the features in between.
 
-    Before anything is trained, `splitting.check_split` proves them on the network itself.
+    Before anything is trained, `check.check_split` tests both halves on the network itself.
 
     Attributes:
-        branch: (block, x) to the (N, C, H, W) features of the residual branch, after its last
-            normalisation, and the shortcut.
-        merge: (block, features, shortcut) to the block's output.
-        channels: (block) to C.
-        last: (block) to the BatchNorm2d or Conv2d whose output the features are, where there is
-            one: constant gates are folded into it.
+        branch: called with (block, x), it returns the (N, C, H, W) features of the residual
+            branch, after its last normalisation, and the shortcut.
+        merge: called with (block, features, shortcut), it returns the block's output.
+        channels: called with (block), it returns C.
+        last: called with (block), it returns the BatchNorm2d or Conv2d whose output is the
+            features, or None; constant gates are folded into that layer.
     """
 
     branch: Callable[[Any, Tensor], tuple[Tensor, Any]]
@@ -67,19 +68,19 @@ class BlockSplit:
 
 @dataclass(frozen=True, slots=True)
 class OwnSlot:
-    """Where a block carries attention of its own.
+    """The slot of a block that carries attention itself: the point where that attention acts.
 
     Attributes:
-        split: the block split there: the features are what that attention is given, and merge
-            does the rest of the block without it.
-        name: the block's attribute that holds it; None or an Identity there is no attention.
+        split: how the block is split there. The features are the input of the block's own
+            attention; merge runs the rest of the block, without that attention.
+        name: the block's attribute that holds the attention; None or an Identity in it is none.
     """
 
     split: BlockSplit
     name: str
 
     def module_of(self, block: nn.Module) -> nn.Module | None:
-        """Return the block's own attention, if it has any."""
+        """Return the attention that the block carries itself; None if it carries none."""
         own = getattr(block, self.name, None)
         return None if own is None or isinstance(own, nn.Identity) else own
 
@@ -117,11 +118,11 @@ def add_block(
     """Say how blocks of exactly this type are split.
 
     Args:
-        block_type: a module whose forward is `merge(branch(x))`.
+        block_type: type of the blocks; their forward is `merge(*branch(x))`.
         split: the two halves.
-        has_shortcut: (block) to whether it is residual; one that is not is run as it is, without
-            a slot. None: all are.
-        own: where it carries attention of its own.
+        has_shortcut: called with (block), it returns whether the block is residual. A block that
+            is not is run as it is, without a slot. None means that all are residual.
+        own: the slot of the attention that such a block may carry itself.
 
     Raises:
         BackboneError: the type is registered already.
@@ -133,7 +134,7 @@ def add_block(
 def add_plain_step(module_type: type[nn.Module]) -> None:
     """Say that modules of exactly this type stand between blocks and have no slot.
 
-    Saying it again changes nothing.
+    A second call with the same type changes nothing.
 
     Raises:
         BackboneError: the type is registered as a block.
@@ -150,13 +151,14 @@ def add_network(
     stages: Callable[[Any], Iterable[Iterable[nn.Module]]],
     head: Callable[[Any, Tensor], Tensor],
 ) -> None:
-    """Say how networks of exactly this type are walked.
+    """Say how networks of exactly this type are run block by block.
 
     Args:
-        model_type: a module whose forward is stem, then the steps of all stages, then head.
-        stem: (model, images) to the first step's input.
-        stages: (model) to the steps of each stage: blocks and plain steps.
-        head: (model, the last step's output) to (N, classes) logits.
+        model_type: type of the networks; their forward is the stem, then the steps of all stages,
+            then the head.
+        stem: called with (model, images), it returns the first step's input.
+        stages: called with (model), it returns the steps of each stage: blocks and plain steps.
+        head: called with (model, the last step's output), it returns (N, classes) logits.
 
     Raises:
         BackboneError: the type is registered already.
@@ -169,15 +171,15 @@ def add_network(
 
 
 def registered_blocks() -> tuple[type[nn.Module], ...]:
-    """Return the block types in the table, those of packages not yet looked at left out."""
+    """Return the block types in the table; those of a package come in when it is first used."""
     return tuple(_BLOCKS)
 
 
 def block_entry(block: nn.Module, model: nn.Module) -> BlockEntry | None:
-    """Return how a block of a network is split, None for a plain step.
+    """Return how a block of a network is split; None for a plain step.
 
     Raises:
-        BackboneError: its type is in no table.
+        BackboneError: the block's type is in no table.
     """
     if type(block) in _PLAIN_STEPS:
         return None
@@ -195,10 +197,10 @@ def block_entry(block: nn.Module, model: nn.Module) -> BlockEntry | None:
 
 
 def network_entry(model: nn.Module) -> NetworkEntry:
-    """Return how a network is walked.
+    """Return how a network is run block by block.
 
     Raises:
-        BackboneError: its type is in no table.
+        BackboneError: the network's type is in no table.
     """
     if isinstance(model, Backbone):
         _refuse_another_forward(model, Backbone)
@@ -223,11 +225,11 @@ def _claim(module_type: type[nn.Module]) -> None:
 
 
 def _refuse_another_forward(module: nn.Module, contract: type[nn.Module]) -> None:
-    """Make sure that a module is walked as its forward goes."""
+    """Make sure that a module has the forward of its contract, which the walk computes."""
     if type(module).forward is not contract.forward:
         raise BackboneError(
-            f"{type_name(type(module))} has a forward of its own, which walking it block by block "
-            f"would pass by; drop it, or derive from nn.Module instead of {contract.__name__} and "
+            f"{type_name(type(module))} has a forward of its own, which running it block by block "
+            f"would ignore; drop it, or derive from nn.Module instead of {contract.__name__} and "
             "register the type"
         )
 
@@ -267,6 +269,6 @@ def _last(block: Block) -> nn.Module | None:
     return block.last
 
 
-# Whatever derives from our own contract says itself how it is split.
+# What derives from our own contract says itself how it is split.
 add_block(Block, BlockSplit(_branch, _merge, _channels, _last))
 add_network(Backbone, stem=_stem, stages=_stages, head=_head)

@@ -1,8 +1,8 @@
-"""torchvision's ResNet, ResNeXt and Wide ResNet: how they are walked, and builders for them.
+"""torchvision's ResNet, ResNeXt and Wide ResNet: their entries in the tables, and builders.
 
-The networks are torchvision's own, with its names of weights; branch and merge follow the forward
-of its blocks, but that nothing is added in place: a search goes on from the same features with
-several schemes. Attention acts after the last BatchNorm of the residual branch.
+The networks are torchvision's, with torchvision's names of weights. Branch and merge compute what
+the forward of its blocks computes. Only the addition is not done in place, because a search uses
+the same features for several schemes. Attention acts after the last BatchNorm of the branch.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from sat_optuna.backbones.counts import check_counts
+from sat_optuna.backbones.contract import check_counts
 from sat_optuna.backbones.tables import BlockSplit, add_block, add_network
 
 __all__ = [
@@ -38,7 +38,7 @@ def _merge(block: Any, features: Tensor, shortcut: Tensor) -> Tensor:
 
 
 def _batch_norm(norm: nn.Module) -> nn.Module | None:
-    """Return a normalisation if a factor a channel can be multiplied into its weights."""
+    """Return a normalisation if a factor for each channel can be multiplied into its weights."""
     return norm if type(norm) is nn.BatchNorm2d and norm.affine else None
 
 

@@ -1,7 +1,7 @@
-"""The view of a network as stem, stages of blocks with slots, head.
+"""A view of a network: the same network, seen as a stem, stages of blocks with slots, and a head.
 
-Its functions run in place of the forward of the network and of the blocks with slots: forward
-hooks on these are not called.
+A slot is the point of a block where attention acts. A view runs its own functions instead of the
+forward of the network and of the blocks with slots, so forward hooks on these are not called.
 """
 
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from sat_optuna.backbones.tables import (
     network_entry,
     type_name,
 )
-from sat_optuna.errors import saying
+from sat_optuna.errors import errors_as
 
-__all__ = ["BlockView", "NetworkView", "take_own", "view_of"]
+__all__ = ["BlockView", "NetworkView", "take_own_attention", "view_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockView:
-    """A block with a slot, and the steps without one that come right before it.
+    """A block with a slot, and the steps without a slot that come right before it.
 
     Attributes:
         module: the block itself.
-        split: how it is split.
-        before: steps that its branch runs first.
-        own: where it carries attention of its own, if the slot is there.
+        split: how the block is split at its slot.
+        before: the steps; `branch` runs them first.
+        own: the slot of the attention that the block carries itself, if that slot is used.
     """
 
     module: nn.Module
@@ -44,10 +44,10 @@ class BlockView:
         """C of the features.
 
         Raises:
-            BackboneError: the table's function fails.
+            BackboneError: the function in the table fails.
         """
         kind = type_name(type(self.module))
-        with saying(
+        with errors_as(
             BackboneError,
             f"channels of block type {kind} fails",
             "correct what add_block was given",
@@ -55,7 +55,7 @@ class BlockView:
             return self.split.channels(self.module)
 
     def branch(self, x: Tensor) -> tuple[Tensor, Any]:
-        """Return (N, C, H, W) features and the shortcut."""
+        """Return (N, C, H, W) features of the residual branch, and the shortcut."""
         for step in self.before:
             x = step(x)
         return self.split.branch(self.module, x)
@@ -66,19 +66,20 @@ class BlockView:
 
     @property
     def last(self) -> nn.Module | None:
-        """The layer whose output the features are, where the table names one."""
+        """The layer whose output is the features, if the table names one."""
         return None if self.split.last is None else self.split.last(self.module)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkView:
-    """A network as stem, stages of blocks with slots, head.
+    """A network as a stem, stages of blocks with slots, and a head.
 
-    It holds the network's own modules, so that a deep copy of both together is a view of the copy.
+    It holds the network's own modules, so a deep copy of the view is a view of a copied network.
 
     Attributes:
         model: the network.
-        blocks: the blocks with slots, a tuple a stage; a stage without any is part of the next.
+        blocks: the blocks with slots, one tuple for each stage. A stage without such a block
+            counts as part of the next one.
         after: steps between the last block and the head.
     """
 
@@ -92,7 +93,7 @@ class NetworkView:
         return self._entry.stem(self.model, x)
 
     def head(self, x: Tensor) -> Tensor:
-        """Run what comes after the last block; (N, classes) logits."""
+        """Run what comes after the last block; return (N, classes) logits."""
         for step in self.after:
             x = step(x)
         return self._entry.head(self.model, x)
@@ -104,27 +105,32 @@ class NetworkView:
 
     @property
     def stage_channels(self) -> tuple[tuple[int, ...], ...]:
-        """Channels of the features of each block, a tuple a stage."""
+        """Channels of the features of each block, one tuple for each stage."""
         return tuple(tuple(block.channels for block in blocks) for blocks in self.blocks)
 
 
 def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
-    """Look up how a network is walked.
+    """Return the view of a network.
+
+    >>> import torchvision
+    >>> view = view_of(torchvision.models.resnet18())
+    >>> view.stage_sizes, view.stage_channels[0]
+    ((2, 2, 2, 2), (64, 64))
 
     Args:
-        model: a `Backbone`, or a network whose type `add_network` knows.
-        own: False: a slot at the end of each residual branch; attention that a block carries
-            itself stays inside. True: a slot where a block carries attention of its own, and
-            nowhere else.
+        model: a `Backbone`, or a network whose type was registered with `add_network`.
+        own: False puts a slot at the end of each residual branch; attention that a block carries
+            itself stays inside the branch. True puts slots at the points where blocks carry
+            attention themselves, and nowhere else.
 
     Raises:
-        BackboneError: a type that no table holds, a network without any such block.
+        BackboneError: a type is in no table, or the network has no block with a slot.
     """
     entry = network_entry(model)
     stages: list[tuple[BlockView, ...]] = []
     before: list[nn.Module] = []
     kind = type_name(type(model))
-    with saying(
+    with errors_as(
         BackboneError, f"stages of network type {kind} fails", "correct what add_network was given"
     ):
         steps_of = [list(steps) for steps in entry.stages(model)]
@@ -148,14 +154,15 @@ def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
     return NetworkView(model, tuple(stages), tuple(before), entry)
 
 
-def take_own(view: NetworkView) -> tuple[tuple[nn.Module | None, ...], ...]:
+def take_own_attention(view: NetworkView) -> tuple[tuple[nn.Module | None, ...], ...]:
     """Take the attention that the blocks carry themselves out of the network.
 
     Args:
-        view: made with `own=True`; in each block an Identity is left in its place.
+        view: made with `own=True`. In each of its blocks an Identity replaces the attention. A
+            view made without it is not changed.
 
     Returns:
-        What each block carried, a tuple a stage; None everywhere in a view made without.
+        The attention of each block, one tuple for each stage; None for a block that carries none.
     """
     return tuple(tuple(_taken(block) for block in blocks) for blocks in view.blocks)
 
@@ -171,7 +178,7 @@ def _taken(block: BlockView) -> nn.Module | None:
 def _slot(
     step: nn.Module, before: tuple[nn.Module, ...], *, own: bool, model: nn.Module
 ) -> BlockView | None:
-    """Return the view of a step with a slot, None for one without."""
+    """Return the view of a step that has a slot; None for a step without one."""
     entry = block_entry(step, model)
     if entry is None:
         return None
@@ -180,7 +187,7 @@ def _slot(
             return None
         return BlockView(step, entry.own.split, before, entry.own)
     kind = type_name(type(step))
-    with saying(
+    with errors_as(
         BackboneError,
         f"has_shortcut of block type {kind} fails",
         "correct what add_block was given",

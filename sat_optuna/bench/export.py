@@ -1,19 +1,19 @@
 """How far exported files are from their networks: each module in each format, on one backbone."""
 
-import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sat_optuna.attention import ATTENTION, default_spec
-from sat_optuna.export import SUFFIXES, ExportError
+from sat_optuna.attention import default_spec
+from sat_optuna.bench.document import held_parts, write_document
+from sat_optuna.events import Event, OnEvent, counted, ignore
+from sat_optuna.export import SUFFIXES
 from sat_optuna.export.write import TOLERANCE, export_ticket
-from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet.materialise import TicketNetwork, materialise
@@ -21,15 +21,10 @@ from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import versions
 
-__all__ = ["bench_export", "own_modules"]
+__all__ = ["bench_export"]
 
 _CLASSES = 1000
 _SEED = 0
-
-
-def own_modules() -> tuple[str, ...]:
-    """Return the modules that are this package's own, or registered by hand: no family's."""
-    return tuple(name for name in ATTENTION.names() if ":" not in name)
 
 
 def bench_export(
@@ -38,32 +33,36 @@ def bench_export(
     modules: Sequence[str],
     side: int,
     out: Path | None = None,
-    on_file: Callable[[str], None] | None = None,
+    on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
-    """Export a network with each module at all blocks in each format, and note the differences.
+    """Export a network with each module in every block to each format; record the differences.
 
     Args:
-        backbone: a name of `BACKBONES`; its weights are drawn, those that start at 0 or 1 too.
+        backbone: a name of `BACKBONES`. All its weights are drawn, also those that usually start
+            at 0 or 1.
         modules: names of `ATTENTION`.
-        side: of the RGB images, pixels.
-        out: JSON file, rewritten after each export; what it holds already is not done again.
-        on_file: called after each export with what it was; also for those not done again.
+        side: H and W of the RGB images, in pixels.
+        out: JSON file, which is rewritten after each export. What it holds already is not done
+            again.
+        on_event: told of each export, also of those that `out` holds already.
 
     Returns:
-        A JSON document: a row for each module, format and batch.
+        A JSON document with a row for each module, format and batch size.
 
     Raises:
-        ExportError: a file does not compute what the network computes, or `out` holds something
-            else.
+        ExportError: a file does not compute what the network computes.
+        BenchError: `out` holds something else.
     """
+    total = len(modules) * len(SUFFIXES)
+    on_event = counted(on_event, step="bench export", total=total)
     shape = (3, side, side)
-    document: dict[str, Any] = {
+    header = {
         "backbone": backbone,
         "image": list(shape),
         "versions": versions() | _onnx_versions(),
         "tolerance": {to: TOLERANCE.get(to, 0.0) for to in SUFFIXES},
     }
-    document["rows"] = _held(out, document) if out else []
+    document = header | held_parts(out, header, {"rows": []}, what="exports")
     for kind in modules:
         made: tuple[TicketNetwork, Ticket] | None = None
         for to in SUFFIXES:
@@ -71,34 +70,13 @@ def bench_export(
                 made = made or _network(backbone, kind, shape)
                 document["rows"] += _rows(*made, kind=kind, to=to)
                 if out:
-                    write_text(out, json.dumps(document, indent=1) + "\n")
-            if on_file:
-                on_file(f"{kind} {to}")
+                    write_document(out, document)
+            on_event(Event(step="export", done=1, total=1, message=f"{kind} {to}"))
     return document
 
 
 def _onnx_versions() -> dict[str, str]:
     return {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}
-
-
-def _held(out: Path, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a file that was begun with the same backbone, images and versions."""
-    if not out.exists():
-        return []
-    try:
-        held = json.loads(out.read_text(encoding="utf-8"))
-        rows: list[dict[str, Any]] = held.pop("rows")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ExportError(
-            f"{out} holds something else than exports; choose another --out"
-        ) from error
-    other = sorted(key for key in wanted if held.get(key) != wanted[key])
-    if other:
-        raise ExportError(
-            f"{out} was begun with another {', '.join(other)}; choose another --out, or move it "
-            "away"
-        )
-    return rows
 
 
 def _network(
@@ -126,7 +104,7 @@ def _network(
 
 
 def _stirred(network: TicketNetwork) -> TicketNetwork:
-    """Move what starts at 0 or 1 elsewhere: nothing would be seen of a part that does nothing."""
+    """Add noise to what starts at 0 or 1: a part that does nothing would hide a difference."""
     chance = generator_for("stir", _SEED)
     with torch.no_grad():
         for value in (*network.parameters(), *network.buffers()):

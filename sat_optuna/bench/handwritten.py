@@ -1,6 +1,6 @@
-"""A ResNet-20 with SE in some of its blocks, as one would write it for one scheme alone.
+"""A ResNet-20 with SE in some blocks, written by hand for one scheme.
 
-It knows nothing of supernets, schemes or views: what the benchmark compares a masked forward with.
+Its forward uses no supernet, scheme or view. The benchmark compares a supernet's forward with it.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import TicketNetwork, materialise
-from sat_optuna.supernet.supernet import StageAttention, Supernet
+from sat_optuna.supernet.supernet import Supernet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sat_optuna.attention.se import SE
+    from sat_optuna.attention.stage import StageAttention
     from sat_optuna.backbones.cifar_resnet import BasicBlock
     from sat_optuna.backbones.contract import Backbone
 
@@ -44,10 +45,10 @@ class _Block(nn.Module):
 
 
 class HandWrittenResNet(nn.Module):
-    """Stem, blocks one after the other, mean, linear layer."""
+    """A stem, blocks one after the other, a mean and a linear layer."""
 
     def __init__(self, network: TicketNetwork) -> None:
-        """Take the layers of a ticket's network; they are shared with it."""
+        """Use the layers of a ticket's network; both networks share them."""
         super().__init__()
         backbone = cast("Backbone", network.backbone)
         self.stem, self.head = backbone.stem, backbone.head
@@ -56,7 +57,7 @@ class HandWrittenResNet(nn.Module):
         blocks = []
         for owner, choices, members in zip(owners, network.scheme.by_stage(), stages, strict=True):
             for index, (choice, block) in enumerate(zip(choices, members, strict=True)):
-                attention = cast("SE", owner.owner_of(choice, index)) if choice else None
+                attention = cast("SE", owner.module_at(choice, index)) if choice else None
                 blocks.append(_Block(block, attention))
         self.blocks = nn.Sequential(*blocks)
 
@@ -67,10 +68,10 @@ class HandWrittenResNet(nn.Module):
 
 
 def hand_written(net: Supernet, scheme: Scheme) -> HandWrittenResNet:
-    """Return a scheme's network without anything of a supernet, with a copy of its weights.
+    """Return the hand-written network of a scheme, with a copy of the supernet's weights.
 
     Args:
-        net: resnet20 or a relative of basic blocks, with SE alone.
-        scheme: which block carries it.
+        net: resnet20 or another ResNet of basic blocks, with SE as its only kind.
+        scheme: which block carries SE.
     """
     return HandWrittenResNet(materialise(net, scheme))

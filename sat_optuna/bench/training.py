@@ -1,13 +1,12 @@
 """How fast networks train here: our loop beside the usual one, and what a supernet costs extra.
 
-All that is compared takes turns in one run, in orders drawn anew, so that what else the machine
-does falls on all. Ratios are medians over the rounds with their distribution-free 95 % intervals.
+Whatever is compared takes turns in one run, in an order that is drawn anew each round, so that
+other work of the machine disturbs all of it alike. Ratios are medians over the rounds, with
+distribution-free 95 % intervals.
 """
 
-import json
-import platform
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,15 +15,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from sat_optuna.bench.document import device_name, held_parts, write_document
 from sat_optuna.bench.training_plan import LIMITS, Network, TrainingPlan, ratio_of, timed
 from sat_optuna.bench.training_ratios import compiled_ratio, supernet_ratio
 from sat_optuna.bench.usual import augmented_loader, bare_loader, usual_fit
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.data import load_dataset
-from sat_optuna.errors import SatOptunaError
 from sat_optuna.evaluate import accuracy
+from sat_optuna.events import Event, OnEvent, counted, ignore
 from sat_optuna.evidence.statistics import summarise
-from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
 from sat_optuna.supernet.materialise import materialise
@@ -41,7 +40,7 @@ from sat_optuna.training.precision import (
 if TYPE_CHECKING:
     from sat_optuna.data.images import TensorImages
 
-__all__ = ["TrainingBenchError", "bench_training"]
+__all__ = ["bench_training"]
 
 _SETTINGS = tuple(
     Arithmetic(precision, memory_format)
@@ -51,65 +50,58 @@ _SETTINGS = tuple(
 _FLAGS = ("avx2", "avx512_f", "avx512_vnni", *BFLOAT16_FLAGS)
 
 
-class TrainingBenchError(SatOptunaError, ValueError):
-    """A file that this benchmark cannot go on with."""
-
-
 def bench_training(
-    plan: TrainingPlan,
-    *,
-    out: Path | None = None,
-    on_turn: Callable[[], None] | None = None,
+    plan: TrainingPlan, *, out: Path | None = None, on_event: OnEvent = ignore
 ) -> dict[str, Any]:
-    """Measure the speed of both loops, ours in each setting; the ratios; both loops' accuracies.
+    """Measure the speed of both loops (ours in each setting), the ratios, and the accuracies.
+
+        document = bench_training(TrainingPlan(rounds=15), out=Path("mine.json"))
 
     Args:
         plan: what to measure.
-        out: JSON file, rewritten after each network, ratio and at the end; what it holds already
-            is not done again.
-        on_turn: called after each round, and after each training for the accuracies.
+        out: JSON file, which is rewritten after each network and each ratio, and at the end. What
+            it holds already is not measured again.
+        on_event: told of each round, and of each training for the accuracies; `plan.turns` in all.
 
     Returns:
-        A JSON document: rows (loops and settings), ratios, compiled (steps through
-        torch.compile, where the plan or `out` has them), accuracy, and how and where all of it was
-        measured.
+        A JSON document: rows (of loops and settings), ratios, compiled (steps through
+        torch.compile, if the plan asks for them or `out` has them), accuracy, and how and where
+        all of it was measured.
 
     Raises:
-        TrainingBenchError: `out` holds something else.
+        BenchError: `out` holds something else.
     """
+    on_event = counted(on_event, step="bench training", total=plan.turns)
     header = _header(plan)
-    document = header | {"rows": [], "ratios": [], "compiled": [], "accuracy": {}}
-    if out and out.exists():
-        document |= _held(out, header)
+    parts: dict[str, Any] = {"rows": [], "ratios": [], "compiled": [], "accuracy": {}}
+    document = header | held_parts(out, header, parts, what="training speeds")
 
     def keep() -> None:
         if out:
-            write_text(out, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+            write_document(out, document)
 
     for network in plan.networks:
         if all(row["network"] != network.name for row in document["rows"]):
-            document["rows"] += _loops(network, plan, on_turn)
+            document["rows"] += _loops(network, plan, on_event)
             keep()
     held = {(row["what"], row["network"]) for row in document["ratios"]}
     for network in plan.networks:
         for what in LIMITS if network.attention else ():
             if (what, network.name) not in held:
-                document["ratios"].append(supernet_ratio(what, network, plan, on_turn))
+                document["ratios"].append(supernet_ratio(what, network, plan, on_event))
                 keep()
     for network in plan.networks if plan.compile else ():
         if all(row["network"] != network.name for row in document["compiled"]):
-            document["compiled"].append(compiled_ratio(network, plan, on_turn))
+            document["compiled"].append(compiled_ratio(network, plan, on_event))
             keep()
-    document["accuracy"] = document["accuracy"] or _accuracy(plan, on_turn)
+    document["accuracy"] = document["accuracy"] or _accuracy(plan, on_event)
     keep()
     return document
 
 
 def _header(plan: TrainingPlan) -> dict[str, Any]:
-    device = pick_device()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     return {
-        "device": f"{device.type} {name}",
+        "device": device_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_flags": [flag for flag in _FLAGS if flag in cpu_flags()],
         "threads": torch.get_num_threads(),
@@ -121,28 +113,8 @@ def _header(plan: TrainingPlan) -> dict[str, Any]:
     }
 
 
-def _held(out: Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file holds that was begun in the same way."""
-    try:
-        held = json.loads(out.read_text(encoding="utf-8"))
-        found = {name: held.pop(name) for name in ("rows", "ratios", "accuracy")}
-        found["compiled"] = held.pop("compiled", [])
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise TrainingBenchError(
-            f"{out} holds something else than training speeds; choose another --out"
-        ) from error
-    if other := sorted(name for name in header if held.get(name) != header[name]):
-        raise TrainingBenchError(
-            f"{out} was begun with another {', '.join(other)}; choose another --out, or move it "
-            "away"
-        )
-    return found
-
-
-def _loops(
-    network: Network, plan: TrainingPlan, on_turn: Callable[[], None] | None
-) -> Iterator[dict[str, Any]]:
-    """Time an epoch of our loop in each setting, of the usual one, and of that one bare."""
+def _loops(network: Network, plan: TrainingPlan, on_event: OnEvent) -> Iterator[dict[str, Any]]:
+    """Time an epoch of our loop in each setting, and of the usual loop, which may augment."""
     images = network.images(network.steps * network.batch)
     config = replace(plan.config, batch=network.batch)
     supernet = network.supernet()
@@ -161,7 +133,7 @@ def _loops(
     for name, loader in loaders.items():
         usual = partial(usual_fit, fresh(), loader, epochs=1, config=config)
         passes[name, _SETTINGS[0]] = usual
-    times = timed(passes, plan, on_turn)
+    times = timed(passes, plan, on_event)
     chosen = arithmetic_for(TrainConfig(), supernet, pick_device())
     for (loop, setting), passed in times.items():
         yield {
@@ -176,8 +148,8 @@ def _loops(
         }
 
 
-def _accuracy(plan: TrainingPlan, on_turn: Callable[[], None] | None) -> dict[str, Any]:
-    """Train the same networks by both loops on mnist5k, and compare their test accuracies."""
+def _accuracy(plan: TrainingPlan, on_event: OnEvent) -> dict[str, Any]:
+    """Train the same networks with both loops on mnist5k, and compare their test accuracies."""
     network = Network(stem_stride=2, shape=(1, 28, 28), batch=64)
     config = replace(plan.config, batch=network.batch, flip=False)
     found: dict[str, list[float]] = {"ours": [], "usual": []}
@@ -193,8 +165,7 @@ def _accuracy(plan: TrainingPlan, on_turn: Callable[[], None] | None) -> dict[st
                     loader = augmented_loader(cast("TensorImages", data.train_and_valid), config)
                     usual_fit(net, loader, epochs=plan.epochs, config=config)
             values.append(accuracy(net, data.test).accuracy)
-            if on_turn:
-                on_turn()
+            on_event(Event(step="fit", done=seed + 1, total=plan.seeds, message=loop))
     pairs = zip(found["ours"], found["usual"], strict=True)
     return {
         "data": "mnist5k",

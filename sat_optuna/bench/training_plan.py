@@ -1,15 +1,21 @@
-"""What the training benchmark measures, and how anything in it is timed."""
+"""What the training benchmark measures, and how it times and compares."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from sat_optuna.config.config import TrainConfig
-from sat_optuna.cost.timing import check_rounds, interleaved_ms, median_of
+from sat_optuna.cost.timing import (
+    check_rounds,
+    interleaved_ms,
+    interval_fields,
+    median_of,
+)
 from sat_optuna.data.images import TensorImages
+from sat_optuna.events import OnEvent
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.precision import pick_device
@@ -19,7 +25,7 @@ __all__ = ["LIMITS", "NETWORKS", "Network", "TrainingPlan", "ratio_of", "timed"]
 _WARM_UP = 1  # rounds
 Name = TypeVar("Name", bound=Hashable)
 
-# What the upper ends of the ratios' intervals should stay below.
+# By ratio, the limit that the upper end of its interval should stay below.
 LIMITS = {
     "masked forward / hand-written network": 1.05,
     "supernet step / step of the materialised network": 1.08,
@@ -31,12 +37,15 @@ LIMITS = {
 class Network:
     """A ResNet-20 that is measured.
 
+    >>> Network(width=8, attention=True, batch=64).name
+    'resnet20 with SE, width 8, 3x32x32, batch 64'
+
     Attributes:
         width, stem_stride: its settings.
-        attention: whether the loops train it with SE everywhere, or plain.
+        attention: whether the loops train it with SE in every block, or plain.
         shape: (C, H, W) of its images, which are noise.
-        batch: images a step.
-        steps: of one timed pass.
+        batch: number of images of a step.
+        steps: number of steps of one timed pass.
     """
 
     width: int = 16
@@ -48,14 +57,14 @@ class Network:
 
     @property
     def name(self) -> str:
-        """What it is called in the tables."""
+        """Its name in the tables."""
         stride = f", stem stride {self.stem_stride}" if self.stem_stride > 1 else ""
         what = "resnet20 with SE" if self.attention else "resnet20"
         size = "x".join(map(str, self.shape))
         return f"{what}, width {self.width}{stride}, {size}, batch {self.batch}"
 
     def supernet(self, *, seed: int = 0) -> Supernet:
-        """Build it with a slot for SE in each block; the seed is of its weights."""
+        """Build the supernet with the kind SE; its weights are drawn with the seed."""
         return Supernet(
             "resnet20",
             attention=("se",),
@@ -67,7 +76,7 @@ class Network:
         ).to(pick_device())
 
     def images(self, count: int) -> TensorImages:
-        """Draw so many images of noise and their labels."""
+        """Draw `count` images of noise and their labels."""
         drawn = generator_for("bench", 0)
         pixels = torch.randint(0, 256, (count, *self.shape), generator=drawn, dtype=torch.uint8)
         labels = torch.randint(0, 10, (count,), generator=drawn)
@@ -87,11 +96,13 @@ class TrainingPlan:
     """What to measure.
 
     Attributes:
-        networks: trained by both loops; those with attention are in the ratios too.
-        rounds: of everything that is timed.
-        seeds: trainings of each loop on mnist5k, whose accuracies are compared.
-        epochs: of these.
+        networks: trained by both loops; the supernet's ratios are measured on those with
+            attention.
+        rounds: number of rounds of everything that is timed.
+        seeds: number of trainings of each loop on mnist5k, whose accuracies are compared.
+        epochs: of each of these trainings.
         compile: whether steps through torch.compile are timed as well.
+        config: of all trainings.
     """
 
     networks: tuple[Network, ...] = NETWORKS
@@ -106,7 +117,7 @@ class TrainingPlan:
 
     @property
     def turns(self) -> int:
-        """How often both benchmarks report in all."""
+        """Number of events that `bench_training` reports in all."""
         ratios = sum(network.attention for network in self.networks) * len(LIMITS)
         compiled = len(self.networks) * self.compile
         return (len(self.networks) + ratios + compiled) * self.rounds + 2 * self.seeds
@@ -115,15 +126,15 @@ class TrainingPlan:
 def timed(
     passes: Mapping[Name, Callable[[], object]],
     plan: TrainingPlan,
-    on_turn: Callable[[], None] | None,
+    on_event: OnEvent,
 ) -> dict[Name, list[float]]:
-    """Time passes that may train, in turns, and return the milliseconds of each round."""
+    """Time passes that may train, in turns; return the milliseconds of each round."""
     return interleaved_ms(
         {name: partial(_with_gradients, run) for name, run in passes.items()},
         device=pick_device(),
         rounds=plan.rounds,
         warm_up=_WARM_UP,
-        on_round=on_turn,
+        on_event=on_event,
     )
 
 
@@ -132,8 +143,7 @@ def _with_gradients(run: Callable[[], object]) -> None:
         run()
 
 
-def ratio_of(name: str, times: list[float], base: list[float]) -> dict[str, float]:
-    """Return the median over rounds of times / base, with its interval."""
-    found = median_of([time / other for time, other in zip(times, base, strict=True)])
-    ends = {"": found.value, "_low": found.low, "_high": found.high}
-    return {name + end: round(value, 3) for end, value in ends.items()}
+def ratio_of(name: str, times: list[float], base: list[float]) -> dict[str, Any]:
+    """Return the median over the rounds of times / base with its interval, as fields of a row."""
+    ratios = [time / other for time, other in zip(times, base, strict=True)]
+    return interval_fields(name, median_of(ratios), digits=3)

@@ -1,4 +1,4 @@
-"""What a supernet does, and what torch.compile does, beside networks of the same schemes."""
+"""Ratios: a supernet beside networks of the same schemes, and torch.compile beside none."""
 
 import os
 import tempfile
@@ -15,6 +15,7 @@ from sat_optuna.bench.handwritten import hand_written
 from sat_optuna.bench.training_plan import LIMITS, Network, TrainingPlan, ratio_of, timed
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.evaluate import score_scheme
+from sat_optuna.events import OnEvent
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.random_schemes import draw_scheme
@@ -24,27 +25,28 @@ from sat_optuna.training.step import TrainingStep
 
 __all__ = ["compiled_ratio", "supernet_ratio"]
 
-_SCHEMES = 4  # of a pair: one forward or step each
-_CALIBRATION, _SCORED = (2, 128), 500  # chunks and images of each; images
+_SCHEMES = 4  # a pair runs one forward pass or step for each
+_CALIBRATION = (2, 128)  # chunks, and images of each
+_SCORED = 500  # images
 
 
 def supernet_ratio(
-    what: str, network: Network, plan: TrainingPlan, on_turn: Callable[[], None] | None
+    what: str, network: Network, plan: TrainingPlan, on_event: OnEvent
 ) -> dict[str, Any]:
-    """Return the row of one ratio.
+    """Measure a ratio of a supernet's time to that of other networks; return its row.
 
     Args:
         what: one of `LIMITS`.
-        network: whose supernet is compared.
-        plan: how many pairs are timed.
-        on_turn: called after each.
+        network: its supernet is compared.
+        plan: says how many pairs are timed.
+        on_event: told of each pair.
     """
     supernet = network.supernet()
     draw = partial(draw_scheme, supernet.stages, 1, connect=0.5, draws="iid", seed=0)
     schemes = [draw(step=step) for step in range(_SCHEMES)]
     build = dict(zip(LIMITS, (_forwards, _steps, _scores), strict=True))[what]
     ours, other = build(network, supernet, schemes, plan.config)
-    times = timed({"ours": ours, "other": other}, plan, on_turn)
+    times = timed({"ours": ours, "other": other}, plan, on_event)
     found = ratio_of("ratio", times["ours"], times["other"])
     return {
         "what": what,
@@ -56,15 +58,13 @@ def supernet_ratio(
     }
 
 
-def compiled_ratio(
-    network: Network, plan: TrainingPlan, on_turn: Callable[[], None] | None
-) -> dict[str, Any]:
-    """Return the row of a training step through torch.compile beside one without.
+def compiled_ratio(network: Network, plan: TrainingPlan, on_event: OnEvent) -> dict[str, Any]:
+    """Measure a training step through torch.compile beside a step without it; return its row.
 
     Args:
-        network: with attention everywhere, or plain.
-        plan: how many pairs are timed.
-        on_turn: called after each.
+        network: with attention in every block, or plain.
+        plan: says how many pairs are timed.
+        on_event: told of each pair.
     """
     supernet = network.supernet()
     arithmetic = arithmetic_for(plan.config, supernet, pick_device())
@@ -81,7 +81,7 @@ def compiled_ratio(
         begun = perf_counter()
         passes["compiled"]()
         compiling = perf_counter() - begun
-        times = timed(passes, plan, on_turn)
+        times = timed(passes, plan, on_event)
     return {
         "network": network.name,
         **asdict(arithmetic),
@@ -93,7 +93,7 @@ def compiled_ratio(
 
 @contextmanager
 def _nothing_compiled() -> Iterator[None]:
-    """Let torch.compile begin from nothing, in memory and on disk."""
+    """Let torch.compile start inside the block with empty caches, in memory and on disk."""
     name = "TORCHINDUCTOR_CACHE_DIR"
     before = os.environ.get(name)
     torch.compiler.reset()
@@ -113,7 +113,7 @@ _Pair = tuple[Callable[[], object], Callable[[], object]]
 def _forwards(
     network: Network, supernet: Supernet, schemes: list[Scheme], _config: TrainConfig
 ) -> _Pair:
-    """Return forward passes in eval mode: the supernet's, and those of hand-written networks."""
+    """Return forward passes in eval mode of the supernet, and of hand-written networks."""
     nets = [hand_written(supernet, scheme).eval() for scheme in schemes]
     supernet.eval()
     x, _ = next(network.images(network.batch).batches(None, network.batch))
@@ -134,7 +134,7 @@ def _forwards(
 def _steps(
     network: Network, supernet: Supernet, schemes: list[Scheme], config: TrainConfig
 ) -> _Pair:
-    """Return training steps: the supernet's under each scheme, and those of their networks."""
+    """Return training steps of the supernet under each scheme, and of the schemes' networks."""
     x, labels = next(network.images(network.batch).batches(None, network.batch))
     arithmetic = arithmetic_for(config, supernet, pick_device())
     nets = [TrainingStep(materialise(supernet, s).train(), config, arithmetic) for s in schemes]
@@ -154,7 +154,7 @@ def _steps(
 def _scores(
     network: Network, supernet: Supernet, schemes: list[Scheme], _config: TrainConfig
 ) -> _Pair:
-    """Return one scheme's score with recalibration: in the supernet, and in its network."""
+    """Return the scoring of a scheme with recalibration, in the supernet and in its network."""
     scheme = schemes[0]
     net = materialise(supernet, scheme)
     images = network.images(_SCORED)

@@ -1,7 +1,9 @@
-"""The training benchmark on paper: tables in Markdown."""
+"""The training benchmark as tables for people, and as a page of Markdown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from sat_optuna.cost.timing import interval_text
 
 __all__ = [
     "COMPILED_COLUMNS",
@@ -49,12 +51,12 @@ step, with nothing compiled before.
 
 
 def readable(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows with each interval behind its value, and `auto` marked."""
+    """Return rows in which each interval stands behind its value and `auto` is marked."""
     return [_readable(row) for row in rows]
 
 
 def accuracy_line(accuracy: Mapping[str, Any]) -> str:
-    """Return what the two loops' accuracies say, in one sentence."""
+    """Return one sentence that compares the two loops' accuracies."""
     found = accuracy["difference"]
     ours, usual = (sum(accuracy[loop]) / len(accuracy[loop]) for loop in ("ours", "usual"))
     return (
@@ -66,7 +68,7 @@ def accuracy_line(accuracy: Mapping[str, Any]) -> str:
 
 
 def training_markdown(document: Mapping[str, Any]) -> str:
-    """Return the document of `bench_training` as a page."""
+    """Return the document of `bench_training` as a page of Markdown."""
     packages = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
     flags = ", ".join(document["cpu_flags"]) or "none of interest"
     head = (
@@ -89,8 +91,8 @@ def training_markdown(document: Mapping[str, Any]) -> str:
 
 
 def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {
-        name: _interval(row, name) if f"{name}_low" in row else value
+    shown: dict[str, Any] = {
+        name: interval_text(row, name) if f"{name}_low" in row else value
         for name, value in row.items()
         if not name.endswith(("_low", "_high"))
     }
@@ -99,11 +101,6 @@ def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
     if "kept" in row:
         shown["kept"] = "yes" if row["kept"] else "no"
     return shown
-
-
-def _interval(row: Mapping[str, Any], name: str) -> str:
-    value, low, high = (f"{row[name + end]:.3f}" for end in ("", "_low", "_high"))
-    return f"{value} ({low} to {high})"
 
 
 def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

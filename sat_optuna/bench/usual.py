@@ -1,7 +1,7 @@
-"""The training loop of most tutorials: DataLoader, NCHW, float32, a number fetched each step.
+"""The training loop of most tutorials: DataLoader, NCHW, float32, the loss fetched each step.
 
 It trains the same network on the same images with the same augmentation, optimiser and schedule as
-`sat_optuna.training.loop.fit`, so that the two may be compared in speed and in accuracy.
+`sat_optuna.training.loop.fit`, so that one can compare their speed and accuracy.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _Loader: TypeAlias = DataLoader[tuple[Tensor, ...]]
 
 
 class _Augmented(_Pairs):
-    """Images that are shifted, mirrored and normalised one by one."""
+    """Images that are shifted, mirrored and normalised one at a time."""
 
     def __init__(self, images: TensorImages, config: TrainConfig) -> None:
         self.images = images.to("cpu")
@@ -46,12 +46,12 @@ class _Augmented(_Pairs):
 
 
 def augmented_loader(images: TensorImages, config: TrainConfig) -> _Loader:
-    """Return the usual loader: images transformed one by one, shuffled, without a last part."""
+    """Return the usual loader: it augments one image at a time and drops the last part batch."""
     return _loader(_Augmented(images, config), config)
 
 
 def bare_loader(images: TensorImages, config: TrainConfig) -> _Loader:
-    """Return a loader of normalised images that are not augmented: no loader has less to do."""
+    """Return a loader that does not augment, over images that are normalised already."""
     everything = next(images.to("cpu").batches(None, len(images)))
     return _loader(TensorDataset(*everything), config)
 
@@ -61,13 +61,14 @@ def _loader(data: _Pairs, config: TrainConfig) -> _Loader:
 
 
 def usual_fit(net: nn.Module, loader: _Loader, *, epochs: int, config: TrainConfig) -> list[float]:
-    """Train a network in place as most people do, and return the mean loss of each epoch.
+    """Train a network in place as tutorials do; return the mean loss of each epoch.
 
     Args:
         net: called as `net(x)`.
-        loader: of images and labels.
-        epochs: passes over it.
-        config: optimiser and schedule; precision and memory format are float32 and contiguous.
+        loader: gives batches of images and labels.
+        epochs: number of passes over the loader.
+        config: gives optimiser and schedule. Precision and memory format are always float32 and
+            contiguous.
     """
     optimizer = torch.optim.SGD(
         net.parameters(),

@@ -20,7 +20,7 @@ __all__ = ["export"]
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON file, written row by row; what it holds is not done again.",
+    help="JSON file, rewritten after each export; what it holds is not done again.",
 )
 @FORMAT
 @click.pass_obj
@@ -35,18 +35,21 @@ def export(
 ) -> None:
     """Export every module in every format, load it back and compare.
 
-    The networks carry the module at all blocks and drawn weights; differences are over the
-    largest logit.
+    The networks carry the module in every block and have drawn weights. Differences are relative
+    to the largest logit.
     """
-    from sat_optuna.bench.export import bench_export, own_modules
-    from sat_optuna.export import SUFFIXES
+    from sat_optuna.attention import ATTENTION
+    from sat_optuna.bench.export import bench_export
 
-    names = [name.strip() for name in modules.split(",") if name.strip()] or own_modules()
-    with console.progress("bench export", len(names) * len(SUFFIXES)) as advance:
-        document = bench_export(backbone, modules=names, side=resolution, out=out, on_file=advance)
+    asked = [name.strip() for name in modules.split(",") if name.strip()]
+    names = asked or ATTENTION.single_names()
+    with console.following() as on_event:
+        document = bench_export(
+            backbone, modules=names, side=resolution, out=out, on_event=on_event
+        )
     columns = ("module", "sharing", "format", "batch", "difference", "bytes", "seconds")
     rows = document["rows"]
-    if format == "table":  # three decimals would show no difference
+    if format == "table":  # a table's three decimals would print every difference as 0.000
         rows = [row | {"difference": f"{row['difference']:.1e}"} for row in rows]
     console.rows(rows, columns, format)
     if out:

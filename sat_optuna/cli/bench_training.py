@@ -32,8 +32,8 @@ __all__ = ["training"]
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON file, written piece by piece; what it holds is not done again. A page of tables "
-    "goes beside it, with suffix .md.",
+    help="JSON file, rewritten after each measurement; what it holds is not done again. A page of "
+    "tables is written beside it, with the suffix .md.",
 )
 @FORMAT
 @click.pass_obj
@@ -51,9 +51,9 @@ def training(
 ) -> None:
     """Our training loop beside the usual one, in each precision and memory format.
 
-    The usual loop: a DataLoader, images augmented one by one, contiguous, float32, the loss
-    fetched each step. And what a supernet costs beside networks of the same schemes: a forward
-    pass beside a hand-written network's, a training step, a score.
+    The usual loop has a DataLoader that augments one image at a time, contiguous float32 tensors,
+    and fetches the loss each step. Also measured: what a supernet costs beside networks of the
+    same schemes, for a forward pass, a training step and a score.
     """
     import torch
 
@@ -76,8 +76,8 @@ def training(
     plan = TrainingPlan(
         networks=networks, rounds=rounds, seeds=seeds, epochs=epochs, compile=compile
     )
-    with console.progress("bench training", plan.turns) as advance:
-        document = bench_training(plan, out=out, on_turn=advance)
+    with console.following() as on_event:
+        document = bench_training(plan, out=out, on_event=on_event)
     if format == "json":
         console.result(json.dumps(document, indent=1, ensure_ascii=False))
     elif format == "csv":

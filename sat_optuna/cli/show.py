@@ -1,21 +1,21 @@
-"""`sat-optuna show`: draw a ticket and say what it costs, beside plain and full."""
+"""`sat-optuna show`: draw a ticket, and its cost beside that of plain and of full."""
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.errors import TicketError, saying
+from sat_optuna.errors import TicketError, errors_as
+from sat_optuna.events import OnEvent
 from sat_optuna.pipeline.reading import open_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
-    from sat_optuna.cost.timing import Estimate
     from sat_optuna.supernet.supernet import Supernet
 
 __all__ = ["picture", "show"]
@@ -28,7 +28,12 @@ _COUNTS = {
 
 
 def picture(scheme: Scheme, kinds: Sequence[str]) -> str:
-    """Return a scheme as lines of text, a stage a line."""
+    """Return a scheme as text, one line for each stage.
+
+    >>> print(picture(Scheme.parse("10-02"), ["se", "eca"]))
+    stage 1  [SE ] [ · ]
+    stage 2  [ · ] [ECA]
+    """
     names = ("·", *(kind.upper() for kind in kinds))
     width = max(len(name) for name in names)
     return "\n".join(
@@ -47,11 +52,11 @@ def picture(scheme: Scheme, kinds: Sequence[str]) -> str:
 def show(
     console: Console, *, ticket: Path, latency: bool, batch: int, rounds: int, format: str
 ) -> None:
-    """Draw a ticket's file, and its cost beside that of no attention and of attention everywhere.
+    """Draw a ticket, and show its cost beside that of no attention and of attention everywhere.
 
     TICKET is a ticket's JSON file or an exported .safetensors.
-    Counts are exact. Latency is measured now, the three networks taking turns, with 95 % intervals
-    of the increments.
+    Counts are exact. Latency is measured now: the three networks take turns, and increments have
+    95 % intervals.
     """
     from sat_optuna.cost.timing import check_rounds
 
@@ -66,9 +71,9 @@ def show(
     }
     costs: dict[str, Any] = {"counts": _count(supernet, found, schemes)}
     if latency:
-        with console.progress("latency", rounds) as on_round:
+        with console.following() as on_event:
             costs["latency"] = _time(
-                supernet, found, schemes, batch=batch, rounds=rounds, on_round=on_round
+                supernet, found, schemes, batch=batch, rounds=rounds, on_event=on_event
             )
     if format == "json":
         document = {"ticket": json.loads(found.to_json()), "costs": costs}
@@ -78,19 +83,19 @@ def show(
 
 
 def _supernet(ticket: Ticket) -> "Supernet":
-    """Build the network that the ticket's scheme is of."""
+    """Build the supernet that the ticket's scheme belongs to."""
     from sat_optuna.supernet.materialise import supernet_of
     from sat_optuna.training.precision import pick_device
 
     remedy = "correct its backbone_settings"
-    with saying(TicketError, "the ticket's network cannot be built here", remedy):
+    with errors_as(TicketError, "the ticket's network cannot be built here", remedy):
         return supernet_of(ticket, seed=ticket.seed).to(pick_device())
 
 
 def _count(
     supernet: "Supernet", ticket: Ticket, schemes: Mapping[str, Scheme]
 ) -> dict[str, dict[str, float | None]]:
-    """Return, by what is counted, plain, ticket and full, and how they compare."""
+    """Return each count of plain, ticket and full, and how they compare."""
     from sat_optuna.cost.operations import CostModel
 
     model = CostModel(supernet, ticket.input_shape)
@@ -116,40 +121,33 @@ def _time(
     *,
     batch: int,
     rounds: int,
-    on_round: Callable[[], None],
+    on_event: OnEvent,
 ) -> dict[str, Any]:
-    """Measure plain, ticket and full in turn; a scheme that is two of them is measured once."""
+    """Time plain, ticket and full in turns; two that have the same scheme are timed once."""
     import torch
 
-    from sat_optuna.cost.timing import increment, network_ms, share_of_increment
+    from sat_optuna.cost.timing import increment, interval_fields, network_ms, share_of_increment
     from sat_optuna.supernet.materialise import materialise
     from sat_optuna.training.precision import pick_device
 
     nets = {str(scheme): materialise(supernet, scheme) for scheme in schemes.values()}
     remedy = "give a smaller --batch, or --no-latency"
-    with saying(TicketError, f"batch {batch} cannot be run here", remedy):
+    with errors_as(TicketError, f"batch {batch} cannot be run here", remedy):
         passed = network_ms(
-            nets, ticket.input_shape, batch=batch, rounds=rounds, on_round=on_round
+            nets, ticket.input_shape, batch=batch, rounds=rounds, on_event=on_event
         )
     times = {role: passed[str(scheme)] for role, scheme in schemes.items()}
     plain, found, full = times["plain"], times["ticket"], times["full"]
     return {
         **{f"{role}_ms": statistics.median(values) for role, values in times.items()},
-        **_ends("ticket_increment_percent", increment(found, plain), 100),
-        **_ends("full_increment_percent", increment(full, plain), 100),
-        **_ends("share_of_full", share_of_increment(found, full, plain), 1),
+        **interval_fields("ticket_increment_percent", increment(found, plain), scale=100),
+        **interval_fields("full_increment_percent", increment(full, plain), scale=100),
+        **interval_fields("share_of_full", share_of_increment(found, full, plain)),
         "batch": batch,
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "device": pick_device().type,
     }
-
-
-def _ends(name: str, estimate: "Estimate | None", scale: float) -> dict[str, float | None]:
-    if estimate is None:
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-    value, low, high = (scale * end for end in (estimate.value, estimate.low, estimate.high))
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def _print(console: Console, ticket: Ticket, costs: Mapping[str, Any]) -> None:
@@ -201,17 +199,12 @@ def _counted(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _timed(row: Mapping[str, Any]) -> dict[str, Any]:
     """Make the printed row of milliseconds."""
-
-    def with_ends(name: str, form: str) -> str | None:
-        if row[name] is None:
-            return None
-        value, low, high = (form.format(row[name + end]) for end in ("", "_low", "_high"))
-        return f"{value} ({low} to {high})"
+    from sat_optuna.cost.timing import interval_text
 
     return {
         "": "latency, ms a batch",
         **{role: row[f"{role}_ms"] for role in ("plain", "ticket", "full")},
-        "ticket over plain": with_ends("ticket_increment_percent", "{:+.1f} %"),
-        "full over plain": with_ends("full_increment_percent", "{:+.1f} %"),
-        "share of full's increment": with_ends("share_of_full", "{:.2f}"),
+        "ticket over plain": interval_text(row, "ticket_increment_percent", "{:+.1f} %"),
+        "full over plain": interval_text(row, "full_increment_percent", "{:+.1f} %"),
+        "share of full's increment": interval_text(row, "share_of_full", "{:.2f}"),
     }

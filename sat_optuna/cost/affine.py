@@ -9,13 +9,13 @@ __all__ = ["AffineCost"]
 class AffineCost:
     """A cost as a function of a scheme's choices, for constraints that must hold exactly.
 
-        cost(a) = base + sum over blocks l of added[l][a_l] + extras of which a makes a choice
+        cost(a) = base + sum over blocks l of added[l][a_l] + sum of the extras that a pays
 
     Attributes:
-        base: what the scheme without attention costs.
-        added: of each block what each choice adds, choice 0 first.
-        extras: each a cost and (block, choice) pairs, one of which is enough to pay it once: a
-            module that blocks of a stage share.
+        base: cost of the scheme without attention.
+        added: for each block, what each choice adds; choice 0 comes first.
+        extras: costs of modules that blocks share, each with (block, choice) pairs. A scheme that
+            makes at least one of these choices pays the cost once.
     """
 
     base: float

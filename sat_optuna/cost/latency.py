@@ -1,15 +1,16 @@
-"""How long each module at each block takes: an affine model of milliseconds, fitted to a design.
+"""How many milliseconds each module adds at each block: an affine model, fitted to measurements.
 
     T(a) = T(plain) + sum over blocks l with a_l = k > 0 of t_lk
 
-Every round measures all schemes of an orthogonal design once, so each t_lk rests on all of them:
-with 64 schemes of one kind it is a difference of two means of 32, not of two single times.
+Each round measures every scheme of an orthogonal design once, so all schemes contribute to each
+t_lk. With one kind and 64 schemes, t_l1 is the difference of two means of 32 times, and not of two
+single times.
 """
 
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from sat_optuna.cost.affine import AffineCost
 from sat_optuna.cost.timing import Estimate, check_rounds, images_for, interleaved_ms, median_of
 from sat_optuna.errors import SchemeError
+from sat_optuna.events import OnEvent, ignore
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.random_schemes import draw_scheme
@@ -26,33 +28,37 @@ from sat_optuna.supernet.supernet import Supernet
 
 __all__ = ["LatencyModel", "fit_latency", "latency_design"]
 
-_REWEIGHTINGS = 20  # far more than it needs to settle
-_TUNING = 1.345  # standard deviations; Huber's choice: 95 % efficient where nothing is disturbed
+_REWEIGHTINGS = 20  # far more than the fit needs to converge
+_TUNING = 1.345  # standard deviations; Huber's constant: 95 % efficiency under normal errors
 _MAD_TO_SD = 1.4826
 _ROUNDING = 1e-12
 
 
 def latency_design(stages: Sequence[int], kinds: int) -> tuple[Scheme, ...]:
-    """Return schemes in which every pair of blocks has all pairs of choices.
+    """Return schemes in which every pair of blocks has all pairs of choices equally often.
 
-    An orthogonal array of strength 2 over the integers modulo p, the smallest prime that is at
-    least K + 1: run (u, c) gives block l the choice v_l . u + c, with a vector v_l of its own.
-    Choices above K become 0, in the same proportion beside each choice of another block, so the
-    estimates of different blocks stay independent. With one kind all triples are balanced as well,
-    so that what two blocks add only together disturbs no estimate.
+    >>> [str(scheme) for scheme in latency_design((2, 1), 1)]
+    ['00-0', '01-0', '00-1', '01-1', '11-1', '10-1', '11-0', '10-0']
+
+    The schemes are an orthogonal array of strength 2 over the integers modulo p, where p is the
+    smallest prime that is at least K + 1. Each block l has a vector v_l, and run (u, c) gives it
+    the choice v_l . u + c. Choices above K become 0; this happens equally often beside each
+    choice of another block, so the estimates of different blocks stay independent. With one kind
+    all triples of blocks are balanced as well, so an interaction of two blocks disturbs no
+    estimate.
 
     Args:
         stages: number of blocks of each stage, m in all.
         kinds: K, the number of kinds.
 
     Returns:
-        p^k schemes, plain the first, k the least for which they are 2 (m K + 1) or more.
+        p^k schemes with the smallest k that makes them 2 (m K + 1) or more; the first is plain.
     """
     count = sum(stages)
     prime = next(p for p in itertools.count(kinds + 1) if _is_prime(p))
     digits = next(k for k in itertools.count(2) if prime**k >= 2 * (count * kinds + 1))
-    # Those with the fewest digits that are not 0 come first: they span all of them, so that as few
-    # runs as can be are the same.
+    # Vectors with few digits other than 0 come first: these span the whole space, so that as few
+    # runs as possible are equal.
     vectors = [_digits(number, prime, digits - 1) for number in range(prime ** (digits - 1))]
     blocks = np.array(sorted(vectors, key=np.count_nonzero)[:count])
     runs = np.array([_digits(run, prime, digits) for run in range(prime**digits)])
@@ -63,18 +69,28 @@ def latency_design(stages: Sequence[int], kinds: int) -> tuple[Scheme, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyModel:
-    """Milliseconds of a batch under any scheme, on the machine where it was fitted.
+    """Milliseconds of a batch under any scheme, on the machine where the model was fitted.
+
+    >>> model = LatencyModel(
+    ...     stages=(2,), kinds=("se",), batch=8, rounds=9, runs=8, fresh=0, residual_percent=None,
+    ...     plain_ms=Estimate(5.0, 4.9, 5.2),
+    ...     increments_ms=((Estimate(0.5, 0.4, 0.6),), (Estimate(0.25, 0.2, 0.3),)),
+    ... )
+    >>> model.predict(Scheme.parse("11")), str(model.cheapest(1))
+    (5.75, '01')
 
     Attributes:
         stages: number of blocks of each stage.
-        kinds: names of the kinds; choice k of a scheme is `kinds[k - 1]`.
-        batch: images a pass.
-        rounds: measurements of each scheme.
-        runs: schemes of the design.
+        kinds: names of the kinds; choice k of a scheme means `kinds[k - 1]`.
+        batch: number of images of a pass.
+        rounds: number of measurements of each scheme.
+        runs: number of schemes of the design.
         plain_ms: of the network without attention.
-        increments_ms: of each block, what each kind adds there.
-        fresh: schemes outside the design that were measured in the same rounds.
-        residual_percent: median over them of |predicted - measured| / measured; None without any.
+        increments_ms: for each block, what each kind adds there.
+        fresh: number of held-out schemes: they are not of the design, and were measured in the
+            same rounds.
+        residual_percent: median over the held-out schemes of |predicted - measured| / measured;
+            None if there are none.
     """
 
     stages: tuple[int, ...]
@@ -91,7 +107,7 @@ class LatencyModel:
         """Return the milliseconds of a batch under a scheme.
 
         Raises:
-            SchemeError: it has other stages, or a kind that was not measured.
+            SchemeError: the scheme has other stages, or a kind that was not measured.
         """
         if scheme.stages != self.stages or max(scheme.choices) > len(self.kinds):
             raise SchemeError(
@@ -104,19 +120,19 @@ class LatencyModel:
         )
 
     def affine(self) -> AffineCost:
-        """Return the milliseconds as a function of the choices; `predict` has the same values."""
+        """Return the milliseconds as a function of the choices, with the values of `predict`."""
         rows = ([increment.value for increment in kinds] for kinds in self.increments_ms)
         return AffineCost(self.plain_ms.value, tuple((0.0, *row) for row in rows))
 
     def cheapest(self, connections: int, *, kind: int = 1) -> Scheme:
-        """Return the scheme of so many connections that takes least; the first of equals.
+        """Return the fastest scheme with a number of connections; of equals, the first blocks.
 
         Args:
             connections: number of blocks that carry attention.
-            kind: which they carry, 1 the first.
+            kind: the kind that they carry, 1 for the first.
 
         Raises:
-            SchemeError: there are not so many blocks, or no such kind.
+            SchemeError: the network has fewer blocks, or there is no such kind.
         """
         blocks = sum(self.stages)
         if not 0 <= connections <= blocks or not 1 <= kind <= len(self.kinds):
@@ -137,21 +153,24 @@ def fit_latency(
     rounds: int,
     fresh: int = 8,
     seed: int = 0,
-    on_round: Callable[[], None] | None = None,
+    on_event: OnEvent = ignore,
 ) -> LatencyModel:
-    """Measure the design and some fresh schemes, interleaved, and fit the model to the design.
+    """Time the schemes of the design and some held-out ones in turns, and fit the model.
 
-    In eval and inference mode, after a warm-up. Each round gives one fit, which disturbed passes
-    hardly move; a coefficient is the median over rounds.
+        model = fit_latency(net, (3, 32, 32), batch=8, rounds=15)
+        model.predict(scheme), model.affine()
+
+    The passes run in eval and inference mode, after a warm-up. Each round gives one robust fit,
+    which disturbed passes hardly change. A coefficient of the model is the median over the rounds.
 
     Args:
-        supernet: what the schemes are of; it is left as it was.
+        supernet: the network of the schemes; it is not changed.
         input_shape: (C, H, W) of an image.
-        batch: images a pass.
-        rounds: measurements of each scheme.
-        fresh: random schemes outside the design, as many as there are if there are fewer.
-        seed: of the fresh schemes and of the order in each round.
-        on_round: called after each round.
+        batch: number of images of a pass.
+        rounds: number of measurements of each scheme.
+        fresh: number of held-out schemes, which are drawn; fewer if there are not so many.
+        seed: of the held-out schemes and of the order in each round.
+        on_event: told of each round.
 
     Raises:
         BackboneError: images of that size do not go through the network.
@@ -163,7 +182,7 @@ def fit_latency(
     design = latency_design(supernet.stages, kinds)
     others = tuple(_fresh(supernet.stages, kinds, set(design), count=fresh, seed=seed))
     images = images_for(supernet, input_shape, batch)
-    schemes = dict(enumerate((*design, *others)))  # a small design repeats some
+    schemes = dict(enumerate((*design, *others)))  # a small design has some schemes twice
     with evaluating(supernet):
         times = interleaved_ms(
             {number: partial(supernet, images, scheme) for number, scheme in schemes.items()},
@@ -171,7 +190,7 @@ def fit_latency(
             rounds=rounds,
             warm_up=1,
             seed=seed,
-            on_round=on_round,
+            on_event=on_event,
         )
     measured = np.array([times[number] for number in schemes])
     model = _fitted(supernet, design, measured[: len(design)], batch=batch)
@@ -209,7 +228,7 @@ def _fitted(
 def _coefficients(
     design: Sequence[Scheme], kinds: int, milliseconds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the coefficients, (1 + m K, rounds), of times (runs, rounds): a fit each round."""
+    """Fit each round: (runs, rounds) milliseconds give (1 + m K, rounds) coefficients."""
     choices = np.array([scheme.choices for scheme in design])
     carried = choices[:, :, None] == np.arange(1, kinds + 1)  # (runs, m, K)
     terms = np.hstack([np.ones((len(design), 1)), carried.reshape(len(design), -1)])
@@ -217,10 +236,10 @@ def _coefficients(
 
 
 def _huber(terms: NDArray[np.float64], passed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit by Huber's M-estimator (1964): least squares in which what lies far off weighs less.
+    """Fit by Huber's M-estimator (1964): least squares in which outliers have smaller weights.
 
-    A pass that the machine interrupted may take three times as long; in plain least squares a
-    single one of them moves every coefficient by more than a module costs.
+    A pass that the machine interrupted may take three times as long. In plain least squares, one
+    such pass changes every coefficient by more than a module costs.
     """
     fit = _weighted(terms, passed, np.ones_like(passed))
     for _ in range(_REWEIGHTINGS):
@@ -245,7 +264,7 @@ def _fresh(
 ) -> Iterator[Scheme]:
     """Draw distinct schemes that are not in the design."""
     left = min(count, (kinds + 1) ** sum(stages) - len(seen))
-    connect = kinds / (kinds + 1)  # every choice equally often
+    connect = kinds / (kinds + 1)  # then all choices have the same probability
     for step in itertools.count():
         if not left:
             return
@@ -261,4 +280,4 @@ def _is_prime(number: int) -> bool:
 
 
 def _digits(number: int, base: int, count: int) -> list[int]:
-    return [number // base**place % base for place in range(count)]
+    return [number // base**exponent % base for exponent in range(count)]

@@ -20,7 +20,7 @@ from sat_optuna.supernet.supernet import FeatureRecorder, Supernet, walk
 __all__ = ["Cost", "CostModel", "measure"]
 
 _aten = torch.ops.aten
-# Making a tensor, or naming its memory anew, computes nothing; most views know themselves.
+# These make a tensor or a view, and compute nothing. Other views are known by `func.is_view`.
 _FREE = frozenset(
     {
         _aten._unsafe_view,
@@ -51,18 +51,21 @@ _FREE = frozenset(
 class Cost:
     """What a network costs.
 
-    Not counted: the bias that a convolution or a product adds, views, and making tensors of zeros
-    or the like. A sigmoid counts like a sum. A recurrent or transformer layer of PyTorch's own
+    >>> measure(nn.Conv2d(3, 8, 3), (3, 10, 10))
+    Cost(params=224, macs=13824, elementwise=0, latency_ms=None)
+
+    Three things are not counted: the bias that a convolution or a product adds, views, and making
+    a tensor of constants. A sigmoid counts like a sum. A recurrent or transformer layer of PyTorch
     that runs as one fused kernel counts as one element-wise operation.
 
     Attributes:
         params: number of parameters, each counted once.
-        macs: multiply-adds of convolutions and matrix products for one image, the number that
-            the literature prints.
-        elementwise: all other operations for one image, among them sums and other reductions,
-            pooling, normalisation, softmax and copies: one for each element of the largest tensor
-            that each reads or writes. Attention that is cheap in `macs` can be dear here.
-        latency_ms: median milliseconds of the forward pass of a batch; None where not measured.
+        macs: multiply-adds of convolutions and matrix products for one image, as the literature
+            gives them.
+        elementwise: all other operations for one image: sums and other reductions, pooling,
+            normalisation, softmax, copies and so on. Each counts as many times as the largest
+            tensor that it reads or writes has elements. Attention with few `macs` may have many.
+        latency_ms: median milliseconds of the forward pass of a batch; None if not measured.
     """
 
     params: int
@@ -78,17 +81,25 @@ class _Operations:
 
 
 class CostModel:
-    """The cost of any scheme of a supernet, without building it.
+    """The cost of any scheme of a supernet, without building its network.
 
-    A scheme costs what the bare backbone costs, plus the operations of each connected module on
-    the features of its block, plus the parameters of each distinct module that is used.
+    >>> net = Supernet(
+    ...     "resnet20", attention=("se",), in_channels=3, classes=10, seed=0, blocks=(1, 1, 1)
+    ... )
+    >>> model = CostModel(net, (3, 32, 32))
+    >>> model.cost(Scheme.parse("0-0-1")).params - model.cost(Scheme.parse("0-0-0")).params
+    580
+
+    A scheme costs what the backbone without attention costs, plus the operations of each connected
+    module on the features of its block, plus the parameters of each module that is used; a module
+    that blocks share counts once.
     """
 
     def __init__(self, supernet: Supernet, input_shape: tuple[int, int, int]) -> None:
-        """Count the backbone, and each attention module alone on its block's features.
+        """Count the backbone's operations, and those of each module on the features of its block.
 
         Args:
-            supernet: what the schemes are of; it is left as it was.
+            supernet: the network of the schemes; it is not changed.
             input_shape: (C, H, W) of an image.
 
         Raises:
@@ -97,7 +108,7 @@ class CostModel:
         supernet.check_input(input_shape)
         self._supernet = supernet
         recorders = [FeatureRecorder() for _ in supernet.stages]
-        # Each block is asked; a recorder computes nothing.
+        # Under the full scheme the walk asks for each block's module. A recorder computes nothing.
         full = Scheme.uniform(supernet.stages, 1)
         choices = range(1, len(supernet.specs) + 1)
         with evaluating(supernet), torch.no_grad():
@@ -114,7 +125,7 @@ class CostModel:
         self._plain_params = _parameters(supernet.backbone)
 
     def cost(self, scheme: Scheme) -> Cost:
-        """Return the cost of a scheme, equal to `measure` of its materialised network.
+        """Return the cost of a scheme; `measure` of its materialised network returns the same.
 
         Raises:
             SchemeError: the scheme does not fit the supernet.
@@ -125,7 +136,7 @@ class CostModel:
         for source, choices in stages:
             for index, choice in enumerate(choices):
                 if choice:
-                    module = source.owner_of(choice, index)
+                    module = source.module_at(choice, index)
                     used[module] = _parameters(module)
         added = [
             self._added[block][choice - 1] for block, choice in enumerate(scheme.choices) if choice
@@ -138,7 +149,7 @@ class CostModel:
         )
 
     def affine(self, name: Literal["params", "macs", "elementwise"]) -> AffineCost:
-        """Return one of the costs as a function of the choices; `cost` has the same values."""
+        """Return one of the costs as a function of the choices, with the values of `cost`."""
         if name != "params":
             rows = ([getattr(operations, name) for operations in row] for row in self._added)
             return AffineCost(getattr(self._plain, name), tuple((0, *row) for row in rows))
@@ -149,7 +160,7 @@ class CostModel:
         for source, blocks in stages:
             for index in range(blocks):
                 for choice in choices:
-                    users.setdefault(source.owner_of(choice, index), []).append((block, choice))
+                    users.setdefault(source.module_at(choice, index), []).append((block, choice))
                 block += 1
         added = [[0.0] * (1 + len(choices)) for _ in range(block)]
         extras = []
@@ -157,8 +168,8 @@ class CostModel:
             if len(pairs) > 1:
                 extras.append((float(_parameters(module)), tuple(pairs)))
                 continue
-            ((place, choice),) = pairs
-            added[place][choice] = float(_parameters(module))
+            ((only_block, choice),) = pairs
+            added[only_block][choice] = float(_parameters(module))
         return AffineCost(self._plain_params, tuple(map(tuple, added)), tuple(extras))
 
 
@@ -170,15 +181,18 @@ def measure(
     batch: int = 128,
     repeats: int = 30,
 ) -> Cost:
-    """Return what a network costs, in eval mode; its modes are left as they were.
+    """Return what a network costs in eval mode; the network is not changed.
+
+    >>> measure(nn.Linear(8, 4), (1, 1, 8)).macs
+    32
 
     Args:
         model: called as `model(images)`.
         input_shape: (C, H, W) of an image.
-        latency: whether to time it too; to compare networks, time them together with
-            `latencies_ms`.
-        batch: images a timed pass.
-        repeats: timed passes.
+        latency: whether to measure `latency_ms` as well. To compare networks, time them together
+            with `cost.timing.latencies_ms`.
+        batch: number of images of a timed pass.
+        repeats: number of timed passes.
     """
     with evaluating(model), torch.no_grad():
         operations = _count(partial(model, images_for(model, input_shape, 1)))
@@ -193,7 +207,7 @@ def measure(
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations below autograd, where compound ones have been taken apart."""
+    """Counts operations below autograd, where PyTorch has split compound ones into simple ones."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -227,7 +241,7 @@ def _convolution(args: Sequence[Any], result: Tensor) -> int:
 
 
 def _product(args: Sequence[Any], _result: Tensor) -> int:
-    # Those that add to a bias have it first.
+    # A product that adds a bias has the bias as its first argument.
     left, right = args[-2:]
     return int(left.numel() * (right.shape[-1] if right.ndim > 1 else 1))
 

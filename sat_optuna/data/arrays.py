@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sat_optuna.errors import DataError, saying
+from sat_optuna.errors import DataError, errors_as
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,7 +119,7 @@ def checked_labels(y: object, what: str) -> Tensor:
 def _array(value: object, what: str) -> "Tensor | NDArray[Any]":
     if isinstance(value, Tensor):
         return value.detach()
-    with saying(
+    with errors_as(
         DataError,
         f"{what} is a {type(value).__name__} that cannot be made an array",
         "give a NumPy array or a torch tensor",

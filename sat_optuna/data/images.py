@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from sat_optuna.errors import DataError, saying
+from sat_optuna.errors import DataError, errors_as
 from sat_optuna.seeds import generator_for
 
 __all__ = [
@@ -226,7 +226,7 @@ def count_classes(forward: Callable[[Tensor], Tensor], images: Images) -> int:
     blank = torch.zeros(1, *images.shape, device=images.device)
     what = f"images of shape {images.shape} do not go through the network"
     remedy = "give images of the size and channels that it was built for"
-    with saying(DataError, what, remedy), torch.no_grad():
+    with errors_as(DataError, what, remedy), torch.no_grad():
         logits = forward(blank)
     if logits.ndim != 2:
         raise DataError(

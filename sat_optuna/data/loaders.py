@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from sat_optuna.data.arrays import checked_pair
 from sat_optuna.data.images import Augment, Images, TensorImages
-from sat_optuna.errors import DataError, saying
+from sat_optuna.errors import DataError, errors_as
 from sat_optuna.seeds import seeded
 
 __all__ = [
@@ -186,7 +186,7 @@ class DatasetImages(Images):
             yield x if augment is None else augment(x), labels.to(self.device, non_blocking=True)
 
     def _items(self, loader: DataLoader[Any]) -> Iterator[Any]:
-        with saying(
+        with errors_as(
             DataError,
             f"the {self._kind} cannot be read",
             "give one of (image, label), each image a float tensor (C, H, W)",
@@ -281,7 +281,7 @@ def _dataset(given: object) -> Dataset[Any]:
 
 
 def _length(sized: object) -> int:
-    with saying(
+    with errors_as(
         DataError, f"{type(sized).__name__} has no length", "give a Dataset with a __len__"
     ):
         return len(cast("Any", sized))

@@ -23,12 +23,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import State
+from sat_optuna.attention.stage import StageAttention
 from sat_optuna.backbones.view import BlockView
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.materialise import TicketNetwork
-from sat_optuna.supernet.supernet import StageAttention, walk
+from sat_optuna.supernet.supernet import walk
 
 __all__ = ["FoldError", "FoldReport", "FoldedBlock", "fold_constant"]
 
@@ -98,7 +99,7 @@ def fold_constant(
     watched = [_Watched(stage, blocks) for stage, blocks in zip(stages, dropped, strict=True)]
     with evaluating(network), torch.no_grad():
         before = torch.cat([walk(network.view, watched, network.scheme, x) for x in batches])
-    kept = [s.kept(choices) for s, choices in zip(stages, keep.by_stage(), strict=True)]
+    kept = [s.pruned_to(choices) for s, choices in zip(stages, keep.by_stage(), strict=True)]
     folded = TicketNetwork(copy.deepcopy(network.view), kept, keep).train(network.training)
     for blocks, stage in zip(folded.view.blocks, watched, strict=True):
         for block, tally in stage.tallies.items():
@@ -154,7 +155,7 @@ class _Watched:
 
 def _gate_of(stage: StageAttention, choice: int, block: int) -> Callable[[Tensor], Tensor]:
     """Return what gives a block's gates, (N, C), for its features."""
-    gate = cast("Any", stage.owner_of(choice, block)).gate
+    gate = cast("Any", stage.module_at(choice, block)).gate
     attend = stage.module_for(choice, block)
     # A shared module with statistics for each block is bound to this one.
     return partial(gate, **attend.keywords) if isinstance(attend, partial) else gate
@@ -188,7 +189,7 @@ def _dropped(network: TicketNetwork, keep: Scheme) -> list[dict[int, str]]:
             if choice and not left:
                 place = f"stage {number}, block {index + 1}"
                 kind = stage.kinds[choice - 1]
-                _check_foldable(stage.owner_of(choice, index), kind, blocks[index], place)
+                _check_foldable(stage.module_at(choice, index), kind, blocks[index], place)
                 dropped[-1][index] = kind
     return dropped
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sat_optuna.attention import OWN, attention_faults
+from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.view import view_of
 from sat_optuna.config.config import fingerprint
 from sat_optuna.cost.operations import CostModel
@@ -17,7 +18,7 @@ from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space
 from sat_optuna.search.study import build_sampler
-from sat_optuna.supernet.placement import built_backbone, placement_faults
+from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import load_tensors
 from sat_optuna.training.loop import Checkpoint
@@ -65,7 +66,7 @@ class StudyParts:
         stages: tuple[int, ...] = ()
         try:
             with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
-                backbone = built_backbone(
+                backbone = build_backbone(
                     network.backbone, in_channels=3, classes=2, **network.settings
                 )
                 view = view_of(backbone, own=own)

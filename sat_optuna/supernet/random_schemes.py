@@ -1,4 +1,4 @@
-"""The random scheme of a training step."""
+"""The random schemes of a supernet's training."""
 
 from collections.abc import Sequence
 
@@ -16,22 +16,28 @@ DRAWS = ("iid", "antithetic", "balanced")
 def draw_scheme(
     stages: Sequence[int], kinds: int, *, connect: float, draws: str, seed: int, step: int
 ) -> Scheme:
-    """Draw the scheme of a training step: a pure function of its arguments.
+    """Draw the scheme of a training step; it depends on the arguments and on nothing else.
+
+    >>> for step in (0, 1):
+    ...     print(draw_scheme((3, 3), 1, connect=0.5, draws="antithetic", seed=0, step=step))
+    000-001
+    111-110
 
     Args:
         stages: number of blocks of each stage.
         kinds: K, the number of kinds.
-        connect: probability that a block carries attention, in 0..1; a balanced draw has no use
-            for it, for its choices are equally often.
-        draws: "iid": each block connected with probability `connect`, its kind uniform, as
-            published. "antithetic": steps 2j and 2j + 1 are a scheme and its complement.
-            "balanced": in each run of K + 1 steps each block takes each of its K + 1 choices once.
+        connect: probability that a block carries attention, in 0..1. A balanced draw does not use
+            it.
+        draws: one of `DRAWS`. "iid": each block carries attention with probability `connect`, each
+            kind with the same probability, as published. "antithetic": steps 2j and 2j + 1 take a
+            scheme and its complement. "balanced": in steps j (K + 1) to j (K + 1) + K, each block
+            takes each of its K + 1 choices once.
         seed: of the whole sequence.
-        step: number of the step.
+        step: index of the step.
 
     Raises:
-        SchemeError: `connect` is no probability, `draws` is no such way, or antithetic draws are
-            asked for with more than one kind or another probability than 0.5.
+        SchemeError: `connect` is no probability, `draws` is unknown, or antithetic draws are asked
+            for with several kinds or with another probability than 0.5.
     """
     if draws not in DRAWS:
         raise SchemeError(f"draws = {draws!r} given; choose one of {', '.join(DRAWS)}")

@@ -1,57 +1,57 @@
-"""The supernet: a backbone and all its attention modules, the scheme an argument of the forward.
+"""The supernet: a backbone with all attention modules; the scheme is an argument of its forward.
 
-    x_{l+1} = merge(a_l = 0 ? F_l : M(F_l), shortcut)        F_l, shortcut = branch(x_l)
+    F_l, shortcut = branch(x_l)
+    x_{l+1} = merge(F_l, shortcut)        where a_l = 0
+    x_{l+1} = merge(M(F_l), shortcut)     where block l carries the module M
 
-It has one set of weights for all schemes (method of arXiv:2207.07858).
+All schemes share one set of weights (method of arXiv:2207.07858).
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
 from sat_optuna.attention import OWN, default_spec
 from sat_optuna.attention.contract import AttentionError, State
-from sat_optuna.attention.stage import StageAttention
+from sat_optuna.attention.stage import Attend, StageAttention
+from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.tables import type_name
-from sat_optuna.backbones.view import NetworkView, take_own, view_of
+from sat_optuna.backbones.view import NetworkView, take_own_attention, view_of
 from sat_optuna.errors import SchemeError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
-from sat_optuna.supernet.placement import built_backbone, check_placement, placement_faults
+from sat_optuna.supernet.placement import check_placement, placement_faults
 from sat_optuna.ticket import AttentionSpec
 
-__all__ = [
-    "AttentionSource",
-    "FeatureRecorder",
-    "StageAttention",
-    "Supernet",
-    "walk",
-]
+__all__ = ["AttentionSource", "FeatureRecorder", "Supernet", "walk"]
 
 
 class AttentionSource(Protocol):
-    """Where the walk gets a stage's attention from."""
+    """Gives `walk` the attention of one stage; a `StageAttention` is one."""
 
-    def module_for(
-        self, choice: int, block: int, /
-    ) -> Callable[[Tensor, State | None], tuple[Tensor, State | None]]:
-        """Return the module of kind `choice` (1 is the first) for a block of this stage."""
+    def module_for(self, choice: int, block: int, /) -> Attend:
+        """Return what a block calls with its features and the state.
+
+        Args:
+            choice: the kind, 1 for the first.
+            block: index within the stage.
+        """
 
 
 def walk(
     view: NetworkView, attention: Iterable[AttentionSource], scheme: Scheme, x: Tensor
 ) -> Tensor:
-    """Run a network block by block with the attention that a scheme asks for.
+    """Run a network block by block, with the attention that a scheme asks for.
 
-    Each kind has one state a stage, None at its first connected block; blocks without it hand it
-    on untouched.
+    Each kind has one state in each stage. It is None at the first block of the stage that carries
+    the kind, and blocks that do not carry the kind do not change it.
 
     Args:
-        view: of the network; its stages match the scheme's.
-        attention: where each stage gets its modules from.
+        view: of the network; it has the stages of the scheme.
+        attention: gives the modules of each stage, from shallow to deep.
         scheme: which block carries what.
         x: (N, C, H, W) images.
 
@@ -72,23 +72,32 @@ def walk(
 
 
 class Supernet(nn.Module):
-    """A backbone with every attention module a scheme may ask for.
+    """A backbone with every attention module that a scheme may ask for.
 
-    The weights of a named backbone and of all attention are a function of the seed and of their
-    place, so two supernets of one seed share the weights of the parts they share, whatever else
-    differs.
+    >>> import torch
+    >>> net = Supernet(
+    ...     "resnet20", attention=("se", "eca"), in_channels=3, classes=9, seed=0, blocks=(1, 2, 1)
+    ... )
+    >>> net.stages
+    (1, 2, 1)
+    >>> net(torch.zeros(4, 3, 32, 32), Scheme.parse("1-02-0")).shape
+    torch.Size([4, 9])
 
-    A network given as an object can be trained, searched, costed and materialised; its tickets
-    cannot be built from their JSON alone (`retrain`, `build_network`), which has no more than its
-    type's name: for that, register a builder with `add_backbone` and give its name.
+    The weights of a named backbone depend on the seed alone. The weights of an attention module
+    depend on the seed, its stage, its block and its kind. So where two supernets of one seed have
+    the same part, it has the same weights in both.
+
+    A network that is given as an object can be trained, searched, measured and materialised. But
+    its tickets cannot be built from their JSON (by `retrain` or `build_network`), which holds only
+    the name of its type. For that, register a builder with `add_backbone` and give its name.
 
     Attributes:
-        backbone: the network without attention, its state_dict keys its own.
-        view: how it is walked.
-        attention: a `StageAttention` a stage.
-        backbone_name: its name in the registry; of a network that was given, its type's.
-        backbone_settings: the settings it was built with.
-        specs: the kinds of attention; choice k of a scheme is `specs[k - 1]`.
+        backbone: the network without attention, with its own state_dict keys.
+        view: how the network is run block by block.
+        attention: one `StageAttention` for each stage.
+        backbone_name: its name in the registry; for a network that was given, its type's name.
+        backbone_settings: the settings that it was built with.
+        specs: the kinds of attention; choice k of a scheme means `specs[k - 1]`.
         stages: number of blocks of each stage.
     """
 
@@ -105,23 +114,23 @@ class Supernet(nn.Module):
         """Build the supernet.
 
         Args:
-            backbone: a name of `BACKBONES`; or a network of one's own, which is used as it is,
-                weights, device and dtype and all, and trained in place: a `Backbone`, or one
-                whose type is in the tables. With the kind "own" a copy of it is used.
-            attention: the kinds; a bare name stands for its defaults, one module a block where
-                the kind allows it. The kind "own" is the attention that the backbone's blocks
-                carry themselves (SE in seresnet, regnety, mobilenetv3, efficientnet): with it the
-                slots are where that sits, and a block without attention has not even its own.
+            backbone: a name of `BACKBONES`, or a network: a `Backbone`, or one whose type is in
+                the tables. The network itself is used and trained, with its weights, on its device
+                and in its dtype; with the kind "own" a copy of it is used.
+            attention: the kinds. A bare name stands for the kind with its default sharing and
+                settings. The kind "own" is the attention that the backbone's blocks carry
+                themselves (SE in seresnet, regnety, mobilenetv3 and efficientnet): with it the
+                slots are where that attention acts, and a block to which a scheme gives no
+                attention runs without it.
             seed: of all weights that are drawn.
-            in_channels: channels of the images; of a named backbone only.
-            classes: number of logits; of a named backbone only.
-            **settings: the named backbone's own.
+            in_channels: channels of the images; for a named backbone only.
+            classes: number of logits; for a named backbone only.
+            **settings: settings of the named backbone.
 
         Raises:
-            UnknownName: a backbone or kind that no registry holds.
-            BackboneError: a setting the backbone cannot be built with, or a network that cannot
-                be walked.
-            AttentionError: no kind, a kind given twice, or one that cannot be built as asked.
+            UnknownName: no registry holds the backbone or a kind.
+            BackboneError: the backbone cannot be built so, or its blocks are in no table.
+            AttentionError: there is no kind, one is given twice or cannot be built as asked.
         """
         super().__init__()
         self.specs = tuple(default_spec(s) if isinstance(s, str) else s for s in attention)
@@ -130,7 +139,7 @@ class Supernet(nn.Module):
             raise AttentionError(
                 f"attention kinds {kinds} given; name at least one, and each of them once"
             )
-        self.backbone_settings: dict[str, Any] = {  # as JSON would bring them back
+        self.backbone_settings: dict[str, Any] = {  # with lists, as JSON gives them back
             name: list(value) if isinstance(value, tuple) else value
             for name, value in settings.items()
         }
@@ -145,7 +154,7 @@ class Supernet(nn.Module):
         for fault in placement_faults(self.specs, self.view):
             raise AttentionError(fault)
         paths = {module: path for path, module in self.backbone.named_modules()}
-        taken = take_own(self.view)
+        taken = take_own_attention(self.view)
         like = next((p for p in self.backbone.parameters() if p.is_floating_point()), None)
         self.attention = nn.ModuleList(
             StageAttention.build(self.specs, channels, seed=seed, stage=stage, own=own, like=like)
@@ -153,19 +162,20 @@ class Supernet(nn.Module):
                 zip(self.view.stage_channels, taken, strict=True)
             )
         )
-        # Where the original state_dict has the weights that now are in self.attention.
+        # The paths in the original network of the modules that self.attention now holds.
         self._own_paths = [[paths[m] for m in own if m is not None] for own in taken]
 
     @property
     def stage_attention(self) -> tuple[StageAttention, ...]:
-        """The stages' attention modules."""
+        """The attention of each stage, from shallow to deep."""
         return tuple(cast("Iterable[StageAttention]", self.attention))
 
     def check(self, scheme: Scheme) -> None:
-        """Make sure that a scheme fits.
+        """Make sure that a scheme fits this network.
 
         Raises:
-            SchemeError: its stages differ from the backbone's, or it asks for a kind too many.
+            SchemeError: it has other stages than the backbone, or a digit above the number of
+                kinds.
         """
         if scheme.stages != self.stages:
             raise SchemeError(
@@ -179,17 +189,16 @@ class Supernet(nn.Module):
             )
 
     def check_input(self, shape: tuple[int, int, int]) -> None:
-        """Make sure that images of this size reach each stage large enough.
+        """Make sure that images of this size go through and that all attention works on them.
 
-        A copy of the backbone is run on one image, and what is foreign in it is proved: see
-        `splitting.check_split`.
+        A copy of the backbone runs one image; see `backbones.check.check_split`.
 
         Args:
             shape: (C, H, W).
 
         Raises:
-            BackboneError: they are too small, have other channels than the stem takes, or the
-                network is not what the tables say of it.
+            BackboneError: the images are too small or have other channels than the stem takes, or
+                the network is not what the tables say of it.
             AttentionError: a module fails, or does not keep the shape of its features.
         """
         check_placement(
@@ -197,20 +206,20 @@ class Supernet(nn.Module):
         )
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
-        """Load weights of the original network by their own names.
+        """Load the weights of the original network under their original names.
 
         Args:
-            weights: its state_dict, with the attention that its blocks carry themselves also
-                where that is a kind of this supernet.
+            weights: the state_dict of the original network. It holds the attention that the blocks
+                carry themselves, also if that is a kind of this supernet.
 
         Raises:
-            RuntimeError: names or shapes differ (torch's message says which).
+            RuntimeError: names or shapes differ; torch's message says which.
         """
         rest = dict(weights)
         for stage, paths in zip(self.stage_attention, self._own_paths, strict=True):
             for block, path in enumerate(paths):
                 kept = {k: rest.pop(k) for k in tuple(rest) if k.startswith(f"{path}.")}
-                own = stage.owner_of(self._choice(OWN), block)
+                own = stage.module_at(self._choice(OWN), block)
                 own.load_state_dict({f"module.{k[len(path) + 1 :]}": v for k, v in kept.items()})
         self.backbone.load_state_dict(rest)
 
@@ -235,15 +244,13 @@ class Supernet(nn.Module):
 
 
 class FeatureRecorder:
-    """Stands where a stage's attention would, and notes what features it is given."""
+    """An `AttentionSource` that records the features of each block and does not change them."""
 
     def __init__(self) -> None:
         self.features: list[Tensor] = []
 
-    def module_for(
-        self, _choice: int, _block: int, /
-    ) -> Callable[..., tuple[Tensor, State | None]]:
-        """Return what notes the features of a block and hands them on."""
+    def module_for(self, _choice: int, _block: int, /) -> Attend:
+        """Return what records the features of a block and returns them."""
         return self._record
 
     def _record(self, features: Tensor, state: State | None) -> tuple[Tensor, State | None]:
@@ -254,11 +261,11 @@ class FeatureRecorder:
 def _backbone(
     backbone: str | nn.Module, settings: dict[str, Any], *, seed: int, copied: bool
 ) -> tuple[str, nn.Module]:
-    """Return the name of a backbone and the backbone, built or as it was given.
+    """Return a backbone's name and the backbone: built by its name, or the network given.
 
     Raises:
-        UnknownName: no registry holds it.
-        BackboneError: a setting it cannot be built with, or any for a network that was given.
+        UnknownName: no registry holds the name.
+        BackboneError: the backbone cannot be built so, or a network was given with settings.
     """
     if isinstance(backbone, nn.Module):
         name = type_name(type(backbone))
@@ -274,4 +281,4 @@ def _backbone(
             f"classes = {settings['classes']}; give both"
         )
     with seeded("backbone", seed):
-        return backbone, built_backbone(backbone, **settings)
+        return backbone, build_backbone(backbone, **settings)

@@ -19,7 +19,7 @@ def numbers(module: nn.Module) -> list[Any]:
 
 
 def set_running(norm: SharedBatchNorm, mean: Any, var: Any) -> None:
-    """Set the running statistics of the one place."""
+    """Set the running statistics of the only block."""
     norm.get_buffer("statistics.0.running_mean").copy_(torch.as_tensor(mean, dtype=torch.float64))
     norm.get_buffer("statistics.0.running_var").copy_(torch.as_tensor(var, dtype=torch.float64))
 

@@ -77,8 +77,8 @@ def test_a_settings_size_never_ends_in_anything_but_a_sentence():
 
 
 def test_places_are_no_setting():
-    (fault,) = attention_faults(AttentionSpec(kind="cbam", settings={"places": "0"}))
-    assert fault == "cbam has no setting 'places'; known: reduction, kernel, identity"
+    (fault,) = attention_faults(AttentionSpec(kind="cbam", settings={"blocks": "0"}))
+    assert fault == "cbam has no setting 'blocks'; known: reduction, kernel, identity"
 
 
 @pytest.mark.golden

@@ -13,7 +13,7 @@ from sat_optuna.attention import ATTENTION, DEFAULT_SHARING, build_attention
 from sat_optuna.attention.contract import Attention, full_precision, whole_number
 from sat_optuna.attention.norm import SharedBatchNorm
 from sat_optuna.seeds import seeded
-from tests.networks import images, stirred_module
+from tests.networks import OURS, images, stirred_module
 
 CHANNELS = 16
 # Parameters that two chained calls leave without gradient, and why.
@@ -181,9 +181,9 @@ def test_a_stage_may_own_it_somehow(kind):
 def test_what_is_shared_keeps_statistics_for_each_block(kind):
     cls = ATTENTION.get(kind)
     has_norm = any(isinstance(module, _BatchNorm) for module in built(kind).modules())
-    assert cls.placed == (has_norm and "stage" in cls.sharings)
-    if cls.placed:
-        module = build_attention(kind, CHANNELS, places=["3", "5"])
+    assert cls.per_block_statistics == (has_norm and "stage" in cls.sharings)
+    if cls.per_block_statistics:
+        module = build_attention(kind, CHANNELS, blocks=["3", "5"])
         norms = [m for m in module.modules() if isinstance(m, SharedBatchNorm)]
         assert norms
         assert all([*norm.statistics] == ["3", "5"] for norm in norms)
@@ -194,7 +194,7 @@ def test_it_says_where_it_was_published(kind):
     assert ATTENTION.get(kind).paper
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ATTENTION.names() if ":" not in kind])
+@pytest.mark.parametrize("kind", OURS)
 def test_a_batch_of_one_will_do_in_train_mode_too(kind):
     # Not timm's: PyTorch's BatchNorm refuses a single value a channel.
     for size in (1, 5):

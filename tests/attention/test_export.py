@@ -5,13 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import Attention
 from sat_optuna.attention.spa import SPA
 from sat_optuna.attention.stage import StageAttention
 from sat_optuna.seeds import seeded
 from sat_optuna.ticket import AttentionSpec
-from tests.networks import images, stirred_module
+from tests.networks import OURS, images, stirred_module
 
 BATCHES = (1, 2, 5)
 DYNAMIC = ({0: torch.export.Dim("n", min=1)},)
@@ -44,7 +43,7 @@ class Alone(nn.Module):
         return attended
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ATTENTION.names() if ":" not in kind])
+@pytest.mark.parametrize("kind", OURS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_torch_export_gives_the_same_bits_at_any_batch(kind, layout):
     chain = stirred_module(Chain(kind)).eval()

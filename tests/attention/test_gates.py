@@ -9,11 +9,10 @@ from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import AttentionError
 from sat_optuna.attention.gates import ChannelGate, hidden_units
 from sat_optuna.attention.srm import SRM
-from tests.networks import images
+from tests.networks import OURS, images
 
-OWN_KINDS = tuple(kind for kind in ATTENTION.names() if ":" not in kind)
 REDUCING = tuple(
-    kind for kind in OWN_KINDS if "reduction" in inspect.signature(ATTENTION.get(kind)).parameters
+    kind for kind in OURS if "reduction" in inspect.signature(ATTENTION.get(kind)).parameters
 )
 
 
@@ -52,10 +51,10 @@ def test_the_published_reduction_is_taken_at_any_width(kind):
 
 
 def test_which_kinds_gate_channels_alone():
-    assert [k for k in OWN_KINDS if ATTENTION.get(k).gated] == ["eca", "ie", "se", "spa", "srm"]
+    assert [k for k in OURS if ATTENTION.get(k).gated] == ["eca", "ie", "se", "spa", "srm"]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in OWN_KINDS if ATTENTION.get(kind).gated])
+@pytest.mark.parametrize("kind", [kind for kind in OURS if ATTENTION.get(kind).gated])
 def test_features_times_the_gate_is_the_output(kind):
     module = ATTENTION.get(kind)(8).eval()
     x = images(3, shape=(8, 5, 5))

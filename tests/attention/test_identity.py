@@ -7,17 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sat_optuna.attention import ATTENTION, build_attention
+from sat_optuna.attention import build_attention
 from sat_optuna.attention.contract import Attention, AttentionError
 from sat_optuna.seeds import seeded
 from tests.attention.test_contract import UNREACHED
-from tests.networks import images
+from tests.networks import OURS, images
 
 CHANNELS = 16
 
-every_kind = pytest.mark.parametrize(
-    "kind", [kind for kind in ATTENTION.names() if ":" not in kind]
-)
+every_kind = pytest.mark.parametrize("kind", OURS)
 
 
 def built(kind: str, **settings: Any) -> Attention:

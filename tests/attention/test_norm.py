@@ -1,4 +1,4 @@
-"""BatchNorm with one weight and statistics for each place."""
+"""BatchNorm with one weight, and statistics for each block that shares it."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ every_form = pytest.mark.parametrize(("kind", "shape"), KINDS.items(), ids=["1d"
 
 
 def pair(kind):
-    """Ours with two places, and torch's, equal weights in both."""
-    ours, theirs = SharedBatchNorm(5, places=["0", "1"], kind=kind), kind(5)
+    """Ours, shared by two blocks, and torch's, with equal weights."""
+    ours, theirs = SharedBatchNorm(5, blocks=["0", "1"], kind=kind), kind(5)
     with torch.no_grad():
         for value in (ours.weight, theirs.weight):
             value.copy_(torch.linspace(0.5, 2, 5))
@@ -24,7 +24,7 @@ def pair(kind):
 
 
 @every_form
-def test_at_each_place_it_is_a_batchnorm(kind, shape):
+def test_for_each_block_it_is_a_batchnorm(kind, shape):
     ours, theirs = pair(kind)
     for seed in range(3):
         x = images(4, seed=seed, shape=shape) + 2
@@ -50,7 +50,7 @@ def test_a_single_value_is_normalised_by_what_is_known(kind, shape):
         assert torch.equal(value, before[name])
 
 
-def test_dropped_places_are_gone():
+def test_dropped_blocks_are_gone():
     ours, _ = pair(nn.BatchNorm2d)
     ours.keep(["1"])
     assert [name for name in ours.state_dict() if name.startswith("statistics")] == [

@@ -27,8 +27,8 @@ def test_a_stage_takes_it_as_it_is():
     modules = [SqueezeExcitation(8, 4), SqueezeExcitation(16, 4)]
     specs = [default_spec(OWN), default_spec("se")]
     stage = StageAttention.build(specs, [8, 16], seed=0, stage=0, own=modules)
-    assert [stage.owner_of(1, block).get_submodule("module") for block in (0, 1)] == modules
-    kept = stage.kept([2, 1])
+    assert [stage.module_at(1, block).get_submodule("module") for block in (0, 1)] == modules
+    kept = stage.pruned_to([2, 1])
     assert {tuple(name.split(".")[1:3]) for name in kept.state_dict()} == {
         ("own", "1"),
         ("se", "0"),

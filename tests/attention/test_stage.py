@@ -12,9 +12,9 @@ from sat_optuna.ticket import AttentionSpec
 from tests.networks import images
 
 SPECS = (AttentionSpec(kind="se"), AttentionSpec(kind="dia", sharing="stage"))
-PLACED = tuple(AttentionSpec(kind=kind, sharing="stage") for kind in ("cbam", "srm", "bam"))
+WITH_NORMS = tuple(AttentionSpec(kind=kind, sharing="stage") for kind in ("cbam", "srm", "bam"))
 
-every_placed = pytest.mark.parametrize("choice", [1, 2, 3], ids=["cbam", "srm", "bam"])
+every_shared = pytest.mark.parametrize("choice", [1, 2, 3], ids=["cbam", "srm", "bam"])
 
 
 def weight_of(module: Attention) -> Tensor:
@@ -41,15 +41,15 @@ def stage():
 
 def test_one_a_block_or_one_for_all(stage):
     assert [list(stage.slots[kind]) for kind in ("se", "dia")] == [["0", "1", "2"], ["shared"]]
-    assert len({stage.owner_of(1, block) for block in range(3)}) == 3
-    assert len({stage.owner_of(2, block) for block in range(3)}) == 1
+    assert len({stage.module_at(1, block) for block in range(3)}) == 3
+    assert len({stage.module_at(2, block) for block in range(3)}) == 1
     for choice in (1, 2):
-        assert stage.module_for(choice, 1) is stage.owner_of(choice, 1)
+        assert stage.module_for(choice, 1) is stage.module_at(choice, 1)
 
 
 def test_no_tensor_is_held_twice(stage):
     assert_no_tensor_twice(stage)
-    assert_no_tensor_twice(StageAttention.build(PLACED, [8, 8], seed=3, stage=1))
+    assert_no_tensor_twice(StageAttention.build(WITH_NORMS, [8, 8], seed=3, stage=1))
 
 
 def assert_no_tensor_twice(stage):
@@ -67,32 +67,32 @@ def assert_no_tensor_twice(stage):
     ],
 )
 def test_a_copy_keeps_what_is_used(stage, choices, kept):
-    copy = stage.kept(choices)
+    copy = stage.pruned_to(choices)
     assert {kind: list(slots) for kind, slots in copy.slots.items()} == kept
     for block, choice in enumerate(choices):
         if choice:
-            ours, theirs = stage.owner_of(choice, block), copy.owner_of(choice, block)
+            ours, theirs = stage.module_at(choice, block), copy.module_at(choice, block)
             assert ours is not theirs
             for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
                 assert torch.equal(one, other)
                 assert one.data_ptr() != other.data_ptr()
 
 
-def test_weights_depend_on_seed_and_place_alone(stage):
+def test_weights_depend_on_seed_stage_block_and_kind_alone(stage):
     alone = StageAttention.build(SPECS[:1], [8, 8], seed=3, stage=1)
-    here = weight_of(stage.owner_of(1, 1))
-    assert torch.equal(weight_of(alone.owner_of(1, 1)), here)
-    other_places = [
-        stage.owner_of(1, 0),
-        StageAttention.build(SPECS, [8, 8, 8], seed=3, stage=2).owner_of(1, 1),
-        StageAttention.build(SPECS, [8, 8, 8], seed=4, stage=1).owner_of(1, 1),
+    here = weight_of(stage.module_at(1, 1))
+    assert torch.equal(weight_of(alone.module_at(1, 1)), here)
+    elsewhere = [
+        stage.module_at(1, 0),
+        StageAttention.build(SPECS, [8, 8, 8], seed=3, stage=2).module_at(1, 1),
+        StageAttention.build(SPECS, [8, 8, 8], seed=4, stage=1).module_at(1, 1),
     ]
-    assert not any(torch.equal(weight_of(module), here) for module in other_places)
+    assert not any(torch.equal(weight_of(module), here) for module in elsewhere)
 
 
-@every_placed
+@every_shared
 def test_statistics_of_a_block_do_not_depend_on_other_blocks(choice):
-    alone, among = (StageAttention.build(PLACED, [8, 8, 8], seed=3, stage=1) for _ in range(2))
+    alone, among = (StageAttention.build(WITH_NORMS, [8, 8, 8], seed=3, stage=1) for _ in range(2))
     untouched = statistics(among, 2)
     for seed in range(2):
         alone.module_for(choice, 1)(features(seed), None)
@@ -107,9 +107,9 @@ def test_statistics_of_a_block_do_not_depend_on_other_blocks(choice):
     )
 
 
-@every_placed
+@every_shared
 def test_statistics_can_be_taken_anew_as_plain_averages(choice):
-    stage = StageAttention.build(PLACED, [8, 8], seed=3, stage=1).eval()
+    stage = StageAttention.build(WITH_NORMS, [8, 8], seed=3, stage=1).eval()
     for norm in stage.modules():
         if isinstance(norm, _BatchNorm):
             norm.reset_running_stats()
@@ -119,7 +119,7 @@ def test_statistics_can_be_taken_anew_as_plain_averages(choice):
         stage.module_for(choice, 1)(features(seed), None)
     once = []
     for seed in range(3):
-        other = StageAttention.build(PLACED, [8, 8], seed=3, stage=1)
+        other = StageAttention.build(WITH_NORMS, [8, 8], seed=3, stage=1)
         for norm in other.modules():
             if isinstance(norm, _BatchNorm):
                 norm.momentum = 1.0  # the last batch alone
@@ -132,12 +132,12 @@ def test_statistics_can_be_taken_anew_as_plain_averages(choice):
         torch.testing.assert_close(value, sum(each[name] for each in once) / 3)
 
 
-@every_placed
+@every_shared
 def test_a_copy_keeps_the_statistics_that_are_used(choice):
-    stage = StageAttention.build(PLACED, [8, 8, 8], seed=3, stage=1)
+    stage = StageAttention.build(WITH_NORMS, [8, 8, 8], seed=3, stage=1)
     for block in range(3):
         stage.module_for(choice, block)(features(block), None)
-    copy = stage.kept([choice, 0, choice])
+    copy = stage.pruned_to([choice, 0, choice])
     inner = [m for m in copy.modules() if isinstance(m, SharedBatchNorm)]
     assert inner
     assert all([*norm.statistics] == ["0", "2"] for norm in inner)
@@ -150,11 +150,11 @@ def test_a_copy_keeps_the_statistics_that_are_used(choice):
 
 
 @pytest.mark.parametrize("kind", ["cbam", "srm", "bam"])
-def test_a_module_of_one_block_has_one_place(kind):
+def test_a_module_of_one_block_has_one_set_of_statistics(kind):
     stage = StageAttention.build([AttentionSpec(kind=kind)], [8, 8], seed=3, stage=1)
-    assert stage.module_for(1, 1) is stage.owner_of(1, 1)
+    assert stage.module_for(1, 1) is stage.module_at(1, 1)
     inner = [m for m in stage.modules() if isinstance(m, SharedBatchNorm)]
     assert all([*norm.statistics] == ["0"] for norm in inner)
-    kept = stage.kept([0, 1])
+    kept = stage.pruned_to([0, 1])
     x = features()
     assert torch.equal(kept.module_for(1, 1)(x, None)[0], stage.module_for(1, 1)(x, None)[0])

@@ -141,7 +141,7 @@ def test_unknown_and_refused_names():
     with pytest.raises(UnknownName, match=r"'timm:zzzzzz'; timm has cbam, ceca"):
         ATTENTION.get("timm:zzzzzz")
     (fault,) = attention_faults(AttentionSpec(kind="timm:halo"))
-    assert fault.startswith("attention 'timm:halo' cannot stand in a block: it takes maps alone")
+    assert fault.startswith("attention 'timm:halo' cannot stand in a block: it takes only maps")
     assert fault.endswith("; choose one of " + ", ".join(TIMM_NAMES))
 
 

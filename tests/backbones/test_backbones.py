@@ -92,7 +92,7 @@ class Steps(Backbone):
 
 def test_a_forward_that_walking_would_pass_by_is_refused():
     stem, head = nn.Identity(), nn.Identity()
-    with pytest.raises(BackboneError, match="OtherForward has a forward of its own, which walki"):
+    with pytest.raises(BackboneError, match="OtherForward has a forward of its own, which runni"):
         view_of(Backbone(stem=stem, stages=[[OtherForward()]], head=head))
     with pytest.raises(BackboneError, match="Steps has a forward of its own"):
         view_of(Steps(stem=stem, stages=[[Block()]], head=head))

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sat_optuna.backbones import build_backbone
-from sat_optuna.backbones.cifar_stages import every_nth
+from sat_optuna.backbones.cifar_stages import option_a
 from sat_optuna.backbones.contract import Backbone
 from sat_optuna.seeds import generator_for, seeded
 from tests.networks import images
@@ -165,9 +165,9 @@ def test_resnet164_is_a_second_bottleneck_network(mode):
 def test_a_shortcut_of_every_second_pixel(layout, dtype):
     x = torch.randn(3, 5, 9, 8, generator=generator_for("shortcut")).to(dtype)
     x = x.contiguous(memory_format=layout).requires_grad_()
-    halved = every_nth(x, 2)
+    halved = option_a(x, stride=2, padding=())
     assert torch.equal(halved, x[:, :, ::2, ::2])
-    assert every_nth(x, 1) is x
+    assert option_a(x, stride=1, padding=()) is x
     (gradient,) = torch.autograd.grad((halved * 3).sum(), x)
     wanted = torch.zeros_like(x)
     wanted[:, :, ::2, ::2] = 3

@@ -1,18 +1,23 @@
 """The table of differences: complete, resumable, and on ResNet-50 in the slow tests."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
 from sat_optuna.bench import export as bench
-from sat_optuna.bench.export import bench_export, own_modules
+from sat_optuna.bench.document import BenchError
+from sat_optuna.bench.export import bench_export
 from sat_optuna.cli.bench_export import export
 from sat_optuna.cli.console import Console
 from sat_optuna.errors import UnknownName
-from sat_optuna.export import SUFFIXES, ExportError
+from sat_optuna.export import SUFFIXES
 from sat_optuna.export.write import export_ticket
+from tests.networks import OURS
+
+if TYPE_CHECKING:
+    from sat_optuna.events import Event
 
 SMALL: dict[str, Any] = {"modules": ["se"], "side": 8}
 
@@ -30,9 +35,10 @@ def table(*arguments):
 
 def test_a_row_for_each_module_format_and_batch(tmp_path):
     out = tmp_path / "m.json"
-    seen: list[str] = []
-    document = bench_export("resnet20", **SMALL, out=out, on_file=seen.append)
-    assert seen == [f"se {to}" for to in SUFFIXES]
+    seen: list[Event] = []
+    document = bench_export("resnet20", **SMALL, out=out, on_event=seen.append)
+    assert [event.message for event in seen] == [f"se {to}" for to in SUFFIXES]
+    assert [(event.done, event.total) for event in seen] == [(1, 3), (2, 3), (3, 3)]
     assert json.loads(out.read_text()) == document
     rows = document["rows"]
     assert [(row["format"], row["batch"]) for row in rows] == [
@@ -64,11 +70,11 @@ def test_what_a_file_holds_is_not_done_again(tmp_path, monkeypatch):
 def test_a_file_of_something_else_is_not_added_to(tmp_path):
     out = tmp_path / "m.json"
     bench_export("resnet20", **SMALL, out=out)
-    with pytest.raises(ExportError, match="was begun with another image; choose another --out"):
+    with pytest.raises(BenchError, match="was begun with another image; choose another --out"):
         bench_export("resnet20", modules=["se"], side=16, out=out)
     for text in ("[]", "{}", "3", "cut"):
         out.write_text(text)
-        with pytest.raises(ExportError, match="holds something else than exports; choose another"):
+        with pytest.raises(BenchError, match="holds something else than exports; choose another"):
             bench_export("resnet20", **SMALL, out=out)
         assert out.read_text() == text
 
@@ -89,14 +95,9 @@ def test_an_unknown_module_is_named():
         bench_export("resnet20", modules=["sse"], side=8)
 
 
-def test_all_of_our_own_modules_are_meant():
-    assert {"se", "sge", "dia"} <= set(own_modules())
-    assert not [name for name in own_modules() if ":" in name]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", own_modules())
+@pytest.mark.parametrize("kind", OURS)
 def test_every_module_on_resnet50(kind):
     rows = bench_export("resnet50", modules=[kind], side=224)["rows"]
     assert len(rows) == 9

@@ -1,6 +1,7 @@
-"""Who is measured, what is said of the times, and how numbers travel to the document."""
+"""Which networks are measured, what the times say, and what the document holds."""
 
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -8,8 +9,13 @@ from scipy import stats
 
 from sat_optuna.attention.contract import AttentionError
 from sat_optuna.backbones.contract import BackboneError
-from sat_optuna.bench.contestants import PUBLISHED, InferencePlan, plan_inference
-from sat_optuna.bench.inference import FIT_ROUNDS, bench_inference, p_faster
+from sat_optuna.bench.inference import bench_inference, p_faster
+from sat_optuna.bench.inference_plan import (
+    FIT_ROUNDS,
+    PUBLISHED,
+    InferencePlan,
+    plan_inference,
+)
 from sat_optuna.cost.timing import TimingError
 from sat_optuna.errors import SchemeError, UnknownName
 from sat_optuna.evidence.statistics import holm
@@ -17,6 +23,9 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import TicketNetwork
 from sat_optuna.supernet.supernet import Supernet
 from tests.cost.clock import Clock
+
+if TYPE_CHECKING:
+    from sat_optuna.events import Event
 
 RESNET50 = (3, 4, 6, 3)
 TICKETS = {
@@ -41,7 +50,7 @@ def tiny_plan(*modules, **more) -> InferencePlan:
 
 
 def described(plan, kind):
-    return [(one.network, one.spec.sharing, str(one.scheme)) for one in plan.contestants[kind]]
+    return [(one.role, one.spec.sharing, str(one.scheme)) for one in plan.networks[kind]]
 
 
 @pytest.mark.golden
@@ -51,7 +60,7 @@ def test_the_published_schemes():
     assert "probably" in PUBLISHED["se"].note
 
 
-def test_the_contestants_on_the_stages_of_resnet50():
+def test_the_networks_on_the_stages_of_resnet50():
     plan = plan_of("se", "sge", "dia")
     full = "111-1111-111111-111"
     for kind in ("se", "sge"):
@@ -64,9 +73,9 @@ def test_the_contestants_on_the_stages_of_resnet50():
         ("share-full", "stage", full),
         ("ticket", "stage", TICKETS["dia"]),
     ]
-    settings = {kind: dict(members[0].spec.settings) for kind, members in plan.contestants.items()}
+    settings = {kind: dict(members[0].spec.settings) for kind, members in plan.networks.items()}
     assert settings == {"se": {"reduction": 16}, "sge": {"groups": 64}, "dia": {"reduction": 20}}
-    assert (plan.plain.network, plan.plain.scheme.connections) == ("plain", 0)
+    assert (plan.plain.role, plan.plain.scheme.connections) == ("plain", 0)
     assert plan.fits == (("se", "sge", "dia"),)
     assert {kind: str(one.scheme) for kind, one in plan.references.items()} == TICKETS
     assert plan_of("se", cheapest=False).fits == ()
@@ -75,7 +84,7 @@ def test_the_contestants_on_the_stages_of_resnet50():
 def test_another_network_has_no_published_scheme_and_settings_that_fit_it():
     plan = tiny_plan("se", "sge", "dia")
     assert [row[0] for row in described(plan, "se")] == ["full", "share-full"]
-    settings = {kind: dict(members[0].spec.settings) for kind, members in plan.contestants.items()}
+    settings = {kind: dict(members[0].spec.settings) for kind, members in plan.networks.items()}
     assert settings == {"se": {"reduction": 16}, "sge": {}, "dia": {}}
     assert (plan.references, plan.fits) == ({}, ())
 
@@ -166,9 +175,11 @@ def measured_by_clock(monkeypatch):
     plan = plan_of("se", "sge", "dia", rounds=16)
     monkeypatch.setattr(Supernet, "forward", supernet_forward)
     monkeypatch.setattr(TicketNetwork, "forward", ticket_forward)
-    rounds: list[int] = []
-    made = bench_inference(plan, on_round=lambda: rounds.append(1))
-    assert len(rounds) == FIT_ROUNDS + 16
+    events: list[Event] = []
+    made = bench_inference(plan, on_event=events.append)
+    assert plan.turns == FIT_ROUNDS + 16
+    assert [event.done for event in events] == list(range(1, plan.turns + 1))
+    assert {(event.step, event.total) for event in events} == {("bench inference", plan.turns)}
     return json.loads(json.dumps(made, allow_nan=False))
 
 
@@ -232,7 +243,7 @@ def test_the_latency_model_is_in_the_document(document):
             assert found["ms_low"] <= found["ms"] <= found["ms_high"]
 
 
-def test_every_scheme_is_tested_against_attention_everywhere_and_the_cheapest_against_its_rival(
+def test_every_scheme_is_tested_against_share_full_and_the_cheapest_against_its_reference(
     document,
 ):
     pairs = {

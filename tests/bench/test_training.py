@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+from sat_optuna.bench.document import BenchError
 from sat_optuna.bench.handwritten import hand_written
-from sat_optuna.bench.training import TrainingBenchError, bench_training
+from sat_optuna.bench.training import bench_training
 from sat_optuna.bench.training_plan import LIMITS, NETWORKS, Network, TrainingPlan
 from sat_optuna.bench.training_ratios import compiled_ratio
 from sat_optuna.bench.training_report import accuracy_line, readable, training_markdown
@@ -22,6 +24,9 @@ from sat_optuna.seeds import seeded
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.training.loop import fit
 from tests.networks import images
+
+if TYPE_CHECKING:
+    from sat_optuna.events import Event
 
 TINY = Network(width=8, stem_stride=2, attention=True, shape=(1, 8, 8), batch=4, steps=2)
 PLAIN = TrainConfig(batch=8, shift=0, flip=False, precision="float32")
@@ -58,8 +63,8 @@ def test_the_usual_loader_augments_as_ours_does():
         loader = augmented_loader(data, config)
         seen = torch.cat([x[labels == 0] for _ in range(200) for x, labels in loader])
     # Mirrored, column 3 is column 4; moved by up to one pixel, that is columns 2 to 5.
-    places = {tuple(place) for place in (seen == 1).nonzero()[:, 2:].tolist()}
-    assert places == {(row, column) for row in (3, 4, 5) for column in (2, 3, 4, 5)}
+    pixels_seen = {tuple(pixel) for pixel in (seen == 1).nonzero()[:, 2:].tolist()}
+    assert pixels_seen == {(row, column) for row in (3, 4, 5) for column in (2, 3, 4, 5)}
     assert set(seen.unique().tolist()) == {-1.0, 1.0}  # normalised
     (x, labels), *others = bare_loader(data, config)
     assert not others
@@ -81,14 +86,14 @@ def test_the_networks_measured_are_those_of_the_studies():
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A plan, its document, how often a turn was reported, and the file written."""
-    turns: list[None] = []
+    """A plan, its document, the events that were told, and the file written."""
+    turns: list[Event] = []
     out = tmp_path_factory.mktemp("bench") / "mine.json"
     plan = TrainingPlan(
         networks=(TINY, replace(TINY, attention=False)), rounds=6, seeds=2, epochs=0
     )
-    document = bench_training(plan, out=out, on_turn=lambda: turns.append(None))
-    return plan, document, len(turns), out
+    document = bench_training(plan, out=out, on_event=turns.append)
+    return plan, document, turns, out
 
 
 ACCURACY = {
@@ -105,14 +110,15 @@ ACCURACY = {
 
 def test_a_row_for_each_loop_and_setting(measured):
     plan, document, turns, _ = measured
-    assert turns == plan.turns == (2 + 3) * 6 + 2 * 2
+    assert [event.done for event in turns] == list(range(1, plan.turns + 1))
+    assert plan.turns == (2 + 3) * 6 + 2 * 2
     rows = document["rows"]
     assert len(rows) == 2 * 6
     for network in plan.networks:
         mine = [row for row in rows if row["network"] == network.name]
         assert [row["loop"] for row in mine] == ["ours"] * 4 + ["usual", "usual, no augmentation"]
-        for place, base in ((0, "times_float32"), (4, "times_usual"), (5, "times_bare")):
-            assert mine[place][base] == 1
+        for index, base in ((0, "times_float32"), (4, "times_usual"), (5, "times_bare")):
+            assert mine[index][base] == 1
         assert sum(row["auto"] for row in mine) == 1
         for row in mine:
             assert row["images_per_s"] > 0
@@ -163,7 +169,7 @@ def test_a_page_of_what_torch_compile_gains(measured, tmp_path):
     rows = [COMPILED_ROW | {"network": network.name} for network in plan.networks]
     held = tmp_path / "held.json"
     held.write_text(json.dumps(document | {"compiled": rows}))
-    whole = bench_training(asked, out=held, on_turn=lambda: pytest.fail("measured"))
+    whole = bench_training(asked, out=held, on_event=lambda _: pytest.fail("measured"))
     assert whole == document | {"compiled": rows}
     page = training_markdown(whole)
     for network in plan.networks:
@@ -175,8 +181,8 @@ def test_a_page_of_what_torch_compile_gains(measured, tmp_path):
 @pytest.mark.slow
 def test_a_compiled_step_is_timed_beside_a_plain_one(measured):
     plan, *_ = measured
-    turns: list[None] = []
-    row = compiled_ratio(TINY, plan, lambda: turns.append(None))
+    turns: list[Event] = []
+    row = compiled_ratio(TINY, plan, turns.append)
     assert row.keys() == COMPILED_ROW.keys()
     assert len(turns) == row["pairs"] == 6
     assert row["compile_s"] > 1
@@ -186,12 +192,12 @@ def test_a_compiled_step_is_timed_beside_a_plain_one(measured):
 def test_what_a_file_holds_is_not_measured_again(measured, tmp_path):
     plan, document, _, out = measured
     assert json.loads(out.read_text()) == document
-    assert bench_training(plan, out=out, on_turn=lambda: pytest.fail("measured")) == document
+    assert bench_training(plan, out=out, on_event=lambda _: pytest.fail("measured")) == document
     cut = document | {"ratios": document["ratios"][:2]}
     partly = tmp_path / "partly.json"
     partly.write_text(json.dumps(cut))
-    turns: list[None] = []
-    again = bench_training(plan, out=partly, on_turn=lambda: turns.append(None))
+    turns: list[Event] = []
+    again = bench_training(plan, out=partly, on_event=turns.append)
     assert len(turns) == plan.rounds
     assert again["ratios"][:2] == document["ratios"][:2]
     assert json.loads(partly.read_text()) == again
@@ -208,7 +214,7 @@ def test_what_a_file_holds_is_not_measured_again(measured, tmp_path):
 def test_another_file_is_refused(tmp_path, content, words):
     out = tmp_path / "mine.json"
     out.write_text(content)
-    with pytest.raises(TrainingBenchError) as caught:
+    with pytest.raises(BenchError) as caught:
         bench_training(TrainingPlan(), out=out)
     assert words in str(caught.value)
     assert out.read_text() == content
@@ -246,7 +252,7 @@ def test_numbers_out_of_range_are_usage_errors():
         assert "not in the range" in bench(option, str(value), code=2).stderr
 
 
-def test_a_place_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path):
+def test_a_path_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path):
     (tmp_path / "file").touch()
     done = bench("--out", str(tmp_path / "file" / "mine.json"), code=1)
     assert len(done.stderr.strip().splitlines()) == 1

@@ -64,7 +64,7 @@ def trained(tmp_path_factory):
         job = RetrainJob(scheme, 0, config, workspace.work / "retrain" / fingerprint)
         retrain(
             replace(ticket, scheme=scheme),
-            workspace.data,
+            workspace.parts.data,
             epochs=1,
             seed=0,
             config=config.train,

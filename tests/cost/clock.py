@@ -4,7 +4,7 @@ import pytest
 
 
 class Clock:
-    """Stands in for the clock of `sat_optuna.timing`."""
+    """Stands in for the clock of `sat_optuna.cost.timing`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds = 0.0

@@ -9,6 +9,7 @@ from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.cost.latency import LatencyModel, fit_latency, latency_design
 from sat_optuna.cost.timing import Estimate, TimingError
 from sat_optuna.errors import SchemeError
+from sat_optuna.events import Event
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.supernet import Supernet
 from tests.cost.clock import Clock
@@ -86,7 +87,12 @@ def clocked(monkeypatch):
 def test_affine_times_are_found_again(clocked):
     net, asked = clocked
     rounds: list[int] = []
-    model = fit_latency(net, SHAPE, batch=3, rounds=6, on_round=lambda: rounds.append(len(asked)))
+
+    def note(event: Event) -> None:
+        assert (event.step, event.done, event.total) == ("latency", len(rounds) + 1, 6)
+        rounds.append(len(asked))
+
+    model = fit_latency(net, SHAPE, batch=3, rounds=6, on_event=note)
     assert (model.stages, model.kinds, model.batch) == (BLOCKS, ("se", "sge"), 3)
     assert (model.rounds, model.runs, model.fresh) == (6, 27, 8)
     assert model.plain_ms.value == pytest.approx(PLAIN)

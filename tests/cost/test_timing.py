@@ -43,7 +43,7 @@ def test_each_pass_is_timed_once_a_round_after_the_warm_up(monkeypatch):
         name: partial(run, name, cost) for name, cost in (("a", 1.0), ("b", 2.5), ("c", 40.0))
     }
     times = interleaved_ms(
-        passes, device=CPU, rounds=8, warm_up=2, on_round=lambda: rounds.append(len(calls))
+        passes, device=CPU, rounds=8, warm_up=2, on_event=lambda _: rounds.append(len(calls))
     )
     assert times == {
         "a": pytest.approx([1.0] * 8),

@@ -29,10 +29,9 @@ from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
 from sat_optuna.training.checkpoint import read_record
-from tests.networks import KINDS, images, schemes, tiny_supernet
+from tests.networks import KINDS, OURS, images, schemes, tiny_supernet
 from tests.tickets import leftovers, network_and_ticket, ticket_of
 
-OWN = [name for name in ATTENTION.names() if ":" not in name]
 NINE = Scheme.parse("100-010-101")
 FORMATS = [*SUFFIXES]
 
@@ -48,7 +47,7 @@ def opened(path):
     return program.module(), extra["sat_optuna.json"]
 
 
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", OURS)
 @pytest.mark.parametrize("to", FORMATS)
 def test_round_trip_of_every_module(to, kind, tmp_path, capfd):
     network, ticket = network_and_ticket(kind, NINE)

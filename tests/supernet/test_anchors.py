@@ -41,7 +41,7 @@ def by_stage(backbone: str, kind: str, **settings: int) -> list[int]:
             seed=0,
         )
     return [
-        sum(value.numel() for value in stage.owner_of(1, 0).parameters())
+        sum(value.numel() for value in stage.module_at(1, 0).parameters())
         for stage in net.stage_attention
     ]
 

@@ -194,8 +194,8 @@ def test_unconnected_modules_do_not_exist(specs, data):
         for block, choice in enumerate(choices):
             if choice:
                 spec = specs[choice - 1]
-                place = "shared" if spec.sharing == "stage" else block
-                wanted.add(f"attention.{stage}.slots.{spec.kind}.{place}")
+                slot = "shared" if spec.sharing == "stage" else block
+                wanted.add(f"attention.{stage}.slots.{spec.kind}.{slot}")
     there = {name for name, module in ticket.named_modules() if isinstance(module, Attention)}
     assert there == wanted
     outside = set(ticket.state_dict()) - {f"backbone.{name}" for name in net.backbone.state_dict()}

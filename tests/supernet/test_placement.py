@@ -14,7 +14,7 @@ import sat_optuna.backbones.torchvision  # noqa: F401
 from sat_optuna.attention import ATTENTION, OWN, attention_faults
 from sat_optuna.attention.contract import Attention, AttentionError
 from sat_optuna.attention.norm import SharedBatchNorm
-from sat_optuna.backbones import BACKBONES, tables
+from sat_optuna.backbones import BACKBONES, build_backbone, tables
 from sat_optuna.backbones.check import check_split
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.tables import (
@@ -25,7 +25,6 @@ from sat_optuna.backbones.tables import (
     add_network,
 )
 from sat_optuna.backbones.view import view_of
-from sat_optuna.supernet.placement import built_backbone
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
 from tests.networks import tiny_supernet
@@ -284,16 +283,16 @@ class Foreign(Attention):
 
     does = ""
 
-    def __init__(self, channels: int, *, places: tuple[str, ...] = ("0",)) -> None:
+    def __init__(self, channels: int, *, blocks: tuple[str, ...] = ("0",)) -> None:
         super().__init__()
         if self.does == "init":
             raise TypeError("unsupported operand")
         if self.does == "norm":
             self.norm: nn.Module = nn.BatchNorm2d(channels)
         if self.does == "shared norm":
-            self.norm = SharedBatchNorm(channels, places=places, kind=nn.BatchNorm2d)
+            self.norm = SharedBatchNorm(channels, blocks=blocks, kind=nn.BatchNorm2d)
 
-    def forward(self, features: Tensor, state: Any = None, place: str = "0") -> Any:
+    def forward(self, features: Tensor, state: Any = None, block: str = "0") -> Any:
         if self.does == "fails":
             raise ZeroDivisionError("division by zero")
         if self.does == "reads":
@@ -346,18 +345,20 @@ class TestForeignAttention:
         with pytest.raises(AttentionError, match="cbam cannot be built"):
             tiny_supernet([spec])
 
-    def test_batch_norm_cannot_be_shared_but_by_places(self):
+    def test_batch_norm_cannot_be_shared_as_it_is(self):
         spec = AttentionSpec(kind="foreign", sharing="stage")
         foreign("norm")
         assert attention_faults(AttentionSpec(kind="foreign"), channels=[8]) == []
         (fault,) = attention_faults(spec, channels=[8])
         assert fault.startswith("foreign has sharing = 'stage' and a BatchNorm inside, whose stat")
-        assert fault.endswith("set placed = True and use attention.norm.SharedBatchNorm in it")
+        assert fault.endswith(
+            "set per_block_statistics = True and use attention.norm.SharedBatchNorm in it"
+        )
         with pytest.raises(AttentionError, match="would depend on the others"):
             tiny_supernet([spec])
 
-    def test_by_places_it_can(self):
-        foreign("shared norm", placed=True)
+    def test_with_statistics_for_each_block_it_can(self):
+        foreign("shared norm", per_block_statistics=True)
         tiny_supernet([AttentionSpec(kind="foreign", sharing="stage")]).check_input((2, 16, 16))
 
 
@@ -368,7 +369,7 @@ class TestBuilding:
 
         BACKBONES.add("odd", builder)
         with pytest.raises(BackboneError) as caught:
-            built_backbone("odd", in_channels=3, classes=2, depth=4)
+            build_backbone("odd", in_channels=3, classes=2, depth=4)
         assert str(caught.value) == (
             "backbone 'odd' cannot be built with in_channels = 3, classes = 2, depth = 4 "
             "(IndexError: list index out of range); choose other settings, or correct its builder"
@@ -376,7 +377,7 @@ class TestBuilding:
 
     def test_absurd_numbers(self):
         with pytest.raises(BackboneError, match=r"'resnet20' cannot be built with .*10{12} \("):
-            built_backbone("resnet20", in_channels=3, classes=2, width=10**12)
+            build_backbone("resnet20", in_channels=3, classes=2, width=10**12)
 
     def test_a_constructor_that_reads_values_is_built_for_meta_all_the_same(self):
         register()

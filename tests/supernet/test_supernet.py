@@ -146,8 +146,8 @@ class TestForward:
     def test_state_starts_at_the_first_connected_block_and_passes_the_others_untouched(self):
         net = tiny_supernet(["dia", "se"], blocks=(1, 6, 1)).eval()
         x = run(net.view.blocks[0][0], net.view.stem(images(3)))
-        dia = net.stage_attention[1].owner_of(1, 0)
-        se = net.stage_attention[1].owner_of(2, 3)
+        dia = net.stage_attention[1].module_at(1, 0)
+        se = net.stage_attention[1].module_at(2, 3)
         b = net.view.blocks[1]
         # 0 1 0 2 1 0 by hand: the cell sees blocks 1 and 4 alone.
         x = run(b[0], x)
@@ -165,7 +165,7 @@ class TestForward:
         monkeypatch.setattr(ATTENTION, "_entries", {**ATTENTION._entries, "other dia": OtherDIA})
         shared = AttentionSpec(kind="other dia", sharing="stage")
         net = tiny_supernet(["dia", shared], blocks=(1, 6, 1)).eval()
-        dia, other = (net.stage_attention[1].owner_of(choice, 0) for choice in (1, 2))
+        dia, other = (net.stage_attention[1].module_at(choice, 0) for choice in (1, 2))
         assert type(other) is OtherDIA
         x = run(net.view.blocks[0][0], net.view.stem(images(3)))
         # 1 2 0 1 2 2 by hand: what one cell hands on, the other does not get.
@@ -187,7 +187,7 @@ class TestForward:
         net = tiny_supernet(["dia"]).eval()
         seen: list[bool] = []
         for stage in net.stage_attention:
-            stage.owner_of(1, 0).register_forward_pre_hook(
+            stage.module_at(1, 0).register_forward_pre_hook(
                 lambda _, args: seen.append(args[1] is None)
             )
         net(images(1), ON)

@@ -1,7 +1,7 @@
-"""timm's networks by name, `timm:resnet50` for example, and the tables of its families.
+"""timm's networks by name, for example `timm:resnet50`, and the tables of its families.
 
-The networks are timm's own, never with pretrained weights: load a state_dict where these are
-wanted. The families: resnet, resnetv2, regnet, convnext, mobilenetv3 and efficientnet.
+The families are resnet, resnetv2, regnet, convnext, mobilenetv3 and efficientnet. The networks are
+timm's, with drawn weights. For pretrained ones, load a state_dict.
 """
 
 import difflib
@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sat_optuna.backbones.contract import BackboneError
-from sat_optuna.backbones.counts import check_counts
+from sat_optuna.backbones.contract import BackboneError, check_counts
 from sat_optuna.backbones.tables import block_entry, network_entry
 from sat_optuna.errors import UnknownName
 
@@ -32,18 +31,18 @@ if find_spec("timm") is not None:
 
 
 def resolve(name: str) -> "Callable[..., nn.Module]":
-    """Return the builder of a network that timm has.
+    """Return the builder of one of timm's networks.
 
     Args:
-        name: as timm calls it, without a tag of pretrained weights.
+        name: timm's name of the network, without a tag of pretrained weights.
 
     Returns:
-        Called with in_channels, classes, drop_rate and drop_path_rate, all by keyword; the last
-        two are timm's own where they are None.
+        The builder. It takes `in_channels`, `classes`, `drop_rate` and `drop_path_rate`, all by
+        keyword; None for one of the last two means timm's default.
 
     Raises:
-        BackboneError: timm is not installed, or the network or one of its blocks is of a type that
-            no table holds.
+        BackboneError: timm is not installed, or the type of the network or of one of its blocks
+            is in no table.
         UnknownName: timm has no such network.
     """
     if find_spec("timm") is None:
@@ -59,7 +58,7 @@ def resolve(name: str) -> "Callable[..., nn.Module]":
         raise UnknownName(
             f"no backbone 'timm:{name}'; {near}timm.list_models() lists timm's names"
         )
-    with torch.device("meta"):  # no memory, no random numbers: only types are looked at
+    with torch.device("meta"):  # only types are looked at: no memory, no random numbers
         model = timm.create_model(name)
     for steps in network_entry(model).stages(model):
         for step in steps:

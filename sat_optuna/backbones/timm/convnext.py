@@ -1,7 +1,7 @@
 """timm's convnext family: ConvNeXt and ConvNeXt V2.
 
-Layer scale is part of the branch, drop-path of merge; what changes the shape between stages is a
-plain step.
+Layer scale is part of the branch and drop-path is part of merge. The layers that change the shape
+between stages are plain steps.
 """
 
 from typing import Any

@@ -1,9 +1,10 @@
 """timm's mobilenetv3 and efficientnet families: inverted residual blocks.
 
-The first is also the class of fbnetv3 and hardcorenas, the second of mobilenetv2, mnasnet, mixnet,
-tinynet and their like. Of the same classes, mobilenetv4 is refused (its UniversalInvertedResidual
-is in no table), and lcnet has no residual block. A block has a slot where it has a shortcut. Its
-own SE stands in the middle of the branch; drop-path is part of merge.
+The class MobileNetV3 is also that of fbnetv3 and hardcorenas; the class EfficientNet is also that
+of mobilenetv2, mnasnet, mixnet, tinynet and others. Two networks of these classes are refused:
+mobilenetv4, whose UniversalInvertedResidual is in no table, and lcnet, which has no residual
+block. A block has a slot if it has a shortcut. The SE that a block carries itself is in the middle
+of its branch; drop-path is part of merge.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the tables of timm's families share."""
+"""What the tables of several of timm's families use."""
 
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
@@ -10,11 +10,11 @@ __all__ = ["foldable", "refuse_checkpointing"]
 
 
 def foldable(layer: nn.Module) -> nn.Module | None:
-    """Return a layer if a factor a channel can be multiplied into its weights.
+    """Return a layer if a factor for each channel can be multiplied into its weights, else None.
 
     Args:
-        layer: a normalisation or convolution. Of timm's BatchNorms with an activation only those
-            whose activation is switched off are; a standardised convolution is not.
+        layer: a normalisation or convolution. A BatchNorm of timm's with an activation qualifies
+            only if the activation is switched off; a standardised convolution does not qualify.
     """
     if type(layer) is BatchNormAct2d:
         bare = type(layer.drop) is nn.Identity and type(layer.act) is nn.Identity
@@ -28,10 +28,11 @@ def refuse_checkpointing(*modules: nn.Module) -> None:
     """Make sure that gradient checkpointing is off.
 
     Raises:
-        BackboneError: it is on; a walk block by block keeps what it would compute again.
+        BackboneError: it is on. Running block by block would keep all activations, not recompute
+            them.
     """
     if any(getattr(module, "grad_checkpointing", False) for module in modules):
         raise BackboneError(
-            "the network has gradient checkpointing on, which a walk block by block does not do; "
+            "the network has gradient checkpointing on, which running it block by block ignores; "
             "switch it off with set_grad_checkpointing(False)"
         )

@@ -1,7 +1,8 @@
 """timm's regnet family: regnetx, regnety, regnetz and the pre-activation regnetv.
 
-SE, where a block has it, stands between the second and the third convolution, inside the branch;
-drop-path is part of merge. A block of regnetz that changes the shape has no shortcut, and no slot.
+The SE that a block may carry is between the second and the third convolution, inside the branch;
+drop-path is part of merge. A block of regnetz that changes the shape has no shortcut, so it has no
+slot.
 """
 
 from typing import Any

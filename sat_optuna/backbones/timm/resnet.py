@@ -1,9 +1,9 @@
-"""timm's resnet family: resnet, resnext, wide_resnet, seresnet, ecaresnet, resnetrs and the like.
+"""timm's resnet family: resnet, resnext, wide_resnet, seresnet, ecaresnet, resnetrs and others.
 
-Branch and merge follow the forward of timm's blocks, but that nothing is added in place: a search
-goes on from the same features with several schemes. Anti-aliasing and DropBlock are part of the
-branch, drop-path of merge; attention of the block's own, after its last normalisation, is part of
-the branch.
+Branch and merge compute what the forward of timm's blocks computes. Only the addition is not done
+in place, because a search uses the same features for several schemes. Anti-aliasing and DropBlock
+are part of the branch, and drop-path is part of merge. Attention that a block carries itself acts
+after its last normalisation and is part of the branch.
 """
 
 from typing import Any

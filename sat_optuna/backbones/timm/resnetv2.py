@@ -1,7 +1,8 @@
 """timm's resnetv2 family: pre-activation ResNets and BiT.
 
-The features are the last convolution's output (the last normalisation's in the blocks that are not
-pre-activation); drop-path is part of merge; the network's last normalisation is part of its head.
+The features are the output of the last convolution; in the blocks that are not pre-activation,
+they are the output of the last normalisation. Drop-path is part of merge. The network's last
+normalisation is part of its head.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
-"""Which networks `bench inference` compares: attention everywhere, as published, as asked for.
+"""Which networks `bench inference` measures: attention everywhere, published schemes, given ones.
 
-The published schemes were found on ImageNet for ResNet-50 with one module a stage
+The published schemes were found on ImageNet for a ResNet-50 with one module for each stage
 (arXiv:2207.07858 and its authors' code).
 """
 
@@ -10,30 +10,40 @@ from typing import Any
 
 from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import AttentionError
+from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.view import NetworkView, view_of
 from sat_optuna.cost.timing import check_rounds
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
-from sat_optuna.supernet.placement import built_backbone, placement_faults
+from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec, Setting
 from sat_optuna.training.precision import pick_device
 
-__all__ = ["PUBLISHED", "Contestant", "InferencePlan", "Published", "plan_inference"]
+__all__ = [
+    "FIT_ROUNDS",
+    "PUBLISHED",
+    "InferencePlan",
+    "MeasuredNetwork",
+    "Published",
+    "plan_inference",
+]
+
+FIT_ROUNDS = 9  # of a latency model; a 95 % interval of 9 leaves out one round on either side
 
 _SEED = 0
-# A design of few kinds is small; of ten kinds it would have thousands of schemes.
+# The design of a latency model with ten kinds would have thousands of schemes.
 _MOST_KINDS_A_FIT = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """How a module was published with a scheme.
+    """A scheme that was published for a module.
 
     Attributes:
         scheme: for ResNet-50.
         settings: of the module, on ImageNet.
-        note: how sure the scheme is.
+        note: how certain it is that this scheme was published.
     """
 
     scheme: Scheme
@@ -53,26 +63,26 @@ PUBLISHED: Mapping[str, Published] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class MeasuredNetwork:
     """A network that is measured.
 
     Attributes:
         spec: its attention.
-        network: what it is: plain, full (a module a block), share-full (a module a stage), ticket
-            (the published scheme), given (the user's) or cheapest.
+        role: plain, full (each block has its module), share-full (each stage has one module),
+            ticket (the published scheme), given (a scheme of the user) or cheapest.
         scheme: which blocks carry attention.
         note: where the scheme comes from.
     """
 
     spec: AttentionSpec
-    network: str
+    role: str
     scheme: Scheme
     note: str = ""
 
     @property
     def name(self) -> str:
-        """No other contestant has the same."""
-        return f"{self.spec.kind} {self.network} {self.scheme}"
+        """Its kind, role and scheme; no two networks of a plan have the same name."""
+        return f"{self.spec.kind} {self.role} {self.scheme}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +91,16 @@ class InferencePlan:
 
     Attributes:
         backbone: its name.
-        settings: the backbone's own.
+        settings: of the backbone.
         shape: (C, H, W) of an image.
         classes: number of logits.
-        batch: images a pass.
-        rounds: of all networks.
+        batch: number of images of a pass.
+        rounds: number of measurements of each network.
         plain: the network without attention.
-        contestants: by module, the others.
-        references: by module, the contestant that the cheapest scheme of as many connections is
-            compared with; a module that is not here has no cheapest one.
+        networks: by module, the networks with attention.
+        references: by module, a network with a sparse scheme. The cheapest scheme with as many
+            connections is looked for and compared with it. A module that has no entry here gets no
+            cheapest scheme.
     """
 
     backbone: str
@@ -98,23 +109,24 @@ class InferencePlan:
     classes: int
     batch: int
     rounds: int
-    plain: Contestant
-    contestants: Mapping[str, tuple[Contestant, ...]]
-    references: Mapping[str, Contestant]
+    plain: MeasuredNetwork
+    networks: Mapping[str, tuple[MeasuredNetwork, ...]]
+    references: Mapping[str, MeasuredNetwork]
 
     @property
     def fits(self) -> tuple[tuple[str, ...], ...]:
-        """The modules with a reference, those together that share a latency model."""
+        """The modules with a reference, grouped: each group shares a latency model."""
         kinds = tuple(self.references)
         starts = range(0, len(kinds), _MOST_KINDS_A_FIT)
         return tuple(kinds[start : start + _MOST_KINDS_A_FIT] for start in starts)
 
-    def supernet(self, specs: Iterable[AttentionSpec]) -> Supernet:
-        """Build the network with some attention; the weights of the backbone are always the same.
+    @property
+    def turns(self) -> int:
+        """Number of events that `bench_inference` reports in all."""
+        return FIT_ROUNDS * len(self.fits) + self.rounds
 
-        Args:
-            specs: the kinds.
-        """
+    def supernet(self, specs: Iterable[AttentionSpec]) -> Supernet:
+        """Build the supernet with some kinds of attention; the backbone's weights never differ."""
         net = Supernet(
             self.backbone,
             attention=tuple(specs),
@@ -138,27 +150,26 @@ def plan_inference(
     classes: int = 1000,
     settings: Mapping[str, Any] | None = None,
 ) -> InferencePlan:
-    """Say what is to be measured; everything is checked and nothing measured.
+    """Choose what is measured; everything is checked and nothing is measured yet.
 
     Args:
         backbone: its name.
-        modules: kinds of attention; with the published settings where they fit the network, else
-            with their own defaults.
+        modules: kinds of attention. A kind has the settings it was published with if they fit the
+            network, else its default ones.
         resolution: H and W of the images.
-        batch: images a pass.
-        rounds: of all networks.
-        schemes: to be measured beside the published ones, with a module a stage where there can
-            be one.
-        cheapest: whether to look for the cheapest scheme too, of as many connections as the
-            published one has, or else the first of `schemes`.
+        batch: number of images of a pass.
+        rounds: number of measurements of each network.
+        schemes: further schemes to measure, with one module for each stage if the kind allows it.
+        cheapest: whether to look for the cheapest scheme as well, with as many connections as the
+            published scheme; without a published one, as the first of `schemes`.
         classes: number of logits.
-        settings: the backbone's own.
+        settings: of the backbone.
 
     Raises:
-        UnknownName: a backbone or module that no registry holds.
-        AttentionError: no module, or one that does not fit the network.
-        BackboneError: a network that cannot be built, or images too small for it.
-        SchemeError: a scheme that does not fit the network.
+        UnknownName: no registry holds the backbone or a module.
+        AttentionError: there is no module, or one does not fit the network.
+        BackboneError: the network cannot be built, or the images are too small for it.
+        SchemeError: a scheme does not fit the network.
         TimingError: there are too few rounds for an interval.
     """
     check_rounds(rounds)
@@ -166,14 +177,15 @@ def plan_inference(
     if not kinds:
         raise AttentionError(f"no module given; name at least one of {', '.join(ATTENTION)}")
     shape, built = (3, resolution, resolution), dict(settings or {})
-    specs = {kind: ATTENTION.get(kind).sharings for kind in kinds}  # unknown names first
+    for kind in kinds:  # an unknown name is said before anything is built
+        ATTENTION.get(kind)
     with seeded("backbone", _SEED):
-        view = view_of(built_backbone(backbone, in_channels=shape[0], classes=classes, **built))
+        view = view_of(build_backbone(backbone, in_channels=shape[0], classes=classes, **built))
     given = [Scheme.parse(text, stages=view.stage_sizes, kinds=1) for text in schemes]
-    contestants = {
-        kind: tuple(_contestants(_specs(kind, view), view.stage_sizes, given)) for kind in specs
+    networks = {
+        kind: tuple(_networks(_specs(kind, view), view.stage_sizes, given)) for kind in kinds
     }
-    every = [members[-1].spec for members in contestants.values()]
+    every = [members[-1].spec for members in networks.values()]
     plan = InferencePlan(
         backbone=backbone,
         settings=built,
@@ -181,50 +193,52 @@ def plan_inference(
         classes=classes,
         batch=batch,
         rounds=rounds,
-        plain=Contestant(every[0], "plain", Scheme.uniform(view.stage_sizes, 0)),
-        contestants=contestants,
-        references=_references(contestants) if cheapest else {},
+        plain=MeasuredNetwork(every[0], "plain", Scheme.uniform(view.stage_sizes, 0)),
+        networks=networks,
+        references=_references(networks) if cheapest else {},
     )
     plan.supernet(every).check_input(shape)
     return plan
 
 
-def _references(contestants: Mapping[str, Sequence[Contestant]]) -> dict[str, Contestant]:
-    """Return the published scheme of each module, or else its first given one, if it has any."""
+def _references(
+    networks: Mapping[str, Sequence[MeasuredNetwork]],
+) -> dict[str, MeasuredNetwork]:
+    """Return for each module its published scheme, or without one the first given scheme."""
     schemes = {
-        kind: [one for one in members if one.network in {"ticket", "given"}]
-        for kind, members in contestants.items()
+        kind: [one for one in members if one.role in {"ticket", "given"}]
+        for kind, members in networks.items()
     }
     return {kind: members[0] for kind, members in schemes.items() if members}
 
 
-def _contestants(
+def _networks(
     specs: Mapping[str, AttentionSpec], stages: Sequence[int], given: Iterable[Scheme]
-) -> Iterator[Contestant]:
-    """Make a module's contestants.
+) -> Iterator[MeasuredNetwork]:
+    """Make the networks of a module.
 
     Args:
-        specs: by sharing, the module as this network can have it.
-        stages: of the network.
+        specs: by sharing, the module with settings that fit the network.
+        stages: number of blocks of each stage.
         given: the user's schemes.
     """
     everywhere = Scheme.uniform(stages, 1)
-    for sharing, network in (("block", "full"), ("stage", "share-full")):
+    for sharing, role in (("block", "full"), ("stage", "share-full")):
         if sharing in specs:
-            yield Contestant(specs[sharing], network, everywhere)
+            yield MeasuredNetwork(specs[sharing], role, everywhere)
     spec = specs.get("stage") or specs["block"]
     published = PUBLISHED.get(spec.kind)
     if published and spec.sharing == "stage" and published.scheme.stages == tuple(stages):
-        yield Contestant(spec, "ticket", published.scheme, published.note)
+        yield MeasuredNetwork(spec, "ticket", published.scheme, published.note)
     for scheme in dict.fromkeys(given):
-        yield Contestant(spec, "given", scheme)
+        yield MeasuredNetwork(spec, "given", scheme)
 
 
 def _specs(kind: str, view: NetworkView) -> dict[str, AttentionSpec]:
-    """Return, by sharing, the module with the settings that fit the network.
+    """Return, by sharing, the module with settings that fit the network.
 
     Raises:
-        AttentionError: neither the published ones nor its own defaults fit.
+        AttentionError: neither its published nor its default settings fit.
     """
     published = PUBLISHED[kind].settings if kind in PUBLISHED else {}
     faults: list[str] = []
