@@ -162,10 +162,10 @@ def _score(
 ) -> None:
     """Score trials until there are enough of them."""
     from sat_optuna.search.objective import SupernetObjective
-    from sat_optuna.search.study import check_same_network, finished_trials, run_trials
+    from sat_optuna.search.study import finished_trials, hold_to, run_trials
 
     config, objective = study.config, study.parts.objective
-    check_same_network(opened, objective.network())
+    hold_to(opened, objective.scored_with())
     trials = finished_trials(opened)
     best = max((t for t in trials if t.value is not None), key=_reward, default=None)
     done = len(trials)

@@ -19,7 +19,8 @@ from sat_optuna.evaluate import Evaluation, Evaluator, accuracy, calibration_bat
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.search.space import WORKER_KEY, suggest_scheme
+from sat_optuna.search.study import hold_to
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
@@ -33,8 +34,9 @@ __all__ = ["SupernetObjective", "TrainObjective"]
 class _SchemeObjective:
     """What both objectives share: the search space, the costs and the trial's attributes."""
 
-    def __init__(self, net: Supernet, data: Split, *, sparsity_weight: float) -> None:
+    def __init__(self, net: Supernet, data: Split, *, seed: int, sparsity_weight: float) -> None:
         self.net, self.data, self.sparsity_weight = net, as_split(data), sparsity_weight
+        self.seed = seed
         self.stages = net.stages
         self.kinds = tuple(spec.kind for spec in net.specs)
         device = next(net.parameters()).device
@@ -42,8 +44,8 @@ class _SchemeObjective:
         self.valid = scored_images(self.data.valid, device=device)
         self.costs = CostModel(net, self.data.shape)
 
-    def network(self) -> dict[str, Any]:
-        """Return what a ticket of this search must say of network and data."""
+    def scored_with(self) -> dict[str, Any]:
+        """Return what decides the scores of a study, beside the weights, in JSON values."""
         return {
             "backbone": self.net.backbone_name,
             "backbone_settings": dict(self.net.backbone_settings),
@@ -52,6 +54,8 @@ class _SchemeObjective:
             "input_shape": list(self.data.shape),
             "dataset": self.data.name,
             "dataset_fingerprint": self.data.fingerprint,
+            "seed": self.seed,
+            "sparsity_weight": self.sparsity_weight,
         }
 
     def reward(self, scheme: Scheme, evaluation: Evaluation) -> float:
@@ -59,9 +63,12 @@ class _SchemeObjective:
         return evaluation.accuracy + self.sparsity_weight * scheme.sparsity
 
     def begin(self, trial: optuna.Trial) -> Scheme:
-        """Ask for the scheme and note it with its cost, and the network with the study."""
-        if NETWORK_KEY not in trial.study.user_attrs:
-            trial.study.set_user_attr(NETWORK_KEY, self.network())
+        """Ask for the scheme and note it with its cost, and with the study what scores it.
+
+        Raises:
+            StudyError: the study minimises, or its trials were scored with something else.
+        """
+        hold_to(trial.study, self.scored_with())
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)
@@ -123,7 +130,7 @@ class SupernetObjective(_SchemeObjective):
         cache: int = 2**28,
         memory: int = 0,
     ) -> None:
-        super().__init__(net, data, sparsity_weight=sparsity_weight)
+        super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
         self._lock = threading.Lock()
         self._ahead: dict[Scheme, Evaluation] = {}
         drawn = (
@@ -188,9 +195,9 @@ class TrainObjective(_SchemeObjective):
         on_event: OnEvent = ignore,
     ) -> None:
         checked("TrainObjective", SearchConfig, {"epochs": epochs})
-        super().__init__(net, data, sparsity_weight=sparsity_weight)
+        super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
         self.on_event = on_event
-        self.epochs, self.seed, self.config = epochs, seed, config or TrainConfig()
+        self.epochs, self.config = epochs, config or TrainConfig()
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Train the trial's scheme; the reward of its last epoch, in accuracy points.

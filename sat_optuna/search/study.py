@@ -1,5 +1,6 @@
 """The Optuna study of a search: opened, continued after any end, and read."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.config.config import StudyConfig
@@ -29,9 +31,9 @@ __all__ = [
     "UUID_KEY",
     "build_pruner",
     "build_sampler",
-    "check_same_network",
     "create_study",
     "finished_trials",
+    "hold_to",
     "load_study",
     "run_trials",
 ]
@@ -108,17 +110,28 @@ def create_study(
     return study
 
 
-def check_same_network(study: optuna.Study, network: Mapping[str, Any]) -> None:
-    """Make sure that network and data are those that the study's trials were scored with.
+def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
+    """Note what the trials of a study are scored with, or compare it with what is noted.
+
+    Args:
+        study: an objective's, to be maximised.
+        scored_with: network, attention, data and what else decides a score; JSON values.
 
     Raises:
-        StudyError: they are not, though the configuration is the same: other files, for example.
+        StudyError: earlier trials were scored with something else, or the study minimises.
     """
-    stored = study.user_attrs.get(NETWORK_KEY, network)
-    if changed := [key for key in network if network[key] != stored.get(key)]:
+    if study.directions == [StudyDirection.MINIMIZE]:
+        raise StudyError(
+            f"study {study.study_name!r} minimises, and this objective returns a reward, which is "
+            "the better the higher; create it with direction='maximize'"
+        )
+    stored, given = study.user_attrs.get(NETWORK_KEY), json.loads(json.dumps(scored_with))
+    if stored is None:
+        study.set_user_attr(NETWORK_KEY, given)
+    elif changed := [key for key in given if given[key] != stored.get(key)]:
         raise StudyError(
             f"the trials of study {study.study_name!r} were scored with another "
-            f"{' and '.join(changed)} than is here now; bring that back, or make a new study"
+            f"{' and '.join(changed)} than is given now; bring that back, or make a new study"
         )
 
 

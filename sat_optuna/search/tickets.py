@@ -56,7 +56,7 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
         input_shape=tuple(network["input_shape"]),
         dataset=network["dataset"],
         dataset_fingerprint=network["dataset_fingerprint"],
-        seed=config.get("seed", 0),
+        seed=config.get("seed", network.get("seed", 0)),
         params=trial.user_attrs["params"],
         macs=trial.user_attrs["macs"],
         scores=_valid_score(trial, config),

@@ -4,9 +4,11 @@ One tiny study is run once; each test that changes its folder works on a copy.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +18,8 @@ from sat_optuna.events import Event
 from sat_optuna.ticket import ROLES
 from tests.studies import environment, make_study, trials
 
-# A script without a main guard, which each spawned process would run again; it counts what is
-# opened, built and read.
-SCRIPT = """
+# Before the README's script, which has no main guard: what is opened, built and read is counted.
+COUNTING = """
 import json, sys
 from collections import Counter
 from importlib import import_module
@@ -42,7 +43,10 @@ counted("pipeline.outcome", "Outcome")
 counted("evidence.results", "read_result")
 counted("backbones.check", "check_split")
 counted("supernet.supernet", "Supernet")
-result = sat.run_study("studies/tiny")
+"""
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+(ROAD,) = (text for text in re.findall(r"```py\n(.*?)```", README, re.S) if "run_study" in text)
+PRINTED = """
 print(json.dumps({"counts": counts, "ticket": str(result.ticket.scheme)}))
 """
 
@@ -52,7 +56,7 @@ def road(tmp_path_factory):
     project = tmp_path_factory.mktemp("road")
     make_study(project)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", COUNTING + ROAD.replace("quickstart", "tiny") + PRINTED],
         cwd=project,
         env=environment(),
         capture_output=True,

@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.cost.operations import measure
 from sat_optuna.data import load_dataset
+from sat_optuna.errors import StudyError
 from sat_optuna.evaluate import accuracy, calibration_batches, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
@@ -50,11 +51,25 @@ def trial_of(*choices):
 
 def test_the_search_space_is_a_categorical_a_block(net, data):
     objective = SupernetObjective(net, data, calibration=32)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(objective, n_trials=1)
     assert list(study.trials[0].distributions) == list(NAMES)
     choices = optuna.distributions.CategoricalDistribution(("none", "se", "dia"))
     assert all(d == choices for d in study.trials[0].distributions.values())
+
+
+def test_a_study_is_scored_with_one_network_data_and_weight_and_is_maximised(net, data):
+    study, trial = trial_of("se", "none", "dia")
+    SupernetObjective(net, data, calibration=32)(trial)
+    other = SupernetObjective(net, data, calibration=32, sparsity_weight=0.5)
+    with pytest.raises(StudyError, match="scored with another sparsity_weight than is given"):
+        study.optimize(other, n_trials=1)
+    less = load_dataset("mnist5k", seed=0, limit=190)
+    with pytest.raises(StudyError, match="scored with another dataset_fingerprint than is given"):
+        study.optimize(SupernetObjective(net, less, calibration=32), n_trials=1)
+    with pytest.raises(StudyError, match="create it with direction='maximize'"):
+        optuna.create_study().optimize(other, n_trials=1)
 
 
 def test_supernet_objective_scores_with_the_schemes_own_statistics(net, data):

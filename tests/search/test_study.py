@@ -19,9 +19,9 @@ from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import (
     build_pruner,
     build_sampler,
-    check_same_network,
     create_study,
     finished_trials,
+    hold_to,
     load_study,
     run_trials,
 )
@@ -206,13 +206,20 @@ def test_trials_of_another_process_at_work_are_left_to_it(tmp_path):
     assert run(make(tmp_path), trials=1) == 1
 
 
-def test_other_data_under_the_same_configuration_are_refused(tmp_path):
+def test_trials_are_scored_with_one_thing_alone(tmp_path):
     study = make(tmp_path)
-    check_same_network(study, {"dataset": "imagefolder", "dataset_fingerprint": "a"})
-    study.set_user_attr(NETWORK_KEY, {"dataset": "imagefolder", "dataset_fingerprint": "a"})
-    check_same_network(study, {"dataset": "imagefolder", "dataset_fingerprint": "a"})
-    with pytest.raises(StudyError, match="scored with another dataset_fingerprint than is here"):
-        check_same_network(study, {"dataset": "imagefolder", "dataset_fingerprint": "b"})
+    hold_to(study, {"dataset": "imagefolder", "dataset_fingerprint": "a", "seed": 0})
+    hold_to(study, {"dataset": "imagefolder", "dataset_fingerprint": "a", "seed": 0})
+    said = "scored with another dataset_fingerprint and seed than is given now; bring that back"
+    with pytest.raises(StudyError, match=said):
+        hold_to(study, {"dataset": "imagefolder", "dataset_fingerprint": "b", "seed": 1})
+
+
+def test_a_study_that_minimises_is_refused():
+    study = optuna.create_study(study_name="s")  # Optuna's own direction
+    with pytest.raises(StudyError, match=r"'s' minimises, .* create it with direction='maximize'"):
+        hold_to(study, {})
+    assert study.user_attrs == {}
 
 
 def test_the_configuration_lies_with_the_study_and_is_current(tmp_path):
