@@ -47,6 +47,10 @@ class Records:
         self._folder, self._study = folder, study
         self._read: dict[str, Done | None] = {}
 
+    def forget(self) -> None:
+        """Let the next use read the records anew."""
+        self._read.clear()
+
     def get(self, step: str) -> Done | None:
         """Return the record of a step; None where there is none that can be read."""
         if step not in self._read:

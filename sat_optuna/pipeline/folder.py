@@ -125,11 +125,7 @@ class StudyFolder:
     @property
     def uses_supernet(self) -> bool:
         """Whether the search needs a pretrained supernet."""
-        search = self.config.search
-        return "supernet" in (
-            search.objective,
-            search.start if search.objective == "train" else "",
-        )
+        return "supernet" in (self.config.search.objective, self.config.search.start)
 
     @property
     def search_decided(self) -> Mapping[str, Any]:
@@ -240,6 +236,7 @@ class StudyFolder:
         self.work.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.work / "lock", timeout=0):
+                self.records.forget()  # another process may have written since
                 yield
         except Timeout as error:
             raise StudyError(
