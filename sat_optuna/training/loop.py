@@ -42,9 +42,9 @@ from sat_optuna.training.checkpoint import (
 from sat_optuna.training.precision import Arithmetic, arithmetic_for, fastest_kernels
 from sat_optuna.training.step import TrainingStep, learning_rate
 
-__all__ = ["Checkpoint", "fit", "pretrain"]
+__all__ = ["EVENT_SECONDS", "Checkpoint", "fit", "pretrain"]
 
-_PAUSE_SECONDS = 0.5  # between two events within an epoch
+EVENT_SECONDS = 0.5  # at least, between two events within an epoch
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -283,7 +283,7 @@ class _Loop:
                 right += hits
                 taken += 1
                 seen += len(labels)
-                if (now := time.monotonic()) >= told + _PAUSE_SECONDS:
+                if (now := time.monotonic()) >= told + EVENT_SECONDS:
                     told = now
                     self._tell_step(epoch, taken)
         loss_mean = float(loss_sum) / taken  # the first number that is fetched

@@ -1,5 +1,7 @@
 """Datasets and DataLoaders as images: order, repeatability, and the sentence for what is none."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ Y = torch.arange(20) % 4
 ITEMS = TensorDataset(X, Y)
 
 
-class Items(Dataset):
+class Items(Dataset[Any]):
     """What a function makes of each index."""
 
     def __init__(self, make, count=20):
@@ -36,12 +38,12 @@ class Items(Dataset):
         return self.make(index)
 
 
-class Streamed(IterableDataset):
+class Streamed(IterableDataset[Any]):
     def __iter__(self):
         return iter(ITEMS)
 
 
-class Endless(Dataset):
+class Endless(Dataset[Any]):
     def __getitem__(self, index):
         return ITEMS[0]
 
@@ -126,9 +128,12 @@ class TestReadOnce:
     def test_all_images_are_read_in_order_and_kept(self, given):
         read = []
         images = scored_images(given, device="cpu")
-        again = scored_images(
-            Items(lambda index: (read.append(index), ITEMS[index])[1]), device="cpu"
-        )
+
+        def noted(index):
+            read.append(index)
+            return ITEMS[index]
+
+        again = scored_images(Items(noted), device="cpu")
         assert read[1:] == list(range(20))  # the first image says which shape they have
         for _ in range(2):
             assert torch.equal(everything(images.batches(None, 7))[0], X)
