@@ -1,6 +1,7 @@
 """What a user's images and labels must be: arrays, or the batches of a DataLoader."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor
 
 from sat_optuna.errors import DataError, errors_as
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+__all__ = ["UserArray", "UserPair", "checked_images", "checked_labels", "checked_pair"]
 
-__all__ = ["checked_images", "checked_labels", "checked_pair"]
+UserArray: TypeAlias = Tensor | np.ndarray[Any, np.dtype[Any]]
+UserPair: TypeAlias = tuple[UserArray, UserArray | Sequence[int]]
+"""Images and their labels, as a user gives them."""
 
 _CHANNELS = (1, 3, 4)  # of images as files hold them: grey, colour, colour with transparency
 
@@ -56,8 +58,8 @@ def checked_images(x: object, what: str) -> Tensor:
     shape = tuple(array.shape)
     if len(shape) != 4 or _has_channels_last(shape[1:]):
         raise DataError(f"{what} has shape {shape}{_shape_hint(shape)}")
-    if not len(array):
-        raise DataError(f"{what} has shape {shape}, which is no image; give at least one")
+    if 0 in shape:
+        raise DataError(f"{what} has shape {shape}, which holds no image; give at least one")
     floats = array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
     if not floats and _type_of(array) != "uint8":
         raise DataError(f"{what} is {_type_of(array)}; give uint8 from 0 to 255, or floats")
@@ -116,7 +118,7 @@ def checked_labels(y: object, what: str) -> Tensor:
     return labels
 
 
-def _array(value: object, what: str) -> "Tensor | NDArray[Any]":
+def _array(value: object, what: str) -> UserArray:
     if isinstance(value, Tensor):
         return value.detach()
     with errors_as(
@@ -127,7 +129,7 @@ def _array(value: object, what: str) -> "Tensor | NDArray[Any]":
         return np.asarray(value)
 
 
-def _type_of(array: "Tensor | NDArray[Any]") -> str:
+def _type_of(array: UserArray) -> str:
     """Return the name of an array's type: float32, uint8, str128 ..."""
     return (
         str(array.dtype).removeprefix("torch.") if isinstance(array, Tensor) else array.dtype.name

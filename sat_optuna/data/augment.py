@@ -67,11 +67,12 @@ def draw(images: Tensor, generator: torch.Generator, shift: int) -> Draws:
 
 def _moved(images: Tensor, draws: Draws, *, flip: bool) -> Tensor:
     _, channels, height, width = images.shape
-    place = torch.arange(width, device=images.device)
-    across = torch.where(draws.flips[:, None], width - 1 - place, place) if flip else place
+    across = torch.arange(width, device=images.device)
+    if flip:
+        across = torch.where(draws.flips[:, None], width - 1 - across, across)
     rows = torch.arange(height, device=images.device) + draws.shifts[:, :1]  # (N, H)
     columns = across + draws.shifts[:, 1:]  # (N, W)
-    # One gather over the flattened pixels; places outside the image read any pixel, then 0.
+    # One gather over the flattened pixels; what comes in from outside reads any pixel, then 0.
     inside = _within(rows, height)[:, :, None] & _within(columns, width)[:, None, :]
     flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     source = flat.flatten(1)[:, None, :].expand(-1, channels, -1)

@@ -1,4 +1,4 @@
-"""Bringing files of a data set to their place, whole or not at all.
+"""Fetching the files of a data set, whole or not at all.
 
 With the standard library alone: torchvision's downloader writes where the files shall be, half
 of them if it is stopped, and torchvision cannot be imported beside a torch of another build.
@@ -55,7 +55,7 @@ def staged(
         # A full disk has an errno; a refused connection arrives as URLError, which has none.
         if getattr(error, "errno", None) in _CANNOT_WRITE:
             raise WriteError(
-                f"cannot write {name} to {folder} ({error}); make room or choose another place "
+                f"cannot write {name} to {folder} ({error}); make room or choose another folder "
                 "with SAT_OPTUNA_DATA"
             ) from error
         reason = getattr(error, "reason", error)  # URLError wraps what went wrong

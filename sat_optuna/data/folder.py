@@ -126,8 +126,8 @@ class _Decoder(Dataset["Tensor | str"]):
     def __getitem__(self, rows: list[int]) -> Tensor | str:
         batch = torch.empty((len(rows), *self._shape), dtype=torch.uint8)
         try:
-            for place, row in enumerate(rows):
-                batch[place] = read_image(self._paths[row], self._shape, resize=self._resize)
+            for index, row in enumerate(rows):
+                batch[index] = read_image(self._paths[row], self._shape, resize=self._resize)
         except DataError as error:
             return str(error)
         return batch

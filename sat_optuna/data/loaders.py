@@ -266,8 +266,8 @@ def _dataset(given: object) -> Dataset[Any]:
     if not isinstance(given, Dataset | DataLoader):
         raise DataError(
             f"a {type(given).__name__} was given where labelled images are wanted; give a part of "
-            "a Split, for example sat.Split.from_arrays(x, y).train, or a Dataset or DataLoader "
-            "of (image, label)"
+            "a Split such as data.train (sat.Split.from_arrays(x, y) makes one), or a Dataset or "
+            "DataLoader of (image, label)"
         )
     dataset = given.dataset if isinstance(given, DataLoader) else given
     if isinstance(dataset, IterableDataset):

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sat_optuna.data.arrays import checked_pair
+from sat_optuna.data.arrays import UserArray, UserPair, checked_pair
 from sat_optuna.data.images import (
     Images,
     TensorImages,
@@ -61,11 +60,11 @@ class Split:
     @classmethod
     def from_arrays(
         cls,
-        x: Any,
-        y: Any,
+        x: UserArray,
+        y: UserArray | Sequence[int],
         *,
-        valid: Any = 0.2,
-        test: Any = None,
+        valid: float | UserPair = 0.2,
+        test: UserPair | None = None,
         classes: Sequence[str] | None = None,
         seed: int = 0,
         name: str = "arrays",
@@ -101,32 +100,25 @@ class Split:
         images, labels = images.to(where, copy=True), labels.to("cpu", copy=True)
         if isinstance(valid, tuple | list):
             more, more_labels = _further(valid, "valid", images)
-            held = torch.arange(len(images), len(images) + len(more))
-            train = torch.arange(len(images))
+            rows = torch.arange(len(images) + len(more))
+            train, held = rows[: len(images)], rows[len(images) :]
             images = torch.cat([images, more.to(where)])
             labels = torch.cat([labels, more_labels.cpu()])
-        elif isinstance(valid, Real):
-            train, held = stratified_split(labels, float(valid), seed)
         else:
-            raise DataError(
-                f"valid is a {type(valid).__name__}; give a share such as 0.2, or images and "
-                "labels (x, y)"
-            )
-        tested = None if test is None else _further(test, "test", images)
+            train, held = stratified_split(labels, _share(valid), seed)
         names = _class_names(classes, labels[train])
-        for of, known in ((" of valid", labels[held]), (" of test", tested and tested[1])):
-            if known is not None and (top := int(known.max())) >= len(names):
-                raise DataError(
-                    f"y{of} has the label {top} and there are {len(names)} classes; number them 0 "
-                    f"to {len(names) - 1}, or name all in classes"
-                )
-        bytes_given = images.dtype == torch.uint8
-        mean, std = channel_statistics(pixel_counts(images[train])) if bytes_given else ((), ())
-        part = TensorImages(images, labels, mean, std)
+        _check_known(labels[held], names, "valid")
+        mean: tuple[float, ...] = ()
+        std: tuple[float, ...] = ()
+        if images.dtype == torch.uint8:
+            mean, std = channel_statistics(pixel_counts(images[train]))
         load_test = None
-        if tested is not None:
-            pixels, numbers = tested[0].to(where, copy=True), tested[1].to("cpu", copy=True)
-            load_test = partial(TensorImages, pixels, numbers, mean, std)
+        if test is not None:
+            pixels, numbers = _further(test, "test", images)
+            _check_known(numbers, names, "test")
+            tested = pixels.to(where, copy=True), numbers.to("cpu", copy=True)
+            load_test = partial(TensorImages, *tested, mean, std)
+        part = TensorImages(images, labels, mean, std)
         return cls(
             name=name,
             class_names=names,
@@ -227,7 +219,15 @@ def as_split(given: object) -> Split:
     )
 
 
-def _further(given: Any, part: str, images: Tensor) -> tuple[Tensor, Tensor]:
+def _share(given: object) -> float:
+    if isinstance(given, Real):
+        return float(given)
+    raise DataError(
+        f"valid is a {type(given).__name__}; give a share such as 0.2, or images and labels (x, y)"
+    )
+
+
+def _further(given: object, part: str, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the images and labels of another part, of the shape and type of these images."""
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise DataError(f"{part} is a {type(given).__name__}; give images and labels (x, y)")
@@ -254,14 +254,22 @@ def _class_names(given: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]
                 "classes 0, 1, 2, ... without a gap, or name all in classes"
             )
         return tuple(str(number) for number in range(len(counts)))
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-        raise DataError(f"classes is {given!r}; give a name for each class")
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise DataError(f"classes is {given!r}; give a list with a name for each class")
     if len(counts) > len(given):
         raise DataError(
             f"an image has the label {len(counts) - 1} and classes names {len(given)}; number "
             f"them 0 to {len(given) - 1}, or name all in classes"
         )
     return tuple(given)
+
+
+def _check_known(labels: Tensor, names: Sequence[str], part: str) -> None:
+    if (top := int(labels.max())) >= len(names):
+        raise DataError(
+            f"y of {part} has the label {top} and there are {len(names)} classes; number them 0 "
+            f"to {len(names) - 1}, or name all in classes"
+        )
 
 
 def _digest(name: str, images: Tensor, *more: Tensor) -> str:

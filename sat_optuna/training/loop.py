@@ -42,9 +42,9 @@ from sat_optuna.training.checkpoint import (
 from sat_optuna.training.precision import Arithmetic, arithmetic_for, fastest_kernels
 from sat_optuna.training.step import TrainingStep, learning_rate
 
-__all__ = ["Checkpoint", "fit", "pretrain"]
+__all__ = ["EVENT_SECONDS", "Checkpoint", "fit", "pretrain"]
 
-_PAUSE_SECONDS = 0.5  # between two events within an epoch
+EVENT_SECONDS = 0.5  # at least, between two events within an epoch
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -171,8 +171,8 @@ def fit(
         net: called as `net(x)`, or as `net(x, scheme)` where `draw` is given; x is (N, C, H, W).
         images: what it is trained on: a part of a Split, or a map-style Dataset or a DataLoader of
             (image, label), each image a float tensor (C, H, W), each label a whole number from 0.
-        epochs: passes over them, at least 1; a last batch that is not full is left out (of a
-            DataLoader where it says so).
+        epochs: passes over them, at least 1. A last batch that is not full is left out; a
+            DataLoader says by `drop_last` what becomes of it.
         seed: of order and augmentation.
         config: optimiser, schedule, augmentation, precision; the defaults of TrainConfig if None.
         draw: gives the scheme of a step, a pure function of its number; for supernets.
@@ -249,6 +249,13 @@ class _Loop:
     def _tell(self, done: int, **more: Any) -> None:
         self.on_event(Event(step="fit", done=done, total=self.epochs, **more))
 
+    def _tell_step(self, epoch: int, taken: int) -> None:
+        """Tell how many steps of an epoch were taken; of a GPU, how many were handed to it."""
+        said = f"epoch {epoch + 1}: step {taken} of {self.per_epoch}"
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):  # what is drawn there changes nothing here
+            self._tell(epoch, share=taken / (self.per_epoch + 1), message=said)
+
     def _epoch(self, epoch: int) -> EpochRecord:
         """Train one epoch, save, and return its record."""
         self.net.train()
@@ -276,12 +283,9 @@ class _Loop:
                 right += hits
                 taken += 1
                 seen += len(labels)
-                if (now := time.monotonic()) >= told + _PAUSE_SECONDS:
+                if (now := time.monotonic()) >= told + EVENT_SECONDS:
                     told = now
-                    # Of a GPU these are the steps that it was given; nothing waits for it here.
-                    share = taken / (self.per_epoch + 1)
-                    said = f"epoch {epoch + 1}: step {taken} of {self.per_epoch}"
-                    self._tell(epoch, share=share, message=said)
+                    self._tell_step(epoch, taken)
         loss_mean = float(loss_sum) / taken  # the first number that is fetched
         if not math.isfinite(loss_mean):
             raise TrainingError(
@@ -305,7 +309,7 @@ class _Loop:
             return here
         last = record["memory_format"] == str(torch.channels_last)
         begun = Arithmetic(
-            # A version that did not store it meant float32 by auto.
+            # A version of the package that did not store it trained in float32 where it was auto.
             record.get(
                 "precision", "float32" if self.config.precision == "auto" else here.precision
             ),

@@ -50,7 +50,7 @@ class Arithmetic:
         last = self.memory_format == "channels_last"
         return torch.channels_last if last else torch.contiguous_format
 
-    def place(self, net: nn.Module, device: torch.device) -> None:
+    def put(self, net: nn.Module, device: torch.device) -> None:
         """Put a network on a device in this memory format."""
         net.to(device)
         # Not every torch has this overload in its types.
@@ -83,7 +83,7 @@ def arithmetic_for(
     networks of a study are trained alike. It means float32 and contiguous, but on a CPU with
     bfloat16 instructions, for a network whose first convolution has at least 16 channels,
     channels_last, and bfloat16 unless there are depthwise convolutions. That is what
-    studies/bench-speed measured; no GPU was, so nothing is assumed of it.
+    studies/bench-speed measured on CPUs; no GPU was measured, so nothing is assumed of GPUs.
 
     Args:
         config: the two keys.
@@ -109,7 +109,7 @@ def to_memory_format(
 ) -> torch.memory_format:
     """Put a network on the device in the configured memory format and return that format."""
     arithmetic = arithmetic_for(config, net, device)
-    arithmetic.place(net, device)
+    arithmetic.put(net, device)
     return arithmetic.layout
 
 

@@ -50,7 +50,11 @@ def check_compiler() -> None:
 
 
 def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
-    """Return the learning rate of a step, a pure function of its place.
+    """Return the learning rate of a step, a function of the step's number alone.
+
+    >>> config = TrainConfig(lr=0.1, schedule="cosine")
+    >>> [round(learning_rate(config, step=step, steps=5), 3) for step in range(5)]
+    [0.1, 0.085, 0.05, 0.015, 0.0]
 
     Args:
         config: schedule and peak.
@@ -84,7 +88,7 @@ class TrainingStep:
     def __init__(self, net: nn.Module, config: TrainConfig, arithmetic: Arithmetic) -> None:
         self.net, self.arithmetic = net, arithmetic
         self.device = next(net.parameters()).device
-        arithmetic.place(net, self.device)
+        arithmetic.put(net, self.device)
         self.taken = 0
         # Lazily; the shapes of a training never change.
         self._alone = torch.compile(net, dynamic=False) if config.compile else net
@@ -99,8 +103,9 @@ class TrainingStep:
             fused=True,  # one pass over each tensor
         )
         if config.momentum:
-            # A first step from zeros is SGD's own; fused, it wants all buffers there or none, and
-            # a supernet's modules have their first gradients at different steps.
+            # SGD's first step is a step from zero momentum. The fused form wants the momentum of
+            # all parameters or of none, and the modules of a supernet get their first gradients
+            # at different steps.
             self.load_momentum({name: torch.zeros_like(p) for name, p in net.named_parameters()})
         scaled = arithmetic.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)

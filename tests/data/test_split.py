@@ -1,11 +1,12 @@
+"""How images are divided into train and valid, and a Split of one's own arrays."""
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sat_optuna.data.images import TensorImages, channel_statistics, pixel_counts
-from sat_optuna.data.split import stratified_split, stratified_subset
+from sat_optuna.data.split import Split, as_split, stratified_split, stratified_subset
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
 
@@ -15,13 +16,6 @@ classes = st.lists(st.integers(2, 30), min_size=1, max_size=6)
 def shuffled_labels(counts: list[int], seed: int) -> torch.Tensor:
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     return labels[torch.randperm(len(labels), generator=generator_for("test", seed))]
-
-
-def some_images(count: int = 10) -> TensorImages:
-    pixels = torch.randint(
-        0, 256, (count, 3, 4, 5), dtype=torch.uint8, generator=generator_for("some")
-    )
-    return TensorImages(pixels, torch.arange(count) % 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
 @given(classes, st.floats(0, 1), st.integers(0, 99))
@@ -76,69 +70,164 @@ def test_a_share_out_of_range_is_refused(share):
 
 @pytest.mark.parametrize(("counts", "share"), [([2, 1], 0.1), ([2, 2], 0.9)])
 def test_a_split_that_leaves_a_part_empty_is_refused(counts, share):
-    with pytest.raises(DataError, match=rf"training images are too few for valid = {share}"):
+    with pytest.raises(
+        DataError,
+        match=rf"training images are too few for valid = {share}, class \d has [12]: each",
+    ):
         stratified_split(shuffled_labels(counts, 0), share, 0)
 
 
-def test_statistics_are_those_of_numpy():
-    pixels = some_images().images
-    mean, std = channel_statistics(pixel_counts(pixels))
-    by_channel = pixels.numpy().transpose(1, 0, 2, 3).reshape(3, -1) / 255
-    np.testing.assert_allclose(mean, by_channel.mean(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(std, by_channel.std(axis=1), rtol=1e-12)
+def arrays(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 3, 6, 6), np.uint8), np.arange(count) % 4
 
 
-def test_a_constant_channel_can_be_normalised():
-    _, std = channel_statistics(pixel_counts(torch.full((2, 1, 3, 3), 7, dtype=torch.uint8)))
-    assert std == (1 / 255,)
+def everything(images) -> tuple[torch.Tensor, torch.Tensor]:
+    x, labels = zip(*images.batches(None, 7), strict=True)
+    return torch.cat(x), torch.cat(labels)
 
 
-@pytest.mark.parametrize("order", [None, [7, 0, 0, 3, 9]])
-@pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_batches_are_normalised_and_in_order(order, batch_size):
-    images = some_images()
-    rows = torch.tensor(order) if order else torch.arange(10)
-    got = list(images.batches(torch.tensor(order) if order else None, batch_size))
-    assert [len(x) for x, _ in got][:-1] == [batch_size] * (len(got) - 1)
-    mean = torch.tensor(images.mean).view(-1, 1, 1)
-    std = torch.tensor(images.std).view(-1, 1, 1)
-    expected = (images.images[rows].float() / 255 - mean) / std
-    torch.testing.assert_close(torch.cat([x for x, _ in got]), expected)
-    assert torch.equal(torch.cat([y for _, y in got]), images.labels[rows])
+class TestFromArrays:
+    @pytest.mark.parametrize("kind", ["numpy", "torch"])
+    def test_bytes_are_split_and_normalised_as_named_data_are(self, kind):
+        x, y = arrays()
+        given = (x, y) if kind == "numpy" else (torch.from_numpy(x), torch.from_numpy(y))
+        data = Split.from_arrays(*given, valid=0.25, seed=3)
+        train, valid = stratified_split(torch.from_numpy(y), 0.25, 3)
+        assert (data.name, data.shape, data.class_names) == ("arrays", (3, 6, 6), tuple("0123"))
+        pixels = x[train.numpy()].transpose(1, 0, 2, 3).reshape(3, -1) / 255
+        mean, std = pixels.mean(axis=1), pixels.std(axis=1)
+        for part, rows in ((data.train, train), (data.valid, valid)):
+            found, labels = everything(part)
+            expected = (x[rows.numpy()] / 255 - mean[:, None, None]) / std[:, None, None]
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+            assert labels.tolist() == y[rows.numpy()].tolist()
+        assert torch.equal(everything(data.train_and_valid)[0][train], everything(data.train)[0])
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+    def test_floats_are_taken_as_they_are_in_float32(self, dtype):
+        x, y = arrays()
+        x = (x / 64).astype(dtype)
+        data = Split.from_arrays(x, y, seed=1)
+        train, _ = stratified_split(torch.from_numpy(y), 0.2, 1)
+        found, _ = everything(data.train)
+        assert found.dtype == torch.float32
+        np.testing.assert_array_equal(found, x[train.numpy()].astype(np.float32))
+
+    def test_valid_and_test_may_be_given(self):
+        x, y = arrays()
+        data = Split.from_arrays(
+            x[:20], list(y[:20]), valid=(x[20:30], y[20:30]), test=(x[30:], y[30:])
+        )
+        assert (len(data.train), len(data.valid), len(data.test)) == (20, 10, 10)
+        assert torch.equal(
+            everything(data.train_and_valid)[0],
+            torch.cat([everything(data.train)[0], everything(data.valid)[0]]),
+        )
+        whole = Split.from_arrays(x[:20], y[:20], valid=(x[30:], y[30:]))  # the same statistics
+        assert torch.equal(everything(data.test)[0], everything(whole.valid)[0])
+
+    def test_without_a_test_part_it_says_so_when_one_is_wanted(self):
+        data = Split.from_arrays(*arrays(), name="mine")
+        with pytest.raises(DataError) as caught:
+            _ = data.test
+        assert str(caught.value) == (
+            "data 'mine' have no test part; give test=... where the Split is made"
+        )
+
+    def test_the_arrays_are_copied_and_may_be_read_only_or_reversed(self):
+        x, y = arrays()
+        x.flags.writeable = y.flags.writeable = False
+        data = Split.from_arrays(x[:, :, ::-1], y[::-1])
+        before = everything(data.train_and_valid)
+        given = torch.from_numpy(x.copy()), torch.from_numpy(y.copy())
+        other = Split.from_arrays(*given, test=given)
+        for tensor in given:
+            tensor.zero_()
+        assert int(everything(other.train_and_valid)[1].max()) == 3
+        assert int(everything(other.test)[1].max()) == 3
+        assert before[1].tolist() == y[::-1].tolist()
+
+    def test_the_fingerprint_changes_with_all_that_is_trained_and_validated_on(self):
+        x, y = arrays()
+        other = x.copy()
+        other[3, 0, 0, 0] += 1
+        seen = [
+            Split.from_arrays(x, y).fingerprint,
+            Split.from_arrays(other, y).fingerprint,
+            Split.from_arrays(x, (y + 1) % 4).fingerprint,
+            Split.from_arrays(x, y, seed=1).fingerprint,
+            Split.from_arrays(x, y, valid=0.3).fingerprint,
+            Split.from_arrays(x, y, valid=(x, y)).fingerprint,
+            Split.from_arrays(x, y, name="other").fingerprint,
+            Split.from_arrays(x / 255, y).fingerprint,
+        ]
+        assert len(set(seen)) == len(seen)
+        assert Split.from_arrays(x, y, test=(x, y)).fingerprint == seen[0]
+
+    def test_classes_have_the_names_they_are_given(self):
+        x, y = arrays()
+        data = Split.from_arrays(x, y, classes=["cat", "dog", "eel", "fox", "gnu"])
+        assert (data.classes, data.class_names[4]) == (5, "gnu")  # of which there is no image
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"valid": 0}, "valid is a share between 0 and 1, got 0.0; 0.2 is usual"),
+            (
+                {"valid": None},
+                "valid is a NoneType; give a share such as 0.2, or images and labels (x, y)",
+            ),
+            ({"valid": (1, 2, 3)}, "valid is a tuple; give images and labels (x, y)"),
+            (
+                {"valid": (arrays()[0][:, :1], arrays()[1])},
+                "the images of valid have shape (1, 6, 6) and those to train on (3, 6, 6); bring "
+                "both to one",
+            ),
+            (
+                {"test": (arrays()[0] / 255, arrays()[1])},
+                "the images of test have type torch.float32 and those to train on torch.uint8; "
+                "bring both to one",
+            ),
+            (
+                {"test": (arrays()[0], arrays()[1][:-1])},
+                "x of test has 40 images and y of test 39 labels; give a label for each",
+            ),
+            ({"test": arrays()[0]}, "test is a ndarray; give images and labels (x, y)"),
+            (
+                {"valid": (arrays()[0], arrays()[1] + 1)},
+                "y of valid has the label 4 and there are 4 classes; number them 0 to 3, or name "
+                "all in classes",
+            ),
+            (
+                {"classes": ["cat", "dog"]},
+                "an image has the label 3 and classes names 2; number them 0 to 1, or name all in "
+                "classes",
+            ),
+            ({"classes": "abcd"}, "classes is 'abcd'; give a list with a name for each class"),
+            ({"classes": 4}, "classes is 4; give a list with a name for each class"),
+        ],
+    )
+    def test_bad_settings_are_one_sentence(self, settings, said):
+        with pytest.raises(DataError) as caught:
+            Split.from_arrays(*arrays(), **settings)
+        assert str(caught.value) == said
+
+    def test_a_class_without_an_image_is_refused_unless_all_are_named(self):
+        x, y = arrays()
+        with pytest.raises(DataError, match="no image has the label 0 and one has 4; number the"):
+            Split.from_arrays(x, y + 1)
+
+    def test_a_single_class_is_refused(self):
+        x, y = arrays()
+        with pytest.raises(DataError, match="'arrays' have 1 class, too few to tell apart; give"):
+            Split.from_arrays(x, 0 * y)
 
 
-def test_no_rows_are_no_batches():
-    assert not list(some_images().batches(torch.empty(0, dtype=torch.int64), 4))
-
-
-def test_augmentation_sees_raw_bytes_before_they_are_normalised():
-    images = some_images()
-    seen = []
-
-    def darken(raw: torch.Tensor) -> torch.Tensor:
-        seen.append(raw)
-        return raw * 0
-
-    batches = list(images.batches(None, 4, augment=darken))
-    assert torch.equal(torch.cat(seen), images.images)
-    assert all(raw.dtype == torch.uint8 for raw in seen)
-    black = -torch.tensor(images.mean) / torch.tensor(images.std)
-    torch.testing.assert_close(batches[0][0][0, :, 0, 0], black)
-
-
-def test_batches_leave_the_images_as_they_are():
-    images = some_images()
-    before = images.images.clone()
-    for batch, _ in images.batches(None, 10):
-        batch.zero_()
-    assert torch.equal(images.images, before)
-
-
-def test_a_subset_keeps_order_and_normalisation():
-    images = some_images()
-    part = images.subset(torch.tensor([4, 1])).to("cpu")
-    assert len(part) == 2
-    assert part.mean == images.mean
-    assert part.shape == (3, 4, 5)
-    whole = next(iter(images.batches(torch.tensor([4, 1]), 2)))
-    assert torch.equal(next(iter(part.batches(None, 2)))[0], whole[0])
+def test_what_is_no_split_is_told_how_to_make_one():
+    with pytest.raises(DataError) as caught:
+        as_split(arrays())
+    assert str(caught.value) == (
+        "a tuple was given where a Split is wanted; make one with sat.Split.from_arrays(x, y) or "
+        "sat.Split.from_loaders(train, valid)"
+    )

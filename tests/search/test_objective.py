@@ -1,14 +1,19 @@
 """Both objectives: what they return, store and report, and that they leave the supernet alone."""
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from torch.utils.data import DataLoader, TensorDataset
 
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.cost.operations import measure
 from sat_optuna.data import load_dataset
-from sat_optuna.errors import StudyError
+from sat_optuna.data.split import Split
+from sat_optuna.errors import ConfigError, DataError, StudyError
 from sat_optuna.evaluate import accuracy, calibration_batches, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
@@ -16,7 +21,11 @@ from sat_optuna.search.space import NETWORK_KEY
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
+from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import fit, pretrain
+
+if TYPE_CHECKING:
+    from sat_optuna.events import Event
 
 CONFIG = TrainConfig(batch=32, shift=1)
 NAMES = ("s1.b00", "s2.b00", "s3.b00")
@@ -172,6 +181,53 @@ def test_a_scheme_measured_again_is_trained_with_another_seed_each_time(net, dat
         losses.append([trial.user_attrs["loss"] for trial in study.trials])
     assert losses[0] == losses[1]
     assert losses[0][0] != losses[0][2]
+
+
+def test_data_of_ones_own_are_searched_on_as_split_or_loaders(net):
+    x, y = torch.rand(60, 1, 28, 28), torch.arange(60) % 10
+    items = TensorDataset(x[:40], y[:40]), TensorDataset(x[40:], y[40:])
+    arrays = Split.from_arrays(x[:40], y[:40], valid=(x[40:], y[40:]))
+    loaders = Split.from_loaders(*(DataLoader(part, 8) for part in items))
+    values = [
+        SupernetObjective(net, data, calibration=32)(trial_of("se", "none", "dia")[1])
+        for data in (arrays, Split.from_loaders(*items), loaders)
+    ]
+    assert values[0] == values[1] == values[2]
+    events: list[Event] = []
+    objective = TrainObjective(net, loaders, epochs=2, config=CONFIG, on_event=events.append)
+    _, trial = trial_of("se", "none", "dia")
+    assert objective(trial) == trial.user_attrs["reward"]
+    assert [event.made.epoch for event in events if isinstance(event.made, EpochRecord)] == [0, 1]
+    assert objective.network()["dataset"] == "loaders"
+
+
+@pytest.mark.parametrize("objective", [SupernetObjective, partial(TrainObjective, epochs=1)])
+def test_what_is_no_split_is_refused(net, objective):
+    with pytest.raises(
+        DataError, match=r"^a Tensor was given where a Split is wanted; make one wi"
+    ):
+        objective(net, torch.zeros(3, 1, 28, 28))
+
+
+def test_epochs_below_1_are_refused(net, data):
+    with pytest.raises(ConfigError, match=r"^TrainObjective: epochs is -1; write at least 1$"):
+        TrainObjective(net, data, epochs=-1)
+
+
+def test_an_event_that_raises_fails_the_trial_and_the_study_goes_on(net, data):
+    told = []
+
+    def stop(event):
+        told.append(event)
+        if event.made:
+            raise RuntimeError("enough")
+
+    study = optuna.create_study(direction="maximize")
+    stopping = TrainObjective(net, data, epochs=2, config=CONFIG, on_event=stop)
+    study.optimize(stopping, n_trials=1, catch=RuntimeError)
+    study.optimize(TrainObjective(net, data, epochs=2, config=CONFIG), n_trials=1)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert told[-1].done == 1
 
 
 class _Never(optuna.pruners.BasePruner):

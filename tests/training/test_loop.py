@@ -3,21 +3,31 @@
 import math
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.data.images import TensorImages
-from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
+from sat_optuna.data.split import Split
+from sat_optuna.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SatOptunaWarning,
+    TrainingError,
+)
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for, seeded
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.random_schemes import draw_scheme
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.training import loop
 from sat_optuna.training.checkpoint import EpochRecord, load_tensors, read_record, save_checkpoint
-from sat_optuna.training.loop import Checkpoint, fit
+from sat_optuna.training.loop import Checkpoint, fit, pretrain
 from sat_optuna.training.precision import Arithmetic
 from sat_optuna.training.step import TrainingStep, learning_rate
 
@@ -44,6 +54,12 @@ def supernet(seed=0, width=8):
         width=width,
         blocks=(1, 1, 1),
     )
+
+
+def supernet_with_dropout():
+    made = supernet()
+    made.backbone.head.insert(-1, torch.nn.Dropout(0.5))
+    return made
 
 
 def draw(step):
@@ -108,30 +124,167 @@ def test_continued_training_ends_with_the_weights_of_an_unbroken_one(
 
 
 def test_dropout_is_drawn_by_the_seed_too(tmp_path):
-    def net():
-        made = supernet()
-        made.backbone.head.insert(-1, torch.nn.Dropout(0.5))
-        return made
-
     runs = []
     for chance in (1, 2):  # what is drawn outside has no part in it
-        unbroken = net()
+        unbroken = supernet_with_dropout()
         with seeded("test", chance):
             fit(unbroken, images(), epochs=2, seed=1, config=CONFIG, draw=draw)
         runs.append(weights(unbroken))
     assert_same(*runs)
     before = torch.get_rng_state()
     checkpoint = Checkpoint(tmp_path / "net.safetensors", "mine")
-    stopped(net(), checkpoint, epochs=2, config=CONFIG)
-    continued = net()
+    stopped(supernet_with_dropout(), checkpoint, epochs=2, config=CONFIG)
+    continued = supernet_with_dropout()
     fit(continued, images(), epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=checkpoint)
     assert_same(weights(continued), runs[0])
     assert torch.equal(torch.get_rng_state(), before)
-    other = net()
+    other = supernet_with_dropout()
     fit(other, images(), epochs=2, seed=2, config=CONFIG, draw=draw)
     assert not torch.equal(
         weights(other)["backbone.stem.0.weight"], runs[0]["backbone.stem.0.weight"]
     )
+
+
+def test_a_training_stopped_within_an_epoch_goes_on_from_the_epoch_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "EVENT_SECONDS", 0.0)
+    unbroken = supernet()
+    fit(unbroken, images(), epochs=3, seed=1, config=CONFIG, draw=draw)
+
+    def stop(event):
+        if event.done == 1 and event.share > 0.5:
+            raise Stop
+
+    begun, checkpoint = supernet(), Checkpoint(str(tmp_path / "net.safetensors"), "mine")
+    again = partial(fit, epochs=3, seed=1, config=CONFIG, draw=draw, checkpoint=checkpoint)
+    before = torch.get_rng_state()
+    with pytest.raises(Stop):
+        again(begun, images(), on_event=stop)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(read_record(checkpoint.path)["history"]) == 1
+    continued = supernet(seed=9)
+    again(continued, images())
+    assert_same(weights(continued), weights(unbroken))
+
+
+def test_events_tell_how_far_a_training_is_and_what_each_epoch_made(monkeypatch):
+    monkeypatch.setattr(loop, "EVENT_SECONDS", 0.0)
+    events: list[Event] = []
+    history = fit(
+        supernet(), images(), epochs=2, seed=1, config=CONFIG, draw=draw, on_event=events.append
+    )
+    assert {(event.step, event.total) for event in events} == {("fit", 2)}
+    far = [event.done + event.share for event in events]
+    assert far == sorted(far)
+    first, *middle, last = events
+    assert (first.done, first.made, first.finished) == (0, None, False)
+    assert (last.done, last.made, last.finished) == (2, history, True)
+    made = [event for event in middle if event.made]
+    assert [(event.done, event.share, event.made) for event in made] == [
+        (1, 0.0, history[0]),
+        (2, 0.0, history[1]),
+    ]
+    accuracy = f"train accuracy {history[0].accuracy:.1f} %"
+    assert made[0].message == f"loss {history[0].loss:.3f}, {accuracy}"
+    within = [event for event in middle if not event.made]
+    assert [event.message for event in within] == [
+        f"epoch {epoch}: step {step} of 5" for epoch in (1, 2) for step in range(1, 6)
+    ]
+    assert all(0 < event.share < 1 for event in within)
+
+
+def test_what_is_told_changes_no_bit(monkeypatch):
+    def draws(event):
+        torch.rand(3)  # as dropout does, from torch's own generator
+
+    quiet, told = supernet_with_dropout(), supernet_with_dropout()
+    fit(quiet, images(), epochs=1, seed=1, config=CONFIG, draw=draw)
+    monkeypatch.setattr(loop, "EVENT_SECONDS", 0.0)
+    with seeded("test"):
+        fit(told, images(), epochs=1, seed=1, config=CONFIG, draw=draw, on_event=draws)
+    assert_same(weights(told), weights(quiet))
+
+
+@pytest.mark.parametrize("epochs", [-1, 0, 1.5, True])
+def test_epochs_that_are_no_number_from_1_are_refused(epochs):
+    told = "write at least 1" if type(epochs) is int else "write a whole number"
+    for train, name in ((fit, "fit"), (pretrain, "pretrain")):
+        with pytest.raises(ConfigError, match=f"^{name}: epochs is {epochs}; {told}$"):
+            train(supernet(), images(), epochs=epochs, seed=0)
+
+
+def test_settings_of_pretraining_are_checked_before_it_begins():
+    with pytest.raises(ConfigError) as caught:
+        pretrain(supernet(), images(), epochs=0, seed=0, draws="antithetc", connect=2)
+    assert [fault.split(";")[0] for fault in caught.value.faults] == [
+        "epochs is 0",
+        "connect is 2",
+        "draws is 'antithetc'",
+    ]
+
+
+class TestUserImages:
+    """Datasets and DataLoaders of (image, label) in place of the package's own images."""
+
+    pixels = torch.randn(40, 1, 8, 8, generator=generator_for("user images"))
+    labels = torch.arange(40) % 3
+    items = TensorDataset(pixels, labels)
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_a_dataset_is_trained_on_as_its_arrays_are(self, precision):
+        config = replace(CONFIG, precision=precision)
+        split = Split.from_arrays(self.pixels, self.labels, valid=(self.pixels[:3], [0, 1, 2]))
+        given: list[Any] = [split, split.train, self.items]
+        nets = [supernet() for _ in given]
+        for net, trained_on in zip(nets, given, strict=True):
+            pretrain(net, trained_on, epochs=2, seed=1, config=config)
+        assert_same(weights(nets[0]), weights(nets[1]))
+        assert_same(weights(nets[0]), weights(nets[2]))
+
+    def test_a_dataloader_has_its_own_batches(self):
+        loader = DataLoader(self.items, 16, shuffle=True)
+        events: list[Event] = []
+        net, other = supernet(), supernet()
+        (record,) = fit(
+            net, loader, epochs=1, seed=1, config=CONFIG, draw=draw, on_event=events.append
+        )
+        fit(other, loader, epochs=1, seed=1, config=replace(CONFIG, batch=3), draw=draw)
+        assert_same(weights(net), weights(other))
+        assert record.accuracy == 100 * round(record.accuracy * 40 / 100) / 40  # of all 40 images
+
+    def test_a_training_on_a_dataloader_says_that_it_may_go_on_otherwise(self, tmp_path):
+        loader = DataLoader(self.items, 16, shuffle=True)
+        mine = Checkpoint(tmp_path / "net.safetensors", "mine")
+        again = partial(fit, supernet(), loader, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
+        again(epochs=1)
+        with pytest.warns(
+            SatOptunaWarning, match="does not store what a DataLoader draws; the tr"
+        ):
+            again(epochs=2)
+        again(epochs=2)  # nothing is left to train: nothing can differ
+
+    def test_a_training_on_a_dataset_goes_on_as_it_was(self, tmp_path):
+        unbroken, continued = supernet(), supernet(seed=9)
+        fit(unbroken, self.items, epochs=2, seed=1, config=CONFIG, draw=draw)
+        mine = Checkpoint(tmp_path / "net.safetensors", "mine")
+        again = partial(fit, epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
+        with pytest.raises(Stop):
+            again(supernet(), self.items, on_event=stop_after(0))
+        again(continued, self.items)
+        assert_same(weights(continued), weights(unbroken))
+
+    @pytest.mark.parametrize("load", [TensorImages, TensorDataset])
+    def test_a_label_that_the_network_has_not_is_one_sentence(self, load):
+        with pytest.raises(DataError) as caught:
+            pretrain(supernet(), load(self.pixels, self.labels + 1), epochs=1, seed=0)
+        assert str(caught.value) == (
+            "the images have the label 3 and the network 3 classes; number the classes 0 to 2, or "
+            "build the network with more"
+        )
+
+    def test_images_of_other_channels_are_one_sentence(self):
+        items = TensorDataset(torch.zeros(4, 2, 8, 8), torch.arange(4))
+        with pytest.raises(DataError, match=r"images of shape \(2, 8, 8\) do not go through the"):
+            pretrain(supernet(), items, epochs=1, seed=0)
 
 
 def test_a_finished_checkpoint_is_loaded_and_no_step_is_made(tmp_path):

@@ -1,0 +1,57 @@
+"""A ticket's network trained from scratch by `retrain`, on whatever data it is given."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from sat_optuna.config.config import TrainConfig
+from sat_optuna.data.split import Split
+from sat_optuna.errors import ConfigError
+from sat_optuna.evidence.retrain import retrain
+from sat_optuna.supernet.materialise import TicketNetwork, build_network
+from sat_optuna.training.checkpoint import EpochRecord
+from sat_optuna.training.loop import fit
+from tests.networks import SHAPE
+from tests.tickets import network_and_ticket
+
+if TYPE_CHECKING:
+    from sat_optuna.events import Event
+
+TICKET = network_and_ticket()[1]
+X, Y = torch.rand(30, *SHAPE), torch.arange(30) % 5
+CONFIG = TrainConfig(batch=8)
+
+
+def same(one: TicketNetwork, other: TicketNetwork) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def test_a_split_is_trained_on_with_its_validation_part_and_other_images_whole():
+    data = Split.from_arrays(X, Y, seed=1)  # without a test part, which is not looked at
+    expected = build_network(TICKET, seed=4)
+    fit(expected, data.train_and_valid, epochs=1, seed=4, config=CONFIG)
+    for given in (data, data.train_and_valid, TensorDataset(X, Y)):
+        assert same(retrain(TICKET, given, epochs=1, seed=4, config=CONFIG), expected)
+    loader = DataLoader(TensorDataset(X, Y), 8)
+    parts = Split.from_loaders(DataLoader(TensorDataset(X[:20], Y[:20]), 8), TensorDataset(X, Y))
+    for loaded in (loader, parts):
+        assert not same(retrain(TICKET, loaded, epochs=1, seed=4, config=CONFIG), expected)
+
+
+def test_events_are_those_of_a_retraining_and_the_last_brings_the_network():
+    events: list[Event] = []
+    data = Split.from_arrays(X, Y)
+    net = retrain(TICKET, data, epochs=2, seed=0, config=CONFIG, on_event=events.append)
+    assert {(event.step, event.total) for event in events} == {("retrain", 2)}
+    epochs = [event.made.epoch for event in events if isinstance(event.made, EpochRecord)]
+    assert epochs == [0, 1]
+    assert events[-1].finished
+    assert events[-1].made is net
+
+
+def test_epochs_below_1_are_refused():
+    with pytest.raises(ConfigError, match=r"^retrain: epochs is -1; write at least 1$"):
+        retrain(TICKET, Split.from_arrays(X, Y), epochs=-1, seed=0)
