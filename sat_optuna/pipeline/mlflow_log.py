@@ -39,7 +39,7 @@ def open_log(workspace: Workspace, study: "optuna.Study") -> Iterator["MLflowLog
 
     log = MLflowLog(workspace.mlruns)
     log.open_study(study.study_name, study.user_attrs[UUID_KEY], config=workspace.config.to_dict())
-    log.reap()
+    log.end_stale_runs()
     try:
         yield log
     except BaseException as error:
