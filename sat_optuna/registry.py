@@ -65,6 +65,17 @@ class Registry(Generic[T]):
             raise ValueError(f"{self.kind} {name!r} is registered already; choose another name")
         self._entries[name] = thing
 
+    def remove(self, name: str) -> None:
+        """Take a name out again, for example to register a changed class in a notebook.
+
+        Raises:
+            UnknownName: no such name was registered by `add`.
+        """
+        if name not in self._entries:
+            known = ", ".join(self.single_names())
+            raise UnknownName(f"no {self.kind} {name!r} can be removed; give one of {known}")
+        del self._entries[name]
+
     def add_family(
         self,
         prefix: str,

@@ -50,6 +50,16 @@ def test_a_name_is_taken_once(registry):
     assert registry.get("sge") == 3
 
 
+def test_a_name_that_is_removed_is_free(registry):
+    registry.remove("sge")
+    assert registry.names() == ("se",)
+    registry.add("sge", 4)
+    assert registry.get("sge") == 4
+    with pytest.raises(UnknownName) as caught:
+        registry.remove("dia")
+    assert str(caught.value) == "no attention module 'dia' can be removed; give one of se, sge"
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("mnist", "mnist5k"), ("SE", "se"), ("cifar-10", "CIFAR10"), ("fashion", None), ("", None)],
@@ -73,6 +83,7 @@ def test_a_family_makes_its_members_when_asked_for(families):
 
 def test_a_family_knows_its_prefix_and_lists_what_it_likes(families):
     assert families.names() == tuple(families) == ("se", "sge", "pair:a", "pair:b")
+    assert families.single_names() == ("se", "sge")
     families.check("number:x")
     assert "number:x" in families
     for name in ("number:", "number", 3):

@@ -128,6 +128,6 @@ def _rows(
             "opset": written.opset,
             "batch": batch,
             "difference": difference,
-            "bytes": written.size,
+            "bytes": written.size_bytes,
             "seconds": seconds,
         }

@@ -1,4 +1,4 @@
-"""`sat-optuna export`: a ticket's network as one file that is known to compute the same."""
+"""`sat-optuna export`: write a ticket's network to one file that is known to compute the same."""
 
 import re
 from dataclasses import replace
@@ -11,7 +11,7 @@ from sat_optuna.cli.console import Console
 from sat_optuna.config.config import decided, differences, fingerprint
 from sat_optuna.errors import CheckpointError, StudyError
 from sat_optuna.evidence.results import RetrainJob, read_result, retrain_fingerprint
-from sat_optuna.export import SUFFIXES, Exported, check_asked
+from sat_optuna.export import SUFFIXES, Exported, check_format
 from sat_optuna.pipeline.folder import open_study
 from sat_optuna.pipeline.reading import is_exported, open_ticket, study_of
 from sat_optuna.scheme import Scheme
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-# How a file is used, two lines each.
+# By format, two lines of Python that use the file.
 _USE = {
     "safetensors": ("import sat_optuna as sat", 'network = sat.load_ticket("{path}")'),
     "torch-export": ("import torch", 'network = torch.export.load("{path}").module()'),
@@ -35,18 +35,19 @@ _USE = {
 }
 
 
-# What trainings of a study call their checkpoints, which do not say what they are of.
+# A checkpoint of a training does not say what it belongs to; its file name does.
 _SUPERNET = "supernet.safetensors"
 _RETRAINED = re.compile(r"([0-9a-z]+(?:-[0-9a-z]+)*)\.seed\d+\.safetensors")
 
 
 class _Given:
-    """The ticket that was given, and what belongs to it.
+    """The ticket that was given, and the study that it lies in.
 
     Attributes:
-        path: its JSON file, or an exported safetensors file that holds it.
-        ticket: what is in it.
-        workspace: of the study that the ticket lies in; None where it lies elsewhere.
+        path: the ticket's JSON file, or an exported safetensors file that holds it.
+        exported: whether `path` is an exported file.
+        ticket: the ticket itself.
+        workspace: of the study in whose tickets/ folder the file lies; None if it lies elsewhere.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,25 +58,26 @@ class _Given:
         self.workspace = None if study is None else open_study(study)
 
     def weights(self, scheme: Scheme, given: Path | None, seed: int | None) -> Path:
-        """Return where the weights of a scheme are.
+        """Return the file that holds the weights of a scheme.
 
         Args:
-            scheme: the ticket's, or full.
-            given: with --weights; looked at as far as a training's checkpoint tells of what it is.
-            seed: given with --seed.
+            scheme: the ticket's scheme, or full.
+            given: the file given with --weights. It is refused if its record or its name says that
+                it belongs to another network.
+            seed: the seed given with --seed.
 
         Raises:
-            CheckpointError: what was given is of the supernet or of another scheme.
-            StudyError: none were given, and the study has none that fit.
+            CheckpointError: the file given is of the supernet or of another scheme.
+            StudyError: no file was given, and the study has none that fits.
         """
         if given is None:
             return self.retrained(scheme, seed)
         try:
             record = read_record(given)
         except (CheckpointError, OSError):
-            return given  # who reads its tensors says what is wrong with it
+            return given  # reading its tensors will say what is wrong with it
         if "ticket" in record:
-            return given  # which is compared with the network when it is loaded
+            return given  # loading it compares its ticket with the network
         ours = self.workspace and fingerprint(self.workspace.config, "pretrain")
         pretrained = ours is not None and record.get("fingerprint") == ours
         if pretrained or given.name == _SUPERNET:
@@ -92,10 +94,10 @@ class _Given:
         return given
 
     def retrained(self, scheme: Scheme, seed: int | None) -> Path:
-        """Return the study's own weights of a scheme, of a seed or of its first.
+        """Return the file of the study's own weights of a scheme, for a seed or the first one.
 
         Raises:
-            StudyError: there are none, or they belong to another study.toml than the ticket's.
+            StudyError: there is none, or study.toml has changed since the ticket was made.
         """
         if self.workspace is None:
             raise StudyError(
@@ -120,7 +122,7 @@ class _Given:
         return job.weights_path
 
     def default_out(self, to: str, *, folded: bool) -> Path:
-        """Return where the file goes if nothing is said: exports/ of the study, or beside."""
+        """Return the file to write without --out: in exports/ of the study, or beside `path`."""
         if self.workspace is None:
             out = self.path.with_suffix(SUFFIXES[to])
             if out == self.path:
@@ -163,12 +165,12 @@ def export(
     opset: int | None,
     fold_constant: bool,
 ) -> None:
-    """Write a ticket's network as one file, load it back and compare.
+    """Write a ticket's network to one file, load it back and compare.
 
     TICKET is a ticket's JSON file or an exported .safetensors. A file that does not compute the
-    same as the network is not left.
+    same as the network is deleted.
     """
-    check_asked(out or Path(f"ticket{SUFFIXES[to]}"), to=to, opset=opset)
+    check_format(out or Path(f"ticket{SUFFIXES[to]}"), to=to, opset=opset)
     given = _Given(ticket)
     if seed is not None and (weights or given.exported):
         raise click.UsageError("--seed chooses among a study's own weights; leave it out")
@@ -177,7 +179,7 @@ def export(
     report = None
     if fold_constant:
         network, report = _folded(given, weights, seed)
-        found = replace(found, scores=())  # they are of the retrained ticket, not of this
+        found = replace(found, scores=())  # those of the retrained ticket do not hold for it
     else:
         from sat_optuna.export.weights import load_weights
 
@@ -221,10 +223,10 @@ def _folded(
 
 
 def _check_first_kind(ticket: Ticket) -> None:
-    """Make sure that a ticket only drops modules of the full network, which has one kind.
+    """Make sure that a ticket uses only the first kind, which the full network carries.
 
     Raises:
-        StudyError: it uses another kind.
+        StudyError: the ticket uses another kind.
     """
     first = ticket.attention[0].kind
     for stage, choices in enumerate(ticket.scheme.by_stage(), start=1):
@@ -238,7 +240,7 @@ def _check_first_kind(ticket: Ticket) -> None:
 
 
 def _scores_with(weights: Path, ticket: Ticket) -> tuple[Score, ...]:
-    """Return what was measured of weights from elsewhere: what their own ticket says, if any."""
+    """Return the scores that the file of some weights holds for this ticket, if any."""
     from sat_optuna.export.weights import read_ticket
 
     if "ticket" not in read_record(weights):
@@ -265,6 +267,8 @@ def _print_written(console: Console, written: Exported) -> None:
     opset = "" if written.opset is None else f", opset {written.opset}"
     apart = ", ".join(f"{value:.1e} at batch {n}" for n, value in written.differences.items())
     console.result(f"largest difference to the network, over its largest logit: {apart}")
-    console.result(f"wrote {written.path}: {written.format}{opset}, {written.size:,} bytes; use:")
+    console.result(
+        f"wrote {written.path}: {written.format}{opset}, {written.size_bytes:,} bytes; use:"
+    )
     for line in _USE[written.format]:
         console.result(f"  {line.format(path=written.path)}")

@@ -1,4 +1,4 @@
-"""`sat-optuna ls`: what can be named."""
+"""`sat-optuna ls`: the names that study.toml can use, and the studies."""
 
 from typing import Any
 
@@ -76,7 +76,7 @@ _REMARKS = {
 @FORMAT
 @click.pass_obj
 def ls(console: Console, *, what: str, format: str) -> None:
-    """List what study.toml can name, or the studies here."""
+    """List the names that study.toml can use, or the studies in this folder."""
     make, columns = _LISTS[what]
     rows = make()
     console.rows(rows, columns, format)

@@ -1,4 +1,4 @@
-"""The networks a ticket is held against."""
+"""The controls: schemes that a ticket is compared with."""
 
 import numpy as np
 
@@ -9,10 +9,14 @@ __all__ = ["control_schemes", "same_density"]
 
 
 def same_density(scheme: Scheme, *, seed: int) -> Scheme:
-    """Return a random scheme with the same choices at other blocks: the forgotten control.
+    """Return a random scheme that has the same choices at other blocks.
 
-    It differs from `scheme` wherever a different arrangement exists; a scheme with the same choice
-    everywhere has none and is returned itself.
+    >>> print(same_density(Scheme.parse("110-000"), seed=0))
+    010-100
+
+    This control is often forgotten: it shows whether the arrangement matters, or only the number
+    of modules. A scheme with the same choice in every block has no other arrangement; then it is
+    returned itself.
     """
     if len(set(scheme.choices)) == 1:
         return scheme
@@ -24,22 +28,18 @@ def same_density(scheme: Scheme, *, seed: int) -> Scheme:
 
 
 def control_schemes(ticket: Scheme, *, random_best: Scheme, seed: int) -> dict[str, Scheme]:
-    """Return the scheme of each role, the ticket first.
+    """Return the scheme of each role; the ticket comes first.
 
-    >>> roles = control_schemes(
-    ...     Scheme.parse("110-010"), random_best=Scheme.parse("100-001"), seed=0
-    ... )
-    >>> {role: str(scheme) for role, scheme in roles.items() if role != "random-density"}
-    {'ticket': '110-010', 'plain': '000-000', 'full': '111-111', 'random-best': '100-001'}
-    >>> roles["random-density"].density == roles["ticket"].density
-    True
+    >>> found = control_schemes(Scheme.parse("10-01"), random_best=Scheme.parse("00-11"), seed=0)
+    >>> [f"{role} {scheme}" for role, scheme in found.items()]
+    ['ticket 10-01', 'plain 00-00', 'full 11-11', 'random-density 01-10', 'random-best 00-11']
 
-    With several kinds of attention, full is the first kind at every block.
+    With several kinds of attention, full has the first kind in every block.
 
     Args:
-        ticket: the found scheme.
+        ticket: the scheme that was found.
         random_best: the best of as many random schemes as the search had trials.
-        seed: of the random scheme of the same density.
+        seed: of the random scheme with the same density.
     """
     return {
         "ticket": ticket,

@@ -1,4 +1,4 @@
-"""Pictures of what was found; PNG files, written whole or not at all."""
+"""The figures of a report, as PNG files that are written whole or not at all."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -16,7 +16,7 @@ from sat_optuna.scheme import Scheme
 
 __all__ = ["draw_accuracies", "draw_search", "draw_ticket"]
 
-_NAMELESS = {"Software": None}  # the same bytes from each version that draws the same
+_NAMELESS = {"Software": None}  # without matplotlib's version, equal pictures have equal bytes
 _INK = "#22303c"
 _OFF = "#e4e8ec"
 _KINDS = ("#e07a1f", "#1f77b4", "#2a9d5c", "#8e5ba6", "#c0392b", "#16a2b8", "#b8860b", "#607d8b")
@@ -45,20 +45,20 @@ def _bare(axes: Axes) -> None:
 
 
 def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str) -> Path:
-    """Draw the network as a row of blocks, those with attention in colour.
+    """Draw a network as a row of blocks; those with attention are coloured.
 
     Args:
         path: the PNG file.
-        scheme: a choice a block.
+        scheme: which block carries what.
         kinds: names of the kinds of attention.
-        title: above the picture.
+        title: of the figure.
     """
     rows = scheme.by_stage()
     blocks = len(scheme.choices)
     units = blocks + 0.6 * (len(rows) - 1)
     inches = min(14.0, max(5.0, 0.75 * units))
     longest = max(len(kind) for kind in kinds)
-    fontsize = min(9.0, 72 * inches / units / longest)  # a bold capital is below 0.8 of it wide
+    fontsize = min(9.0, 72 * inches / units / longest)  # a bold capital is narrower than 0.8 of it
     figure = Figure(figsize=(inches, 2.1), layout="constrained")
     axes = figure.subplots()
     left = 0.0
@@ -68,7 +68,7 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
         axes.annotate(
             f"stage {stage}",
             (left + len(choices) / 2, -0.12),
-            xytext=(0, -4),  # in points: the same gap whatever the size of a block
+            xytext=(0, -4),  # in points, so the gap does not depend on the size of a block
             textcoords="offset points",
             ha="center",
             va="top",
@@ -108,12 +108,12 @@ def _draw_block(
 def draw_search(
     path: Path, rewards: Sequence[float], random: Sequence[float], *, name: str
 ) -> Path:
-    """Draw each trial's reward, and the best so far beside that of random search.
+    """Draw each trial's reward, and the best reward so far, beside those of random search.
 
     Args:
         path: the PNG file.
-        rewards: of the search's complete trials, in order, in accuracy points.
-        random: of as many random schemes, in order.
+        rewards: of the complete trials of the search, in their order, in accuracy points.
+        random: rewards of as many random schemes, in their order.
         name: of the sampler.
     """
     figure = Figure(figsize=(7.0, 3.4), layout="constrained")
@@ -135,20 +135,20 @@ def draw_search(
 
 
 def draw_accuracies(path: Path, accuracies: Mapping[str, Sequence[float]]) -> Path:
-    """Draw each network's test accuracies with mean and 95 % interval.
+    """Draw the test accuracies of each network with their mean and its 95 % interval.
 
     Args:
         path: the PNG file.
-        accuracies: by role, one a seed, per cent.
+        accuracies: by role, one accuracy for each seed, per cent.
     """
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
-    for place, (role, values) in enumerate(accuracies.items()):
+    for column, (role, values) in enumerate(accuracies.items()):
         colour = _ROLES.get(role, _INK)
         spread = summarise(values)
-        axes.plot([place - 0.12] * len(values), values, "o", color=colour, alpha=0.5, ms=5, mew=0)
+        axes.plot([column - 0.12] * len(values), values, "o", color=colour, alpha=0.5, ms=5, mew=0)
         half = spread.high - spread.mean
-        axes.errorbar(place + 0.1, spread.mean, yerr=half, fmt="s", color=colour, capsize=4)
+        axes.errorbar(column + 0.1, spread.mean, yerr=half, fmt="s", color=colour, capsize=4)
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.5)
     axes.set_ylabel("test accuracy, %", color=_INK)

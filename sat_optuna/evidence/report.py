@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sat_optuna.errors import TicketError
 from sat_optuna.evidence.figures import draw_accuracies, draw_search, draw_ticket
-from sat_optuna.evidence.statistics import Comparison, compare, resolvable, summarise
+from sat_optuna.evidence.statistics import Comparison, compare, detectable_differences, summarise
 from sat_optuna.files import write_text
 from sat_optuna.ticket import Ticket
 
@@ -235,7 +235,7 @@ def _verdict(entry: Comparison) -> str:
 
 
 def _resolution(comparisons: Sequence[Comparison], mean: float, images: int) -> str:
-    by_seeds, by_images = resolvable(comparisons, accuracy=mean, images=images)
+    by_seeds, by_images = detectable_differences(comparisons, accuracy=mean, images=images)
     n = comparisons[0].difference.n
     parts = []
     if n > 1:

@@ -1,4 +1,4 @@
-"""Means with their intervals, paired differences, and what a test set can resolve at all."""
+"""Means with intervals, paired differences, and how small a difference can be detected."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Comparison", "Summary", "compare", "holm", "resolvable", "summarise"]
+__all__ = ["Comparison", "Summary", "compare", "detectable_differences", "holm", "summarise"]
 
-# Accuracy points: more than what floats round off, less than one image of any test set.
+# Accuracy points: more than rounding errors of floats, less than one image of any test set.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Mean of n values with the 95 % interval of Student's t.
+    """The mean of n values with the 95 % interval of Student's t.
 
     Attributes:
         mean: of the values, in their unit.
         low: lower end of the interval; NaN for one value.
         high: upper end of the interval; NaN for one value.
-        sd: standard deviation, n - 1 in the denominator; NaN for one value.
+        sd: standard deviation, with n - 1 in the denominator; NaN for one value.
         n: number of values.
     """
 
@@ -34,12 +34,13 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A ticket against a control, paired by seed.
+    """The difference between a ticket and a control, paired by seed.
 
     Attributes:
-        control: its role.
+        control: role of the control.
         difference: ticket minus control, seed by seed.
-        p: of the two-sided paired t test, corrected by Holm over the controls; NaN for one seed.
+        p: p-value of the two-sided paired t test, corrected by Holm's method for the number of
+            controls; NaN for one seed.
     """
 
     control: str
@@ -53,7 +54,11 @@ class Comparison:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Return mean and interval of independent values.
+    """Return the mean of independent values with its interval.
+
+    >>> summary = summarise([1.0, 2.0, 3.0])
+    >>> summary.mean, round(summary.low, 2), round(summary.high, 2), summary.n
+    (2.0, -0.48, 4.48, 3)
 
     Raises:
         ValueError: there is no value.
@@ -71,7 +76,11 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979); NaN stays NaN and does not count."""
+    """Return p-values corrected for their number (Holm 1979); NaN stays NaN and does not count.
+
+    >>> holm([0.01, 0.04, math.nan, 0.03])
+    [0.03, 0.06, nan, 0.06]
+    """
     order = sorted((p, i) for i, p in enumerate(pvalues) if not math.isnan(p))
     corrected = [math.nan] * len(pvalues)
     running = 0.0
@@ -82,15 +91,19 @@ def holm(pvalues: Sequence[float]) -> list[float]:
 
 
 def compare(ticket: Sequence[float], controls: Mapping[str, Sequence[float]]) -> list[Comparison]:
-    """Compare a ticket with each control, the same seeds in the same order.
+    """Compare a ticket with each control, seed by seed.
+
+    >>> found = compare([91.0, 92.0, 93.0], {"plain": [90.0, 90.5, 92.5]})
+    >>> found[0].difference.mean, found[0].within_noise
+    (1.0, True)
 
     Args:
-        ticket: an accuracy a seed.
-        controls: by role, an accuracy a seed; networks other than the ticket's, for a comparison
-            with itself would still count in Holm's correction.
+        ticket: one accuracy for each seed, per cent.
+        controls: by role, one accuracy for each seed, with the seeds in the same order. Leave out
+            a control that is the ticket's own network: it would still count in Holm's correction.
 
     Raises:
-        ValueError: two of them have not the same number of seeds.
+        ValueError: the numbers of seeds differ.
     """
     differences = {
         role: [a - b for a, b in zip(ticket, values, strict=True)]
@@ -106,31 +119,32 @@ def compare(ticket: Sequence[float], controls: Mapping[str, Sequence[float]]) ->
 def _paired_p(differences: Sequence[float]) -> float:
     spread = summarise(differences)
     if spread.sd < _ROUNDING:
-        # Accuracies come in steps of one image, so equal differences happen by chance; Student's
-        # t would call them certain. The exact sign test asks nothing of their spread.
+        # Accuracies come in steps of one image, so differences may be equal by chance. Student's t
+        # would take that for certainty. The exact sign test does not use their spread.
         return 1.0 if abs(spread.mean) < _ROUNDING else 2.0 ** (1 - spread.n)
     t = abs(spread.mean) / (spread.sd / math.sqrt(spread.n))
     return float(2 * stats.t.sf(t, spread.n - 1))
 
 
-def resolvable(
+def detectable_differences(
     comparisons: Sequence[Comparison], *, accuracy: float, images: int
 ) -> tuple[float, float]:
-    """Return the smallest differences, in points, that seeds and test set can resolve.
+    """Return the smallest differences, in accuracy points, that can be told from noise.
 
     Args:
-        comparisons: at least one; their spread over seeds is pooled.
+        comparisons: at least one; their standard deviations over seeds are pooled.
         accuracy: a typical accuracy, per cent.
-        images: in the test set.
+        images: number of images of the test set.
 
     Returns:
-        (by the seeds: half the 95 % interval of a mean paired difference, NaN for one seed; by the
-        test set: 1.96 binomial standard errors of the difference between two independent networks,
-        an upper bound for networks that err on the same images).
+        Two numbers. With this number of seeds: half the 95 % interval of a mean paired difference,
+        NaN for one seed. With this test set: 1.96 binomial standard errors of the difference
+        between two independent networks; for networks that err on the same images it is an upper
+        bound.
     """
     n = comparisons[0].difference.n
     pooled = math.sqrt(sum(c.difference.sd**2 for c in comparisons) / len(comparisons))
-    # n - 1 degrees of freedom, not more: all differences share the ticket's runs.
+    # All differences share the ticket's runs, so there are no more than n - 1 degrees of freedom.
     by_seeds = float(stats.t.ppf(0.975, n - 1)) * pooled / math.sqrt(n) if n > 1 else math.nan
     share = accuracy / 100
     by_images = 196.0 * math.sqrt(2 * share * (1 - share) / images)

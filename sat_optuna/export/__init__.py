@@ -1,6 +1,6 @@
-"""Networks written out as one file that is known to compute the same; no torch here.
+"""Networks are written to one file that is known to compute the same; no torch is imported here.
 
-A file is loaded back and compared before it gets its name, so one that differs is never left.
+A file is loaded back and compared before it gets its name, so a file that differs never stays.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from pathlib import Path
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.registry import nearest
 
-__all__ = ["SUFFIXES", "ExportError", "Exported", "check_asked"]
+__all__ = ["SUFFIXES", "ExportError", "Exported", "check_format"]
 
-# What a network can be written as, and how the names of such files end.
+# By format, how the name of a file ends.
 SUFFIXES: Mapping[str, str] = {
     "safetensors": ".safetensors",
     "torch-export": ".pt2",
@@ -29,31 +29,36 @@ class Exported:
     """A file that was written and compared.
 
     Attributes:
-        path: where it is.
-        format: what it is, a key of `SUFFIXES`.
-        size: of the file, bytes.
-        differences: by batch size, the largest difference to the network's logits over their
-            largest magnitude.
-        opset: of the operators; None but for ONNX.
+        path: the file.
+        format: a key of `SUFFIXES`.
+        size_bytes: size of the file.
+        differences: by batch size, the largest difference to the network's logits, divided by
+            their largest magnitude.
+        opset: version of the ONNX operators; None for other formats.
     """
 
     path: Path
     format: str
-    size: int
+    size_bytes: int
     differences: Mapping[int, float]
     opset: int | None = None
 
 
-def check_asked(path: Path, *, to: str, opset: int | None = None) -> None:
-    """Make sure that name, format and opset go together.
+def check_format(path: Path, *, to: str, opset: int | None = None) -> None:
+    """Make sure that a file's name, its format and an opset go together.
+
+    >>> check_format(Path("net.onnx"), to="onnx", opset=18)
+    >>> check_format(Path("net.onnx"), to="torch-export")
+    Traceback (most recent call last):
+    sat_optuna.export.ExportError: net.onnx shall be torch-export; give a name that ends in .pt2
 
     Args:
-        path: of the file that shall be written.
+        path: the file that shall be written.
         to: a key of `SUFFIXES`.
-        opset: of ONNX's operators; None for torch's own choice.
+        opset: version of the ONNX operators; None for torch's choice.
 
     Raises:
-        ExportError: they do not.
+        ExportError: they do not go together.
     """
     if to not in SUFFIXES:
         raise ExportError(f"to = {to!r} given{nearest(to, SUFFIXES)}; use {', '.join(SUFFIXES)}")

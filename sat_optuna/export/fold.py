@@ -1,14 +1,14 @@
-"""Dropped modules replaced by constants that cost nothing.
+"""Folding replaces the modules that a scheme drops by constants, which cost nothing.
 
-In a network with attention at all blocks, v_l(x) = M(F_l(x)) is the gate of block l for image x,
-one number a channel, and c_l its mean over a set of images. Putting c_l in its place makes the
-block's output a fixed multiple of its features, and a BatchNorm or convolution that yields them
-takes the factor up:
+In a network with attention in all blocks, v_l(x) = M(F_l(x)) is the gate of block l for image x,
+one number for each channel. c_l is the mean gate over a set of images. If c_l replaces the gate,
+the attended features are a fixed multiple of the features. The BatchNorm or convolution that
+makes the features can contain this factor:
 
     gamma' = c gamma,  beta' = c beta
 
-so the module is gone and nothing is left to compute. The outputs differ by as much as the gates
-vary; where a gate is the same for all images, not at all.
+So the module is gone, and nothing is left to compute. The more the gates vary over images, the
+more the outputs differ; where a gate is the same for all images, they are equal.
 """
 
 import copy
@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import State
-from sat_optuna.attention.stage import StageAttention
+from sat_optuna.attention.stage import Attend, StageAttention
 from sat_optuna.backbones.view import BlockView
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
@@ -35,17 +35,17 @@ __all__ = ["FoldError", "FoldReport", "FoldedBlock", "fold_constant"]
 
 
 class FoldError(SatOptunaError, ValueError):
-    """A module that no constant can stand for, or a block that has no place for one."""
+    """A module that no constant can replace, or a block without a layer to fold one into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedBlock:
-    """A block whose module became a constant.
+    """A block whose module was replaced by a constant.
 
     Attributes:
-        stage, block: where it is, both from 1.
-        kind: what the module was.
-        dispersion: largest distance of a gate from its mean, over channels and images.
+        stage, block: numbers of the stage and of the block in it, both from 1.
+        kind: of the module.
+        dispersion: the largest distance of a gate from its mean, over channels and images.
     """
 
     stage: int
@@ -56,16 +56,17 @@ class FoldedBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
-    """What folding changed on the images that gave the means.
+    """What folding changed for the images that gave the means.
 
-    An image's change is the largest difference of a logit over the largest magnitude of one.
+    The change of an image is the largest difference of its logits, divided by the largest
+    magnitude of them.
 
     Attributes:
-        images: their number.
+        images: number of images.
         change_max: the largest change of an image.
-        change_mean: the mean over the images.
-        unchanged: share of images that are predicted as before, 0..1.
-        blocks: what was folded, shallow to deep.
+        change_mean: the mean change over the images.
+        unchanged: share of the images whose predicted class is as before, 0..1.
+        blocks: the folded blocks, from shallow to deep.
     """
 
     images: int
@@ -80,84 +81,94 @@ def fold_constant(
 ) -> tuple[TicketNetwork, FoldReport]:
     """Replace the modules that a scheme drops by the means of their gates.
 
+    >>> from sat_optuna.supernet.materialise import materialise
+    >>> from sat_optuna.supernet.supernet import Supernet
+    >>> net = Supernet(
+    ...     "resnet20", attention=("se",), in_channels=1, classes=2, seed=0, blocks=(1, 1, 1)
+    ... )
+    >>> full, keep = Scheme.parse("1-1-1"), Scheme.parse("0-1-0")
+    >>> folded, report = fold_constant(materialise(net, full), keep, [torch.ones(3, 1, 8, 8)])
+    >>> str(folded.scheme), [(block.stage, block.kind) for block in report.blocks]
+    ('0-1-0', [(1, 'se'), (3, 'se')])
+
     Args:
-        network: with attention at all blocks, or at least at those of `keep`; it is left as it is.
+        network: has attention in all blocks, or at least in those of `keep`; it is not changed.
         keep: the scheme that remains.
         batches: images that the means are taken over, (n, C, H, W) each, on the network's device.
 
     Returns:
-        The network of `keep`, with the constants in its layers, and what that changed.
+        The network of `keep`, with the constants in its layers, and what folding changed.
 
     Raises:
-        FoldError: `keep` asks for what the network has not, a dropped module is no gate a channel,
-            a block has no layer that takes a factor, or there are no images.
+        FoldError: `keep` has attention that the network has not, a dropped module is no gate for
+            each channel, a block has no layer that can contain a factor, or there are no images.
     """
     dropped = _dropped(network, keep)
     if not sum(map(len, batches)):
         raise FoldError("no image given to take means over; give at least one")
     stages = _stages(network)
-    watched = [_Watched(stage, blocks) for stage, blocks in zip(stages, dropped, strict=True)]
+    recorded = [
+        _RecordedStage(stage, blocks) for stage, blocks in zip(stages, dropped, strict=True)
+    ]
     with evaluating(network), torch.no_grad():
-        before = torch.cat([walk(network.view, watched, network.scheme, x) for x in batches])
+        before = torch.cat([walk(network.view, recorded, network.scheme, x) for x in batches])
     kept = [s.pruned_to(choices) for s, choices in zip(stages, keep.by_stage(), strict=True)]
     folded = TicketNetwork(copy.deepcopy(network.view), kept, keep).train(network.training)
-    for blocks, stage in zip(folded.view.blocks, watched, strict=True):
-        for block, tally in stage.tallies.items():
-            _scale(cast("_BatchNorm | nn.Conv2d", blocks[block].last), tally.mean)
+    for blocks, stage in zip(folded.view.blocks, recorded, strict=True):
+        for block, gates in stage.gates.items():
+            _scale(cast("_BatchNorm | nn.Conv2d", blocks[block].last), gates.mean)
     with evaluating(folded), torch.no_grad():
         after = torch.cat([folded(x) for x in batches])
-    return folded, _report(watched, before, after)
+    return folded, _report(recorded, before, after)
 
 
-class _Tally:
-    """Mean, least and largest gate of each channel over all images seen."""
+class _Gates:
+    """The gates of a block for all images seen."""
 
     def __init__(self) -> None:
         self._gates: list[Tensor] = []
 
     def add(self, gates: Tensor) -> None:
-        """See some more images: (n, C)."""
+        """Add the gates of some more images, (n, C)."""
         self._gates.append(gates.double())
 
     @property
     def mean(self) -> Tensor:
-        """(C,) means."""
+        """The mean gate of each channel, (C,)."""
         return torch.cat(self._gates).mean(0)
 
     @property
     def dispersion(self) -> float:
-        """Largest distance of a gate from its channel's mean."""
+        """The largest distance of a gate from the mean of its channel."""
         return float((torch.cat(self._gates) - self.mean).abs().max())
 
 
-class _Watched:
-    """A stage's attention that notes the gates of some blocks as it is used."""
+class _RecordedStage:
+    """The attention of a stage; it records the gates of some blocks while it is used."""
 
-    def __init__(self, stage: StageAttention, blocks: Mapping[int, str]) -> None:
-        self.kinds = blocks
-        self.tallies = {block: _Tally() for block in blocks}
+    def __init__(self, stage: StageAttention, kinds: Mapping[int, str]) -> None:
+        self.kinds = kinds
+        self.gates = {block: _Gates() for block in kinds}
         self._stage = stage
 
-    def module_for(
-        self, choice: int, block: int, /
-    ) -> Callable[[Tensor, State | None], tuple[Tensor, State | None]]:
+    def module_for(self, choice: int, block: int, /) -> Attend:
         attend = self._stage.module_for(choice, block)
-        if block not in self.tallies:
+        if block not in self.gates:
             return attend
         gate = _gate_of(self._stage, choice, block)
 
-        def noting(features: Tensor, state: State | None) -> tuple[Tensor, State | None]:
-            self.tallies[block].add(gate(features))
+        def recording(features: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+            self.gates[block].add(gate(features))
             return attend(features, state)
 
-        return noting
+        return recording
 
 
 def _gate_of(stage: StageAttention, choice: int, block: int) -> Callable[[Tensor], Tensor]:
-    """Return what gives a block's gates, (N, C), for its features."""
+    """Return the function that computes the gates of a block, (N, C), from its features."""
     gate = cast("Any", stage.module_at(choice, block)).gate
     attend = stage.module_for(choice, block)
-    # A shared module with statistics for each block is bound to this one.
+    # For a shared module with statistics for each block, `attend` holds the name of this block.
     return partial(gate, **attend.keywords) if isinstance(attend, partial) else gate
 
 
@@ -166,10 +177,10 @@ def _stages(network: TicketNetwork) -> tuple[StageAttention, ...]:
 
 
 def _dropped(network: TicketNetwork, keep: Scheme) -> list[dict[int, str]]:
-    """Return what to fold, for each stage: block to kind.
+    """Return for each stage the kinds of the dropped modules, by block.
 
     Raises:
-        FoldError: it cannot be folded.
+        FoldError: a module cannot be folded.
     """
     had = network.scheme
     if keep.stages != had.stages or any(
@@ -180,32 +191,29 @@ def _dropped(network: TicketNetwork, keep: Scheme) -> list[dict[int, str]]:
             "of it and does nothing else"
         )
     dropped: list[dict[int, str]] = []
-    places = zip(
-        _stages(network), network.view.blocks, had.by_stage(), keep.by_stage(), strict=True
-    )
-    for number, (stage, blocks, choices, kept) in enumerate(places, start=1):
+    rows = zip(_stages(network), network.view.blocks, had.by_stage(), keep.by_stage(), strict=True)
+    for number, (stage, blocks, choices, kept) in enumerate(rows, start=1):
         dropped.append({})
         for index, (choice, left) in enumerate(zip(choices, kept, strict=True)):
             if choice and not left:
-                place = f"stage {number}, block {index + 1}"
+                where = f"stage {number}, block {index + 1}"
                 kind = stage.kinds[choice - 1]
-                _check_foldable(stage.module_at(choice, index), kind, blocks[index], place)
+                _check_foldable(stage.module_at(choice, index), kind, blocks[index], where)
                 dropped[-1][index] = kind
     return dropped
 
 
-def _check_foldable(module: nn.Module, kind: str, block: BlockView, place: str) -> None:
+def _check_foldable(module: nn.Module, kind: str, block: BlockView, where: str) -> None:
     if not getattr(module, "gated", False):
-        own = [name for name in ATTENTION.names() if ":" not in name]  # not timm's
-        gated = [name for name in own if ATTENTION.get(name).gated]
+        gated = [name for name in ATTENTION.single_names() if ATTENTION.get(name).gated]
         raise FoldError(
-            f"{kind} at {place} is no gate a channel, which alone folds into a constant (as "
-            f"{', '.join(gated)} do); keep it there, or choose another module"
+            f"{kind} at {where} is no gate for each channel, and only such gates can be folded "
+            f"into a constant ({', '.join(gated)}); keep it there, or choose another module"
         )
     last = block.last
     if not isinstance(last, _BatchNorm | nn.Conv2d) or last.weight is None:
         raise FoldError(
-            f"{type(block.module).__name__} at {place} ends in no convolution or BatchNorm with "
+            f"{type(block.module).__name__} at {where} ends in no convolution or BatchNorm with "
             "weights that a constant could go into; keep the module there"
         )
 
@@ -219,7 +227,7 @@ def _scale(layer: _BatchNorm | nn.Conv2d, factor: Tensor) -> None:
                 value.copy_(value.double() * factor.reshape(shape))
 
 
-def _report(watched: Sequence[_Watched], before: Tensor, after: Tensor) -> FoldReport:
+def _report(recorded: Sequence[_RecordedStage], before: Tensor, after: Tensor) -> FoldReport:
     tiny = torch.finfo(torch.float64).tiny
     scale = before.double().abs().amax(1).clamp_min(tiny)
     change = (after.double() - before.double()).abs().amax(1) / scale
@@ -230,9 +238,9 @@ def _report(watched: Sequence[_Watched], before: Tensor, after: Tensor) -> FoldR
         unchanged=float((before.argmax(1) == after.argmax(1)).double().mean()),
         blocks=tuple(
             FoldedBlock(
-                stage=number, block=block + 1, kind=stage.kinds[block], dispersion=tally.dispersion
+                stage=number, block=block + 1, kind=stage.kinds[block], dispersion=gates.dispersion
             )
-            for number, stage in enumerate(watched, start=1)
-            for block, tally in stage.tallies.items()
+            for number, stage in enumerate(recorded, start=1)
+            for block, gates in stage.gates.items()
         ),
     )

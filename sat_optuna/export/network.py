@@ -1,4 +1,4 @@
-"""Whether a network is the one that a ticket tells of."""
+"""Does a network belong to a ticket?"""
 
 import inspect
 from collections.abc import Mapping
@@ -11,40 +11,40 @@ from sat_optuna.attention import ATTENTION, OWN
 from sat_optuna.backbones import BACKBONES
 from sat_optuna.errors import SatOptunaError, TicketError
 from sat_optuna.export import ExportError
-from sat_optuna.export.program import reason
+from sat_optuna.export.program import root_cause
 from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
 
-__all__ = ["check_network", "differing_tensors", "outline"]
+__all__ = ["check_network", "differing_tensors", "meta_network"]
 
 
-def outline(ticket: Ticket) -> TicketNetwork:
-    """Build a ticket's network without its numbers, for names and shapes.
+def meta_network(ticket: Ticket) -> TicketNetwork:
+    """Build a ticket's network on "meta": its tensors have names and shapes, but no values.
 
     Raises:
         UnknownName: the backbone or an attention module is not registered here.
-        TicketError: it cannot be built.
+        TicketError: the network cannot be built.
     """
     try:
         try:
             with torch.device("meta"):  # nothing is allocated or drawn
                 return build_network(ticket, seed=ticket.seed)
-        except (NotImplementedError, RuntimeError):  # a builder that looks at numbers
+        except (NotImplementedError, RuntimeError):  # the builder reads values
             return build_network(ticket, seed=ticket.seed)
     except SatOptunaError:
         raise
-    except Exception as error:  # a builder may raise anything, and torch of absurd sizes
+    except Exception as error:  # a builder may raise anything, and so may torch at absurd sizes
         raise TicketError(
             f"the network of scheme {ticket.scheme} of {ticket.backbone} cannot be built "
-            f"({reason(error)}); correct the ticket's backbone_settings"
+            f"({root_cause(error)}); correct the ticket's backbone_settings"
         ) from error
 
 
 def differing_tensors(has: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Return a phrase for each name or shape in which some tensors are not a network's.
+    """Return a phrase for each tensor whose name or shape differs from a network's.
 
     Args:
-        has: tensors by name.
+        has: the tensors, by name.
         wanted: the state_dict of the network.
     """
     faults = [f"{name} is not in it" for name in wanted if name not in has]
@@ -58,16 +58,17 @@ def differing_tensors(has: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
 
 
 def check_network(network: TicketNetwork, ticket: Ticket, *, to: str) -> None:
-    """Make sure that a network is the ticket's: tensors, kinds of attention and their settings.
+    """Make sure that a network has the tensors, kinds of attention and settings of a ticket.
 
     Args:
-        network: with any weights.
-        ticket: that shall be stored beside them.
-        to: a key of `SUFFIXES`; of an unregistered backbone only a program can be written.
+        network: the network, with any weights.
+        ticket: will be stored beside the weights.
+        to: a key of `SUFFIXES`. A backbone that no registry holds can be written as a program
+            only, not as safetensors.
 
     Raises:
-        ExportError: it is another one, or no file could rebuild it.
-        SatOptunaError: the ticket's own network cannot be built.
+        ExportError: the network does not belong to the ticket, or no file could rebuild it.
+        SatOptunaError: the ticket's network cannot be built.
     """
     if network.scheme != ticket.scheme:
         raise ExportError(
@@ -81,7 +82,7 @@ def check_network(network: TicketNetwork, ticket: Ticket, *, to: str) -> None:
             "this ticket is of a network given as an object, which no file can rebuild; register "
             "it with add_backbone, or export it as torch-export or onnx"
         )
-    wanted = outline(ticket)
+    wanted = meta_network(ticket)
     faults = differing_tensors(network.state_dict(), wanted.state_dict())
     faults = faults or _differing_modules(network, wanted)
     if faults:
@@ -111,7 +112,7 @@ def _differing_modules(network: TicketNetwork, wanted: TicketNetwork) -> list[st
 
 
 def _modules(network: TicketNetwork) -> dict[str, tuple[str, nn.Module]]:
-    """Return the attention modules by place, each with its kind."""
+    """Return each attention module with its kind, by its path in the network."""
     return {
         f"attention.{number}.slots.{kind}.{slot}": (kind, module)
         for number, stage in enumerate(network.attention)
@@ -121,7 +122,7 @@ def _modules(network: TicketNetwork) -> dict[str, tuple[str, nn.Module]]:
 
 
 def _settings(kind: str, module: nn.Module) -> dict[str, Any]:
-    """Return a module's settings as far as it keeps them under their own names."""
+    """Return those settings of a module that it keeps as attributes of the same name."""
     if kind == OWN:
         return {}
     kept = vars(module)

@@ -1,4 +1,4 @@
-"""Networks as ONNX files, and onnxruntime to run them."""
+"""Networks as ONNX files; onnxruntime runs them."""
 
 import importlib.util
 import json
@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from sat_optuna.export import ExportError
-from sat_optuna.export.program import BATCH, quiet, reason
+from sat_optuna.export.program import BATCH, quiet, root_cause
 
 __all__ = ["check_onnx", "read_onnx", "write_onnx"]
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _KEY = "sat_optuna"
-# Loggers that tell in several lines what becomes one sentence here.
+# Loggers that print many lines about what becomes one sentence here.
 _TALKATIVE = ("torch.onnx", "onnxscript")
 
 
 def check_onnx(opset: int | None = None) -> None:
-    """Make sure that the packages of the extra `onnx` are there, and know an opset.
+    """Make sure that the packages of the extra `onnx` are installed and know an opset.
 
     Args:
-        opset: of the operators; None for torch's own choice.
+        opset: version of the ONNX operators; None for torch's choice.
 
     Raises:
         ExportError: a package is missing, or there is no such opset.
@@ -62,8 +62,8 @@ def write_onnx(
         network: in eval mode.
         record: JSON values.
         path: the file.
-        example: (N, C, H, W) images, two at least: a dimension of 1 would be taken for fixed.
-        opset: of the operators; None for torch's own choice.
+        example: (N, C, H, W) images with N at least 2; torch takes a dimension of 1 as fixed.
+        opset: version of the ONNX operators; None for torch's choice.
 
     Returns:
         The opset of the file.
@@ -95,15 +95,15 @@ def _program(network: nn.Module, example: Tensor, opset: int | None) -> "torch.o
                     verbose=False,
                 ),
             )
-        except Exception as error:  # torch has no common type for what stops a trace
+        except Exception as error:  # torch raises any type of error here
             raise ExportError(
-                f"torch.onnx cannot write this network ({reason(error)}); write safetensors or "
-                "torch-export"
+                f"torch.onnx cannot write this network ({root_cause(error)}); write safetensors "
+                "or torch-export"
             ) from error
 
 
 def _check_opset(asked: int | None, written: int) -> None:
-    """Refuse another opset than was asked for: torch falls back on one with a mere remark."""
+    """Refuse another opset than was asked for; torch itself only logs that it took another."""
     if asked is None or asked == written:
         return
     if asked > written:
@@ -132,10 +132,10 @@ def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
         session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # onnxruntime has no common type either
+    except Exception as error:  # onnxruntime raises any type of error
         raise ExportError(
-            f"onnxruntime cannot run this network ({reason(error)}); choose another --opset, or "
-            "write safetensors or torch-export"
+            f"onnxruntime cannot run this network ({root_cause(error)}); choose another --opset, "
+            "or write safetensors or torch-export"
         ) from error
 
     def run(images: Tensor) -> Tensor:

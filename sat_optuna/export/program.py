@@ -1,4 +1,4 @@
-"""Networks as torch.export programs: .pt2 files that run without this package."""
+"""Networks as torch.export programs: .pt2 files, which run without this package."""
 
 import json
 import re
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from sat_optuna.export import ExportError
 
-__all__ = ["BATCH", "EXTRA", "quiet", "read_program", "reason", "write_program"]
+__all__ = ["BATCH", "EXTRA", "quiet", "read_program", "root_cause", "write_program"]
 
 # The name of the JSON record among a .pt2 file's extra files.
 EXTRA = "sat_optuna.json"
-# How both exporters are told that the first dimension of the images is free.
+# Tells both exporters that the batch size of the images is free.
 BATCH = ({0: torch.export.Dim("batch", min=1)},)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 
@@ -31,7 +31,7 @@ def write_program(
         network: in eval mode.
         record: JSON values.
         path: the file.
-        example: (N, C, H, W) images, two at least: a dimension of 1 would be taken for fixed.
+        example: (N, C, H, W) images with N at least 2; torch takes a dimension of 1 as fixed.
 
     Raises:
         ExportError: torch.export cannot trace the network.
@@ -39,9 +39,9 @@ def write_program(
     with quiet():
         try:
             program = torch.export.export(network, (example,), dynamic_shapes=BATCH)
-        except Exception as error:  # torch has no common type for what stops a trace
+        except Exception as error:  # torch raises any type of error here
             raise ExportError(
-                f"torch.export cannot trace this network ({reason(error)}); write safetensors"
+                f"torch.export cannot trace this network ({root_cause(error)}); write safetensors"
             ) from error
         with path.open("wb") as stream:
             torch.export.save(program, stream, extra_files={EXTRA: json.dumps(record)})
@@ -55,16 +55,17 @@ def read_program(path: Path) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep a warning of torch's that is not for the user of a finished file."""
+    """Suppress a warning of torch's that says nothing to a user whose file has been compared."""
     with warnings.catch_warnings():
-        # Kernels in channels_last; their strides are stored and come back, which is compared.
+        # It comes with kernels in channels_last. Their strides are stored and come back; that is
+        # compared.
         warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)
         yield
 
 
-def reason(error: BaseException) -> str:
-    """Return the first line of what a foreign error was caused by, without the full stop."""
-    while error.__cause__ is not None:  # exporters wrap it in errors that name their steps alone
+def root_cause(error: BaseException) -> str:
+    """Return the first line of the error that was the first cause, without its full stop."""
+    while error.__cause__ is not None:  # an exporter's own errors name only the exporter's step
         error = error.__cause__
     lines = _COLOURS.sub("", str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")

@@ -1,4 +1,4 @@
-"""Weights and ticket in one safetensors file, and networks out of it; no pickle anywhere.
+"""Weights and ticket in one safetensors file, and the network that is built from it; no pickle.
 
 import sat_optuna as sat
 network = sat.load_ticket("ticket.safetensors")
@@ -17,7 +17,7 @@ from torch import Tensor
 from sat_optuna.attention import ATTENTION, OWN
 from sat_optuna.backbones import BACKBONES
 from sat_optuna.errors import CheckpointError, TicketError, UnknownName, WriteError
-from sat_optuna.export.network import differing_tensors, outline
+from sat_optuna.export.network import differing_tensors, meta_network
 from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
@@ -39,13 +39,13 @@ _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
-# What of a ticket says which network it is of; the rest says what is known of it.
+# The fields of a ticket that say which network it is. The others say what is known of it.
 _NETWORK = ("scheme", "backbone", "backbone_settings", "attention", "classes", "input_shape")
-_TRAINED = "model."  # what a training's checkpoint calls the network's tensors
+_TRAINED = "model."  # prefix of the network's tensors in a checkpoint of a training
 
 
 def load_ticket(path: str | PathLike[str]) -> TicketNetwork:
-    """Build a network with nothing but the file that `export --to safetensors` wrote.
+    """Build a network from nothing but the file that `export --to safetensors` wrote.
 
     Args:
         path: the file.
@@ -55,7 +55,7 @@ def load_ticket(path: str | PathLike[str]) -> TicketNetwork:
 
     Raises:
         TicketError: there is no ticket in the file.
-        CheckpointError: the file is cut, or its tensors are not those of the ticket's network.
+        CheckpointError: the file is cut off, or its tensors are not those of the ticket's network.
         UnknownName: the backbone or an attention module is not registered here.
     """
     path = Path(path)
@@ -67,15 +67,15 @@ def load_weights(ticket: Ticket, path: Path) -> TicketNetwork:
     """Build a ticket's network with the weights of a file.
 
     Args:
-        ticket: what to build.
-        path: a training's checkpoint of this very network, or what `export` wrote of it.
+        ticket: says which network to build.
+        path: a checkpoint of a training of this network, or a file that `export` wrote.
 
     Returns:
-        The network on the CPU, in eval mode and in the memory format the file records.
+        The network on the CPU, in eval mode and in the memory format that the file records.
 
     Raises:
-        CheckpointError: the file is cut, or holds the weights of another network.
-        TicketError: the file's own ticket is broken.
+        CheckpointError: the file is cut off, or holds the weights of another network.
+        TicketError: the ticket in the file is broken.
         UnknownName: the backbone or an attention module is not registered here.
     """
     record = _readable(path, read_record)
@@ -85,15 +85,16 @@ def load_weights(ticket: Ticket, path: Path) -> TicketNetwork:
 
 
 def _load(ticket: Ticket, record: Mapping[str, Any], path: Path) -> TicketNetwork:
-    """Build a ticket's network with the weights of a file whose record fits it."""
+    """Build a ticket's network with the weights of a file; `record` is the file's."""
     tensors = _readable(path, load_tensors)
-    dtype = _noted(record, "dtype", _DTYPES, torch.float32, path)  # a training says none
-    memory = _noted(record, "memory_format", _FORMATS, torch.contiguous_format, path)
+    # A training's checkpoint does not record the dtype.
+    dtype = _recorded(record, "dtype", _DTYPES, torch.float32, path)
+    memory = _recorded(record, "memory_format", _FORMATS, torch.contiguous_format, path)
     if "ticket" not in record:
         kept = {k: v for k, v in tensors.items() if k.startswith(_TRAINED)}
         tensors = {name.removeprefix(_TRAINED): tensor for name, tensor in kept.items()}
     _check_registered(ticket, path)
-    _check_tensors(outline(ticket), tensors, path)  # before anything of that size is allocated
+    _check_tensors(meta_network(ticket), tensors, path)  # before such a network is allocated
     network = build_network(ticket, seed=ticket.seed)
     network.to(dtype)
     cast("Any", network).to(memory_format=memory)
@@ -106,7 +107,7 @@ def read_ticket(path: Path) -> Ticket:
 
     Raises:
         TicketError: there is no ticket in it.
-        CheckpointError: there is no such file, or it is cut.
+        CheckpointError: there is no such file, or it is cut off.
     """
     return _ticket_in(_readable(path, read_record), path)
 
@@ -128,13 +129,13 @@ def _ticket_in(record: Mapping[str, Any], path: Path) -> Ticket:
 def memory_format_of(network: TicketNetwork) -> torch.memory_format:
     """Return the memory format that a network's convolutions are in."""
     kernels = [value for value in network.parameters() if value.dim() == 4]
-    # One that is contiguous in both ways, a 1x1 kernel for example, tells nothing.
+    # A 1x1 kernel, for example, is contiguous in both formats and says nothing.
     last = any(not k.is_contiguous() for k in kernels)
     return torch.channels_last if last else torch.contiguous_format
 
 
 def record_of(network: TicketNetwork, ticket: Ticket) -> dict[str, Any]:
-    """Return what is stored beside the weights, JSON values."""
+    """Return the record that is stored beside the weights, JSON values."""
     return {
         "schema": _SCHEMA,
         "ticket": json.loads(ticket.to_json()),
@@ -152,14 +153,14 @@ def write_weights(network: TicketNetwork, record: Mapping[str, Any], path: Path)
     try:
         save_checkpoint(path, network.state_dict(), record)
     except WriteError as error:
-        # `path` is a temporary file here: who gave it that name says which file is meant.
+        # `path` is a temporary file, which the message must not name. The caller names the file.
         raise error.__cause__ or error from None
 
 
-def _noted(
+def _recorded(
     record: Mapping[str, Any], key: str, known: Mapping[str, _T], usual: _T, path: Path
 ) -> _T:
-    """Return what a record says under a key, in torch's terms."""
+    """Return what a record says under a key, as torch's constant; `usual` if it says nothing."""
     if key not in record:
         return usual
     value = record[key]
@@ -172,17 +173,17 @@ def _noted(
 
 
 def _check_same(ticket: Ticket, stored: Ticket, path: Path) -> None:
-    """Make sure that a file's ticket is of the network that is asked for."""
+    """Make sure that the ticket in a file is of the same network as another ticket."""
     wanted, has = (json.loads(each.to_json()) for each in (ticket, stored))
     for field in _NETWORK:
         if wanted[field] != has[field]:
             raise CheckpointError(
-                f"{path} holds the weights of another network, with {field} {_said(has[field])} "
-                f"and not {_said(wanted[field])}; give those of this very network"
+                f"{path} holds the weights of another network, with {field} {_text(has[field])} "
+                f"and not {_text(wanted[field])}; give those of this very network"
             )
 
 
-def _said(value: object) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -199,7 +200,7 @@ def _check_registered(ticket: Ticket, path: Path) -> None:
 
 
 def _readable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Return what `read` finds in a file; its errors name a training, which is no remedy here."""
+    """Return what `read` finds in a file; its errors speak of trainings, and these do not."""
     try:
         return read(path)
     except CheckpointError as error:
@@ -223,7 +224,7 @@ def _readable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, A
 
 
 def _starts_with_brace(path: Path) -> bool:
-    """Return whether a file may be JSON; a safetensors file starts with a multiple of 8."""
+    """Return whether a file may be JSON; the first byte of a safetensors file is never "{"."""
     try:
         with path.open("rb") as stream:
             return stream.read(1) == b"{"

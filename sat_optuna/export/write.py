@@ -1,4 +1,4 @@
-"""Writing a network: temporary file, loading back, comparing, and only then its name."""
+"""Writing a network to a file: it is loaded back and compared before it gets its name."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sat_optuna.export import Exported, ExportError, check_asked
+from sat_optuna.export import Exported, ExportError, check_format
 from sat_optuna.export.network import check_network
 from sat_optuna.export.onnx import check_onnx, read_onnx, write_onnx
-from sat_optuna.export.program import read_program, reason, write_program
+from sat_optuna.export.program import read_program, root_cause, write_program
 from sat_optuna.export.weights import load_ticket, memory_format_of, record_of, write_weights
 from sat_optuna.files import write_atomically
 from sat_optuna.seeds import generator_for
@@ -22,9 +22,10 @@ from sat_optuna.ticket import Ticket
 
 __all__ = ["BATCHES", "TOLERANCE", "export_ticket"]
 
-# Sizes of the batches of random images on which file and network are compared.
+# Batch sizes of the random images on which the file and the network are compared.
 BATCHES = (1, 2, 5)
-# How far a file may be off, relative to the largest logit; the others have to be exact.
+# By format, the difference that is allowed, relative to the largest logit. Other formats must be
+# exact.
 TOLERANCE = {"onnx": 1e-5}
 
 
@@ -36,20 +37,22 @@ def export_ticket(
     to: str,
     opset: int | None = None,
 ) -> Exported:
-    """Write a network as one file that is known to compute the same.
+    """Write a network to one file that is known to compute the same.
 
-    Any batch size can be run with the file. Its memory format is the network's.
+        export_ticket(network, ticket, "ticket.onnx", to="onnx")
+
+    The file runs any batch size, and has the network's memory format.
 
     Args:
-        network: on any device and in any mode; it is left as it is.
-        ticket: of this network; stored in the file.
-        path: of the file, replaced if it is there.
+        network: on any device and in any mode; it is not changed.
+        ticket: of this network; it is stored in the file.
+        path: the file; an existing file is replaced.
         to: a key of `SUFFIXES`.
-        opset: of ONNX's operators; None for torch's own choice.
+        opset: version of the ONNX operators; None for torch's choice.
 
     Raises:
-        ExportError: it is not the ticket's network, cannot be written so, or the file computes
-            something else; a file that was there before is untouched.
+        ExportError: the network is not the ticket's, it cannot be written in that format, or the
+            file computes something else. A file that existed before is untouched.
         WriteError: the disk is full, or the like.
     """
     path = Path(path)
@@ -64,7 +67,7 @@ def export_ticket(
         found["differences"] = _compared(
             _opened(temporary, path=path, to=to), reference, draw, path=path, to=to
         )
-        found["size"] = temporary.stat().st_size
+        found["size_bytes"] = temporary.stat().st_size
 
     write_atomically(path, write)
     return Exported(path=path, format=to, **found)
@@ -80,7 +83,7 @@ _READERS: Mapping[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
 def _check(
     network: TicketNetwork, ticket: Ticket, path: Path, *, to: str, opset: int | None
 ) -> None:
-    check_asked(path, to=to, opset=opset)
+    check_format(path, to=to, opset=opset)
     if to == "onnx":
         check_onnx(opset)
     check_network(network, ticket, to=to)
@@ -105,15 +108,15 @@ def _write(
 
 
 def _opened(temporary: Path, *, path: Path, to: str) -> Callable[[Tensor], Tensor]:
-    """Return the network of a temporary file, which no message names."""
+    """Return the network of a temporary file; messages name `path` instead of it."""
     try:
         return _READERS[to](temporary)
     except (ExportError, OSError):
         raise
-    except Exception as error:  # neither torch nor onnxruntime has a common type
-        said = reason(error).replace(str(temporary), str(path))
+    except Exception as error:  # torch and onnxruntime raise any type of error
+        cause = root_cause(error).replace(str(temporary), str(path))
         raise ExportError(
-            f"{path} was not written: as {to} it cannot be read back ({said}); choose another "
+            f"{path} was not written: as {to} it cannot be read back ({cause}); choose another "
             "format"
         ) from error
 
@@ -136,7 +139,7 @@ def _compared(
     """Return the differences by batch size.
 
     Raises:
-        ExportError: one is too large.
+        ExportError: a difference is too large.
     """
     limit = TOLERANCE.get(to, 0.0)
     least = torch.finfo(torch.float64).tiny
@@ -147,7 +150,7 @@ def _compared(
             wanted = network(images).double()
             got = _run(loaded, images, path=path, to=to).double()
         apart = float((got - wanted).abs().max() / wanted.abs().max().clamp_min(least))
-        if not apart <= limit:  # NaN is too large as well
+        if not apart <= limit:  # true for NaN as well
             raise ExportError(
                 f"{path} was not written: as {to} it differs from the network by {apart:.2e} of "
                 f"the largest logit at batch {batch} and {limit:g} is allowed; choose another "
@@ -160,8 +163,8 @@ def _compared(
 def _run(loaded: Callable[[Tensor], Tensor], images: Tensor, *, path: Path, to: str) -> Tensor:
     try:
         return loaded(images)
-    except Exception as error:  # neither torch nor onnxruntime has a common type
+    except Exception as error:  # torch and onnxruntime raise any type of error
         raise ExportError(
             f"{path} was not written: as {to} it does not run at batch {len(images)} "
-            f"({reason(error)}); choose another format"
+            f"({root_cause(error)}); choose another format"
         ) from error

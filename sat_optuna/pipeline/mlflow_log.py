@@ -102,7 +102,7 @@ class StudyLog:
 
         log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
         log.open_study(study.study_name, study.user_attrs[UUID_KEY], config=config)
-        log.reap()
+        log.end_stale_runs()
         try:
             yield log
         except BaseException as error:

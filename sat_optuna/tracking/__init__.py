@@ -1,6 +1,8 @@
-"""MLflow as the log book of studies: `store` speaks to MLflow, `log` says what is written.
+"""Studies in MLflow, and the servers that show studies in a browser.
 
-Importing this package does not import mlflow, which takes seconds.
+`log` says what of a study is written, `child_runs` writes one run, `store` calls MLflow, and
+`servers` runs MLflow's UI and optuna-dashboard. Importing this package does not import mlflow,
+which takes seconds.
 """
 
 from sat_optuna.tracking.log import MLflowLog

@@ -1,7 +1,7 @@
-"""What of a study goes to MLflow: a parent run a study, a child run a trial and a retraining.
+"""What of a study is logged to MLflow: a parent run, and child runs of trials and retrainings.
 
-The study in study.db is the truth and MLflow a copy of it for reading, so whatever is missing here
-can be logged again: each method may be repeated, after a kill -9 too, and completes what it finds.
+study.db holds the study; MLflow holds a copy for reading. So whatever is missing in MLflow can be
+logged again. Each method may be called again, also after a kill -9, and then completes the copy.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.processes import worker_name
-from sat_optuna.tracking.children import ChildRuns, Record
+from sat_optuna.tracking.child_runs import ChildRuns, Record
 from sat_optuna.tracking.store import RunStore, TrackingError
 
 if TYPE_CHECKING:
@@ -29,20 +29,23 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class MLflowLog:
-    """Logs studies to MLflow; also a callback for `study.optimize(..., callbacks=[...])`.
+    """Logs studies to MLflow; it is also a callback for Optuna.
 
-    As a callback it opens the study at its first call, logs what earlier processes finished but
-    did not log, then each trial as it ends; the parent run is closed when the process exits.
-    Threads may share it; each process makes its own.
+        study.optimize(objective, n_trials=60, callbacks=[MLflowLog("mlruns")])
+
+    As a callback it opens the study at its first call and logs the trials that earlier processes
+    finished but did not log; then it logs each trial when it ends. The parent run is closed when
+    the process exits. Threads may share one log; each process makes its own.
     """
 
     def __init__(self, root: str | Path = "mlruns", *, study_name: str | None = None) -> None:
-        """Connect to the store, made at first use: root/mlflow.db and root/artifacts/STUDY.
+        """Connect to the store: root/mlflow.db and root/artifacts/STUDY, made at the first use.
 
         Args:
-            root: the folder of the runs, made if missing. MLFLOW_TRACKING_URI wins over its
-                mlflow.db where it is set.
-            study_name: what the callback calls the experiment; None takes the study's own name.
+            root: the folder of the runs; it is made if it is missing. If MLFLOW_TRACKING_URI is
+                set, it is used instead of root/mlflow.db.
+            study_name: the name of the experiment that the callback writes to; None takes the name
+                of the study.
 
         Raises:
             TrackingError: the store cannot be made, read or reached.
@@ -54,7 +57,7 @@ class MLflowLog:
 
     @property
     def uri(self) -> str:
-        """Where the runs are: a database's URL or a server's."""
+        """The URL of the database or of the server that has the runs."""
         return self._store.uri
 
     def open_study(
@@ -65,13 +68,15 @@ class MLflowLog:
         config: Mapping[str, Any] = _NOTHING,
         tags: Mapping[str, str] = _NOTHING,
     ) -> str:
-        """Open the study's parent run, made if missing, and set it RUNNING; return its id.
+        """Open the study's parent run and set it RUNNING; return its id.
+
+        The run is made if it is missing.
 
         Args:
-            name: the study's name, which is also the experiment's.
-            uuid: tells this study from others of the same name.
-            config: the resolved configuration. Its values become params (`search.trials`), which
-                MLflow keeps at their first value, and the artifact config.json, which is current.
+            name: name of the study and of the experiment.
+            uuid: distinguishes this study from others of the same name.
+            config: the resolved configuration. Its values become params such as `search.trials`,
+                whose first values MLflow keeps, and the artifact config.json, which is replaced.
             tags: further tags of the parent run.
 
         Raises:
@@ -118,19 +123,19 @@ class MLflowLog:
         started: datetime | None = None,
         ended: datetime | None = None,
     ) -> str:
-        """Log a finished trial as a child run; one that is complete already stays as it is.
+        """Log a finished trial as a child run; a complete run is not changed.
 
         Args:
-            number: the trial's number; with the scheme it names the run.
-            scheme: the scheme's text form, `110-010-001`.
-            state: Optuna's: COMPLETE, PRUNED or FAIL.
+            number: the trial's number; number and scheme name the run.
+            scheme: the scheme's text form, for example `110-010-001`.
+            state: the trial's state in Optuna: COMPLETE, PRUNED or FAIL.
             metrics: the trial's final numbers.
             params: the trial's parameters.
-            curves: a number an epoch; epochs count from 1 and become MLflow's steps.
+            curves: for each name one number an epoch; epochs count from 1 and are MLflow's steps.
             artifact: file name and text, for example ("ticket.json", ticket.to_json()).
-            value: the study's objective value, logged as the metric `value`.
+            value: the objective's value; it is logged as the metric `value`.
             started: when the trial began (Optuna's datetime_start).
-            ended: when it ended.
+            ended: when the trial ended.
 
         Returns:
             The run's id.
@@ -168,19 +173,19 @@ class MLflowLog:
         started: datetime | None = None,
         ended: datetime | None = None,
     ) -> str:
-        """Log a finished retraining as a child run, as `log_trial` does a trial.
+        """Log a finished retraining as a child run; a complete run is not changed.
 
         Args:
-            key: names the retraining within its study for ever, so another configuration of it
-                needs another key.
+            key: identifies the retraining within its study; a retraining with another
+                configuration needs another key.
             role: ticket, plain, full, random-density or random-best.
             seed: of the retraining.
             scheme: the scheme's text form.
             metrics: its final numbers.
-            params: what it was trained with.
-            curves: a number an epoch, epochs counted from 1.
+            params: the settings of the training.
+            curves: for each name one number an epoch; epochs count from 1.
             ticket: the ticket's JSON, stored as ticket.json.
-            started: when it began.
+            started: when the retraining began.
             ended: when it ended.
 
         Raises:
@@ -248,14 +253,15 @@ class MLflowLog:
         )
 
     def catch_up(self, study: "Study") -> int:
-        """Log the finished trials of the open study that no process has logged; return how many.
+        """Log the finished trials that no process has logged yet; return their number.
 
         Raises:
             TrackingError: no study is open, or the store cannot be written.
         """
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         with self._lock:
-            # Read after the trials: what another process is logging is then seen as its own.
+            # The runs are read after the trials, so a trial that another process is logging now
+            # is found there and not logged twice.
             self._study.forget()
             missing = [
                 t for t in finished if not self._study.has(_trial_key(t.number, _scheme_of(t)))
@@ -264,17 +270,17 @@ class MLflowLog:
                 self.log_optuna(study, trial)
         return len(missing)
 
-    def reap(self) -> int:
-        """End the open study's child runs that a dead process left RUNNING; return how many.
+    def end_stale_runs(self) -> int:
+        """End the child runs that a dead process left RUNNING; return their number.
 
-        A run that holds everything gets the status of its trial, any other one KILLED; logging
-        the trial again completes it. Processes of other machines are taken to be alive.
+        A complete run gets the status of its trial. Any other run gets KILLED, and logging its
+        trial again completes it. Processes of other machines are taken to be alive.
 
         Raises:
             TrackingError: no study is open, or the store cannot be written.
         """
         with self._lock:
-            return self._study.reap()
+            return self._study.end_stale()
 
     @property
     def _study(self) -> ChildRuns:

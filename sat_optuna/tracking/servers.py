@@ -1,4 +1,4 @@
-"""The real optuna-dashboard and the real MLflow UI, on loopback alone: neither knows passwords.
+"""Serves optuna-dashboard and the MLflow UI to this machine alone, because neither has a password.
 
 Both functions block until Ctrl-C, SIGTERM or SIGHUP and then return; call them in the main thread.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_dashboard", "serve_mlflow"]
 
-_START_SECONDS = 180.0  # MLflow imports for 10 s on a busy machine
+_START_SECONDS = 180.0  # on a busy machine MLflow's imports alone take 10 s
 _STOP_SECONDS = 10.0
 
 
@@ -49,14 +49,15 @@ def serve_dashboard(
     """Serve optuna-dashboard on a study's storage until the process is told to end.
 
     Args:
-        storage_url: Optuna's, for example `sqlite:///studies/mnist5k-se/study.db`; it must exist.
+        storage_url: Optuna's URL of an existing storage, for example
+            `sqlite:///studies/mnist5k-se/study.db`.
         host: a loopback address, or localhost.
-        port: where to listen; 0 takes a free one.
-        on_ready: called with the server's URL once it answers.
+        port: the port to listen on; 0 takes a free one.
+        on_ready: called with the server's URL when it listens.
 
     Raises:
-        ServerError: the port is in use, the host is not this machine's loopback, or the storage
-            cannot be read.
+        ServerError: the port is in use, the host is no loopback address, or the storage cannot be
+            read.
     """
     _check_host(host)
     with _until_told_to_end():
@@ -80,20 +81,20 @@ def serve_mlflow(
     """Serve the MLflow UI on a folder of runs until the process is told to end.
 
     Args:
-        root: the folder that holds mlflow.db; MLFLOW_TRACKING_URI wins where it is set.
+        root: the folder that holds mlflow.db. If MLFLOW_TRACKING_URI is set, it is used instead.
         host: a loopback address, or localhost.
-        port: where to listen; 0 takes a free one.
-        on_ready: called with the server's URL once it answers.
+        port: the port to listen on; 0 takes a free one.
+        on_ready: called with the server's URL when it answers.
 
     Raises:
-        ServerError: the port is in use, the host is not this machine's loopback, there are no
-            runs yet, the runs are on a tracking server, or MLflow does not start.
+        ServerError: the port is in use, the host is no loopback address, there are no runs yet,
+            the runs are on a tracking server, or MLflow does not start.
     """
     _check_host(host)
     uri = _served_uri(Path(root))
     port = _free_port(host, port)
     with _until_told_to_end(), tempfile.TemporaryFile() as log:
-        # A session of its own: Ctrl-C then reaches this process alone, which ends the others.
+        # The server gets its own session, so Ctrl-C reaches only this process, which ends it.
         child = subprocess.Popen(
             _mlflow_command(Path(root), host, port),
             stdin=subprocess.DEVNULL,
@@ -112,7 +113,7 @@ def serve_mlflow(
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # a browser that keeps its connection must not hold up the end
+    daemon_threads = True  # a browser that keeps its connection must not delay the end
 
 
 class _ServerV6(_Server):
@@ -121,7 +122,7 @@ class _ServerV6(_Server):
 
 class _SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Write no line a request."""
+        """Do nothing: no line is printed for a request."""
 
 
 def _dashboard(storage_url: str) -> "WSGIApplication":
@@ -130,7 +131,7 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
     from optuna_dashboard import wsgi
 
     try:
-        # A search that is writing locks SQLite for moments; 60 s of patience instead of 5.
+        # A running search locks SQLite for short times, so wait up to 60 s instead of 5 s.
         patience = {"timeout": 60} if storage_url.startswith("sqlite") else {}
         storage = RDBStorage(storage_url, engine_kwargs={"connect_args": patience})
         return _only_from_here(wsgi(storage))
@@ -143,9 +144,10 @@ def _dashboard(storage_url: str) -> "WSGIApplication":
 
 
 def _only_from_here(dashboard: "WSGIApplication") -> "WSGIApplication":
-    """Refuse what a foreign web page makes the browser send: optuna-dashboard checks neither.
+    """Refuse requests that a foreign web page makes the browser send.
 
-    Without the check of Host a page can rebind its own name to 127.0.0.1 and delete studies.
+    optuna-dashboard itself checks neither the header Host nor Origin. Without the check of Host, a
+    page could rebind its own name to 127.0.0.1 and delete studies.
     """
 
     def guarded(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
@@ -181,15 +183,15 @@ def _mlflow_environment(uri: str) -> dict[str, str]:
     return {
         **MLFLOW_SETTINGS,
         **os.environ,
-        # No argument, which every user of the machine can read, the password in it too.
+        # The URI may hold a password, and every user of the machine can read an argument.
         "MLFLOW_BACKEND_STORE_URI": uri,
-        # Its job runner would be eight more processes and 2 GB for features that nobody uses here.
+        # MLflow's job runner takes eight processes and 2 GB, and nothing here uses it.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
 
 
 def _wait_until_healthy(url: str, child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-    # No proxy of the environment stands between this machine and itself.
+    # A proxy that is set in the environment must not be asked for an address of this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
@@ -212,7 +214,7 @@ def _last_line(log: IO[bytes]) -> str:
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """End a child and all its descendants, by force where asking does not help."""
+    """End a child and all its descendants; kill those that do not end when they are asked to."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -224,15 +226,15 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _until_told_to_end() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the block as Ctrl-C does, and let none of the three out."""
+    """Make SIGTERM and SIGHUP end the block as Ctrl-C does; nothing is raised after the block."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in before:  # a second Ctrl-C must not break off the clearing up
+        for number in before:  # a second Ctrl-C must not interrupt the ending of the server
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # What is ignored stays so: nohup means it.
+    # A signal that is ignored stays ignored: nohup relies on that.
     before = {n: signal.getsignal(n) for n in ends if signal.getsignal(n) != signal.SIG_IGN}
     try:
         for number in before:

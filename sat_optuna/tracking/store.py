@@ -1,6 +1,6 @@
-"""MLflow's store behind a few verbs: the one file that imports mlflow, and only inside functions.
+"""MLflow's store behind a few methods; only this file imports mlflow, and only inside functions.
 
-Only MlflowClient is used, never the fluent functions, whose active run is a hidden global.
+It uses MlflowClient, and not MLflow's fluent functions, whose active run is a hidden global.
 """
 
 import contextlib
@@ -24,34 +24,37 @@ if TYPE_CHECKING:
 
 __all__ = ["MLFLOW_SETTINGS", "Point", "RunStore", "TrackingError", "stale_runs", "store_uri"]
 
-# What MLflow reads from the environment; a value that the user has set stays.
+# Environment variables that MLflow reads. A value that the user has set is not changed.
 MLFLOW_SETTINGS: Mapping[str, str] = MappingProxyType(
     {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with its own 7 a lost server costs 4 minutes
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with MLflow's 7, a lost server costs 4 minutes
     }
 )
-_PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 800  # MLflow takes 100, and 1000 entities in all
+_PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 800  # MLflow's limits: 100 params, 1000 things in all
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
 
 class TrackingError(SatOptunaError, RuntimeError):
-    """MLflow's store cannot be read or written; the study itself has lost nothing."""
+    """MLflow's store cannot be read or written; the study itself is complete."""
 
 
 def store_uri(root: str | Path) -> str:
-    """Return where MLflow's runs are: MLFLOW_TRACKING_URI where it is set, else root/mlflow.db."""
+    """Return the URI of MLflow's runs: MLFLOW_TRACKING_URI if it is set, else root/mlflow.db."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database(root)}"
 
 
 class RunStore:
-    """The runs of one MLflow store; each failure of MLflow leaves `guarded` as a sentence."""
+    """The runs of one MLflow store.
+
+    Calls are made inside `guarded`, which turns each failure of MLflow into one sentence.
+    """
 
     def __init__(self, root: str | Path) -> None:
-        """Connect; make root/mlflow.db at first use.
+        """Connect to the store; root/mlflow.db is made if it is missing.
 
         Raises:
             TrackingError: the store cannot be made, read or reached.
@@ -65,7 +68,7 @@ class RunStore:
 
     @contextlib.contextmanager
     def guarded(self, doing: str) -> Iterator[None]:
-        """Turn MLflow's failures inside the block into a TrackingError, "cannot DOING in ..."."""
+        """Raise MLflow's failures inside the block as TrackingError("cannot {doing} in ...")."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -80,9 +83,9 @@ class RunStore:
             raise TrackingError(re.sub(r"//[^/@\s]*@", "//", message)) from error  # no password
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment of that name, made if missing.
+        """Return the id of the experiment of that name, which is made if it is missing.
 
-        Its artifacts lie in root/artifacts/NAME; a tracking server has a place of its own.
+        Its artifacts are in root/artifacts/NAME, unless a tracking server keeps them.
         """
         found = self._client.get_experiment_by_name(name)
         if found is None:
@@ -94,7 +97,7 @@ class RunStore:
                 f"mlflow experiments restore --experiment-id {found.experiment_id}, "
                 "or add --no-mlflow to go on without"
             )
-        self._follow_the_folder(found.artifact_location, self._artifacts(name))
+        self._move_artifacts(found.artifact_location, self._artifacts(name))
         return str(found.experiment_id)
 
     def experiments(self) -> list[str]:
@@ -102,7 +105,7 @@ class RunStore:
         return [str(found.experiment_id) for found in self._client.search_experiments()]
 
     def runs(self, experiment: str, filters: str) -> "Iterator[Run]":
-        """Yield the runs that MLflow's filter language finds, oldest first."""
+        """Yield the runs that a filter of MLflow's finds, the oldest first."""
         token: str | None = None
         while True:
             page = self._client.search_runs(
@@ -116,7 +119,7 @@ class RunStore:
     def create(
         self, experiment: str, name: str, tags: Mapping[str, str], started_ms: int | None = None
     ) -> "Run":
-        """Make a run, RUNNING, and return it."""
+        """Make a run with the status RUNNING; return it."""
         tags = {**tags, "mlflow.source.name": "sat-optuna"}
         return self._client.create_run(experiment, start_time=started_ms, tags=tags, run_name=name)
 
@@ -125,11 +128,11 @@ class RunStore:
         self._client.update_run(run_id, status="RUNNING")
 
     def end(self, run_id: str, status: str, ended_ms: int | None = None) -> None:
-        """End a run with FINISHED, FAILED or KILLED."""
+        """End a run with the status FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status, ended_ms)
 
     def write_text(self, run_id: str, file: str, text: str) -> None:
-        """Write a text as an artifact of a run, over one of that name."""
+        """Write a text as an artifact of a run; an artifact of that name is replaced."""
         self._client.log_text(run_id, text, file)
 
     def write(
@@ -140,12 +143,12 @@ class RunStore:
         points: Sequence[Point] = (),
         tags: Mapping[str, str],
     ) -> None:
-        """Write in one batch, or in as few as MLflow's limits allow; the tags go with the last.
+        """Write in as few batches as MLflow's limits allow; the last one holds the tags.
 
         Args:
             run_id: the run.
-            params: MLflow lets none of them change later.
-            points: the metrics; a point that is there already is not doubled.
+            params: settings; MLflow does not allow to change them later.
+            points: the metrics. A point that is there already is not written twice.
             tags: at most 100.
         """
         from mlflow.entities import Metric, Param, RunTag
@@ -161,10 +164,11 @@ class RunStore:
                 tags=[RunTag(key, text) for key, text in tags.items()] if i == last else [],
             )
 
-    def _follow_the_folder(self, old: str, new: str) -> None:
-        """Give the artifacts their new place where the project's folder was moved or copied.
+    def _move_artifacts(self, old: str, new: str) -> None:
+        """Correct the artifacts' paths if the project's folder was moved or copied.
 
-        MLflow keeps absolute paths and has no command for it; it would write to the old place.
+        MLflow stores absolute paths and has no command to change them. Without this it would write
+        to the old folder.
         """
         database = _database(self._root)
         if self.uri != f"sqlite:///{database}" or old == new or not old.startswith("file:"):
@@ -181,13 +185,13 @@ class RunStore:
             )
 
     def _artifacts(self, name: str) -> str:
-        # A study's name may hold a slash or be "..": neither may lead out of the folder.
+        # A study's name may contain a slash or be "..", which must not lead out of the folder.
         folder = quote(name, safe=" ").lstrip(".") or "study"
         return (self._root / "artifacts" / folder).as_uri()
 
 
 def stale_runs(root: str | Path = "mlruns") -> list[str]:
-    """Return the names of all runs that a dead process of this machine left RUNNING.
+    """Return the names of the runs that a dead process of this machine left RUNNING.
 
     Raises:
         TrackingError: the store cannot be read or reached.
@@ -209,21 +213,21 @@ def _database(root: str | Path) -> Path:
 def _connect(uri: str, database: Path) -> "MlflowClient":
     from mlflow import MlflowClient
 
-    # It prints a traceback for each failure; each of them reaches the user as a sentence.
+    # This logger prints a traceback for each failure, which the user gets as one sentence.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     if uri == f"sqlite:///{database}":
         if not database.exists():
             _make_database(database)
-        # MLflow itself tries for minutes to open what is no database.
+        # MLflow itself would try for minutes to open a file that is no database.
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return MlflowClient(uri)
 
 
 def _make_database(database: Path) -> None:
-    # Making the tables takes seconds, in which a killed process would leave half of them and a
-    # second process would make them too. So they are made in a file beside, which then gets the
-    # name by a link: unlike a rename it never takes the place of what another process has made.
+    # Making the tables takes seconds. In that time a killed process would leave half of them, and
+    # a second process would make them as well. So they are made in another file, which then gets
+    # the name by a link. Unlike a rename, a link never replaces what another process has made.
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -237,5 +241,5 @@ def _make_database(database: Path) -> None:
 
 
 def _key(name: str) -> str:
-    # MLflow refuses other characters; an objective of the user's own may use them.
+    # MLflow refuses other characters, and a user's own objective may use them.
     return re.sub(r"[^\w\-. :/]", "_", name)

@@ -343,7 +343,7 @@ def test_an_interrupt_leaves_nothing(study, monkeypatch, capsys):
     def interrupt(*_arguments, **_more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sat_optuna.export.write._compared", interrupt)
+    monkeypatch.setattr("sat_optuna.export.write.write_weights", interrupt)
     code = main(["export", str(study / "tickets" / "ticket.json"), "--to", "safetensors"])
     assert code == 130
     assert capsys.readouterr().out == ""

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sat_optuna.evidence.statistics import Comparison, compare, holm, resolvable, summarise
+from sat_optuna.evidence.statistics import (
+    Comparison,
+    compare,
+    detectable_differences,
+    holm,
+    summarise,
+)
 
 PROBABILITIES = st.lists(st.floats(0, 1), max_size=8)
 
@@ -81,10 +87,10 @@ def test_holm_is_the_definition(pvalues):
 
 
 @given(PROBABILITIES, st.integers(0, 8))
-def test_holm_does_not_count_what_was_not_tested(pvalues, place):
-    with_gap = [*pvalues[:place], math.nan, *pvalues[place:]]
+def test_holm_does_not_count_what_was_not_tested(pvalues, index):
+    with_gap = [*pvalues[:index], math.nan, *pvalues[index:]]
     corrected = holm(with_gap)
-    assert math.isnan(corrected[min(place, len(pvalues))])
+    assert math.isnan(corrected[min(index, len(pvalues))])
     assert [p for p in corrected if not math.isnan(p)] == holm(pvalues)
 
 
@@ -160,31 +166,35 @@ def test_the_level_is_five_per_cent():
 
 
 @pytest.mark.golden
-def test_resolvable_of_a_worked_example():
+def test_detectable_of_a_worked_example():
     comparisons = compare(
         [92.0, 93.0, 94.0], {"plain": [91.0, 91.0, 91.0], "full": [92.0, 94.0, 93.0]}
     )
     # Differences 1 2 3 and 0 -1 1: both of standard deviation 1; t with 2 degrees is 4.303.
-    by_seeds, by_images = resolvable(comparisons, accuracy=90, images=1000)
+    by_seeds, by_images = detectable_differences(comparisons, accuracy=90, images=1000)
     assert by_seeds == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
     # sqrt(2 * 0.9 * 0.1 / 1000) = 0.013416
     assert by_images == pytest.approx(1.96 * 1.3416, abs=1e-3)
 
 
-def test_resolvable_by_the_test_set_is_what_two_equal_networks_differ_by():
+def test_detectable_by_the_test_set_is_what_two_equal_networks_differ_by():
     right = np.random.default_rng(3).binomial(1000, 0.9, (2, 20_000))
-    _, by_images = resolvable(compare([1.0, 2.0], {"a": [1.0, 3.0]}), accuracy=90, images=1000)
+    _, by_images = detectable_differences(
+        compare([1.0, 2.0], {"a": [1.0, 3.0]}), accuracy=90, images=1000
+    )
     points = 100 * (right[0] - right[1]) / 1000
     assert np.mean(np.abs(points) < by_images) == pytest.approx(0.95, abs=0.01)
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 100.0])
-def test_resolvable_of_a_network_that_never_errs_is_nothing(accuracy):
+def test_detectable_of_a_network_that_never_errs_is_nothing(accuracy):
     comparisons = compare([accuracy] * 3, {"plain": [accuracy] * 3})
-    assert resolvable(comparisons, accuracy=accuracy, images=10) == (0.0, 0.0)
+    assert detectable_differences(comparisons, accuracy=accuracy, images=10) == (0.0, 0.0)
 
 
-def test_resolvable_by_one_seed_is_not_known():
-    by_seeds, by_images = resolvable(compare([9.0], {"plain": [8.0]}), accuracy=50, images=100)
+def test_detectable_by_one_seed_is_not_known():
+    by_seeds, by_images = detectable_differences(
+        compare([9.0], {"plain": [8.0]}), accuracy=50, images=100
+    )
     assert math.isnan(by_seeds)
     assert by_images == pytest.approx(196 * math.sqrt(2 / 4 / 100))

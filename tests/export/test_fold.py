@@ -39,7 +39,7 @@ def constant(network: TicketNetwork) -> TicketNetwork:
 
 
 def walked(network: TicketNetwork, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
-    """The logits of a network walked block by block; `attend` is given the block's place."""
+    """The logits of a network run block by block; `attend` gets stage and block as well."""
     x = network.view.stem(x)
     for stage, blocks in enumerate(network.view.blocks):
         for number, block in enumerate(blocks):
@@ -65,7 +65,7 @@ def scaled_by_hand(network: TicketNetwork, keep: Scheme, x: Tensor) -> tuple[Ten
         return features * means[stage, block][:, None, None]
 
     walked(network, x, attended)
-    means = {place: gate.mean(0) for place, gate in gates.items()}
+    means = {block: gate.mean(0) for block, gate in gates.items()}
     spreads = [
         float((gate - means[stage, block]).abs().max())
         for (stage, block), gate in gates.items()
@@ -84,8 +84,8 @@ def test_folding_is_multiplying_by_the_mean_gates(kind, sharing):
         wanted, spreads = scaled_by_hand(network, KEEP, x)
         before, after = network(x), folded(x)
     torch.testing.assert_close(after, wanted, rtol=1e-4, atol=1e-5)
-    places = [(1, 1), (2, 2), (2, 3), (3, 1)]
-    assert [(block.stage, block.block) for block in report.blocks] == places
+    dropped = [(1, 1), (2, 2), (2, 3), (3, 1)]
+    assert [(block.stage, block.block) for block in report.blocks] == dropped
     assert {block.kind for block in report.blocks} == {kind}
     got = [block.dispersion for block in report.blocks]
     assert got == pytest.approx(spreads, rel=1e-2, abs=1e-5)
@@ -104,8 +104,8 @@ def test_what_is_folded_is_gone_and_what_is_kept_is_the_same():
     assert folded.scheme == KEEP
     had, has = network.state_dict(), folded.state_dict()
     other = {name for name, value in has.items() if not torch.equal(value, had[name])}
-    places = ("0.0", "1.1", "1.2", "2.0")
-    assert other == {f"backbone.stages.{p}.bn2.{w}" for p in places for w in ("weight", "bias")}
+    dropped = ("0.0", "1.1", "1.2", "2.0")
+    assert other == {f"backbone.stages.{b}.bn2.{w}" for b in dropped for w in ("weight", "bias")}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_the_network_is_left_as_it_is():
 @pytest.mark.parametrize("kind", [name for name in OURS if name not in GATED])
 def test_what_is_no_channel_gate_is_refused(kind):
     network = full_network(kind, sharing=ATTENTION.get(kind).sharings[0])
-    words = f"{kind} at stage 1, block 1 is no gate a channel.*eca, ie, se, spa, srm do.*keep it"
+    words = f"{kind} at stage 1, block 1 is no gate for each.*eca, ie, se, spa, srm.*keep it"
     with pytest.raises(FoldError, match=words):
         fold_constant(network, KEEP, [images(2)])
     fold_constant(network, network.scheme, [images(2)])  # kept, it does not matter

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 
 import onnx
 import onnxruntime
@@ -55,7 +56,7 @@ def test_round_trip_of_every_module(to, kind, tmp_path, capfd):
     written = export_ticket(network, ticket, path, to=to)
     assert capfd.readouterr() == ("", "")
     assert leftovers(tmp_path) == [path.name]
-    assert (written.path, written.format, written.size) == (path, to, path.stat().st_size)
+    assert (written.path, written.format, written.size_bytes) == (path, to, path.stat().st_size)
     assert [*written.differences] == [1, 2, 5]
     if to == "safetensors":
         run, record = load_ticket(path), json.dumps(read_record(path))
@@ -197,8 +198,9 @@ class Moody(Attention):
         ),
     ],
 )
-def test_what_cannot_be_traced_is_told_in_one_sentence(to, words, tmp_path, monkeypatch):
-    monkeypatch.setitem(ATTENTION._entries, "moody", Moody)
+def test_what_cannot_be_traced_is_told_in_one_sentence(to, words, tmp_path, request):
+    request.addfinalizer(partial(ATTENTION.remove, "moody"))
+    ATTENTION.add("moody", Moody)
     network, ticket = network_and_ticket("moody")
     with pytest.raises(ExportError, match=words) as caught:
         export_ticket(network, ticket, tmp_path / f"f{SUFFIXES[to]}", to=to)
@@ -298,10 +300,13 @@ def test_a_ticket_of_another_network_is_refused(change, words, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_a_module_of_another_class_is_refused(tmp_path, monkeypatch):
-    network, ticket = network_and_ticket("simam")
-    monkeypatch.setitem(ATTENTION._entries, "simam", type("Other", (SimAM,), {}))
-    with pytest.raises(ExportError, match=r"slots\.simam\.0 is SimAM, not Other"):
+def test_a_module_of_another_class_is_refused(tmp_path, request):
+    request.addfinalizer(partial(ATTENTION.remove, "mine"))
+    ATTENTION.add("mine", SimAM)
+    network, ticket = network_and_ticket("mine")
+    ATTENTION.remove("mine")
+    ATTENTION.add("mine", type("Other", (SimAM,), {}))
+    with pytest.raises(ExportError, match=r"slots\.mine\.0 is SimAM, not Other"):
         export_ticket(network, ticket, tmp_path / "f.pt2", to="torch-export")
 
 
@@ -349,8 +354,9 @@ class Spectral(Moody):
         return features * torch.linalg.eigvals(features).abs().amax() * self.scale, state
 
 
-def test_the_real_cause_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(ATTENTION._entries, "spectral", Spectral)
+def test_the_real_cause_is_named(tmp_path, request):
+    request.addfinalizer(partial(ATTENTION.remove, "spectral"))
+    ATTENTION.add("spectral", Spectral)
     network, ticket = network_and_ticket("spectral")
     with pytest.raises(ExportError, match=r"\(No ONNX function found for .*linalg_eig") as caught:
         export_ticket(network, ticket, tmp_path / "f.onnx", to="onnx")

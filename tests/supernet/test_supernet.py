@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -161,8 +162,9 @@ class TestForward:
         logits = net.view.head(run(net.view.blocks[2][0], x))
         same(net(images(3), Scheme.parse("0-010210-0")), logits)
 
-    def test_each_kind_has_a_state_of_its_own(self, monkeypatch):
-        monkeypatch.setattr(ATTENTION, "_entries", {**ATTENTION._entries, "other dia": OtherDIA})
+    def test_each_kind_has_a_state_of_its_own(self, request):
+        request.addfinalizer(partial(ATTENTION.remove, "other dia"))
+        ATTENTION.add("other dia", OtherDIA)
         shared = AttentionSpec(kind="other dia", sharing="stage")
         net = tiny_supernet(["dia", shared], blocks=(1, 6, 1)).eval()
         dia, other = (net.stage_attention[1].module_at(choice, 0) for choice in (1, 2))

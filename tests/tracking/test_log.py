@@ -37,10 +37,10 @@ def empty_store(tmp_path_factory):
 def root(tmp_path, empty_store, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    place = tmp_path / "mlruns"
-    place.mkdir()
-    shutil.copy(empty_store, place)
-    return place
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    shutil.copy(empty_store, folder)
+    return folder
 
 
 def runs_of(root: Path, name: str = "study", kind: str = "trial") -> "list[Run]":
@@ -76,9 +76,7 @@ def opened(root: Path, name: str = "study", uuid: str = "u1") -> MLflowLog:
 
 
 def test_importing_the_module_imports_no_mlflow():
-    code = (
-        "import sys, sat_optuna.tracking, sat_optuna.tracking.servers; print(sorted(sys.modules))"
-    )
+    code = "import sys, sat_optuna.tracking.servers; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for heavy in ("'mlflow'", "'optuna'", "'torch'", "'sqlalchemy'"):
         assert heavy not in done.stdout
@@ -288,19 +286,19 @@ def killed_in(root: Path, call: str, when: str) -> None:
         ("set_terminated", "after"),
     ],
 )
-@pytest.mark.parametrize("reaped", [False, True])
-def test_a_log_broken_off_by_kill_is_completed(root, call, when, reaped):
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_log_broken_off_by_kill_is_completed(root, call, when, ended):
     killed_in(root, call, when)
     log = opened(root)
     half = [run for run in runs_of(root) if run.info.status == "RUNNING"]
     assert len(half) == (
         call in {"log_text", "log_batch"} or (call, when) == ("create_run", "after")
     )
-    if reaped:
-        assert log.reap() == len(half)
+    if ended:
+        assert log.end_stale_runs() == len(half)
         left = {run.info.status for run in runs_of(root)}
         assert left == ({"FINISHED", "KILLED"} if half and call != "log_batch" else {"FINISHED"})
-        assert log.reap() == 0
+        assert log.end_stale_runs() == 0
     for number, scheme in enumerate(("10", "01")):
         log.log_trial(
             number,
@@ -329,10 +327,10 @@ def test_the_run_of_a_living_process_is_left_alone(root):
         client = MlflowClient(store_uri(root))
         client.set_tag(run_id, "sat.worker", worker_name(other.pid))
         client.update_run(run_id, status="RUNNING")
-        assert opened(root).reap() == 0
+        assert opened(root).end_stale_runs() == 0
         assert opened(root).log_trial(0, scheme="1", state="COMPLETE") == run_id
         assert runs_of(root)[0].info.status == "RUNNING"
-    assert opened(root).reap() == 1
+    assert opened(root).end_stale_runs() == 1
     assert runs_of(root)[0].info.status == "FINISHED"
 
 

@@ -92,14 +92,14 @@ def storage(tmp_path):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    place = tmp_path / "mlruns"
-    log = MLflowLog(place)
+    folder = tmp_path / "mlruns"
+    log = MLflowLog(folder)
     log.open_study("small", "u1")
     for number, scheme in enumerate(("110-001", "010-111")):
         artifact = ("ticket.json", f'{{"scheme": "{scheme}"}}')
         log.log_trial(number, scheme=scheme, state="COMPLETE", value=90.0, artifact=artifact)
     log.close_study()
-    return place
+    return folder
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
-"""The child runs of one study's parent run: each is written once, whole, and never doubled.
+"""The child runs of a study's parent run: each is written once and completely.
 
-A child is written only after what it tells of has ended, in four steps: create, artifact, batch,
-end. The batch brings the tag `sat.state` last, so a run that has it holds everything; a run that a
-killed process has left half-written is completed by whoever logs it again.
+A trial or retraining is logged only when it has ended, in four steps: create the run, write the
+artifact, write the batch of numbers, end the run. The tag `sat.state` comes last in the batch, so
+a run that has this tag is complete. If a process was killed in between, the next one that logs the
+same child completes its run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,18 +24,18 @@ _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """All that goes into one child run.
+    """Everything that is written into one child run.
 
     Attributes:
-        key: names the child within its study, for ever.
+        key: identifies the child within its study and never changes.
         name: the run's name.
         state: COMPLETE, PRUNED or FAIL.
         tags: further tags.
-        metrics: final numbers.
-        params: what they were got with.
-        curves: a number an epoch; epochs count from 1 and become MLflow's steps.
+        metrics: the final numbers.
+        params: the settings that led to them.
+        curves: for each name one number an epoch; epochs count from 1 and are MLflow's steps.
         artifact: file name and text, or None.
-        started: when it began.
+        started: when the trial or retraining began.
         ended: when it ended.
     """
 
@@ -57,16 +58,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    """A child run as the store holds it."""
+    """A child run as the store has it."""
 
     run_id: str
     started_ms: int
-    done: bool  # holds everything and has ended
+    done: bool  # the run is complete and has ended
     busy: bool  # another living process is writing it
 
 
 class ChildRuns:
-    """The children of one parent run; the list is read once, at first use."""
+    """The child runs of one parent run; the store is asked for them once, at the first use."""
 
     def __init__(self, store: RunStore, *, experiment: str, parent: str, uuid: str) -> None:
         self.parent = parent
@@ -77,16 +78,16 @@ class ChildRuns:
         self._known: dict[str, _Child] | None = None
 
     def forget(self) -> None:
-        """Let the next use read the list anew."""
+        """Ask the store again at the next use."""
         self._known = None
 
     def has(self, key: str) -> bool:
-        """Tell whether a child is written, or being written by another living process."""
+        """Return whether a child is complete, or another living process is writing it."""
         child = self._children().get(key)
         return child is not None and (child.done or child.busy)
 
     def log(self, record: Record) -> str:
-        """Write a child, or complete the half of one that is there; return the run's id."""
+        """Write a child, or complete a run that was left half-written; return the run's id."""
         with self._store.guarded(f"log {record.name}"):
             child = self._children().get(record.key) or self._create(record)
             if not (child.done or child.busy):
@@ -94,8 +95,8 @@ class ChildRuns:
                 self._children()[record.key] = replace(child, done=True)
         return child.run_id
 
-    def reap(self) -> int:
-        """End the children that a dead process left RUNNING; return how many."""
+    def end_stale(self) -> int:
+        """End the child runs that a dead process left RUNNING; return their number."""
         with self._store.guarded("end the runs of dead processes"):
             running = f"{self._of_parent} AND attributes.status = 'RUNNING'"
             found = list(self._store.runs(self._experiment, running))
@@ -131,7 +132,7 @@ class ChildRuns:
     def _complete(self, child: _Child, record: Record) -> None:
         if record.artifact is not None:
             self._store.write_text(child.run_id, *record.artifact)
-        # A time that stays the same: MLflow then drops the points a killed process has written.
+        # With the same time as before, MLflow drops points that a killed process wrote already.
         at = _milliseconds(record.ended) or child.started_ms
         points: list[Point] = [(key, value, at, 0) for key, value in record.metrics.items()]
         for key, curve in record.curves.items():
