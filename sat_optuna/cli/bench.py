@@ -9,7 +9,6 @@ import click
 
 from sat_optuna.cli.bench_evaluation import evaluation
 from sat_optuna.cli.bench_export import export
-from sat_optuna.cli.bench_sampler import sampler
 from sat_optuna.cli.bench_training import training
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.config.plugins import load_plugins
@@ -25,7 +24,6 @@ def bench() -> None:
 
 bench.add_command(evaluation)
 bench.add_command(export)
-bench.add_command(sampler)
 bench.add_command(training)
 
 

@@ -46,7 +46,7 @@ def enumerate_all(
 
     Schemes share the passes of their first blocks. What is done is kept in work/enumeration.jsonl,
     so the same command goes on after any end. Writes enumeration.npz, .json and .md; the npz is a
-    table for `sat-optuna bench sampler --problems table:FILE`.
+    problem, table:FILE, for the duel of samplers in studies/bench-sampler.
     """
     workspace = Workspace.open(study)
     with workspace.locked():
@@ -91,5 +91,5 @@ def _enumerate(
         console.rows(summary["effects"], tuple(summary["effects"][0]), format)
     console.remark(
         f"enumerate: {plan.schemes - done:,} schemes now, {plan.schemes:,} in all, in {page} and "
-        f"{table}; next: sat-optuna bench sampler --problems table:{table}"
+        f"{table}; next: sat-optuna search {workspace.name}"
     )

@@ -7,14 +7,12 @@ are made anew for each trial (`rivals.py`), which costs them time; `overhead.py`
 """
 
 import contextlib
-import itertools
 import math
-import operator
 import platform
 import statistics
 import time
 import warnings
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -31,9 +29,9 @@ from pool import one_thread_pool
 from problems import PROBLEMS, Problem, make_problem
 from report import ablation_markdown, draw_curves, table_markdown
 from rivals import RIVALS, Rival, make_rival
-from runs import Run, RunLog, Task
+from runs import Run, add_run, read_runs
 from sat_optuna import PolicyGradientSampler
-from sat_optuna.errors import SatOptunaError
+from sat_optuna.errors import DataError, SatOptunaError
 from sat_optuna.files import write_text
 from tables import Ints
 
@@ -110,12 +108,28 @@ def versions_used() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
-def _played(tasks: Collection[Task], workers: int) -> Generator[Run]:
-    """Yield the runs of tasks as they end."""
+def _played(tasks: Collection[tuple[str, str, int]], workers: int) -> Generator[Run]:
+    """Yield the runs of a problem, rival and seed each, as they end."""
     if tasks:
         with one_thread_pool(min(workers, len(tasks))) as pool:
             for future in as_completed([pool.submit(play, *task) for task in tasks]):
                 yield future.result()
+
+
+def _missing(
+    runs: Iterable[Run], problems: Iterable[str], versions: Mapping[str, str], seeds: int
+) -> list[tuple[str, str, int]]:
+    """Return problem, rival and seed of the runs that are still to be made, seed by seed."""
+    held = {(run.problem, run.rival, run.seed): run.version for run in runs}
+    asked = [(p, r, seed) for seed in range(seeds) for p in problems for r in versions]
+    for problem, rival, seed in asked:
+        made = held.get((problem, rival, seed), versions[rival])
+        if made != versions[rival]:
+            raise DataError(
+                f"there are runs of {rival!r} made by {made!r}, now {versions[rival]!r}; remove "
+                "those lines of runs.jsonl or choose another --out"
+            )
+    return [task for task in asked if task not in held]
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> list[str]:
@@ -142,34 +156,29 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> list
     help="With commas; default:pairs=false+ranks=false is a variant; default: all, no variants.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=30, show_default=True)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Processes, of one thread each.",
-)
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes; default: 1.")
 def main(
     *, out: Path, problems: Sequence[str], rivals: Sequence[str], seeds: int, workers: int
 ) -> None:
     """Compare samplers on problems of categorical choices, with equal budgets and paired seeds.
 
-    Makes the runs that runs.jsonl does not hold yet, then writes table.md, curves.png and, where
-    there are variants, ablation.md, of all its runs.
+    Makes the runs that runs.jsonl does not hold yet, each with one thread, then writes table.md,
+    curves.png and, where there are variants, ablation.md, of all its runs.
     """
+    log = out / "runs.jsonl"
     try:
         for problem in problems:
-            make_problem(problem, 0)  # a wrong name or file is said before anything is done
+            make_problem(problem, 0)  # what is wrong with a name or file is said at once
         versions = {rival: make_rival(rival).version for rival in rivals}
-        log = RunLog(out / "runs.jsonl")
-        asked = list(itertools.product(problems, rivals, range(seeds)))
-        left = log.missing(sorted(asked, key=operator.itemgetter(2)), versions)
-        click.echo(f"{len(asked) - len(left)} of {len(asked)} runs were done before", err=True)
+        runs = read_runs(log)
+        left = _missing(runs, problems, versions, seeds)
+        click.echo(f"{len(left)} runs are to be made", err=True)
         with contextlib.closing(_played(left, workers)) as played:
             for done, run in enumerate(played, start=1):
-                log.append(run)
+                add_run(log, run)
+                runs.append(run)
                 click.echo(f"{done}/{len(left)} {run.problem} {run.rival} {run.seed}", err=True)
-        _report(out, log.runs)
+        _report(out, runs)
     except BrokenProcessPool as error:
         raise click.ClickException(
             "a worker process was ended from outside, perhaps for lack of memory; the same "

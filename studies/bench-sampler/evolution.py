@@ -84,7 +84,7 @@ def one_plus_one(
 def regularised_evolution(
     rng: np.random.Generator, sizes: Ints, schemes: Sequence[Ints], values: Sequence[float]
 ) -> Ints:
-    """Change one choice of the best of 3 drawn from the last 10 trials; first make 10 at random."""
+    """Change one choice of the best of 3 drawn from the last 10 trials; the first 10 are drawn."""
     if len(schemes) < _POPULATION:
         return rng.integers(sizes)
     alive = rng.choice(np.arange(len(schemes))[-_POPULATION:], _TOURNAMENT, replace=False)

@@ -185,17 +185,16 @@ def _nk(seed: int) -> Problem:
 
 
 def _nb201(seed: int, *, dataset: str, noisy: bool) -> Problem:
-    cells = nb201_cells(dataset)
-    truths = cells.means if noisy else cells.drawn
-    sizes = truths.shape
+    repeats, means, drawn = nb201_cells(dataset)
+    truths = means if noisy else drawn
 
     def observe(scheme: Ints, rng: np.random.Generator) -> float:
-        repeats = cells.repeats[np.ravel_multi_index(tuple(scheme), sizes)]
-        return float(repeats[rng.integers(len(repeats))])
+        values = repeats[np.ravel_multi_index(tuple(scheme), truths.shape)]
+        return float(values[rng.integers(len(values))])
 
     return Problem(
         "nb201-noisy" if noisy else "nb201",
-        (OPERATIONS,) * len(sizes),
+        (OPERATIONS,) * truths.ndim,
         lambda scheme: float(truths[tuple(scheme)]),
         observe=observe if noisy else None,
         cells=truths.ravel,
@@ -204,19 +203,16 @@ def _nb201(seed: int, *, dataset: str, noisy: bool) -> Problem:
     )
 
 
-def _table(path: str) -> Callable[[int], Problem]:
-    def made(seed: int) -> Problem:
-        values = file_values(path)
-        return Problem(
-            f"table:{path}",
-            tuple(tuple(range(size)) for size in values.shape),
-            lambda scheme: float(values[tuple(scheme)]),
-            cells=values.ravel,
-            evaluations=min(200, values.size),
-            seed=seed,
-        )
-
-    return made
+def _table(seed: int, *, path: str) -> Problem:
+    values = file_values(path)
+    return Problem(
+        f"table:{path}",
+        tuple(tuple(range(size)) for size in values.shape),
+        lambda scheme: float(values[tuple(scheme)]),
+        cells=values.ravel,
+        evaluations=min(200, values.size),
+        seed=seed,
+    )
 
 
 PROBLEMS.add("ticket54", partial(_ticket, count=54))
@@ -225,7 +221,7 @@ PROBLEMS.add("ticket16", partial(_ticket, count=16))
 PROBLEMS.add("ising24", _ising)
 PROBLEMS.add("contam25", _contamination)
 PROBLEMS.add("nk16", _nk)
-for _name, _dataset in (("cifar10",) * 2, ("cifar100",) * 2, ("imagenet16", "imagenet")):
-    PROBLEMS.add(f"nb201-{_name}", partial(_nb201, dataset=_dataset, noisy=False))
-    PROBLEMS.add(f"nb201-{_name}-noisy", partial(_nb201, dataset=_dataset, noisy=True))
-PROBLEMS.add_family("table:", _table)
+for _name in ("cifar10", "cifar100", "imagenet16"):
+    PROBLEMS.add(f"nb201-{_name}", partial(_nb201, dataset=_name, noisy=False))
+    PROBLEMS.add(f"nb201-{_name}-noisy", partial(_nb201, dataset=_name, noisy=True))
+PROBLEMS.add_family("table:", lambda path: partial(_table, path=path))

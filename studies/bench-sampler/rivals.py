@@ -12,19 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import optuna
+from optuna import samplers
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.samplers import (
-    BaseSampler,
-    CmaEsSampler,
-    GPSampler,
-    NSGAIISampler,
-    QMCSampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler
 
 from evolution import EvolutionSampler, one_plus_one, regularised_evolution
 from problems import Problem
@@ -35,6 +28,7 @@ from sat_optuna.registry import Registry
 __all__ = ["RIVALS", "Rival", "Space", "make_rival"]
 
 Space: TypeAlias = Mapping[str, BaseDistribution]
+Preset: TypeAlias = Literal["default", "paper"]
 
 _OF_THE_SAMPLER = ("batch", "learning_rate", "replicates")  # other settings are options
 _GP_CAP_S = 20.0
@@ -89,10 +83,10 @@ def make_rival(name: str) -> Rival:
         raise UnknownName("rival 'cmaes' needs cmaes; install it: pip install 'sat_optuna[bench]'")
     if not mark:
         return rival
-    if base != "default" and base != "paper":
+    if base not in get_args(Preset):
         raise UnknownName(f"rival {name!r} has settings; only default and paper take them")
     try:
-        return _policy_gradient(base, dict(map(_setting, settings.split("+"))))
+        return _policy_gradient(cast("Preset", base), dict(map(_setting, settings.split("+"))))
     except (ValueError, TypeError) as error:
         raise UnknownName(f"rival {name!r}: {error}") from error
 
@@ -107,7 +101,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise ValueError(f"setting {text!r} has no JSON value; write true, false or 1") from error
 
 
-def _policy_gradient(preset: Literal["default", "paper"], given: Mapping[str, Any]) -> Rival:
+def _policy_gradient(preset: Preset, given: Mapping[str, Any]) -> Rival:
     direct = {name: value for name, value in given.items() if name in _OF_THE_SAMPLER}
     options = {name: value for name, value in given.items() if name not in _OF_THE_SAMPLER}
     make = partial(PolicyGradientSampler, preset=preset, options=options, **direct)
@@ -118,21 +112,21 @@ def _policy_gradient(preset: Literal["default", "paper"], given: Mapping[str, An
 
 def _gp(_space: Space, seed: int) -> BaseSampler:
     importlib.import_module("torch")  # here, so that the first trial's time does not hold it
-    return GPSampler(seed=seed)
+    return samplers.GPSampler(seed=seed)
 
 
 def _cmaes(_space: Space, seed: int) -> BaseSampler:
-    return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+    return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
 
 
 _WHOLE = "choices as whole numbers, for it takes nothing categorical"
 for _name, _rival in {
     "default": _policy_gradient("default", {}),
     "paper": _policy_gradient("paper", {}),
-    "random": Rival(make=lambda _, seed: RandomSampler(seed), renewed=True),
-    "tpe": Rival(make=lambda _, seed: TPESampler(seed=seed), renewed=True),
+    "random": Rival(make=lambda _, seed: samplers.RandomSampler(seed), renewed=True),
+    "tpe": Rival(make=lambda _, seed: samplers.TPESampler(seed=seed), renewed=True),
     "nsga2": Rival(
-        make=lambda _, seed: NSGAIISampler(seed=seed, population_size=20),
+        make=lambda _, seed: samplers.NSGAIISampler(seed=seed, population_size=20),
         renewed=True,
         note="population 20",
     ),
@@ -143,7 +137,7 @@ for _name, _rival in {
         note="time-capped",
     ),
     "qmc": Rival(
-        make=lambda _, seed: QMCSampler(seed=seed, scramble=True),
+        make=lambda _, seed: samplers.QMCSampler(seed=seed, scramble=True),
         integers=True,
         note=f"scrambled Sobol points; {_WHOLE}",
     ),

