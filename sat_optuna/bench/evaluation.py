@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from sat_optuna.bench.evaluation_cases import CASES, GROWTH, Case, networks_of, schemes_of
-from sat_optuna.bench.problems import BenchError
 from sat_optuna.cost.timing import median_of
 from sat_optuna.data.images import TensorImages
+from sat_optuna.errors import UnknownName
 from sat_optuna.evaluate import Evaluator, accuracy, score_scheme
 from sat_optuna.evaluate.footprint import seconds_of
 from sat_optuna.evaluate.parts import Parts
@@ -100,14 +100,14 @@ def bench_evaluation(
         and where all of it was measured.
 
     Raises:
-        BenchError: there is no such case.
+        UnknownName: there is no such case.
     """
     known = CASES | GROWTH
     names = tuple(cases) or tuple(known)
     for name in names:
         if name not in known:
             hint = nearest(name, known) or f"; known: {', '.join(known)}"
-            raise BenchError(f"no case {name!r}{hint}")
+            raise UnknownName(f"no case {name!r}{hint}")
     tasks = [
         _Task(name, known[name], images, calibrated=calibrated)
         for name in names

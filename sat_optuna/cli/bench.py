@@ -5,7 +5,6 @@ import click
 from sat_optuna.cli.bench_evaluation import evaluation
 from sat_optuna.cli.bench_export import export
 from sat_optuna.cli.bench_inference import inference
-from sat_optuna.cli.bench_sampler import sampler
 from sat_optuna.cli.bench_training import training
 
 __all__ = ["bench"]
@@ -19,5 +18,4 @@ def bench() -> None:
 bench.add_command(evaluation)
 bench.add_command(export)
 bench.add_command(inference)
-bench.add_command(sampler)
 bench.add_command(training)

@@ -45,7 +45,7 @@ def enumerate_all(
 
     Schemes share the passes of their first blocks. What is done is kept in work/enumeration.jsonl,
     so the same command goes on after any end. Writes enumeration.npz, .json and .md; the npz is a
-    table for `sat-optuna bench sampler --problems table:FILE`.
+    problem, table:FILE, for the duel of samplers in studies/bench-sampler.
     """
     opened = open_study(study)
     with console.following() as on_event:

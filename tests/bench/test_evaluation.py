@@ -8,8 +8,8 @@ from sat_optuna.bench import evaluation
 from sat_optuna.bench.evaluation import bench_evaluation
 from sat_optuna.bench.evaluation_cases import CASES, GROWTH, Case, networks_of, schemes_of
 from sat_optuna.bench.evaluation_report import evaluation_markdown
-from sat_optuna.bench.problems import BenchError
 from sat_optuna.cli import main
+from sat_optuna.errors import UnknownName
 from sat_optuna.evaluate import Evaluator
 
 
@@ -56,7 +56,7 @@ def test_the_named_cases_are_what_they_say(name):
 
 
 def test_an_unknown_case_is_one_sentence():
-    with pytest.raises(BenchError, match="no case 'm10'; did you mean 'm1"):
+    with pytest.raises(UnknownName, match="no case 'm10'; did you mean 'm1"):
         bench_evaluation(cases=["m10"])
 
 

@@ -25,9 +25,7 @@ def test_all_schemes_are_the_searchs_own_scores(tmp_path):
         done.stderr
     )
     assert "64 schemes now, 64 in all" in done.stderr
-    assert done.stderr.strip().endswith(
-        f"sat-optuna bench sampler --problems table:{folder}/enumeration.npz"
-    )
+    assert done.stderr.strip().endswith(f"{folder}/enumeration.npz; next: sat-optuna search tiny")
     roles = [line.split()[0:2] for line in done.stdout.splitlines()[1:6]]
     assert roles == [["best", "1"], ["best", "2"], ["best", "3"], ["plain", roles[3][1]],
                      ["full", "se"]]  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sat_optuna.bench.problems import make_problem
+from problems import make_problem
 from sat_optuna.evaluate import SchemeResult
 from sat_optuna.evidence.enumeration import Enumeration
 from sat_optuna.scheme import Scheme

@@ -140,6 +140,15 @@ def test_four_processes_at_once_have_the_same_policy_at_each_version(storage, pr
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("storage", ["journal"], indirect=True)
+@pytest.mark.parametrize("preset", BATCHES)
+def test_four_processes_at_once_propose_no_scheme_twice(storage, preset, four):
+    said(four, "50")
+    trials = open_study(storage, preset).get_trials(deepcopy=False)
+    assert len({tuple(trial.params.values()) for trial in trials}) == len(trials) == 200
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", BATCHES)
 def test_a_dead_trial_holds_the_policy_of_all_processes_until_another_finishes_it(
     storage, preset, four

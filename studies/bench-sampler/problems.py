@@ -1,60 +1,56 @@
-"""Problems for samplers over categorical choices, all to be maximised; none was tuned on.
+"""Problems of categorical choices, all to be maximised; no sampler was tuned on them.
 
     ticket54, ticket16   a' x + x' Q x + 0.5 (1 - mean x): a_i ~ N(0.05, 0.25), Q_ij ~ N(0, 0.15)
                          times exp(-(j - i - 1) / 2) for i < j; the shape of a placement table
-    ticket54-noisy       the same, a reward being that plus N(0, 1)
+    ticket54-noisy       the same; a reward is that plus N(0, 1)
     ising24              -(KL(p || q_x) + 0.01 sum x): which of the 24 couplings of a 4 x 4 Ising
                          model to keep (Baptista and Poloczek, ICML 2018, arXiv:1806.08838)
     contam25             -(cost of interventions and of exceeded limits, plus 1e-4 sum x) over 25
                          stages (Hu et al., 2010, as in arXiv:1806.08838)
     nk16                 NK landscape (Kauffman and Weinberger, 1989): 16 bits, each with its 3
                          right neighbours on a ring
-    nb201-*              NAS-Bench-201 (arXiv:2001.00326), 5 operations on each of 6 edges: a
-                         table of one repeat a cell; -noisy: a repeat drawn a query, the truth
-                         being the mean of a cell's repeats
-    table:FILE           placements measured before, see `bench/tables.py`
+    nb201-*              NAS-Bench-201 (arXiv:2001.00326), 5 operations on each of 6 edges. A
+                         reward is one repeat of a cell, drawn once; -noisy: drawn at each query,
+                         and the truth is the mean of a cell's repeats
+    table:FILE           placements that were measured before; see `tables.py`
 
-The seed of a problem draws its constants; NAS-Bench-201 and files have none to draw, so there the
-seed is the rivals' alone and that of the noise.
+The seed of a problem draws its constants. NAS-Bench-201 and files have no constants to draw, so
+their seed is that of the rivals and of the noise alone.
 """
 
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sat_optuna.errors import SatOptunaError
 from sat_optuna.registry import Registry
+from tables import OPERATIONS, Floats, Ints, file_values, nb201_cells
 
-__all__ = ["PROBLEMS", "TABLE", "BenchError", "Problem", "make_problem"]
+__all__ = ["PROBLEMS", "Problem", "make_problem"]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-TABLE = "table:"
-_LEVEL = 100  # schemes whose mean stands for that of all
-_NOISE, _UNIFORM = 1, 2  # places among the seeds
-
-
-class BenchError(SatOptunaError, ValueError):
-    """A benchmark that lacks a package, or whose files are missing, broken or another's."""
+_DRAWN = 100  # schemes, where not all can be listed; their mean stands for that of all
+_NOISE, _UNIFORM = 1, 2  # seed keys: of the noise, of the schemes drawn for the scale
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What to choose and what it is worth.
 
+    >>> nk16 = make_problem("nk16", seed=3)
+    >>> len(nk16.choices), round(nk16.truth(np.zeros(16, dtype=np.int64)), 4)
+    (16, 0.5147)
+
     Attributes:
-        family: problems of one kind, whose tests are corrected together.
+        family: the kind of problem; tests on problems of one family are corrected together.
         choices: of each parameter.
-        truth: value of a scheme, (n,) indices of choices, free of noise.
-        observe: a reward of a scheme, from a generator; None where rewards are free of noise.
-        cells: returns the true values of all schemes, where these can be listed.
-        evaluations: a run's budget unless another is given.
-        seed: what it was made with.
+        truth: the value of a scheme, (n,) indices into the choices, without noise.
+        observe: a noisy reward of a scheme, from a generator; None where rewards are the truth.
+        cells: returns the true values of all schemes; None where they are too many to list.
+        evaluations: the budget of a run.
+        seed: what the problem was made with.
     """
 
     family: str
@@ -66,7 +62,7 @@ class Problem:
     seed: int = 0
 
     def evaluate(self, scheme: Ints, trial: int) -> float:
-        """Return the reward of a scheme at a trial; the same noise a trial for every rival."""
+        """Return the reward of a scheme at a trial; its noise is the same for every rival."""
         if self.observe is None:
             return self.truth(scheme)
         return self.observe(scheme, np.random.default_rng([self.seed, trial, _NOISE]))
@@ -77,7 +73,7 @@ class Problem:
             cells = self.cells()
             return float(cells.mean()), float(cells.max())
         rng = np.random.default_rng([self.seed, _UNIFORM])
-        drawn = rng.integers([len(c) for c in self.choices], size=(_LEVEL, len(self.choices)))
+        drawn = rng.integers([len(c) for c in self.choices], size=(_DRAWN, len(self.choices)))
         return float(np.mean([self.truth(scheme) for scheme in drawn])), None
 
 
@@ -85,16 +81,12 @@ PROBLEMS: Registry[Callable[[int], Problem]] = Registry("problem")
 
 
 def make_problem(name: str, seed: int) -> Problem:
-    """Return the problem of that name, or of a file: `table:FILE`.
+    """Return the problem of that name.
 
     Raises:
-        UnknownName: no such problem.
-        BenchError: the package or the file it is read from is missing or broken.
+        UnknownName: there is no such problem, or its package is not installed.
+        DataError: the file it is read from is missing or broken.
     """
-    if name.startswith(TABLE):
-        from sat_optuna.bench.tables import table_file
-
-        return table_file(name.removeprefix(TABLE), seed)
     return PROBLEMS.get(name)(seed)
 
 
@@ -107,20 +99,16 @@ def _all_bits(count: int) -> Ints:
     return np.arange(2**count)[:, None] >> np.arange(count) & 1
 
 
-def _ticket(seed: int, count: int, *, noise: float = 0.0) -> Problem:
+def _ticket(seed: int, *, count: int, noise: float = 0.0) -> Problem:
     drawn = np.random.RandomState(seed)
     alone = drawn.normal(0.05, 0.25, count)
     pairs = np.zeros((count, count))
-    for i in range(count):
-        for j in range(i + 1, count):
-            pairs[i, j] = drawn.normal(0, 0.15) * math.exp(-(j - i - 1) / 2)
+    for i, j in itertools.combinations(range(count), 2):
+        pairs[i, j] = drawn.normal(0, 0.15) * math.exp(-(j - i - 1) / 2)
 
     def truth(scheme: Ints) -> float:
         x = scheme.astype(np.float64)
         return float(alone @ x + x @ pairs @ x + 0.5 * (1 - x.mean()))
-
-    def observe(scheme: Ints, rng: np.random.Generator) -> float:
-        return truth(scheme) + noise * float(rng.normal())
 
     def cells() -> Floats:
         x = _all_bits(count).astype(np.float64)
@@ -130,7 +118,7 @@ def _ticket(seed: int, count: int, *, noise: float = 0.0) -> Problem:
         "ticket-noisy" if noise else "ticket",
         _bits(count),
         truth,
-        observe=observe if noise else None,
+        observe=(lambda x, rng: truth(x) + noise * float(rng.normal())) if noise else None,
         cells=cells if count <= 16 else None,
         seed=seed,
     )
@@ -196,15 +184,44 @@ def _nk(seed: int) -> Problem:
     )
 
 
-PROBLEMS.add("ticket54", lambda seed: _ticket(seed, 54))
-PROBLEMS.add("ticket54-noisy", lambda seed: _ticket(seed, 54, noise=1.0))
-PROBLEMS.add("ticket16", lambda seed: _ticket(seed, 16))
+def _nb201(seed: int, *, dataset: str, noisy: bool) -> Problem:
+    repeats, means, drawn = nb201_cells(dataset)
+    truths = means if noisy else drawn
+
+    def observe(scheme: Ints, rng: np.random.Generator) -> float:
+        values = repeats[np.ravel_multi_index(tuple(scheme), truths.shape)]
+        return float(values[rng.integers(len(values))])
+
+    return Problem(
+        "nb201-noisy" if noisy else "nb201",
+        (OPERATIONS,) * truths.ndim,
+        lambda scheme: float(truths[tuple(scheme)]),
+        observe=observe if noisy else None,
+        cells=truths.ravel,
+        evaluations=100,
+        seed=seed,
+    )
+
+
+def _table(seed: int, *, path: str) -> Problem:
+    values = file_values(path)
+    return Problem(
+        f"table:{path}",
+        tuple(tuple(range(size)) for size in values.shape),
+        lambda scheme: float(values[tuple(scheme)]),
+        cells=values.ravel,
+        evaluations=min(200, values.size),
+        seed=seed,
+    )
+
+
+PROBLEMS.add("ticket54", partial(_ticket, count=54))
+PROBLEMS.add("ticket54-noisy", partial(_ticket, count=54, noise=1.0))
+PROBLEMS.add("ticket16", partial(_ticket, count=16))
 PROBLEMS.add("ising24", _ising)
 PROBLEMS.add("contam25", _contamination)
 PROBLEMS.add("nk16", _nk)
 for _name in ("cifar10", "cifar100", "imagenet16"):
-    for _mode in ("", "_noisy"):
-        PROBLEMS.add(
-            f"nb201-{_name}{_mode.replace('_', '-')}",
-            f"sat_optuna.bench.tables:{_name}{_mode}",
-        )
+    PROBLEMS.add(f"nb201-{_name}", partial(_nb201, dataset=_name, noisy=False))
+    PROBLEMS.add(f"nb201-{_name}-noisy", partial(_nb201, dataset=_name, noisy=True))
+PROBLEMS.add_family("table:", lambda path: partial(_table, path=path))
