@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
-    from sat_optuna.sampler.sampler import CostLimit, PolicyGradientSampler
+    from sat_optuna.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.space import cost_limit, scheme_space
@@ -62,12 +62,12 @@ __all__ = [
 _HOMES = {
     "AttentionSpec": "ticket",
     "Cost": "cost.operations",
-    "CostLimit": "sampler.sampler",
+    "CostLimit": "sampler",
     "CostModel": "cost.operations",
     "Evaluator": "evaluate",
     "LatencyModel": "cost.latency",
     "MLflowLog": "tracking",
-    "PolicyGradientSampler": "sampler.sampler",
+    "PolicyGradientSampler": "sampler",
     "Scheme": "scheme",
     "Supernet": "supernet.supernet",
     "SupernetObjective": "search.objective",

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial
 from sat_optuna.bench.contenders import make_contender
 from sat_optuna.bench.pool import one_thread_pool
 from sat_optuna.bench.problems import make_problem
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 
 __all__ = ["ASYNCHRONOUS", "PROBLEMS", "SEEDS", "bench_asynchrony"]
 

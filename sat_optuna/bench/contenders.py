@@ -21,7 +21,7 @@ from sat_optuna.bench.evolution import OnePlusOne, RegularisedEvolution
 from sat_optuna.bench.problems import BenchError, Problem
 from sat_optuna.errors import UnknownName
 from sat_optuna.registry import Registry
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 
 __all__ = ["CONTENDERS", "Contender", "Space", "make_contender"]
 

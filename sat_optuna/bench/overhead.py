@@ -20,7 +20,7 @@ from optuna.trial import create_trial
 from sat_optuna.bench.contenders import make_contender
 from sat_optuna.bench.pool import one_thread_pool
 from sat_optuna.bench.problems import Problem, make_problem
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 
 __all__ = ["HISTORIES", "bench_overhead"]
 

@@ -21,7 +21,8 @@ from optuna.trial import create_trial
 from sat_optuna.bench.contenders import make_contender
 from sat_optuna.bench.pool import one_thread_pool
 from sat_optuna.bench.problems import make_problem
-from sat_optuna.sampler.sampler import POLICY_KEY, PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
+from sat_optuna.sampler.storage import POLICY_KEY
 
 __all__ = ["READERS", "READING", "ROUNDS", "bench_reopening"]
 

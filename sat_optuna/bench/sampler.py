@@ -25,7 +25,7 @@ from sat_optuna.bench.contenders import Contender, make_contender
 from sat_optuna.bench.pool import one_thread_pool
 from sat_optuna.bench.problems import PROBLEMS, Problem, make_problem
 from sat_optuna.bench.runs import Run, RunLog, Task
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 
 __all__ = ["DEFAULT_PROBLEMS", "DEFAULT_RIVALS", "bench_sampler", "play", "versions_used"]
 
