@@ -35,7 +35,7 @@ from .settings import Reward
 from .storage import POLICY_KEY
 
 
-__all__ = ["History", "number_drawn_for", "row_of", "signed_values", "values_by"]
+__all__ = ["History", "number_drawn_for", "row_of", "values_by"]
 
 _ABSENT = object()  # equals no choice, as None might
 
@@ -163,30 +163,24 @@ class History:
 
 
 def values_by(study: Study, reward: Reward | None, weights: Sequence[float] | None) -> Values:
-    """Return the function that turns a finished trial of a study into values.
+    """Return the function that turns a finished trial of a study into values, greater is better.
 
-    The values are the reward alone, or the objectives where no reward function is given.
+    The values are the reward alone, or the signed objectives where no reward function is given.
+    They are NaN for a trial that has no values.
 
     Raises:
         ValueError: the weights are not one for each objective.
     """
-    directions = study.directions
     if reward is not None:
         return lambda trial: (math.nan if trial.values is None else _rewarded(reward, trial),)
-    if weights is not None and len(weights) != len(directions):
+    signs = [-1.0 if d == StudyDirection.MINIMIZE else 1.0 for d in study.directions]
+    if weights is not None and len(weights) != len(signs):
         raise ValueError(
-            f"{len(weights)} weights given for the {len(directions)} objectives of "
-            f"study {study.study_name!r}; give one for each"
+            f"{len(weights)} weights given for the {len(signs)} objectives of study "
+            f"{study.study_name!r}; give one for each"
         )
-    return lambda trial: signed_values(trial, directions)
-
-
-def signed_values(trial: FrozenTrial, directions: Sequence[StudyDirection]) -> tuple[float, ...]:
-    """Return a finished trial's objective values, greater is better; NaN where it has none."""
-    if trial.values is None:
-        return (math.nan,) * len(directions)
-    signs = [-1.0 if d == StudyDirection.MINIMIZE else 1.0 for d in directions]
-    return tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
+    nothing = (math.nan,) * len(signs)
+    return lambda trial: tuple(s * v for s, v in zip(signs, trial.values or nothing, strict=True))
 
 
 def _rewarded(reward: Reward, trial: FrozenTrial) -> float:

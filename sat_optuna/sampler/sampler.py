@@ -7,7 +7,7 @@ the batches before it and by a generator seeded with (seed, trial number). It is
 schemes of smaller trial numbers. So a kill loses nothing, an interrupted study goes on as an
 unbroken one, and all workers learn the same. What a trial means to the controller:
 
-    COMPLETE            its values become a reward by `signed_values` and `scalarised`
+    COMPLETE            its values become a reward by `values_by` and `scalarised`
     PRUNED              the same with the value that was reported last; as FAIL if there is none
     FAIL, NaN or inf    it keeps its position in its batch and teaches nothing; a trial with a
                         value beyond +-1e100 does the same

@@ -38,7 +38,7 @@ def study_with(
     preset: Any = "default",
     *,
     seed: int | None = 5,
-    name: str = "s",
+    name: str | None = "s",
     storage: Any = None,
     directions: Any = ("maximize",),
     **settings: Any,
@@ -69,9 +69,9 @@ def states(study: optuna.Study) -> list[optuna.trial.TrialState]:
     return [t.state for t in study.get_trials(deepcopy=False)]
 
 
-def proposals(study: optuna.Study) -> list[tuple[int, ...]]:
+def proposals(study: optuna.Study, names: Sequence[str] = NAMES) -> list[tuple[int, ...]]:
     trials = study.get_trials(deepcopy=False)
-    return [tuple(KINDS.index(t.params[name]) for name in NAMES) for t in trials]
+    return [tuple(KINDS.index(t.params[name]) for name in names) for t in trials]
 
 
 def unbroken(preset: str, trials: int, **settings: Any) -> list[tuple[int, ...]]:

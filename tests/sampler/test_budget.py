@@ -82,13 +82,8 @@ def test_a_likely_region_over_the_budget_is_left_for_the_likeliest_within():
 
 
 @patient
-@given(
-    sizes_and_seed=st.tuples(
-        st.lists(st.integers(2, 4), min_size=1, max_size=5), st.integers(0, 99)
-    )
-)
-def test_draws_are_different_new_and_keep_what_is_fixed(sizes_and_seed):
-    sizes, seed = sizes_and_seed
+@given(st.lists(st.integers(2, 4), min_size=1, max_size=5), st.integers(0, 99))
+def test_candidates_are_different_new_and_keep_what_is_fixed(sizes, seed):
     rng = np.random.default_rng(seed)
     policy = Policy.from_logits(rng.normal(size=(len(sizes), max(sizes))), tuple(sizes))
     every = all_schemes(tuple(sizes))

@@ -160,7 +160,7 @@ def test_the_bordered_inverse_is_the_inverse(count):
 
 @pytest.mark.parametrize("noise", [0.0, 3.0])
 def test_rho_and_noise_are_those_of_the_greatest_evidence(noise):
-    """(7) by the determinant and the inverse; -N/2 log v stands for the maximum over v."""
+    """(6) by the determinant and the inverse; -N/2 log v stands for the maximum over v."""
     sizes = (2, 3, 2, 3)
     batch = rewarded(sizes, 40, noise=noise)
     critic, y = read(sizes, batch, warmup=40)

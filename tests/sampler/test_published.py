@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,29 +10,25 @@ from sat_optuna.sampler.published import Curiosity, PaperController
 from tests.sampler.schemes import Array, batch_of
 
 
-def loss_of(
+def slot_logs(
     parameters: list[Array],
     sizes: Sequence[int],
     schemes: Array,
-    advantages: Array,
-    behaviour: Array | None = None,
     *,
     tanh_c: float | None = None,
     temperature: float = 5.0,
-) -> float:
-    """The paper preset's losses as its docstring states them, from the parameters on."""
+) -> Array:
+    """The (B, n) log probabilities of single choices, from the parameters on."""
     bias, weight, offset = parameters
     logits = (np.maximum(bias, 0) @ weight + offset).reshape(len(sizes), -1) / temperature
     if tanh_c is not None:
         logits = tanh_c * np.tanh(logits)
-    totals = []
-    for scheme in schemes:
-        total = 0.0
-        for slot, choice in enumerate(scheme):
-            row = logits[slot, : sizes[slot]]
-            total += row[choice] - math.log(np.exp(row).sum())
-        totals.append(total)
-    logs = np.array(totals)
+    norms = [math.log(np.exp(row[:size]).sum()) for row, size in zip(logits, sizes, strict=True)]
+    return np.array([[logits[i, k] - norms[i] for i, k in enumerate(x)] for x in schemes])
+
+
+def loss_of(logs: Array, advantages: Array, behaviour: Array | None) -> float:
+    """The losses that the docstring states, of (B,) log probabilities of schemes."""
     if behaviour is None:
         return float(-(advantages * logs).mean())
     ratio = np.minimum(np.exp(logs - behaviour), 10.0)
@@ -69,7 +64,8 @@ def test_gradient_is_that_of_its_stated_losses(sizes, switches, replay):
             for sign in (1, -1):
                 moved = [p.copy() for p in controller.parameters]
                 moved[which][index] += sign * 1e-5
-                ends.append(loss_of(moved, sizes, schemes, advantages, behaviour, **switches))
+                logs = slot_logs(moved, sizes, schemes, **switches).sum(axis=1)
+                ends.append(loss_of(logs, advantages, behaviour))
             slope = (ends[0] - ends[1]) / 2e-5
             assert got[which][index] == pytest.approx(slope, abs=2e-9, rel=1e-5)
 
@@ -145,26 +141,10 @@ def test_switches_turn_their_parts_off():
         assert controller.baseline == baseline
 
 
-def published_loss(
-    parameters: list[Array], sizes: Sequence[int], schemes: Array, advantages: Array, old: Array
-) -> Any:
-    """The smaller of the two sums, its ratios held at `ratios`; returns a function of those."""
-    bias, weight, offset = parameters
-    logits = (np.maximum(bias, 0) @ weight + offset).reshape(len(sizes), -1) / 5.0
-    logs = np.array(
-        [
-            [logits[i, k] - math.log(np.exp(logits[i, : sizes[i]]).sum()) for i, k in enumerate(x)]
-            for x in schemes
-        ]
-    )
-
-    def loss(ratios: Array) -> float:
-        sums = [
-            (r * logs * advantages[:, None]).sum() for r in (ratios, np.clip(ratios, 0.9, 1.1))
-        ]
-        return float(-0.1 * min(sums) / len(schemes))
-
-    return loss, np.exp(logs - old)
+def published_loss(logs: Array, ratios: Array, advantages: Array) -> float:
+    """The smaller of the two sums, with the ratios held."""
+    both = (ratios, np.clip(ratios, 0.9, 1.1))
+    return float(-0.1 * min((r * logs * advantages[:, None]).sum() for r in both) / len(logs))
 
 
 def test_gradient_with_the_published_defects_is_that_of_the_published_loss():
@@ -175,13 +155,13 @@ def test_gradient_with_the_published_defects_is_that_of_the_published_loss():
     advantages = rng.normal(size=6)
     old = controller.policy.slot_log_probs(schemes) + rng.normal(scale=0.3, size=schemes.shape)
     got = controller.gradient(schemes, advantages, old)
-    _, ratios = published_loss(controller.parameters, sizes, schemes, advantages, old)
+    ratios = np.exp(slot_logs(controller.parameters, sizes, schemes) - old)
     for which, index in [(0, (0,)), (0, (7,)), (1, (3, 5)), (2, (0,)), (2, (6,)), (2, (9,))]:
         ends = []
         for sign in (1, -1):
             moved = [p.copy() for p in controller.parameters]
             moved[which][index] += sign * 1e-5
-            ends.append(published_loss(moved, sizes, schemes, advantages, old)[0](ratios))
+            ends.append(published_loss(slot_logs(moved, sizes, schemes), ratios, advantages))
         slope = (ends[0] - ends[1]) / 2e-5
         assert got[which][index] == pytest.approx(slope, abs=2e-9, rel=1e-5)
 

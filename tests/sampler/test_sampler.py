@@ -49,6 +49,7 @@ from tests.sampler.studies import (
     unbroken,
 )
 
+BOTH = pytest.mark.parametrize("preset", PRESETS)
 CONTROLLERS = {"default": ActorCritic, "paper": PaperController}
 TWO = {"a": (0, 1), "b": (0, 1)}
 
@@ -57,33 +58,28 @@ def sqlite(folder: Path) -> str:
     return f"sqlite:///{folder}/study.db"
 
 
+GOLDEN = {
+    "default": "200012 212211 011201 201100 001120 | 012222 120222 102222 222122 112122 222220",
+    "paper": "200012 212211 011201 201100 001120 | 212111 112222 122110 021212 122220 112221",
+}
+
+
 @pytest.mark.golden
-@pytest.mark.parametrize(
-    ("preset", "expected"),
-    [
-        (
-            "default",
-            "200012 212211 011201 201100 001120 | 012222 120222 102222 222122 112122 222220",
-        ),
-        (
-            "paper",
-            "200012 212211 011201 201100 001120 | 212111 112222 122110 021212 122220 112221",
-        ),
-    ],
-)
-def test_pinned_proposals(preset, expected):
-    """Whoever changes these must raise its version in `settings`: old studies would go astray."""
+@BOTH
+def test_pinned_proposals(preset):
+    """Whoever changes these must raise the preset's version: old studies would go astray."""
     text = ["".join(map(str, row)) for row in unbroken(preset, 34)]
-    assert " ".join([*text[:5], "|", *text[-6:]]) == expected
+    assert " ".join([*text[:5], "|", *text[-6:]]) == GOLDEN[preset]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_split_runs_propose_what_one_run_proposes(preset):
-    study = study_with(preset)
+@pytest.mark.parametrize("seed", [5, None])
+@BOTH
+def test_split_runs_propose_what_one_run_proposes(preset, seed):
+    study = study_with(preset, seed=seed)
     for trials in (5, 1, 13, 7):
         study.optimize(objective, n_trials=trials)
-        study.sampler = PolicyGradientSampler(seed=5, preset=preset)  # nothing is handed over
-    assert proposals(study) == unbroken(preset, 26)
+        study.sampler = PolicyGradientSampler(seed=seed, preset=preset)  # nothing is handed over
+    assert proposals(study) == unbroken(preset, 26, seed=seed)
 
 
 def test_split_runs_on_a_journal_propose_the_same(tmp_path):
@@ -107,20 +103,14 @@ def test_asking_a_whole_batch_first_proposes_the_same(preset, batch):
     assert proposals(study) == proposals(plain)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_without_a_seed_the_studys_name_is_the_seed(preset):
-    """Fresh samplers that take turns propose what one proposes; another name is another seed."""
-    study = study_with(preset, seed=None)
-    for trials in (5, 1, 13):
-        study.optimize(objective, n_trials=trials)
-        study.sampler = PolicyGradientSampler(preset=preset)
-    assert proposals(study) == unbroken(preset, 19, seed=None)
-    assert proposals(study) == unbroken(preset, 19, seed=seed_of_name("s"))
-    assert proposals(study) != unbroken(preset, 19, seed=None, name="t")
-    nameless = [optuna.create_study(sampler=PolicyGradientSampler(preset=preset)) for _ in "12"]
-    for other in nameless:  # Optuna draws their names
-        other.optimize(objective, n_trials=5)
-    assert proposals(nameless[0]) != proposals(nameless[1])
+def test_without_a_seed_the_studys_name_is_the_seed():
+    found = unbroken("default", 19, seed=None)
+    assert found == unbroken("default", 19, seed=seed_of_name("s"))
+    assert found != unbroken("default", 19, seed=None, name="t")
+    # Optuna draws a name for a study that is given none.
+    assert unbroken("default", 5, seed=None, name=None) != unbroken(
+        "default", 5, seed=None, name=None
+    )
 
 
 def test_the_seed_of_a_name_is_stored_as_a_number(tmp_path):
@@ -241,83 +231,76 @@ def test_no_repeat_until_the_space_is_finished_and_none_of_it_is_left_out(sizes,
 
 def test_first_trial_is_proposed_where_the_space_is_known():
     space = {"a": (0, 1), "b": (0, 1, 2), "one": ("only",)}
-    study = optuna.create_study(sampler=PolicyGradientSampler(seed=0, search_space=space))
-    trial = study.ask()
-    assert trial.suggest_categorical("a", (0, 1)) in (0, 1)
-    assert study.get_trials(deepcopy=False)[0].system_attrs["sat:policy"]["x"].keys() == {"a", "b"}
-    assert trial.suggest_categorical("one", ("only",)) == "only"
-    assert trial.suggest_categorical("new", ("x", "y")) in ("x", "y")  # joins the space later
-    study.tell(trial, 1.0)
-    later = study.ask()
-    later.suggest_categorical("new", ("x", "y"))
-    assert "new" in study.get_trials(deepcopy=False)[1].system_attrs["sat:policy"]["x"]
+    study = study_with(search_space=space)
+
+    def asked() -> optuna.Trial:
+        trial = study.ask()
+        assert trial.suggest_categorical("a", (0, 1)) in (0, 1)
+        assert trial.suggest_categorical("one", ("only",)) == "only"
+        assert trial.suggest_categorical("new", ("x", "y")) in ("x", "y")
+        return trial
+
+    study.tell(asked(), 1.0)
+    asked()
+    first, second = (t.system_attrs[POLICY_KEY]["x"] for t in study.get_trials(deepcopy=False))
+    assert first.keys() == {"a", "b"}
+    assert second.keys() == {"a", "b", "new"}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@BOTH
 def test_no_proposal_is_over_the_budget_and_the_best_within_is_found(preset):
     """Each connection pays, so the optimum lies at the limit; what is within is then all seen."""
     names = [f"p{i}" for i in range(7)]
-    space = dict.fromkeys(names, ("none", "se", "sge"))
+    costs = {name: [0.0, 4.0, 7.0 + i] for i, name in enumerate(names)}
     limit = CostLimit(
-        at_most=30.0,
-        base=10.0,
-        costs={name: [0.0, 4.0, 7.0 + i] for i, name in enumerate(names)},
-        extras=((3.0, {"p0": [1], "p1": [1, 2]}),),
+        at_most=30.0, base=10.0, costs=costs, extras=((3.0, {"p0": [1], "p1": [1, 2]}),)
     )
 
-    def cost(params: dict[str, str]) -> float:
-        total = 10.0 + sum(limit.costs[n][space[n].index(params[n])] for n in names)
-        shared = params["p0"] == "se" or params["p1"] != "none"
-        return total + 3.0 * shared
+    def allowed(picked: tuple[int, ...]) -> bool:
+        cost = 10.0 + sum(costs[name][k] for name, k in zip(names, picked, strict=True))
+        shared = picked[0] == 1 or picked[1] > 0
+        return cost + 3.0 * shared <= 30 and sum(k > 0 for k in picked) <= 3
 
-    def objective(trial: optuna.Trial) -> float:
-        picked = [space[n].index(trial.suggest_categorical(n, space[n])) for n in names]
+    def paying(trial: optuna.Trial) -> float:
+        picked = [KINDS.index(trial.suggest_categorical(name, KINDS)) for name in names]
         return float(np.dot(picked, np.arange(1, 8)))
 
-    sampler = PolicyGradientSampler(
-        seed=1, preset=preset, search_space=space, budget={"params": limit}, max_connections=3
+    study = study_with(
+        preset,
+        search_space=dict.fromkeys(names, KINDS),
+        budget={"params": limit},
+        max_connections=3,
     )
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    within = []
-    for choices in itertools.product(*space.values()):
-        params = dict(zip(names, choices, strict=True))
-        if cost(params) <= 30 and sum(c != "none" for c in choices) <= 3:
-            within.append(params)
-    study.optimize(objective, n_trials=len(within))
-    proposed = [trial.params for trial in study.get_trials(deepcopy=False)]
-    assert all(p in within for p in proposed)
-    assert len({tuple(p.items()) for p in proposed}) == len(within)
-    study.optimize(objective, n_trials=3)
-    assert all(trial.params in within for trial in study.get_trials(deepcopy=False))
+    within = set(filter(allowed, itertools.product(range(3), repeat=7)))
+    study.optimize(paying, n_trials=len(within))
+    assert set(proposals(study, names)) == within
+    study.optimize(paying, n_trials=3)
+    assert set(proposals(study, names)) == within
 
 
 def test_a_budget_costs_the_default_few_trials_to_search_in():
     """54 blocks of different gain, at most 10: the ten that gain most are found or nearly."""
     gains = np.random.default_rng(0).normal(size=54)
     space = {f"p{i:02d}": ("none", "se") for i in range(54)}
-    sampler = PolicyGradientSampler(seed=0, search_space=space, max_connections=10)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study = study_with(seed=0, search_space=space, max_connections=10)
 
-    def objective(trial: optuna.Trial) -> float:
+    def gain(trial: optuna.Trial) -> float:
         chosen = [trial.suggest_categorical(name, c) == "se" for name, c in space.items()]
         assert sum(chosen) <= 10
         return float(gains @ chosen)
 
-    study.optimize(objective, n_trials=120)
+    study.optimize(gain, n_trials=120)
     assert study.best_value > 0.9 * np.sort(gains)[-10:].sum()
 
 
 def test_enqueued_choices_hold_even_over_the_budget():
     space = {f"p{i}": (0, 1) for i in range(5)}
-    sampler = PolicyGradientSampler(seed=0, search_space=space, max_connections=1)
-    study = optuna.create_study(sampler=sampler)
+    study = study_with(search_space=space, max_connections=1)
     study.enqueue_trial({"p0": 1, "p1": 1})
-    trial = study.ask()
-    picked = {name: trial.suggest_categorical(name, c) for name, c in space.items()}
-    assert (picked["p0"], picked["p1"]) == (1, 1)
-    study.tell(trial, 0.0)
-    study.optimize(lambda t: sum(t.suggest_categorical(n, c) for n, c in space.items()), 5)
-    assert all(sum(t.params.values()) <= 1 for t in study.get_trials(deepcopy=False)[1:])
+    study.optimize(lambda t: sum(t.suggest_categorical(n, c) for n, c in space.items()), 6)
+    first, *others = study.get_trials(deepcopy=False)
+    assert (first.params["p0"], first.params["p1"]) == (1, 1)
+    assert all(sum(t.params.values()) <= 1 for t in others)
 
 
 def test_a_parameter_that_no_limit_counts_is_said(caplog):
@@ -412,23 +395,20 @@ def test_other_settings_are_refused_and_leave_no_running_trial():
         study.optimize(objective, n_trials=1, catch=(Exception,))
     with pytest.raises(SamplerSettingsError):
         optuna.trial.Trial(study, running._trial_id)  # which is left as it is
-    states = [t.state for t in study.get_trials(deepcopy=False)]
-    assert states == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING, TrialState.FAIL]
+    assert states(study) == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING, TrialState.FAIL]
     study.sampler = PolicyGradientSampler(seed=5)
     study.ask()
 
 
 def test_another_budget_is_another_study():
-    study = optuna.create_study(
-        sampler=PolicyGradientSampler(seed=0, search_space=TWO, max_connections=1)
-    )
+    study = study_with(search_space=TWO, max_connections=1)
     study.ask()
-    study.sampler = PolicyGradientSampler(seed=0, search_space=TWO, max_connections=2)
+    study.sampler = PolicyGradientSampler(seed=5, search_space=TWO, max_connections=2)
     with pytest.raises(SamplerSettingsError, match=r"budget: .*connections"):
         study.ask()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@BOTH
 def test_a_study_of_our_other_samplers_or_of_another_version_is_refused(preset):
     study = study_with(preset)
     sampler = study.sampler
@@ -446,29 +426,28 @@ def test_a_study_of_our_other_samplers_or_of_another_version_is_refused(preset):
     assert states(study) == [TrialState.FAIL]
 
 
-def test_options_reach_the_controller_and_are_kept_with_the_study():
-    cases: list[tuple[Any, dict[str, Any]]] = [
-        ("default", {"warmup": 3}),
-        ("paper", {"temperature": 0.1}),
-    ]
-    for preset, options in cases:
-        study = study_with(preset, options=options)
-        study.optimize(objective, n_trials=26)
-        assert proposals(study) != unbroken(preset, 26)
-        study.sampler = PolicyGradientSampler(seed=5, preset=preset)
-        with pytest.raises(SamplerSettingsError, match=f"options: .*{next(iter(options))}"):
-            study.ask()
+@pytest.mark.parametrize(
+    ("preset", "options"), [("default", {"warmup": 3}), ("paper", {"temperature": 0.1})]
+)
+def test_options_reach_the_controller_and_are_kept_with_the_study(preset, options):
+    study = study_with(preset, options=options)
+    study.optimize(objective, n_trials=26)
+    assert proposals(study) != unbroken(preset, 26)
+    study.sampler = PolicyGradientSampler(seed=5, preset=preset)
+    with pytest.raises(SamplerSettingsError, match=f"options: .*{next(iter(options))}"):
+        study.ask()
+
+
+def broken(*_given):
+    raise ArithmeticError("a singular matrix")
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-@pytest.mark.parametrize("preset", PRESETS)
+@BOTH
 def test_an_error_in_the_sampler_surfaces_and_leaves_no_trial_running(preset, n_jobs, monkeypatch):
     """Even where the user catches all errors of the objective."""
     study = study_with(preset)
     study.optimize(objective, n_trials=12)
-
-    def broken(*_given, **_more):
-        raise ArithmeticError("a singular matrix")
 
     monkeypatch.setattr(CONTROLLERS[preset], "propose", broken)
     with pytest.raises(ArithmeticError, match="a singular matrix"):
@@ -482,7 +461,7 @@ def test_an_error_in_the_sampler_surfaces_and_leaves_no_trial_running(preset, n_
     assert states(study)[-6:] == [TrialState.COMPLETE] * 6
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@BOTH
 def test_an_error_while_a_retry_is_learned_for_surfaces_too(preset, monkeypatch):
     """A process that has read nothing yet finds the retry's proposal stored."""
     study = study_with(preset)
@@ -492,9 +471,6 @@ def test_an_error_while_a_retry_is_learned_for_surfaces_too(preset, monkeypatch)
     study.tell(original, state=TrialState.FAIL)
     RetryHeartbeatStaleTrialCallback()(study, failed)
     study.sampler = PolicyGradientSampler(seed=5, preset=preset)
-
-    def broken(*_given, **_more):
-        raise ArithmeticError("a singular matrix")
 
     monkeypatch.setattr(CONTROLLERS[preset], "tell", broken)
     with pytest.raises(ArithmeticError, match="a singular matrix"):
@@ -538,7 +514,5 @@ def test_a_pruner_that_shows_a_part_of_the_trials_changes_nothing():
 def test_two_threads_share_a_sampler():
     study = study_with()
     study.optimize(objective, n_trials=40, n_jobs=2)
-    trials = study.get_trials(deepcopy=False)
-    assert [t.state for t in trials] == [TrialState.COMPLETE] * 40
-    fresh = PolicyGradientSampler(seed=5).policy(study)
-    assert policy_of(study) == fresh
+    assert states(study) == [TrialState.COMPLETE] * 40
+    assert policy_of(study) == PolicyGradientSampler(seed=5).policy(study)

@@ -14,124 +14,99 @@ from sat_optuna.sampler.published import PaperController
 from sat_optuna.sampler.settings import PRESETS
 
 TWO = {"a": (0, 1), "b": (0, 1)}
-
-
 MANY = {f"b{block:02}": (0, 1) for block in range(40)}
-# At least twenty connections, and at most nineteen: told by each alone only at the end.
-OPPOSED = {
-    "search_space": MANY,
-    "budget": {
-        "more": CostLimit(at_most=-20, costs={name: [0, -1] for name in MANY}),
-        "less": CostLimit(at_most=19, costs={name: [0, 1] for name in MANY}),
-    },
-}
+
+
+def limits(space: Any = TWO, **limits: Any) -> dict[str, Any]:
+    return {"search_space": space, "budget": {n: CostLimit(**v) for n, v in limits.items()}}
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"max_connections": 1}, r"limit of connections given without search_space; give the par"),
-        (
-            {"search_space": TWO, "max_connections": -1},
-            r"max_connections -1 given; it must be a whole number, 0 or more",
-        ),
-        (
-            {"search_space": TWO, "budget": {"macs": CostLimit(at_most=3, base=5)}},
-            r"'macs' of 3 allows nothing: the cheapest scheme costs 5; raise it",
-        ),
-        (
-            {"search_space": TWO, "budget": {"macs": CostLimit(at_most=math.nan)}},
-            r"'macs' of nan allows nothing",
-        ),
-        (
-            {
-                "search_space": {"a": (0, 1)},
-                "budget": {
-                    "macs": CostLimit(at_most=0, costs={"a": [0, 1]}),
-                    "ms": CostLimit(at_most=0, costs={"a": [1, 0]}),
-                },
-            },
-            r"no scheme keeps the budgets macs, ms together; raise one",
-        ),
-        (
-            {"search_space": TWO, "budget": {"ms": CostLimit(at_most=1, costs={"c": [0, 1]})}},
-            r"'ms' names the parameter 'c', of which search_space has no two choices",
-        ),
-        (
-            {"search_space": TWO, "budget": {"ms": CostLimit(at_most=1, costs={"a": [0]})}},
-            r"'ms' gives 'a' the costs \[0\]; give 2 finite numbers, one for each choice",
-        ),
-        (
-            {"search_space": TWO, "budget": {"ms": CostLimit(at_most=1, extras=((-1, {}),))}},
-            r"'ms' has an extra of -1; give 0 or more",
-        ),
-        ({"search_space": TWO, "budget": {"ms": 3}}, r"budget {'ms': 3} given; give a CostLimit"),
-        ({"search_space": TWO, "budget": 3}, r"budget 3 given; give a CostLimit for each name"),
-        ({"search_space": ["a"]}, r"search_space \['a'\] given; give a dict of each parameter's"),
-        ({"search_space": {"a": 3}}, r"search_space gives 'a' the choices 3; .* a list of choi"),
-        ({"search_space": {"a": []}}, r"search_space gives 'a' the choices \[\]"),
-        ({"search_space": {1: (0, 1)}}, r"search_space gives 1 the choices \(0, 1\)"),
-        (OPPOSED, r"none of the first 5.,... partial schemes keeps all limits"),
-        ({"replicates": 0}, r"replicates 0 given; it must be a whole number, 1 or more"),
-        ({"replicates": 2.5}, r"replicates 2.5 given; it must be a whole number, 1 or more"),
+        ({"preset": "papr"}, r"preset 'papr' given; choose 'default' or 'paper'"),
         ({"seed": -1}, r"seed -1 given; it must be a whole number, 0 or more"),
         ({"seed": "a"}, r"seed 'a' given; it must be a whole number, 0 or more"),
         ({"batch": 0}, r"batch 0 given; it must be a whole number, 1 or more"),
         ({"batch": 0, "preset": "paper"}, r"batch 0 given"),
-        ({"preset": "papr"}, r"preset 'papr' given; choose 'default' or 'paper'"),
-        (
-            {"options": {"draws": {1}}},
-            r"option draws \{1\} given; it must be a whole number, 1 or more",
-        ),
-        (
-            {"weights": [1, 1], "reward": lambda _trial: 0.0},
-            r"reward and weights given, .*; give one of them",
-        ),
-        ({"reward": 3}, r"reward 3 given; give a function of a finished trial, or None"),
+        ({"replicates": 0}, r"replicates 0 given; it must be a whole number, 1 or more"),
+        ({"replicates": 2.5}, r"replicates 2.5 given; it must be a whole number, 1 or more"),
         ({"learning_rate": "a"}, r"learning_rate 'a' given; it must be a number above 0 and at m"),
-        ({"learning_rate": math.nan, "preset": "paper"}, r"learning_rate nan .* above 0$"),
+        ({"learning_rate": 0.0}, r"learning_rate 0\.0 given; it must be a number above 0"),
         ({"learning_rate": 1.5}, r"learning_rate 1\.5 given; .* above 0 and at most 1$"),
-        ({"options": {"rnd": False}}, r"option 'rnd' given; known are warmup, thrift, breadth"),
-        ({"options": {"pairs": 1}, "preset": "paper"}, r"option 'pairs' given; known are rnd"),
-        ({"options": 3}, r"options 3 given; give a dict of them by name"),
-        ({"options": {"draws": 0}}, r"option draws 0 given; it must be a whole number, 1 or more"),
-        ({"options": {"pairs": 1}}, r"option pairs 1 given; it must be true or false"),
-        ({"options": {"breadth": -1}}, r"option breadth -1 given; it must be a number 0 or more"),
-        (
-            {"options": {"temperature": 0}, "preset": "paper"},
-            r"option temperature 0 given; it must be a number above 0",
-        ),
+        ({"learning_rate": math.nan, "preset": "paper"}, r"learning_rate nan .* above 0$"),
+        ({"reward": 3}, r"reward 3 given; give a function of a finished trial, or None"),
+        ({"weights": [1, 1], "reward": len}, r"reward and weights given, .*; give one of them"),
         ({"weights": 3}, r"weights 3 given; give numbers from 0 on"),
         ({"weights": "12"}, r"weights '12' given; give numbers from 0 on"),
         ({"weights": [1, -1]}, r"weights \[1, -1\] given; give numbers from 0 on"),
         ({"weights": [0.0, 0.0]}, r"weights \[0.0, 0.0\] given"),
+        ({"options": 3}, r"options 3 given; give a dict of them by name"),
+        ({"options": {"rnd": False}}, r"option 'rnd' given; known are warmup, thrift, breadth"),
+        ({"options": {"pairs": 1}, "preset": "paper"}, r"option 'pairs' given; known are rnd"),
+        ({"options": {"draws": 0}}, r"option draws 0 given; it must be a whole number, 1 or more"),
+        (
+            {"options": {"draws": {1}}},
+            r"option draws \{1\} given; it must be a whole number, 1 or",
+        ),
+        ({"options": {"pairs": 1}}, r"option pairs 1 given; it must be true or false"),
+        ({"options": {"breadth": -1}}, r"option breadth -1 given; it must be a number 0 or more"),
+        ({"options": {"temperature": 0}, "preset": "paper"}, r"option temperature 0 .* above 0$"),
+        ({"search_space": ["a"]}, r"search_space \['a'\] given; give a dict of each parameter's"),
+        ({"search_space": {"a": 3}}, r"search_space gives 'a' the choices 3; .* a list of choi"),
+        ({"search_space": {"a": []}}, r"search_space gives 'a' the choices \[\]"),
+        ({"search_space": {1: (0, 1)}}, r"search_space gives 1 the choices \(0, 1\)"),
+        ({"max_connections": -1}, r"max_connections -1 given; it must be a whole number, 0 or mo"),
+        ({"max_connections": 1}, r"limit of connections given without search_space; give the par"),
+        ({"search_space": TWO, "budget": {"ms": 3}}, r"budget {'ms': 3} given; give a CostLimit"),
+        ({"search_space": TWO, "budget": 3}, r"budget 3 given; give a CostLimit for each name"),
+        (limits(ms={"at_most": "x"}), r"'ms' of 'x' over 0.0; give numbers"),
+        (limits(ms={"at_most": 3, "base": 5}), r"'ms' of 3 allows nothing: .* costs 5; raise it"),
+        (limits(ms={"at_most": math.nan}), r"'ms' of nan allows nothing"),
+        (limits(ms={"at_most": 1, "costs": [1]}), r"'ms' has \[1\]; give a dict by parameter"),
+        (
+            limits(ms={"at_most": 1, "costs": {"c": [0, 1]}}),
+            r"'ms' names the parameter 'c', of which search_space has no two choices",
+        ),
+        (
+            limits(ms={"at_most": 1, "costs": {"a": [0]}}),
+            r"'ms' gives 'a' the costs \[0\]; give 2 finite numbers, one for each choice",
+        ),
+        (limits(ms={"at_most": 1, "costs": {"a": 3}}), r"'ms' gives 'a' the costs 3; give 2 fin"),
+        (limits(ms={"at_most": 1, "costs": {"a": "xy"}}), r"gives 'a' the costs 'xy'; give 2 fin"),
+        (limits(ms={"at_most": 1, "extras": [3]}), r"'ms' has the extra 3; give a cost and the c"),
+        (limits(ms={"at_most": 1, "extras": [("x", {})]}), r"'ms' has an extra of 'x'; give 0 or"),
+        (
+            limits(ms={"at_most": 1, "extras": [(-1, {})]}),
+            r"'ms' has an extra of -1; give 0 or mo",
+        ),
+        (
+            limits(ms={"at_most": 1, "extras": [(1, {"a": 1})]}),
+            r"'a' of the choices 1; give a list",
+        ),
+        (limits(ms={"at_most": 1, "extras": [(1, {"a": [2]})]}), r"\[2\]; .* indices from 0 to 1"),
+        (limits(ms={"at_most": 1, "extras": [(1, {"a": [-1]})]}), r"\[-1\]; .* from 0 to 1"),
+        (
+            limits(
+                {"a": (0, 1)},
+                macs={"at_most": 0, "costs": {"a": [0, 1]}},
+                ms={"at_most": 0, "costs": {"a": [1, 0]}},
+            ),
+            r"no scheme keeps the budgets macs, ms together; raise one",
+        ),
+        (  # at least twenty connections, and at most nineteen: told by each alone at the end only
+            limits(
+                MANY,
+                more={"at_most": -20, "costs": dict.fromkeys(MANY, (0, -1))},
+                less={"at_most": 19, "costs": dict.fromkeys(MANY, (0, 1))},
+            ),
+            r"none of the first 5.,... partial schemes keeps all limits",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_sentence(wrong, message):
     with pytest.raises(ValueError, match=message):
         PolicyGradientSampler(**{"seed": 0, **wrong})
-
-
-@pytest.mark.parametrize(
-    ("limit", "message"),
-    [
-        ({"at_most": "x"}, r"'ms' of 'x' over 0.0; give numbers"),
-        ({"at_most": 1, "costs": [1]}, r"'ms' has \[1\]; give a dict by parameter"),
-        ({"at_most": 1, "costs": {"a": 3}}, r"'ms' gives 'a' the costs 3; give 2 finite numbers"),
-        ({"at_most": 1, "costs": {"a": "xy"}}, r"'ms' gives 'a' the costs 'xy'; give 2 finite"),
-        ({"at_most": 1, "extras": [3]}, r"'ms' has the extra 3; give a cost and the choices it"),
-        ({"at_most": 1, "extras": [("x", {})]}, r"'ms' has an extra of 'x'; give 0 or more"),
-        (
-            {"at_most": 1, "extras": [(1, {"a": 1})]},
-            r"'a' of the choices 1; give a list of indices",
-        ),
-        ({"at_most": 1, "extras": [(1, {"a": [2]})]}, r"choices \[2\]; .* indices from 0 to 1"),
-        ({"at_most": 1, "extras": [(1, {"a": [-1]})]}, r"choices \[-1\]; .* from 0 to 1"),
-    ],
-)
-def test_a_limit_that_cannot_be_is_one_sentence(limit, message):
-    with pytest.raises(ValueError, match=message):
-        PolicyGradientSampler(seed=0, search_space=TWO, budget={"ms": CostLimit(**limit)})
 
 
 @pytest.mark.parametrize(
