@@ -83,6 +83,10 @@ class ActorCritic:
         weights: of several objectives; see `scalarised`.
     """
 
+    # To be raised with any change of a proposal, for then a study begun before is refused.
+    version = 4
+    batch = 1  # trials told at once, where the sampler is given no other number
+    rate = 0.6
     steps = 20
     trust = 0.1  # how much of what the critic does not explain in one trial is the scheme's own
 
@@ -90,7 +94,7 @@ class ActorCritic:
         self,
         sizes: Sequence[int],
         *,
-        learning_rate: float = 0.6,
+        learning_rate: float = rate,
         warmup: int = 10,
         thrift: float = 3.0,
         breadth: float = 1.5,

@@ -65,6 +65,10 @@ class PaperController:
         stored: of each stored step the schemes, the rewards and their log probabilities then.
     """
 
+    # To be raised with any change of a proposal, for then a study begun before is refused.
+    version = 3
+    batch = 3  # trials told at once, where the sampler is given no other number
+    rate = 0.05
     replay_steps = 30  # steps that are stored
     replay_from = 10  # the first step that replays one
     replay_weight = 0.1
@@ -75,7 +79,7 @@ class PaperController:
         sizes: Sequence[int],
         *,
         seed: int,
-        learning_rate: float = 0.05,
+        learning_rate: float = rate,
         rnd: bool = True,
         replay: bool = True,
         tanh_c: float | None = None,

@@ -58,7 +58,7 @@ from .settings import CostLimit
 from .settings import limits_of
 from .settings import NUMBERS
 from .settings import options_of
-from .settings import PRESETS
+from .settings import RATES
 from .settings import Reward
 from .settings import space_of
 from .settings import weights_of
@@ -66,6 +66,10 @@ from .settings import weights_of
 
 __all__ = ["PolicyGradientSampler"]
 
+_CONTROLLERS: dict[str, type[ActorCritic | PaperController]] = {
+    "default": ActorCritic,
+    "paper": PaperController,
+}
 _AGAIN = 0.1  # share of the proposals that measure a scheme again, where `replicates` allows it
 _REDRAWS = 4  # how often a worker draws again where another drew the same at the same moment
 _HELD_UP = 50  # the user is warned once so many finished trials wait for one that is not
@@ -131,7 +135,7 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         max_connections: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if preset not in tuple(PRESETS):
+        if preset not in tuple(_CONTROLLERS):
             raise ValueError(f"preset {preset!r} given; choose 'default' or 'paper'")
         if not (reward is None or callable(reward)):
             raise ValueError(
@@ -141,15 +145,15 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
             raise ValueError(
                 "reward and weights given, and a reward is one number already; give one of them"
             )
-        self._preset, known = preset, PRESETS[preset]
+        self._preset, kind = preset, _CONTROLLERS[preset]
         self._reward = reward
         self._weights = None if weights is None else weights_of(weights)
-        self._options = options_of(options or {}, known)
+        self._options = options_of(options or {}, preset)
         self._seed: int | None = NUMBERS["seed"].checked("seed", seed)
-        self._batch: int = NUMBERS["batch"].checked("batch", batch) or known.batch
+        self._batch: int = NUMBERS["batch"].checked("batch", batch) or kind.batch
         self._replicates: int = NUMBERS["replicates"].checked("replicates", replicates)
-        rate = known.ranges["learning_rate"].checked("learning_rate", learning_rate)
-        self._learning_rate: float = rate or known.learning_rate
+        rate = RATES[preset].checked("learning_rate", learning_rate)
+        self._learning_rate: float = rate or kind.rate
         most = NUMBERS["max_connections"].checked("max_connections", max_connections)
         self._space = space_of(search_space or {})
         self._limits = limits_of(budget or {}, most, self._space)
@@ -180,7 +184,7 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         name = getattr(reward, "__qualname__", type(reward).__qualname__) if reward else None
         return {
             "algorithm": f"policy-gradient/{self._preset}",
-            "version": PRESETS[self._preset].version,
+            "version": _CONTROLLERS[self._preset].version,
             "seed": self._seed,
             "batch": self._batch,
             "learning_rate": self._learning_rate,
@@ -389,12 +393,10 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         return History(lambda sizes: self._controller(sizes, seed), values, batch, self._space)
 
     def _controller(self, sizes: Sequence[int], seed: int) -> Controller:
-        rate, weights, options = self._learning_rate, self._weights, self._options
+        given = {"learning_rate": self._learning_rate, "weights": self._weights, **self._options}
         if self._preset == "paper":
-            return PaperController(
-                sizes, seed=seed, learning_rate=rate, weights=weights, **options
-            )
-        return ActorCritic(sizes, learning_rate=rate, weights=weights, **options)
+            return PaperController(sizes, seed=seed, **given)
+        return ActorCritic(sizes, **given)
 
 
 def _holds(schemes: Ints, scheme: Sequence[int]) -> bool:

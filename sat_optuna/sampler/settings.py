@@ -14,17 +14,19 @@ from typing import Any
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from .budget import Budget
+from .policy import Floats
 
 
 __all__ = [
     "NUMBERS",
-    "PRESETS",
+    "OPTIONS",
+    "RATES",
     "CostLimit",
-    "Preset",
     "Range",
     "Reward",
     "budget_in",
@@ -117,24 +119,6 @@ class Range:
         return f"a whole number, {low}{high}" if self.kind is int else f"a number {low}{high}"
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A controller's settings: what they may be, and what they are where they are left out.
-
-    Attributes:
-        version: of the proposals. Whoever changes any of them must raise it, so that a study
-            that was begun with the old ones is refused.
-        batch: where it is left out.
-        learning_rate: where it is left out.
-        ranges: of the learning rate and of the controller's further arguments.
-    """
-
-    version: int
-    batch: int
-    learning_rate: float
-    ranges: Mapping[str, Range]
-
-
 _COUNT, _AMOUNT, _SWITCH = Range(int, least=1), Range(float), Range(bool)
 _DIVISOR = Range(float, positive=True)  # logits are divided by it
 
@@ -144,45 +128,37 @@ NUMBERS = {
     "replicates": _COUNT,
     "max_connections": Range(int, optional=True),
 }
-PRESETS = {
-    "default": Preset(
-        version=4,
-        batch=1,
-        learning_rate=0.6,
-        ranges={
-            "learning_rate": Range(float, positive=True, most=1, optional=True),
-            "warmup": _COUNT,
-            "thrift": _AMOUNT,
-            "breadth": _AMOUNT,
-            "temperature": _DIVISOR,
-            "draws": _COUNT,
-            "caution": _AMOUNT,
-            "pairs": _SWITCH,
-            "ranks": _SWITCH,
-            "distinct": _SWITCH,
-        },
-    ),
-    "paper": Preset(
-        version=3,
-        batch=3,
-        learning_rate=0.05,
-        ranges={
-            "learning_rate": Range(float, positive=True, optional=True),
-            "rnd": _SWITCH,
-            "replay": _SWITCH,
-            "tanh_c": Range(float, positive=True, optional=True),
-            "temperature": _DIVISOR,
-            "ema_decay": _AMOUNT,
-            "repaired": _SWITCH,
-        },
-    ),
+RATES = {
+    "default": Range(float, positive=True, most=1, optional=True),
+    "paper": Range(float, positive=True, optional=True),
+}
+OPTIONS = {
+    "default": {
+        "warmup": _COUNT,
+        "thrift": _AMOUNT,
+        "breadth": _AMOUNT,
+        "temperature": _DIVISOR,
+        "draws": _COUNT,
+        "caution": _AMOUNT,
+        "pairs": _SWITCH,
+        "ranks": _SWITCH,
+        "distinct": _SWITCH,
+    },
+    "paper": {
+        "rnd": _SWITCH,
+        "replay": _SWITCH,
+        "tanh_c": Range(float, positive=True, optional=True),
+        "temperature": _DIVISOR,
+        "ema_decay": _AMOUNT,
+        "repaired": _SWITCH,
+    },
 }
 
 
-def options_of(options: Any, preset: Preset) -> dict[str, Any]:
+def options_of(options: Any, preset: str) -> dict[str, Any]:
     """Return the options of a preset's controller, each in its type."""
     given = _mapping(options, f"options {options!r} given; give a dict of them by name")
-    known = {name: allowed for name, allowed in preset.ranges.items() if name != "learning_rate"}
+    known = OPTIONS[preset]
     for name in given:
         if name not in known:
             raise ValueError(f"option {name!r} given; known are {', '.join(known)}")
@@ -242,52 +218,64 @@ def budget_in(space: Space, limits: Mapping[str, CostLimit]) -> Budget | None:
     """
     if not limits:
         return None
-    sizes = [len(distribution.choices) for distribution in space.values()]
-    costs = np.zeros((len(limits), len(sizes), max(sizes)))
-    at_most, extras = np.zeros(len(limits)), []
+    costs, extras = [], []
     for index, (name, limit) in enumerate(limits.items()):
         what = f"budget {name!r}"
         if not all(isinstance(number, Real) for number in (limit.at_most, limit.base)):
             raise ValueError(f"{what} of {limit.at_most!r} over {limit.base!r}; give numbers")
-        at_most[index] = limit.at_most - limit.base
-        for slot, parameter, given in _by_slot(limit.costs, space, what):
-            row = _floats(given)
-            if len(row) != sizes[slot] or not np.isfinite(row).all():
-                raise ValueError(
-                    f"{what} gives {parameter!r} the costs {given!r}; give {sizes[slot]} finite "
-                    "numbers, one for each choice"
-                )
-            costs[index, slot, : len(row)] = row
-        extra: Any
-        for extra in limit.extras:
-            if not isinstance(extra, tuple | list) or len(extra) != 2:
-                raise ValueError(
-                    f"{what} has the extra {extra!r}; give a cost and the choices it is for"
-                )
-            paid = _as_float(extra[0])
-            if not 0 <= paid < math.inf:
-                raise ValueError(f"{what} has an extra of {extra[0]!r}; give 0 or more")
-            mask = np.zeros(costs.shape[1:], dtype=bool)
-            for slot, parameter, given in _by_slot(extra[1], space, what):
-                if not isinstance(given, Iterable) or not all(
-                    isinstance(k, int | np.integer) and 0 <= k < sizes[slot] for k in given
-                ):
-                    raise ValueError(
-                        f"{what} has an extra for {parameter!r} of the choices {given!r}; "
-                        f"give a list of indices from 0 to {sizes[slot] - 1}"
-                    )
-                mask[slot, list(given)] = True
-            extras.append((index, paid, mask))
-    budget = Budget(sizes, at_most, costs, extras)
+        costs.append(_costs_of(limit.costs, space, what))
+        extras += [(index, *_extra_of(extra, space, what)) for extra in limit.extras]
+    sizes = [len(distribution.choices) for distribution in space.values()]
+    room = np.array([limit.at_most - limit.base for limit in limits.values()], dtype=np.float64)
+    budget = Budget(sizes, room, np.array(costs), extras)
     for (name, limit), least in zip(limits.items(), budget.least.tolist(), strict=True):
         if not limit.base + least <= limit.at_most:
             raise ValueError(
                 f"budget {name!r} of {limit.at_most:g} allows nothing: the cheapest scheme costs "
                 f"{limit.base + least:g}; raise it"
             )
-    if budget.first(np.ones(costs.shape[1:]), ()) is None:
+    if budget.first(np.ones((len(sizes), max(sizes))), ()) is None:
         raise ValueError(f"no scheme keeps the budgets {', '.join(limits)} together; raise one")
     return budget
+
+
+def _costs_of(given: Any, space: Space, what: str) -> Floats:
+    """Return the (n, K) costs of the choices."""
+    costs = np.zeros(_mask(space).shape)
+    for slot, parameter, row in _by_slot(given, space, what):
+        size, numbers = len(space[parameter].choices), _floats(row)
+        if len(numbers) != size or not np.isfinite(numbers).all():
+            raise ValueError(
+                f"{what} gives {parameter!r} the costs {row!r}; give {size} finite numbers, one "
+                "for each choice"
+            )
+        costs[slot, :size] = numbers
+    return costs
+
+
+def _extra_of(extra: Any, space: Space, what: str) -> tuple[float, NDArray[np.bool_]]:
+    """Return the cost of an extra and the (n, K) mask of its choices."""
+    if not isinstance(extra, tuple | list) or len(extra) != 2:
+        raise ValueError(f"{what} has the extra {extra!r}; give a cost and the choices it is for")
+    paid, mask = _as_float(extra[0]), _mask(space)
+    if not 0 <= paid < math.inf:
+        raise ValueError(f"{what} has an extra of {extra[0]!r}; give 0 or more")
+    for slot, parameter, indices in _by_slot(extra[1], space, what):
+        size = len(space[parameter].choices)
+        for index in indices if isinstance(indices, Iterable) else [None]:
+            if not isinstance(index, int | np.integer) or not 0 <= index < size:
+                raise ValueError(
+                    f"{what} has an extra for {parameter!r} of the choices {indices!r}; give a "
+                    f"list of indices from 0 to {size - 1}"
+                )
+            mask[slot, int(index)] = True
+    return paid, mask
+
+
+def _mask(space: Space) -> NDArray[np.bool_]:
+    """Return an (n, K) mask of no choices."""
+    sizes = [len(distribution.choices) for distribution in space.values()]
+    return np.zeros((len(sizes), max(sizes)), dtype=bool)
 
 
 def _by_slot(given: Any, space: Space, what: str) -> Iterator[tuple[int, str, Any]]:
