@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sat_optuna.export.write import export_ticket
     from sat_optuna.pipeline.folder import open_study, run_study
     from sat_optuna.pipeline.progress import progress_bar
-    from sat_optuna.sampler.sampler import CostLimit, PolicyGradientSampler
+    from sat_optuna.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.space import cost_limit, scheme_space
@@ -74,12 +74,12 @@ __all__ = [
 _HOMES = {
     "AttentionSpec": "ticket",
     "Cost": "cost.operations",
-    "CostLimit": "sampler.sampler",
+    "CostLimit": "sampler",
     "CostModel": "cost.operations",
     "Evaluator": "evaluate",
     "LatencyModel": "cost.latency",
     "MLflowLog": "tracking",
-    "PolicyGradientSampler": "sampler.sampler",
+    "PolicyGradientSampler": "sampler",
     "Scheme": "scheme",
     "Split": "data.split",
     "Supernet": "supernet.supernet",

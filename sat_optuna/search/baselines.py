@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
 from sat_optuna.registry import Registry
-from sat_optuna.sampler.sampler import Settings, claim_study, failing_if_new
+from sat_optuna.sampler.storage import StoredSettings, claim_study, failing_if_new
 
 __all__ = ["BASELINES", "NumberSeededSampler"]
 
@@ -42,7 +42,7 @@ class NumberSeededSampler(BaseSampler):
         self._name = name
         self._seed = seed
 
-    def settings(self) -> Settings:
+    def settings(self) -> StoredSettings:
         """Return all that proposals depend on besides the history."""
         return {"algorithm": f"optuna/{self._name}", "version": 1, "seed": self._seed}
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import optuna
 
 from sat_optuna.cost.affine import AffineCost
-from sat_optuna.sampler.sampler import CostLimit
+from sat_optuna.sampler import CostLimit
 from sat_optuna.scheme import Scheme
 
 __all__ = ["NETWORK_KEY", "WORKER_KEY", "cost_limit", "scheme_space", "suggest_scheme"]

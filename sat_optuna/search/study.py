@@ -15,11 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.processes import worker_name
-from sat_optuna.sampler.sampler import (
-    PolicyGradientSampler,
-    SamplerSettingsError,
-    claim_study,
-)
+from sat_optuna.sampler import PolicyGradientSampler
+from sat_optuna.sampler.storage import SamplerSettingsError, claim_study
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme

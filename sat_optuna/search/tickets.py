@@ -8,7 +8,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.errors import StudyError
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY
 from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, build_sampler, finished_trials

@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.processes import is_dead, worker_name
-from sat_optuna.sampler.sampler import POLICY_KEY
+from sat_optuna.sampler.storage import POLICY_KEY
 from sat_optuna.search.space import WORKER_KEY
 
 __all__ = ["Blocker", "blocking_trials", "stale_trials"]

@@ -12,7 +12,7 @@ from optuna.testing.pytest_samplers import (
     RelativeSamplerTestCase,
 )
 
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 
 SAMPLERS = {
     "default": lambda: PolicyGradientSampler(seed=0),

@@ -1,8 +1,9 @@
-"""The sampler in Optuna: history as its state, what trials mean to it, learning.
+"""The sampler in Optuna: its proposals are a function of history, settings and seed.
 
-In several processes: `test_workers.py`.
+What each trial means to it: test_history.py. In several processes: test_workers.py.
 """
 
+import itertools
 import json
 import math
 import pickle
@@ -15,102 +16,70 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-from sat_optuna.sampler.actor_critic import ActorCritic, Batch, Controller, PaperController
-from sat_optuna.sampler.sampler import (
+from sat_optuna.config.config import StudyConfig
+from sat_optuna.sampler import CostLimit, PolicyGradientSampler
+from sat_optuna.sampler.actor_critic import ActorCritic
+from sat_optuna.sampler.budget import Constraints
+from sat_optuna.sampler.controller import Batch, Controller
+from sat_optuna.sampler.published import PaperController
+from sat_optuna.sampler.storage import (
     POLICY_KEY,
-    PolicyGradientSampler,
     SamplerSettingsError,
+    claim_study,
+    seed_of_name,
+)
+from sat_optuna.search.baselines import NumberSeededSampler
+from sat_optuna.search.study import create_study
+from tests.sampler.studies import (
+    KINDS,
+    NAMES,
+    PRESETS,
+    SPACE,
+    objective,
+    policy_of,
+    proposals,
+    sampler_of,
+    spaces,
+    states,
+    study_with,
+    unbroken,
 )
 
-PRESETS = ("default", "paper")
-KINDS = ("none", "se", "sge")
-NAMES = [f"s{i // 3}.b{i % 3:02}" for i in range(6)]
-SPACE: dict[str, BaseDistribution] = {name: CategoricalDistribution(KINDS) for name in NAMES}
-
-
-def objective(trial: optuna.Trial) -> float:
-    picked = [KINDS.index(trial.suggest_categorical(name, KINDS)) for name in NAMES]
-    return float(sum((i + 1) * choice for i, choice in enumerate(picked)))
-
-
-def study_with(
-    preset: Any = "default",
-    *,
-    seed: int = 5,
-    storage: Any = None,
-    direction: Any = "maximize",
-    **kwargs: Any,
-) -> optuna.Study:
-    sampler = PolicyGradientSampler(seed=seed, preset=preset, **kwargs)
-    return optuna.create_study(
-        study_name="s",
-        storage=storage,
-        sampler=sampler,
-        direction=direction,
-        load_if_exists=storage is not None,
-    )
-
-
-def spaces(sizes: list[int]) -> dict[str, BaseDistribution]:
-    return {f"p{i}": CategoricalDistribution(range(size)) for i, size in enumerate(sizes)}
-
-
-def policy_of(study: optuna.Study) -> dict[str, dict[Any, float]]:
-    return sampler_of(study).policy(study)
-
-
-def sampler_of(study: optuna.Study) -> PolicyGradientSampler:
-    assert isinstance(study.sampler, PolicyGradientSampler)
-    return study.sampler
-
-
-def proposals(study: optuna.Study) -> list[tuple[int, ...]]:
-    trials = study.get_trials(deepcopy=False)
-    return [tuple(KINDS.index(t.params[name]) for name in NAMES) for t in trials]
-
-
-def unbroken(preset: str, trials: int) -> list[tuple[int, ...]]:
-    study = study_with(preset)
-    study.optimize(objective, n_trials=trials)
-    return proposals(study)
+BOTH = pytest.mark.parametrize("preset", PRESETS)
+CONTROLLERS = {"default": ActorCritic, "paper": PaperController}
+TWO = {"a": (0, 1), "b": (0, 1)}
 
 
 def sqlite(folder: Path) -> str:
     return f"sqlite:///{folder}/study.db"
 
 
+GOLDEN = {
+    "default": "200012 212211 011201 201100 001120 | 012222 120222 102222 222122 112122 222220",
+    "paper": "200012 212211 011201 201100 001120 | 212111 112222 122110 021212 122220 112221",
+}
+
+
 @pytest.mark.golden
-@pytest.mark.parametrize(
-    ("preset", "expected"),
-    [
-        (
-            "default",
-            "200012 212211 011201 201100 001120 | 012222 120222 102222 222122 112122 222220",
-        ),
-        (
-            "paper",
-            "200012 212211 011201 201100 001120 | 212111 112222 122110 021212 122220 112221",
-        ),
-    ],
-)
-def test_pinned_proposals(preset, expected):
-    """Whoever changes these must raise its version in `settings`: old studies would go astray."""
+@BOTH
+def test_pinned_proposals(preset):
+    """Whoever changes these must raise the preset's version: old studies would go astray."""
     text = ["".join(map(str, row)) for row in unbroken(preset, 34)]
-    assert " ".join([*text[:5], "|", *text[-6:]]) == expected
+    assert " ".join([*text[:5], "|", *text[-6:]]) == GOLDEN[preset]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_split_runs_propose_what_one_run_proposes(preset):
-    study = study_with(preset)
+@pytest.mark.parametrize("seed", [5, None])
+@BOTH
+def test_split_runs_propose_what_one_run_proposes(preset, seed):
+    study = study_with(preset, seed=seed)
     for trials in (5, 1, 13, 7):
         study.optimize(objective, n_trials=trials)
-        study.sampler = PolicyGradientSampler(seed=5, preset=preset)  # nothing is handed over
-    assert proposals(study) == unbroken(preset, 26)
+        study.sampler = PolicyGradientSampler(seed=seed, preset=preset)  # nothing is handed over
+    assert proposals(study) == unbroken(preset, 26, seed=seed)
 
 
 def test_split_runs_on_a_journal_propose_the_same(tmp_path):
@@ -132,6 +101,37 @@ def test_asking_a_whole_batch_first_proposes_the_same(preset, batch):
             study.tell(trial, objective(trial))
     plain.optimize(objective, n_trials=24)
     assert proposals(study) == proposals(plain)
+
+
+def test_without_a_seed_the_studys_name_is_the_seed():
+    found = unbroken("default", 19, seed=None)
+    assert found == unbroken("default", 19, seed=seed_of_name("s"))
+    assert found != unbroken("default", 19, seed=None, name="t")
+    # Optuna draws a name for a study that is given none.
+    assert unbroken("default", 5, seed=None, name=None) != unbroken(
+        "default", 5, seed=None, name=None
+    )
+
+
+def test_the_seed_of_a_name_is_stored_as_a_number(tmp_path):
+    """So the command line and a script may both go on with a study, each with or without it."""
+    sampler = PolicyGradientSampler()
+    assert sampler.settings()["seed"] is None
+    study = create_study(tmp_path / "study.db", "s", config=StudyConfig(), sampler=sampler)
+    study.optimize(objective, n_trials=3)
+    study.sampler = PolicyGradientSampler(seed=seed_of_name("s"))
+    study.optimize(objective, n_trials=3)
+    study.sampler = PolicyGradientSampler()
+    study.optimize(objective, n_trials=3)
+    assert proposals(study) == unbroken("default", 9, seed=None)
+    study.sampler = PolicyGradientSampler(seed=5)
+    with pytest.raises(SamplerSettingsError, match=rf"\(seed: {seed_of_name('s')}, now 5\)"):
+        study.optimize(objective, n_trials=1)
+    url = sqlite(tmp_path)
+    optuna.copy_study(from_study_name="s", from_storage=url, to_storage=url, to_study_name="copy")
+    copy = optuna.load_study(study_name="copy", storage=url, sampler=PolicyGradientSampler())
+    with pytest.raises(SamplerSettingsError, match=r"'copy' was begun with other .*seed: "):
+        copy.optimize(objective, n_trials=1)
 
 
 @pytest.mark.parametrize("number", [0, 3, 12])
@@ -181,17 +181,6 @@ def test_an_empty_study_has_no_policy_yet():
     assert policy_of(study_with()) == {}
 
 
-@pytest.mark.parametrize(("batch", "versions"), [(1, (0, 17)), (8, (0, 2))])
-def test_a_running_trial_holds_the_policy_back_until_it_is_finished(batch, versions):
-    study = study_with(batch=batch)
-    first = study.ask(SPACE)
-    study.optimize(objective, n_trials=16)
-    trials = study.get_trials(deepcopy=False)
-    assert {t.system_attrs[POLICY_KEY]["v"] for t in trials[1:]} == {versions[0]}
-    study.tell(first, objective(first))
-    assert study.ask().storage.get_trial(17).system_attrs[POLICY_KEY]["v"] == versions[1]
-
-
 @pytest.mark.parametrize(
     ("preset", "batch"), [("default", 1), ("default", 4), ("paper", 3)], ids=str
 )
@@ -216,7 +205,7 @@ def test_the_record_is_what_a_controller_told_whole_batches_proposes(preset, bat
             lps = np.array([math.nan if lp is None else lp for lp in logs])
             controller.tell(Batch(rows[end - batch : end], values[end - batch : end], lps))
         scheme, log_prob = controller.propose(
-            np.random.default_rng([5, trial.number]), seen=rows[: trial.number]
+            np.random.default_rng([5, trial.number]), Constraints(rows[: trial.number])
         )
         assert list(record["x"].values()) == scheme.tolist() == rows[trial.number].tolist()
         assert record["lp"] == pytest.approx(log_prob, abs=1e-12)
@@ -240,27 +229,94 @@ def test_no_repeat_until_the_space_is_finished_and_none_of_it_is_left_out(sizes,
     assert study.get_trials(deepcopy=False)[-1].state == TrialState.COMPLETE
 
 
-def test_running_failed_and_waiting_trials_count_as_seen():
-    space = spaces([2, 2])
-    for seed in range(10):
-        study = study_with(seed=seed)
-        study.enqueue_trial({"p0": 1, "p1": 1})
-        waiting = study.ask(space)
-        failed = study.ask(space)
-        study.tell(failed, state=TrialState.FAIL)
-        running = study.ask(space)
-        last = study.ask(space)
-        got = {tuple(t.params.values()) for t in (waiting, failed, running, last)}
-        assert len(got) == 4
+def test_first_trial_is_proposed_where_the_space_is_known():
+    space = {"a": (0, 1), "b": (0, 1, 2), "one": ("only",)}
+    study = study_with(search_space=space)
+
+    def asked() -> optuna.Trial:
+        trial = study.ask()
+        assert trial.suggest_categorical("a", (0, 1)) in (0, 1)
+        assert trial.suggest_categorical("one", ("only",)) == "only"
+        assert trial.suggest_categorical("new", ("x", "y")) in ("x", "y")
+        return trial
+
+    study.tell(asked(), 1.0)
+    asked()
+    first, second = (t.system_attrs[POLICY_KEY]["x"] for t in study.get_trials(deepcopy=False))
+    assert first.keys() == {"a", "b"}
+    assert second.keys() == {"a", "b", "new"}
 
 
-def test_a_partly_fixed_trial_is_completed_to_an_unseen_scheme():
-    space = spaces([2, 2])
-    for seed in range(10):
-        study = study_with(seed=seed)
-        study.add_trial(create_trial(params={"p0": 0, "p1": 1}, distributions=space, value=1.0))
-        study.enqueue_trial({"p0": 0})
-        assert study.ask(space).params == {"p0": 0, "p1": 0}
+@BOTH
+def test_no_proposal_is_over_the_budget_and_the_best_within_is_found(preset):
+    """Each connection pays, so the optimum lies at the limit; what is within is then all seen."""
+    names = [f"p{i}" for i in range(7)]
+    costs = {name: [0.0, 4.0, 7.0 + i] for i, name in enumerate(names)}
+    limit = CostLimit(
+        at_most=30.0, base=10.0, costs=costs, extras=((3.0, {"p0": [1], "p1": [1, 2]}),)
+    )
+
+    def allowed(picked: tuple[int, ...]) -> bool:
+        cost = 10.0 + sum(costs[name][k] for name, k in zip(names, picked, strict=True))
+        shared = picked[0] == 1 or picked[1] > 0
+        return cost + 3.0 * shared <= 30 and sum(k > 0 for k in picked) <= 3
+
+    def paying(trial: optuna.Trial) -> float:
+        picked = [KINDS.index(trial.suggest_categorical(name, KINDS)) for name in names]
+        return float(np.dot(picked, np.arange(1, 8)))
+
+    study = study_with(
+        preset,
+        search_space=dict.fromkeys(names, KINDS),
+        budget={"params": limit},
+        max_connections=3,
+    )
+    within = set(filter(allowed, itertools.product(range(3), repeat=7)))
+    study.optimize(paying, n_trials=len(within))
+    assert set(proposals(study, names)) == within
+    study.optimize(paying, n_trials=3)
+    assert set(proposals(study, names)) == within
+
+
+def test_a_budget_costs_the_default_few_trials_to_search_in():
+    """54 blocks of different gain, at most 10: the ten that gain most are found or nearly."""
+    gains = np.random.default_rng(0).normal(size=54)
+    space = {f"p{i:02d}": ("none", "se") for i in range(54)}
+    study = study_with(seed=0, search_space=space, max_connections=10)
+
+    def gain(trial: optuna.Trial) -> float:
+        chosen = [trial.suggest_categorical(name, c) == "se" for name, c in space.items()]
+        assert sum(chosen) <= 10
+        return float(gains @ chosen)
+
+    study.optimize(gain, n_trials=120)
+    assert study.best_value > 0.9 * np.sort(gains)[-10:].sum()
+
+
+def test_enqueued_choices_hold_even_over_the_budget():
+    space = {f"p{i}": (0, 1) for i in range(5)}
+    study = study_with(search_space=space, max_connections=1)
+    study.enqueue_trial({"p0": 1, "p1": 1})
+    study.optimize(lambda t: sum(t.suggest_categorical(n, c) for n, c in space.items()), 6)
+    first, *others = study.get_trials(deepcopy=False)
+    assert (first.params["p0"], first.params["p1"]) == (1, 1)
+    assert all(sum(t.params.values()) <= 1 for t in others)
+
+
+def test_a_parameter_that_no_limit_counts_is_said(caplog):
+    sampler = PolicyGradientSampler(seed=0, search_space={"a": (0, 1)}, max_connections=1)
+    study = optuna.create_study(sampler=sampler)
+    optuna.logging.enable_propagation()
+    with caplog.at_level("WARNING", logger="optuna"):
+        study.optimize(
+            lambda trial: sum(trial.suggest_categorical(name, (0, 1)) for name in "ab"), n_trials=3
+        )
+    optuna.logging.disable_propagation()
+    said = [record.getMessage() for record in caplog.records if "search_space" in record.message]
+    assert said == [
+        "'b' is not in search_space, and no limit counts its choices; name it there with the "
+        "others"
+    ]
 
 
 def learned(preset: str, weights: NDArray[Any], seed: int) -> tuple[bool, bool, float]:
@@ -311,125 +367,6 @@ def test_paper_finds_the_optimum_of_a_linear_reward():
     assert sum(found) >= 4
 
 
-def test_minimising_the_negative_is_maximising():
-    study = study_with(direction="minimize")
-    study.optimize(lambda t: -objective(t), n_trials=26)
-    assert proposals(study) == unbroken("default", 26)
-
-
-def test_a_failed_trial_keeps_its_place_and_teaches_nothing():
-    study = study_with()
-    for number in range(20):
-        trial = study.ask(SPACE)
-        if number in (2, 5, 6):
-            study.tell(trial, state=TrialState.FAIL)
-        elif number == 7:
-            study.tell(trial, math.inf)
-        else:
-            study.tell(trial, objective(trial))
-    without = [t for t in study.get_trials() if t.number not in (2, 5, 6, 7)]
-    values = np.array([[t.value] for t in without])
-    rows = np.array([[KINDS.index(t.params[name]) for name in NAMES] for t in without])
-    controller = ActorCritic([3] * 6)
-    controller.tell(Batch(rows, values, np.full(len(rows), math.nan)))
-    got = np.array([list(row.values()) for row in policy_of(study).values()])
-    assert got.max() > 0.4
-    np.testing.assert_array_equal(got, controller.policy.probabilities)
-
-
-def test_a_pruned_trial_counts_with_its_last_report_or_not_at_all():
-    pruned, complete = study_with(), study_with()
-    for study in (pruned, complete):
-        for number in range(16):
-            trial = study.ask(SPACE)
-            if study is pruned and number == 3:
-                trial.report(99.0, step=0)
-                trial.report(objective(trial), step=1)
-                study.tell(trial, state=TrialState.PRUNED)
-            elif study is pruned and number == 4:
-                study.tell(trial, state=TrialState.PRUNED)
-            elif number == 4:
-                study.tell(trial, state=TrialState.FAIL)
-            else:
-                study.tell(trial, objective(trial))
-    assert policy_of(pruned) == policy_of(complete)
-
-
-def test_added_and_enqueued_trials_teach_as_if_drawn():
-    drawn, added, enqueued = study_with(), study_with(), study_with()
-    drawn.optimize(objective, n_trials=16)
-    for trial in drawn.get_trials():
-        added.add_trial(create_trial(params=trial.params, distributions=SPACE, value=trial.value))
-        enqueued.enqueue_trial(trial.params)
-    enqueued.optimize(objective, n_trials=16)
-    assert policy_of(added) == policy_of(drawn)
-    assert policy_of(enqueued) == policy_of(drawn)
-
-
-def test_a_retry_repeats_its_originals_proposal_and_counts_under_its_own_number():
-    study = study_with(batch=8)
-    study.optimize(objective, n_trials=10)
-    original = study.ask(SPACE)
-    failed = study.get_trials()[10]
-    study.tell(original, state=TrialState.FAIL)
-    failed.params, failed.distributions = {}, {}  # it stopped before its first parameter
-    RetryHeartbeatStaleTrialCallback()(study, failed)
-    retry = study.ask(SPACE)
-    assert retry.number == 11
-    assert retry.params == original.params
-    study.tell(retry, objective(retry))
-    study.optimize(objective, n_trials=4)
-    assert sampler_of(study)._memory(study, None).version == 2
-
-
-def test_several_objectives_are_signed_and_weigh_the_same():
-    sampler = PolicyGradientSampler(seed=0)
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    for _ in range(120):
-        trial = study.ask(spaces([2] * 6))
-        bits = list(trial.params.values())
-        study.tell(trial, [bits[0] + bits[1] + bits[2], 1000.0 * (bits[3] + bits[4] + bits[5])])
-    policy = sampler.policy(study)
-    assert [max(row, key=row.__getitem__) for row in policy.values()] == [1, 1, 1, 0, 0, 0]
-
-
-def test_reward_function_replaces_the_objective_and_its_errors_surface():
-    def reward(trial):
-        return -trial.value
-
-    study = study_with(reward=reward)
-    study.optimize(objective, n_trials=26)
-    opposite = study_with(direction="minimize")
-    opposite.optimize(objective, n_trials=26)
-    assert proposals(study) == proposals(opposite)
-    assert sampler_of(study).settings()["reward"].endswith("reward")
-
-    def broken(trial):
-        raise KeyError("missing")
-
-    study = study_with(reward=broken)
-    with pytest.raises(KeyError, match="missing"):
-        study.optimize(objective, n_trials=9, catch=(Exception,))
-    with pytest.raises(KeyError, match="missing"):  # the first error left nothing half-read
-        study.ask()
-
-
-def test_conditional_parameters_and_a_space_that_grows():
-    study = study_with()
-
-    def conditional(trial):
-        kind = trial.suggest_categorical("kind", ["a", "b"])
-        value = trial.suggest_categorical(f"only-{kind}", [0, 1, 2])
-        late = trial.suggest_categorical("late", [0, 1]) if trial.number > 20 else 0
-        return (kind == "b") * 3 + value + 5 * late
-
-    study.optimize(conditional, n_trials=80)
-    policy = policy_of(study)
-    assert set(policy) == {"kind", "only-a", "only-b", "late"}
-    assert policy["late"][1] > 0.5
-    assert policy["only-b"][2] > policy["only-b"][0]
-
-
 def test_other_parameters_are_drawn_at_random_with_one_warning(caplog):
     optuna.logging.enable_propagation()
     study = study_with()
@@ -458,84 +395,86 @@ def test_other_settings_are_refused_and_leave_no_running_trial():
         study.optimize(objective, n_trials=1, catch=(Exception,))
     with pytest.raises(SamplerSettingsError):
         optuna.trial.Trial(study, running._trial_id)  # which is left as it is
-    states = [t.state for t in study.get_trials(deepcopy=False)]
-    assert states == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING, TrialState.FAIL]
+    assert states(study) == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING, TrialState.FAIL]
     study.sampler = PolicyGradientSampler(seed=5)
     study.ask()
 
 
+def test_another_budget_is_another_study():
+    study = study_with(search_space=TWO, max_connections=1)
+    study.ask()
+    study.sampler = PolicyGradientSampler(seed=5, search_space=TWO, max_connections=2)
+    with pytest.raises(SamplerSettingsError, match=r"budget: .*connections"):
+        study.ask()
+
+
+@BOTH
+def test_a_study_of_our_other_samplers_or_of_another_version_is_refused(preset):
+    study = study_with(preset)
+    sampler = study.sampler
+    study.sampler = NumberSeededSampler("tpe", seed=5)
+    study.optimize(objective, n_trials=2)
+    study.sampler = sampler
+    with pytest.raises(SamplerSettingsError, match=r"'optuna/tpe', now 'policy-gradient/.*new st"):
+        study.optimize(objective, n_trials=1)
+    study = study_with(preset)
+    claim_study(study, sampler_of(study).settings() | {"version": 1})
+    with pytest.raises(
+        SamplerSettingsError, match=r"\(version: 1, now \d+\); use those again, or"
+    ):
+        study.optimize(objective, n_trials=1, catch=(Exception,))
+    assert states(study) == [TrialState.FAIL]
+
+
 @pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"seed": -1}, "seed -1"),
-        ({"batch": 0}, "batch 0"),
-        ({"batch": 0, "preset": "paper"}, "batch 0"),
-        ({"learning_rate": 0.0}, r"learning_rate 0\.0"),
-        ({"learning_rate": 1.5}, r"learning_rate 1\.5.*at most 1"),
-        ({"options": {"rnd": False}}, "option 'rnd' given; known are warmup"),
-        ({"options": {"pairs": 1}, "preset": "paper"}, "option 'pairs' given; known are rnd"),
-        ({"preset": "papr"}, "preset 'papr'"),
-    ],
+    ("preset", "options"), [("default", {"warmup": 3}), ("paper", {"temperature": 0.1})]
 )
-def test_wrong_settings_are_named(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        PolicyGradientSampler(**{"seed": 0, **wrong})
+def test_options_reach_the_controller_and_are_kept_with_the_study(preset, options):
+    study = study_with(preset, options=options)
+    study.optimize(objective, n_trials=26)
+    assert proposals(study) != unbroken(preset, 26)
+    study.sampler = PolicyGradientSampler(seed=5, preset=preset)
+    with pytest.raises(SamplerSettingsError, match=f"options: .*{next(iter(options))}"):
+        study.ask()
 
 
-def test_options_reach_the_controller_and_are_kept_with_the_study():
-    cases: list[tuple[Any, dict[str, Any]]] = [
-        ("default", {"warmup": 3}),
-        ("paper", {"temperature": 0.1}),
-    ]
-    for preset, options in cases:
-        study = study_with(preset, options=options)
-        study.optimize(objective, n_trials=26)
-        assert proposals(study) != unbroken(preset, 26)
-        study.sampler = PolicyGradientSampler(seed=5, preset=preset)
-        with pytest.raises(SamplerSettingsError, match=f"options: .*{next(iter(options))}"):
-            study.ask()
+def broken(*_given):
+    raise ArithmeticError("a singular matrix")
 
 
-def test_the_recommended_trial_is_one_of_the_scheme_that_all_trials_speak_for():
-    study = study_with()
-    with pytest.raises(ValueError, match="no complete trial"):
-        sampler_of(study).recommend(study)
-    study.optimize(objective, n_trials=5)
-    assert sampler_of(study).recommend(study) == study.best_trial  # within the warm-up
-    noise = np.random.default_rng(0)
-    study.optimize(lambda t: objective(t) + 9 * noise.normal(), n_trials=60)
-    recommended = sampler_of(study).recommend(study)
-    controller = ActorCritic([3] * 6)
-    values = np.array([[t.value] for t in study.get_trials(deepcopy=False)])
-    controller.tell(Batch(np.array(proposals(study)), values, np.full(65, math.nan)))
-    schemes, merits = controller.merits()
-    expected = schemes[merits.argmax()]
-    assert proposals(study)[recommended.number] == tuple(expected.tolist())
-    assert recommended.value == max(
-        t.value or -math.inf for t in study.trials if t.params == recommended.params
-    )
-    paper = study_with("paper")
-    paper.optimize(objective, n_trials=12)
-    assert sampler_of(paper).recommend(paper) == paper.best_trial
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@BOTH
+def test_an_error_in_the_sampler_surfaces_and_leaves_no_trial_running(preset, n_jobs, monkeypatch):
+    """Even where the user catches all errors of the objective."""
+    study = study_with(preset)
+    study.optimize(objective, n_trials=12)
+
+    monkeypatch.setattr(CONTROLLERS[preset], "propose", broken)
+    with pytest.raises(ArithmeticError, match="a singular matrix"):
+        study.optimize(objective, n_trials=5, n_jobs=n_jobs, catch=(Exception,))
+    with pytest.raises(ArithmeticError, match="a singular matrix"):
+        study.ask(SPACE)
+    assert set(states(study)[12:]) == {TrialState.FAIL}
+    assert states(study)[:12] == [TrialState.COMPLETE] * 12
+    monkeypatch.undo()
+    study.optimize(objective, n_trials=6)
+    assert states(study)[-6:] == [TrialState.COMPLETE] * 6
 
 
-def test_what_is_recommended_is_a_complete_trial_of_any_number():
-    study = study_with()
-    study.ask()  # never ends
-    study.optimize(objective, n_trials=5)
-    assert sampler_of(study).recommend(study) == study.best_trial
+@BOTH
+def test_an_error_while_a_retry_is_learned_for_surfaces_too(preset, monkeypatch):
+    """A process that has read nothing yet finds the retry's proposal stored."""
+    study = study_with(preset)
+    study.optimize(objective, n_trials=12)
+    original = study.ask()
+    failed = study.get_trials()[12]
+    study.tell(original, state=TrialState.FAIL)
+    RetryHeartbeatStaleTrialCallback()(study, failed)
+    study.sampler = PolicyGradientSampler(seed=5, preset=preset)
 
-    def pruned_if_good(trial):
-        value = objective(trial)
-        if value > 0:
-            trial.report(value + 9, 0)
-            raise optuna.TrialPruned
-        return value
-
-    study.optimize(pruned_if_good, n_trials=40)
-    states = {trial.state for trial in study.get_trials(deepcopy=False)}
-    assert TrialState.PRUNED in states
-    assert sampler_of(study).recommend(study).state == TrialState.COMPLETE
+    monkeypatch.setattr(CONTROLLERS[preset], "tell", broken)
+    with pytest.raises(ArithmeticError, match="a singular matrix"):
+        study.optimize(objective, n_trials=1, catch=(Exception,))
 
 
 def test_settings_are_json_and_a_pickled_sampler_proposes_the_same():
@@ -575,7 +514,5 @@ def test_a_pruner_that_shows_a_part_of_the_trials_changes_nothing():
 def test_two_threads_share_a_sampler():
     study = study_with()
     study.optimize(objective, n_trials=40, n_jobs=2)
-    trials = study.get_trials(deepcopy=False)
-    assert [t.state for t in trials] == [TrialState.COMPLETE] * 40
-    fresh = PolicyGradientSampler(seed=5).policy(study)
-    assert policy_of(study) == fresh
+    assert states(study) == [TrialState.COMPLETE] * 40
+    assert policy_of(study) == PolicyGradientSampler(seed=5).policy(study)

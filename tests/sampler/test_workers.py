@@ -5,14 +5,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from sat_optuna.sampler.sampler import POLICY_KEY, PolicyGradientSampler, _Store
+from sat_optuna.sampler import PolicyGradientSampler
+from sat_optuna.sampler.storage import POLICY_KEY
 from tests.sampler.worker import BATCHES, NAMES, SAMPLERS, bits, objective, open_study, sampler_of
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +48,7 @@ def told(study: optuna.Study) -> list[Any]:
 
 
 def unbroken(preset: str, trials: int) -> list[Any]:
-    study = optuna.create_study(direction="maximize", sampler=sampler_of(preset))
+    study = optuna.create_study(study_name="s", direction="maximize", sampler=sampler_of(preset))
     study.optimize(objective, n_trials=trials)
     return told(study)
 
@@ -57,7 +61,10 @@ def left(storage: str, preset: str) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize(
     "preset",
-    [name if name in BATCHES else pytest.param(name, marks=pytest.mark.slow) for name in SAMPLERS],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("replicates", "budget") else ())
+        for name in SAMPLERS
+    ],
 )
 def test_two_killed_processes_and_a_third_propose_what_one_proposes(tmp_path, preset):
     """Each with other hashes of strings."""
@@ -166,10 +173,16 @@ def test_a_dead_trial_holds_the_policy_of_all_processes_until_another_finishes_i
     assert newest == [bits(sampler_of(preset).policy(study))] * 4
 
 
-def begun(study):
-    """A new trial's number and what the study's storage says of it, before its proposal."""
-    trial_id = study._storage.create_new_trial(study._study_id)
-    return study._storage.get_trial(trial_id)
+class Interrupted(InMemoryStorage):
+    """Before an attribute of a trial is stored, it lets another worker do something once."""
+
+    other: Callable[[], None] | None = None
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        other, self.other = self.other, None
+        if other is not None:
+            other()
+        super().set_trial_system_attr(trial_id, key, value)
 
 
 def proposed(study):
@@ -177,25 +190,17 @@ def proposed(study):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_of_two_that_draw_at_the_same_moment_one_draws_again(monkeypatch, first):
+def test_of_two_that_draw_at_the_same_moment_one_draws_again(first):
     """Both draw before either stores; whoever stores later sees the other's proposal."""
     space = {"a": (0, 1), "b": (0, 1)}
     for seed in range(20):
-        study = optuna.create_study()
-        trials = [begun(study), begun(study)]
+        storage = Interrupted()
+        study = optuna.create_study(study_name="s", storage=storage)
+        study_id = storage.get_study_id_from_name("s")
+        trials = [storage.get_trial(storage.create_new_trial(study_id)) for _ in "12"]
         samplers = [PolicyGradientSampler(seed=seed, search_space=space) for _ in trials]
-        stored = _Store.set_attr
-
-        def interrupted(
-            store, trial, key, value, study=study, trials=trials, samplers=samplers, stored=stored
-        ):
-            if trial.number != first and not study.trials[first].system_attrs:
-                samplers[first].before_trial(study, trials[first])
-            stored(store, trial, key, value)
-
-        monkeypatch.setattr(_Store, "set_attr", interrupted)
+        storage.other = partial(samplers[first].before_trial, study, trials[first])
         samplers[1 - first].before_trial(study, trials[1 - first])
-        monkeypatch.undo()
         one, other = proposed(study)
         assert one != other, seed
 

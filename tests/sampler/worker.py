@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from sat_optuna.config.config import StudyConfig
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import create_study
 
@@ -38,6 +38,7 @@ BATCHES = {"default": 1, "paper": 3}
 SAMPLERS = {
     "default": lambda: PolicyGradientSampler(seed=SEED),
     "paper": lambda: PolicyGradientSampler(seed=SEED, preset="paper"),
+    "no seed": lambda: PolicyGradientSampler(),
     "replicates": lambda: PolicyGradientSampler(seed=SEED, replicates=3),
     "budget": lambda: PolicyGradientSampler(
         seed=SEED, search_space=dict.fromkeys(NAMES, KINDS), max_connections=7

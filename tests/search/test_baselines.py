@@ -6,7 +6,7 @@ from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
 from sat_optuna.errors import UnknownName
-from sat_optuna.sampler.sampler import SamplerSettingsError
+from sat_optuna.sampler.storage import SamplerSettingsError
 from sat_optuna.search.baselines import BASELINES, NumberSeededSampler
 
 NAMES = [f"s1.b{i:02}" for i in range(6)]

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sat_optuna.processes import worker_name
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.search.space import WORKER_KEY
 from sat_optuna.search.unfinished import Blocker, blocking_trials, stale_trials
 
