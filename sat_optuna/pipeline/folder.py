@@ -165,13 +165,16 @@ class StudyFolder:
         """Make sure that the supernet's file is the one that the pretraining made.
 
         Raises:
-            StudyError: it is not there, or its bytes have changed.
+            StudyError: it is not there, something else decided it, or its bytes have changed.
         """
         from sat_optuna.training.checkpoint import read_record
 
-        path, record = self.supernet_path, self.records.get("pretrain")
-        if record is None or not record.finished or not path.exists():
-            done = len(read_record(path)["history"]) if record and path.exists() else 0
+        path, record = self.supernet_path, None
+        if path.exists():
+            keys = decided(self.config, "pretrain")
+            record = self.records.held("pretrain", keys, there=str(path))
+        if record is None or not record.finished:
+            done = len(read_record(path)["history"]) if record else 0
             raise StudyError(
                 f"the supernet of study {self.name!r} has {done} of {self.config.pretrain.epochs} "
                 f"epochs; run: sat-optuna pretrain {self.name}"

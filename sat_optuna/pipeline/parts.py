@@ -13,7 +13,7 @@ from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, load_configured
 from sat_optuna.data.split import Split
 from sat_optuna.errors import ConfigError, SatOptunaError
-from sat_optuna.sampler.sampler import PolicyGradientSampler
+from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space

@@ -85,9 +85,10 @@ def _bring(
         record, trials = _held(study, step, suffix, record)
     before, caught_up = len(trials), False
     if before < total:
+        built = sampler()
         if study.uses_supernet:
             study.check_supernet()
-        opened = _opened(study, step, suffix, record, sampler())
+        opened = _opened(study, step, suffix, record, built)
         with log.trials(opened) if log else nullcontext(_nowhere) as on_trial:
             _score(study, step, opened, total, timeout, on_trial, on_event)
         trials = finished_trials(opened)

@@ -97,7 +97,7 @@ def enumerate_schemes(
     if plan.schemes > limit:
         raise StudyError(
             f"study {study.name!r} has {plan.schemes:,} schemes, more than the limit of "
-            f"{limit:,}; all of them would take {plan}; raise the limit for that, or search them: "
+            f"{limit:,}; all of them would take {plan}; raise --limit for that, or search them: "
             f"sat-optuna search {study.name}"
         )
     schemes = evaluator.all_schemes(limit=limit)

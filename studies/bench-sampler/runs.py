@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sat_optuna.errors import DataError, WriteError, saying
+from sat_optuna.errors import DataError, WriteError, errors_as
 from tables import Floats
 
 __all__ = ["Run", "add_run", "read_runs"]
@@ -72,7 +72,7 @@ def read_runs(path: Path) -> list[Run]:
     runs = []
     for number, line in enumerate(content[:whole].splitlines(), start=1):
         what = f"{path}, line {number} is no run of the duel"
-        with saying(DataError, what, "remove the line or choose another --out"):
+        with errors_as(DataError, what, "remove the line or choose another --out"):
             record = json.loads(line)
             run = Run(**{field.name: record[field.name] for field in fields(Run)})
             steps = tuple((int(after), float(value)) for after, value in run.path)
@@ -94,6 +94,6 @@ def add_run(path: Path, run: Run) -> None:
         os.fsync(stream.fileno())
 
 
-def _writing(path: Path) -> AbstractContextManager[None]:
+def _writing(path: Path) -> AbstractContextManager[None, bool | None]:
     remedy = "choose another --out or make room, then run the same command again"
-    return saying(WriteError, f"cannot write {path}", remedy)
+    return errors_as(WriteError, f"cannot write {path}", remedy)

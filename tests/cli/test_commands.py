@@ -172,6 +172,9 @@ def test_missing_data_say_what_to_put_where(project):
 
 
 def test_a_checkpoint_of_another_study_is_refused(project):
+    from sat_optuna.config.config import decided
+    from sat_optuna.pipeline.done import Done
+    from sat_optuna.pipeline.folder import open_study
     from sat_optuna.training.checkpoint import save_checkpoint
 
     folder = make_study(project)
@@ -179,7 +182,11 @@ def test_a_checkpoint_of_another_study_is_refused(project):
     save_checkpoint(path, {}, {"fingerprint": "other", "history": []})
     before = path.read_bytes()
     for name in ("pretrain", "search", "run"):
-        assert "was trained with another configuration" in error(name, "tiny")
+        assert "is there and no record of what decided it" in error(name, "tiny")
+    assert path.read_bytes() == before
+    study = open_study(folder)
+    study.records.write("pretrain", Done(decided(study.config, "pretrain")))
+    assert "belongs to another configuration" in error("pretrain", "tiny")
     path.write_bytes(before[:-20])
     assert "cannot read checkpoint" in error("pretrain", "tiny")
 
@@ -211,7 +218,7 @@ def test_two_processes_cannot_write_one_study(project):
     folder = make_study(project)
     (folder / "work").mkdir()
     with FileLock(folder / "work" / "lock"):
-        assert "is being run by another process; wait" in error("pretrain", "tiny")
+        assert "is being run by another process" in error("pretrain", "tiny")
 
 
 def test_environment_sets_options(project):
@@ -275,6 +282,7 @@ def test_an_interrupt_that_python_drops_is_heard_at_the_next_step():
     program = """
 import os, signal, time, click
 from sat_optuna import cli
+from sat_optuna.events import Event
 
 class Drops:
     def __del__(self):
@@ -284,12 +292,12 @@ class Drops:
 @click.command()
 @click.pass_obj
 def steps(console):
-    with console.progress("steps", 3) as bar:
+    with console.following() as on_event:
         for step in range(3):
             if step == 1:
                 Drops()
             print(step, flush=True)
-            bar.advance()
+            on_event(Event(step="steps", done=step + 1, total=3))
 
 cli.sat_optuna.get_command = lambda ctx, name: steps
 raise SystemExit(cli.main(["steps"]))

@@ -127,7 +127,7 @@ def test_more_trials_and_other_retrainings_go_on(copy):
         (lambda folder: shutil.rmtree(folder / "work" / "done"), "no record of what decided it"),
         (lambda folder: shutil.rmtree(folder / "work"), "no record of what decided it"),
         (
-            lambda folder: other_bytes(folder / "work" / "supernet.safetensors"),
+            lambda folder: other_bytes(folder),
             "bytes have changed",
         ),
         (lambda folder: (folder / "study.db").write_bytes(b"x" * 999), "cannot open"),

@@ -198,7 +198,7 @@ def test_data_of_ones_own_are_searched_on_as_split_or_loaders(net):
     _, trial = trial_of("se", "none", "dia")
     assert objective(trial) == trial.user_attrs["reward"]
     assert [event.made.epoch for event in events if isinstance(event.made, EpochRecord)] == [0, 1]
-    assert objective.network()["dataset"] == "loaders"
+    assert objective.scored_with()["dataset"] == "loaders"
 
 
 @pytest.mark.parametrize("objective", [SupernetObjective, partial(TrainObjective, epochs=1)])

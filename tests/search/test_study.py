@@ -39,6 +39,7 @@ CHILD = """
 
     from sat_optuna.config.config import StudyConfig
     from sat_optuna.search.space import suggest_scheme
+    from sat_optuna.search.storage import open_storage
     from sat_optuna.search.study import (build_sampler, create_study, run_trials)
 
     db, sampler, kill = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -273,6 +274,7 @@ FULL = """
     from sat_optuna.config.config import StudyConfig
     from sat_optuna.errors import StudyError
     from sat_optuna.search.space import suggest_scheme
+    from sat_optuna.search.storage import open_storage
     from sat_optuna.search.study import (build_sampler, create_study, run_trials)
 
     sampler = build_sampler("random", seed=0, batch=4)
