@@ -187,7 +187,7 @@ def test_other_code_than_the_study_was_begun_with_is_refused(project):
     plugin = project / "studies" / "own" / "my_net.py"
     plugin.write_text(plugin.read_text() + "\n# changed\n")
     done = sat_optuna("search", "own", "--no-mlflow", cwd=project, code=1)
-    assert "was trained with another configuration than study.toml's" in done.stderr
+    assert "was made with another configuration: plugins.sha256: [" in done.stderr
 
 
 @pytest.mark.parametrize(

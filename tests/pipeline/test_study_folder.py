@@ -139,10 +139,12 @@ def test_more_trials_and_other_retrainings_go_on(copy):
 def test_what_something_else_decided_is_not_searched_on(copy, change, message):
     _, folder = copy
     change(folder)
-    before = {path: path.read_bytes() for path in folder.glob("study.*")}
+    before = {path: path.read_bytes() for path in (folder / "study.db", folder / "study.toml")}
     with pytest.raises(SatOptunaError, match=message):
         sat.open_study(folder, trials=12).search(mlflow=False)
-    assert {path: path.read_bytes() for path in folder.glob("study.*")} == before
+    assert {
+        path: path.read_bytes() for path in (folder / "study.db", folder / "study.toml")
+    } == before
 
 
 def edit(folder, old, new):
