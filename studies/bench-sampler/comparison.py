@@ -57,12 +57,12 @@ class Results:
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self.runs = tuple(runs)
-        problems = sorted({run.problem for run in self.runs})
-        self.noisy = {name: make_problem(name, 0).observe is not None for name in problems}
+        self.problems = sorted({run.problem for run in self.runs})
+        noisy = {name for name in self.problems if make_problem(name, 0).observe is not None}
         recommended = [
             replace(run, rival=RECOMMENDED, value=run.recommended, path=())
             for run in self.runs
-            if self.noisy[run.problem] and run.rival == OURS and run.recommended is not None
+            if run.problem in noisy and run.rival == OURS and run.recommended is not None
         ]
         self.groups: dict[tuple[str, str], dict[int, Run]] = defaultdict(dict)
         for run in sorted([*self.runs, *recommended], key=lambda r: (r.problem, r.rival, r.seed)):

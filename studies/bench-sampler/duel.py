@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -108,6 +109,11 @@ def versions_used() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
+@cache
+def _budget(problem: str) -> int:
+    return make_problem(problem, 0).evaluations
+
+
 def _played(tasks: Collection[tuple[str, str, int]], workers: int) -> Generator[Run]:
     """Yield the runs of a problem, rival and seed each, as they end."""
     if tasks:
@@ -163,14 +169,14 @@ def main(
     """Compare samplers on problems of categorical choices, with equal budgets and paired seeds.
 
     Makes the runs that runs.jsonl does not hold yet, each with one thread, then writes table.md,
-    curves.png and, where there are variants, ablation.md, of all its runs.
+    curves.png and, where there are variants, ablation.md, of all its runs of the problem's budget.
     """
     log = out / "runs.jsonl"
     try:
         for problem in problems:
-            make_problem(problem, 0)  # what is wrong with a name or file is said at once
+            _budget(problem)  # what is wrong with a name or file is said at once
         versions = {rival: make_rival(rival).version for rival in rivals}
-        runs = read_runs(log)
+        runs = [run for run in read_runs(log) if run.evaluations == _budget(run.problem)]
         left = _missing(runs, problems, versions, seeds)
         click.echo(f"{len(left)} runs are to be made", err=True)
         with contextlib.closing(_played(left, workers)) as played:

@@ -72,7 +72,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def table_markdown(results: Results, comparisons: Sequence[Versus]) -> str:
     """Return all tables, a section a problem."""
     parts = [_TABLE, _notes(results.runs)]
-    for problem in dict.fromkeys(problem for problem, _ in results.groups):
+    for problem in results.problems:
         against = [row for row in comparisons if row.problem == problem]
         parts.append(f"## {problem}\n\n{_about(problem, against)}\n")
         rows = [_row(results, problem, rival) for name, rival in results.groups if name == problem]
@@ -180,14 +180,13 @@ def draw_curves(path: Path, runs: Iterable[Run]) -> Path:
     Variants are left out.
     """
     results = Results(run for run in runs if ":" not in run.rival)
-    problems = list(results.noisy)
-    columns = min(3, len(problems))
-    lines = -(-len(problems) // columns)
+    columns = min(3, len(results.problems))
+    lines = -(-len(results.problems) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.3 * lines + 0.5), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, problem in zip(panels, problems, strict=False):
+    for axes, problem in zip(panels, results.problems, strict=False):
         _panel(axes, problem, results)
-    for axes in panels[len(problems) :]:
+    for axes in panels[len(results.problems) :]:
         axes.axis("off")
     shown = {line.get_label(): line for axes in panels for line in axes.get_lines()}
     order = [name for name in _COLOURS if name in shown]

@@ -109,10 +109,17 @@ def test_variants_alone_have_a_table_and_no_curves(called, tmp_path):
 
 
 def test_runs_of_another_version_are_not_mixed(called, tmp_path, table):
-    add_run(tmp_path / "runs.jsonl", run(table, "default", version="policy-gradient/old 1"))
+    old = run(table, "default", version="policy-gradient/old 1", evaluations=27)
+    add_run(tmp_path / "runs.jsonl", old)
     said = called(out=tmp_path, code=1)
     assert "runs of 'default' made by 'policy-gradient/old 1', now 'policy-gradient/def" in said
     assert "remove those lines of runs.jsonl or choose another --out" in said
+
+
+def test_runs_of_another_budget_count_for_nothing(called, tmp_path, table):
+    add_run(tmp_path / "runs.jsonl", run(table, "random", evaluations=4))
+    assert "1 runs are to be made" in called("--rivals", "random", "--seeds", "1", out=tmp_path)
+    assert "| random | 1 | 27 |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize(
