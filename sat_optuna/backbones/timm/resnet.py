@@ -6,7 +6,7 @@ are part of the branch, and drop-path is part of merge. Attention that a block c
 after its last normalisation and is part of the branch.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from timm.models import resnet
 from torch import Tensor, nn
@@ -17,22 +17,25 @@ from sat_optuna.backbones.timm.layers import foldable, refuse_checkpointing
 __all__: list[str] = []
 
 
-def _basic_normed(block: Any, x: Tensor) -> Tensor:
-    x = block.aa(block.act1(block.drop_block(block.bn1(block.conv1(x)))))
-    normed: Tensor = block.bn2(block.conv2(x))
+def _is_bottleneck(block: Any) -> bool:
+    return isinstance(block, resnet.Bottleneck)
+
+
+def _last(block: Any, kind: str) -> nn.Module:
+    """Return a block's last layer of a kind: "conv", "bn" or "act"."""
+    layer: nn.Module = getattr(block, f"{kind}{3 if _is_bottleneck(block) else 2}")
+    return layer
+
+
+def _normed(block: Any, x: Tensor) -> Tensor:
+    """Run the branch up to its last normalisation."""
+    if _is_bottleneck(block):
+        x = block.act1(block.bn1(block.conv1(x)))
+        x = block.aa(block.act2(block.drop_block(block.bn2(block.conv2(x)))))
+    else:
+        x = block.aa(block.act1(block.drop_block(block.bn1(block.conv1(x)))))
+    normed: Tensor = _last(block, "bn")(_last(block, "conv")(x))
     return normed
-
-
-def _bottleneck_normed(block: Any, x: Tensor) -> Tensor:
-    x = block.act1(block.bn1(block.conv1(x)))
-    x = block.aa(block.act2(block.drop_block(block.bn2(block.conv2(x)))))
-    normed: Tensor = block.bn3(block.conv3(x))
-    return normed
-
-
-def _attended(block: Any, features: Tensor) -> Tensor:
-    attended: Tensor = features if block.se is None else block.se(features)
-    return attended
 
 
 def _shortcut(block: Any, x: Tensor) -> Tensor:
@@ -40,62 +43,32 @@ def _shortcut(block: Any, x: Tensor) -> Tensor:
     return shortcut
 
 
-def _added(block: Any, features: Tensor, shortcut: Tensor) -> Tensor:
-    return (features if block.drop_path is None else block.drop_path(features)) + shortcut
+def _own_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    return _normed(block, x), _shortcut(block, x)
 
 
-def _unattended(block: Any) -> bool:
-    return block.se is None or isinstance(block.se, nn.Identity)
+def _branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    features = _normed(block, x)
+    return features if block.se is None else block.se(features), _shortcut(block, x)
 
 
-def _basic_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    return _attended(block, _basic_normed(block, x)), _shortcut(block, x)
-
-
-def _basic_own_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    return _basic_normed(block, x), _shortcut(block, x)
-
-
-def _basic_merge(block: Any, features: Tensor, shortcut: Tensor) -> Tensor:
-    merged: Tensor = block.act2(_added(block, features, shortcut))
+def _merge(block: Any, features: Tensor, shortcut: Tensor) -> Tensor:
+    kept = features if block.drop_path is None else block.drop_path(features)
+    merged: Tensor = _last(block, "act")(kept + shortcut)
     return merged
 
 
-def _basic_channels(block: Any) -> int:
-    return int(block.conv2.out_channels)
+def _channels(block: Any) -> int:
+    return int(cast("nn.Conv2d", _last(block, "conv")).out_channels)
 
 
-def _basic_last(block: Any) -> nn.Module | None:
-    return foldable(block.bn2) if _unattended(block) else None
+def _own_last_layer(block: Any) -> nn.Module | None:
+    return foldable(_last(block, "bn"))
 
 
-def _basic_own_last(block: Any) -> nn.Module | None:
-    return foldable(block.bn2)
-
-
-def _bottleneck_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    return _attended(block, _bottleneck_normed(block, x)), _shortcut(block, x)
-
-
-def _bottleneck_own_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    return _bottleneck_normed(block, x), _shortcut(block, x)
-
-
-def _bottleneck_merge(block: Any, features: Tensor, shortcut: Tensor) -> Tensor:
-    merged: Tensor = block.act3(_added(block, features, shortcut))
-    return merged
-
-
-def _bottleneck_channels(block: Any) -> int:
-    return int(block.conv3.out_channels)
-
-
-def _bottleneck_last(block: Any) -> nn.Module | None:
-    return foldable(block.bn3) if _unattended(block) else None
-
-
-def _bottleneck_own_last(block: Any) -> nn.Module | None:
-    return foldable(block.bn3)
+def _last_layer(block: Any) -> nn.Module | None:
+    attended = block.se is not None and not isinstance(block.se, nn.Identity)
+    return None if attended else _own_last_layer(block)
 
 
 def _stem(model: Any, x: Tensor) -> Tensor:
@@ -113,21 +86,10 @@ def _head(model: Any, x: Tensor) -> Tensor:
     return logits
 
 
-add_block(
-    resnet.BasicBlock,
-    BlockSplit(_basic_branch, _basic_merge, _basic_channels, _basic_last),
-    own=OwnSlot(
-        BlockSplit(_basic_own_branch, _basic_merge, _basic_channels, _basic_own_last), "se"
-    ),
-)
-add_block(
-    resnet.Bottleneck,
-    BlockSplit(_bottleneck_branch, _bottleneck_merge, _bottleneck_channels, _bottleneck_last),
-    own=OwnSlot(
-        BlockSplit(
-            _bottleneck_own_branch, _bottleneck_merge, _bottleneck_channels, _bottleneck_own_last
-        ),
-        "se",
-    ),
-)
+for _block in (resnet.BasicBlock, resnet.Bottleneck):
+    add_block(
+        _block,
+        BlockSplit(_branch, _merge, _channels, _last_layer),
+        own=OwnSlot(BlockSplit(_own_branch, _merge, _channels, _own_last_layer), "se"),
+    )
 add_network(resnet.ResNet, stem=_stem, stages=_stages, head=_head)
