@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel, fit_latency
     from sat_optuna.cost.operations import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
-    from sat_optuna.evaluate import Evaluator
+    from sat_optuna.evaluate import Evaluator, accuracy
+    from sat_optuna.evidence.enumeration import enumerate_schemes
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
@@ -42,10 +43,12 @@ __all__ = [
     "SupernetObjective",
     "Ticket",
     "TrainObjective",
+    "accuracy",
     "best_ticket",
     "build_attention",
     "build_backbone",
     "cost_limit",
+    "enumerate_schemes",
     "export_ticket",
     "fit",
     "fit_latency",
@@ -73,10 +76,12 @@ _HOMES = {
     "SupernetObjective": "search.objective",
     "Ticket": "ticket",
     "TrainObjective": "search.objective",
+    "accuracy": "evaluate",
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
     "cost_limit": "search.space",
+    "enumerate_schemes": "evidence.enumeration",
     "export_ticket": "export.write",
     "fit": "training.loop",
     "fit_latency": "cost.latency",

@@ -192,7 +192,7 @@ def _accuracy(plan: TrainingPlan, on_turn: Callable[[], None] | None) -> dict[st
                 with seeded("usual", seed):  # torchvision's transforms take no generator
                     loader = augmented_loader(cast("TensorImages", data.train_and_valid), config)
                     usual_fit(net, loader, epochs=plan.epochs, config=config)
-            values.append(accuracy(net, data.test).accuracy)
+            values.append(accuracy(net, data.test))
             if on_turn:
                 on_turn()
     pairs = zip(found["ours"], found["usual"], strict=True)

@@ -81,7 +81,11 @@ def evaluation(
     total = 2 * rounds * len(named or CASES | GROWTH)
     with console.progress("bench evaluation", total) as bar:
         document = bench_evaluation(
-            cases=named, images=images, rounds=rounds, sample=sample, on_step=bar.advance
+            cases=named,
+            images=images,
+            rounds=rounds,
+            sample=sample,
+            on_event=lambda event: bar.advance(event.message),
         )
     if as_json or format == "json":
         console.result(json.dumps(document, indent=1))

@@ -56,7 +56,7 @@ def enumerate_all(
 def _enumerate(
     workspace: Workspace, console: Console, *, top: int, memory: int, limit: int, format: str
 ) -> None:
-    from sat_optuna.evaluate.journal import open_journal, score_into
+    from sat_optuna.evaluate.journal import Journal
     from sat_optuna.evidence.enumeration import Enumeration
 
     evaluator = workspace.supernet_objective(memory=memory * 2**20, cache=0).evaluator
@@ -69,10 +69,10 @@ def _enumerate(
         )
     console.remark(f"enumerate: {plan}")
     schemes = evaluator.all_schemes(limit=limit)
-    journal = open_journal(workspace.work / "enumeration.jsonl", evaluator, schemes)
+    journal = Journal(workspace.work / "enumeration.jsonl", evaluator)
     done = len(journal.held)
     with console.progress("enumerate", plan.schemes, done) as bar:
-        results = score_into(journal, evaluator, schemes, on_scheme=bar.advance)
+        results = journal.score(schemes, on_event=lambda _: bar.advance())
     scores = Enumeration(
         tuple(results.values()),
         kinds=[spec.kind for spec in workspace.config.attention.kinds],

@@ -13,7 +13,7 @@ import optuna
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.cost.operations import Cost, CostModel
 from sat_optuna.data.split import Split
-from sat_optuna.evaluate import Evaluation, Evaluator, accuracy, calibration_batches
+from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
@@ -174,7 +174,7 @@ class TrainObjective(_SchemeObjective):
 
         def on_epoch(record: EpochRecord) -> None:
             nonlocal evaluation
-            evaluation = accuracy(model, self.data.valid)
+            evaluation = evaluate_network(model, self.data.valid)
             if record.epoch not in reported:
                 trial.report(self.reward(scheme, evaluation), record.epoch)
             # A pruner looks at the last report, which may be a later one of a dead worker.
@@ -197,5 +197,5 @@ class TrainObjective(_SchemeObjective):
             on_epoch=on_epoch,
         )
         if evaluation is None:
-            evaluation = accuracy(model, self.data.valid)
+            evaluation = evaluate_network(model, self.data.valid)
         return self.finish(trial, scheme, evaluation)
