@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from sat_optuna.cost.operations import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
     from sat_optuna.data.split import Split
-    from sat_optuna.evaluate import Evaluator
+    from sat_optuna.evaluate import Evaluator, accuracy
     from sat_optuna.evidence.controls import control_schemes
+    from sat_optuna.evidence.enumeration import enumerate_schemes
     from sat_optuna.evidence.report import write_report
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.fold import fold_constant
@@ -48,11 +49,13 @@ __all__ = [
     "SupernetObjective",
     "Ticket",
     "TrainObjective",
+    "accuracy",
     "best_ticket",
     "build_attention",
     "build_backbone",
     "control_schemes",
     "cost_limit",
+    "enumerate_schemes",
     "export_ticket",
     "fit",
     "fit_latency",
@@ -86,11 +89,13 @@ _HOMES = {
     "SupernetObjective": "search.objective",
     "Ticket": "ticket",
     "TrainObjective": "search.objective",
+    "accuracy": "evaluate",
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
     "control_schemes": "evidence.controls",
     "cost_limit": "search.space",
+    "enumerate_schemes": "evidence.enumeration",
     "export_ticket": "export.write",
     "fit": "training.loop",
     "fit_latency": "cost.latency",

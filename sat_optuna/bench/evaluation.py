@@ -4,6 +4,8 @@ The floor is the time of the parts alone, each as often as the tree must run it:
 
     stem + sum over k of 2^(k-1) (branch_k + attention_k + 2 merge_k) + 2^m head
 
+Of random schemes, the nodes are counted, and half of them are taken to carry attention.
+
 Tree, one-by-one and floor take turns in each round, so that what else the machine does falls on
 all; ratios are taken within a round. One-by-one is timed on a few schemes, others each round, and
 scaled to all of them.
@@ -11,7 +13,7 @@ scaled to all of them.
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -23,10 +25,10 @@ from sat_optuna.bench.evaluation_cases import CASES, GROWTH, Case, networks_of, 
 from sat_optuna.cost.timing import median_of
 from sat_optuna.data.images import TensorImages
 from sat_optuna.errors import UnknownName
-from sat_optuna.evaluate import Evaluator, accuracy, score_scheme
-from sat_optuna.evaluate.footprint import seconds_of
+from sat_optuna.evaluate import Evaluator, evaluate_network, score_scheme
 from sat_optuna.evaluate.parts import Parts
-from sat_optuna.evaluate.plan import passes_of
+from sat_optuna.evaluate.plan import node_seconds
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.registry import nearest
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
@@ -84,7 +86,7 @@ def bench_evaluation(
     images: int = 50,
     rounds: int = 2,
     sample: int = 6,
-    on_step: Callable[[str], None] | None = None,
+    on_event: OnEvent = ignore,
 ) -> dict[str, Any]:
     """Time all cases without and with calibration.
 
@@ -93,7 +95,7 @@ def bench_evaluation(
         images: that schemes are scored on, for a case of part 1.
         rounds: of all cases.
         sample: schemes scored one by one in a round.
-        on_step: called after each case of a round, with its name.
+        on_event: called after each case of a round, which the event's message names.
 
     Returns:
         A JSON document: rows, the ratio of a scheme's score to evaluating its network, and how
@@ -113,11 +115,10 @@ def bench_evaluation(
         for name in names
         for calibrated in (False, True)
     ]
-    for turn in range(rounds):
-        for task in tasks:
-            task.run(turn, sample)
-            if on_step:
-                on_step(task.title)
+    turns = [(turn, task) for turn in range(rounds) for task in tasks]
+    for done, (turn, task) in enumerate(turns, start=1):
+        task.run(turn, sample)
+        on_event(Event(step="bench evaluation", done=done, total=len(turns), message=task.title))
     device = pick_device()
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     return {
@@ -143,10 +144,12 @@ class _Task:
         self._net, self._images, self._calibration = given
         self._evaluator = Evaluator(self._net, self._images, calibration=self._calibration)
         self._schemes = tuple(schemes_of(self._evaluator, case))
-        layout = self._evaluator.layout(self._schemes)
-        self.chunk = layout.chunk
-        ordered = sorted(scheme.choices for scheme in self._schemes)
-        self._passes = passes_of([ordered])
+        self.chunk = self._evaluator.chunk
+        # By depth, the nodes of the tree: the distinct prefixes of so many choices.
+        self._nodes = [
+            len({scheme.choices[:depth] for scheme in self._schemes})
+            for depth in range(sum(case.blocks) + 1)
+        ]
         self._trees: list[float] = []
         self._ones: list[float] = []
         self._floors: list[float] = []
@@ -180,7 +183,7 @@ class _Task:
             schemes=len(self._schemes),
             images=len(self._images),
             calibration=sum(map(len, self._calibration)),
-            branch_passes=sum(n for part, n in self._passes.items() if part.what == "branch"),
+            branch_passes=sum(self._nodes[:-1]),
             tree_s=round(median(self._trees), 3),
             one_by_one_s=round(median(self._ones), 2),
             timed=self._timed,
@@ -200,8 +203,8 @@ class _Task:
     def _floor(self) -> float:
         """Return the seconds of all parts, each timed alone on a chunk."""
         x = next(self._images.batches(None, self.chunk))[0]
-        times = seconds_of(Parts(self._net), x, rounds=5)
-        once = sum(median(times[part]) * n for part, n in self._passes.items())
+        seconds = node_seconds(Parts(self._net), x, rounds=5)
+        once = sum(each * count for each, count in zip(seconds, self._nodes, strict=True))
         return once * len(self._images) / len(x)
 
 
@@ -227,12 +230,12 @@ def _ratio(
     evaluator: Evaluator, net: Supernet, images: TensorImages, chunks: list[Tensor], turn: int
 ) -> float:
     scheme = draw_scheme((3, 3, 3), 1, connect=0.5, draws="iid", seed=1, step=turn + 2)
-    network, batch = materialise(net, scheme), evaluator.layout([scheme]).chunk
+    network, batch = materialise(net, scheme), evaluator.chunk
 
     def alone() -> object:
         if chunks:
             return score_scheme(network, None, calibration=chunks, images=images, batch=batch)
-        return accuracy(network, images, batch=batch)
+        return evaluate_network(network, images, batch=batch)
 
     runs = (lambda: evaluator.score(scheme), alone)
     alone()  # a new network's first pass is slower

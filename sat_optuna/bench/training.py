@@ -164,7 +164,7 @@ def _accuracy(plan: TrainingPlan, on_event: OnEvent) -> dict[str, Any]:
                 with seeded("usual", seed):  # torchvision's transforms take no generator
                     loader = augmented_loader(cast("TensorImages", data.train_and_valid), config)
                     usual_fit(net, loader, epochs=plan.epochs, config=config)
-            values.append(accuracy(net, data.test).accuracy)
+            values.append(accuracy(net, data.test))
             on_event(Event(step="fit", done=seed + 1, total=plan.seeds, message=loop))
     pairs = zip(found["ours"], found["usual"], strict=True)
     return {

@@ -70,7 +70,6 @@ def evaluation(
     import torch
 
     from sat_optuna.bench.evaluation import bench_evaluation
-    from sat_optuna.bench.evaluation_cases import CASES, GROWTH
     from sat_optuna.bench.evaluation_report import evaluation_markdown
 
     if out:
@@ -78,10 +77,13 @@ def evaluation(
     if threads:
         torch.set_num_threads(threads)
     named = [name.strip() for name in cases.split(",") if name.strip()]
-    total = 2 * rounds * len(named or CASES | GROWTH)
-    with console.progress("bench evaluation", total) as advance:
+    with console.following() as on_event:
         document = bench_evaluation(
-            cases=named, images=images, rounds=rounds, sample=sample, on_step=advance
+            cases=named,
+            images=images,
+            rounds=rounds,
+            sample=sample,
+            on_event=on_event,
         )
     if as_json or format == "json":
         console.result(json.dumps(document, indent=1))

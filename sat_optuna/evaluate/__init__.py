@@ -1,7 +1,13 @@
 """How good networks are on images: one network, or many schemes of a supernet through one tree."""
 
 from sat_optuna.evaluate.evaluator import Evaluator
-from sat_optuna.evaluate.network import Evaluation, accuracy, calibration_batches, score_scheme
+from sat_optuna.evaluate.network import (
+    Evaluation,
+    accuracy,
+    calibration_batches,
+    evaluate_network,
+    score_scheme,
+)
 from sat_optuna.evaluate.results import SchemeResult
 
 __all__ = [
@@ -10,5 +16,6 @@ __all__ = [
     "SchemeResult",
     "accuracy",
     "calibration_batches",
+    "evaluate_network",
     "score_scheme",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch.utils._pytree import tree_leaves
 
-from sat_optuna.evaluate.prefixes import Choices
+from sat_optuna.evaluate.parts import Choices
 from sat_optuna.evaluate.tree import Activations
 
 __all__ = ["PrefixCache"]
@@ -22,7 +22,7 @@ class PrefixCache:
     """
 
     def __init__(self, limit: int, *, size_of: Callable[[int], int]) -> None:
-        self._limit, self._size_of = limit, size_of
+        self.limit, self._size_of = limit, size_of
         self._passed: Counter[Choices] = Counter()
         self.chunks: tuple[dict[Choices, Activations], ...] = ()
 
@@ -54,7 +54,7 @@ class PrefixCache:
         """
         if chunks != len(self.chunks):
             self.chunks = tuple({} for _ in range(chunks))
-        if self._limit <= 0:
+        if self.limit <= 0:
             return frozenset()
         # A whole scheme is no prefix worth keeping: its score is all that it leads to.
         passed = {choices[:depth] for choices in schemes for depth in range(len(choices))}
@@ -62,7 +62,7 @@ class PrefixCache:
         candidates = sorted(
             self.prefixes | passed, key=lambda prefix: (-self._passed[prefix], len(prefix), prefix)
         )
-        kept, room = set(), self._limit
+        kept, room = set(), self.limit
         for prefix in candidates:
             room -= self._size_of(len(prefix))
             if room < 0:
@@ -72,6 +72,16 @@ class PrefixCache:
             for chunk in self.chunks:
                 del chunk[prefix]
         return frozenset(kept)
+
+    def starts(self, schemes: Iterable[Choices]) -> dict[Choices | None, list[Choices]]:
+        """Return schemes by the longest prefix that is held of each; None where there is none."""
+        found: dict[Choices | None, list[Choices]] = {}
+        held = self.prefixes
+        for choices in schemes:
+            prefixes = (choices[:depth] for depth in reversed(range(len(choices))))
+            start = next((prefix for prefix in prefixes if prefix in held), None)
+            found.setdefault(start, []).append(choices)
+        return found
 
     def add(self, found: Sequence[dict[Choices, Activations]]) -> None:
         """Hold what a call found for the prefixes that it was to keep.

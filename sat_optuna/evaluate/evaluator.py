@@ -1,8 +1,10 @@
 """Schemes of a supernet scored together, through the tree of their common prefixes."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -12,25 +14,22 @@ from sat_optuna.data.images import count_classes
 from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
-from sat_optuna.evaluate.digests import weights_digest
-from sat_optuna.evaluate.heap import HeapLimit
-from sat_optuna.evaluate.network import Evaluation
-from sat_optuna.evaluate.norms import PrefixStatistics, find_norms
-from sat_optuna.evaluate.parts import HEAD, STEM, Parts, check_parts, merge
-from sat_optuna.evaluate.plan import EvaluationPlan, MemoryLimitError
-from sat_optuna.evaluate.planner import Layout, Planner
-from sat_optuna.evaluate.prefixes import Choices, every_choices, in_units
+from sat_optuna.evaluate.network import Evaluation, judge, weights_digest
+from sat_optuna.evaluate.parts import HEAD, Choices, Parts, PrefixStatistics, survey
+from sat_optuna.evaluate.plan import EvaluationPlan, Need, node_seconds
 from sat_optuna.evaluate.results import SchemeResult
-from sat_optuna.evaluate.stack import Stack
-from sat_optuna.evaluate.tally import Tally
-from sat_optuna.evaluate.tree import Activations, Walk
+from sat_optuna.evaluate.tree import Activations, walk
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.supernet import Supernet
 
-__all__ = ["LIMIT", "Evaluator"]
+__all__ = ["LIMIT", "UNIT", "Evaluator"]
 
 LIMIT = 2**16  # schemes that `score_all` takes on without being told to
+UNIT = 1024  # schemes at most that are scored at once, each with BatchNorm statistics of its own
+_CHUNK = {"cpu": 100}  # images a pass, by device; see studies/bench-speed
+_OTHER_CHUNK = 500
 
 
 class Evaluator:
@@ -46,16 +45,20 @@ class Evaluator:
             or a DataLoader of (image, label), which is read once and must not shuffle.
         calibration: (n, C, H, W) each, for example of `calibration_batches`; the chunks are part
             of the scores. Empty: the network's own statistics are used.
-        chunk: images a pass; 0 for what is fast on the device. Scores differ by rounding between
-            two of them.
-        memory: bytes that may be taken, 0 for no limit; with less, fewer images and schemes are
-            run at a time.
+        chunk: images a pass at most; 0 for what is fast on the device. Losses differ in their
+            last bits between two chunks.
+        memory: bytes that the process may grow by while it scores, beside the results; 0 for no
+            limit. A limit makes `chunk` and `unit` smaller where it must.
         cache: bytes of activations that may be kept from call to call, part of `memory`.
+
+    Attributes:
+        chunk: images a pass, as chosen.
+        unit: schemes at most that are scored at once, as chosen; it has no part in the scores.
 
     Raises:
         DataError: no image, images that cannot be read or do not fit the network, a calibration
             chunk of a single one, or a number below 0.
-        MemoryLimitError: the cache alone fills the memory.
+        MemoryLimitError: not even one scheme and one image fit in the memory.
         BackboneError: two parts of the network share a BatchNorm, one changes its input in place,
             or a state is no tuple of tensors.
     """
@@ -79,43 +82,34 @@ class Evaluator:
             raise DataError(
                 f"chunk = {chunk}, memory = {memory} and cache = {cache} given; give 0 or more"
             )
-        if 0 < memory <= cache:
-            raise MemoryLimitError(
-                f"a cache of {cache:,} bytes given in a memory of {memory:,}; give more memory or "
-                "a smaller cache"
-            )
-        for place, batch in enumerate(calibration, start=1):
+        for number, batch in enumerate(calibration, start=1):
             if len(batch) < 2:
                 raise DataError(
-                    f"calibration chunk {place} has {len(batch)} image(s), and the statistics of "
+                    f"calibration chunk {number} has {len(batch)} image(s), and the statistics of "
                     "BatchNorm need two at least; give a larger set or another chunk size"
                 )
         self.net, self.images, self.calibration = net, images, tuple(calibration)
         self.stages, self.kinds = net.stages, len(net.specs)
         self._parts = Parts(net)
-        tried = next(images.batches(torch.arange(min(2, len(images))), 2))[0]
-        check_parts(self._parts, tried)
-        norms = find_norms(self._parts, calibration[0][:2]) if calibration else {}
+        norms = survey(self._parts, self._first(2), calibrated=bool(calibration))
         self._statistics = PrefixStatistics(norms)
         last = len(self._parts.blocks) - 1
         # Of the last block only the branch is calibrated, unless there are norms after it.
         self._calibrate_leaves = any(
             part == HEAD or (part.block == last and part.what != "branch") for part in norms
         )
-        self._memory, self._chunk = memory, chunk
-        self._growth = memory  # bytes; what was said or allowed, 0 for nothing yet
-        self._planner = Planner(
-            self._parts,
-            tried,
-            images=len(images),
-            calibration=self.calibration,
-            norms=self._statistics.sizes(),
-            leaves=self._calibrate_leaves,
-            cache=cache,
-        )
         self._cache = PrefixCache(cache, size_of=self._kept_size)
         self._caching = cache > 0
         self._filled_with: tuple[int, str] | None = None  # chunk and weights of the cache
+        usual = _CHUNK.get(images.device.type, _OTHER_CHUNK)
+        self.chunk = min(chunk or usual, len(images))
+        # All schemes, in units of a power of K + 1, are whole subtrees.
+        units = [1]
+        while units[-1] * (self.kinds + 1) <= UNIT:
+            units.append(units[-1] * (self.kinds + 1))
+        self.unit = units[-1]
+        if memory:
+            self.chunk, self.unit = self._need.fit(memory, self.chunk, reversed(units))
 
     def score(self, scheme: Scheme) -> Evaluation:
         """Score one scheme.
@@ -126,13 +120,13 @@ class Evaluator:
         return self.score_many([scheme])[scheme]
 
     def score_many(
-        self, schemes: Iterable[Scheme], *, on_scheme: Callable[[], None] | None = None
+        self, schemes: Iterable[Scheme], *, on_event: OnEvent = ignore
     ) -> dict[Scheme, Evaluation]:
         """Score schemes through one tree.
 
         Args:
             schemes: any number; one that is given twice is scored once.
-            on_scheme: called after the work of each.
+            on_event: called after the work of each.
 
         Returns:
             By scheme, in the order given.
@@ -141,23 +135,23 @@ class Evaluator:
             SchemeError: one does not fit the network.
         """
         asked = tuple(dict.fromkeys(schemes))
-        units = self.results(asked, on_scheme=on_scheme)
+        units = self.results(asked, on_event=on_event)
         found = {result.scheme: result.evaluation for unit in units for result in unit}
         return {scheme: found[scheme] for scheme in asked}
 
     def score_all(
-        self, *, limit: int = LIMIT, on_scheme: Callable[[], None] | None = None
+        self, *, limit: int = LIMIT, on_event: OnEvent = ignore
     ) -> dict[Scheme, Evaluation]:
         """Score all schemes of the network, in ascending order of their choices.
 
         Args:
             limit: the most that may be.
-            on_scheme: called after the work of each.
+            on_event: called after the work of each.
 
         Raises:
             SchemeError: there are more.
         """
-        return self.score_many(self.all_schemes(limit=limit), on_scheme=on_scheme)
+        return self.score_many(self.all_schemes(limit=limit), on_event=on_event)
 
     def all_schemes(self, *, limit: int = LIMIT) -> tuple[Scheme, ...]:
         """Return all schemes in ascending order of their choices.
@@ -172,58 +166,57 @@ class Evaluator:
                 f"the network has {count:,} schemes, more than the limit of {limit:,}; raise the "
                 "limit, or score a sample of them"
             )
-        every = every_choices(blocks, self.kinds)
+        every = product(range(self.kinds + 1), repeat=blocks)
         return tuple(Scheme(choices, self.stages) for choices in every)
 
-    def plan(self, schemes: Iterable[Scheme] | None = None) -> EvaluationPlan:
-        """Return what scoring schemes will take; a few passes are timed for it.
-
-        Args:
-            schemes: None for all there are, however many.
-
-        Raises:
-            SchemeError: one does not fit the network.
-            MemoryLimitError: not even one scheme fits in the memory.
-        """
-        ordered = None if schemes is None else self._ordered(schemes)
-        plan = self._planner.plan(ordered, self._layout(ordered))
-        self._growth = plan.live_bytes
-        return plan
-
-    def layout(self, schemes: Iterable[Scheme]) -> Layout:
-        """Return how many images and schemes are run at a time.
-
-        Raises:
-            SchemeError: a scheme does not fit the network.
-            MemoryLimitError: not even one scheme fits in the memory.
-        """
-        return self._layout(self._ordered(schemes))
+    def plan(self) -> EvaluationPlan:
+        """Return what scoring all schemes will take; a pass of a chunk is timed for it."""
+        blocks, choices = sum(self.stages), self.kinds + 1
+        schemes, calibration = choices**blocks, sum(map(len, self.calibration))
+        # Each unit comes down from the stem to its own subtree.
+        units = max(1, schemes // self.unit)
+        nodes = [max(units, choices**depth) for depth in range(blocks + 1)]
+        runs = [len(self.images) + calibration] * blocks
+        runs.append(len(self.images) + calibration * self._calibrate_leaves)
+        timed = node_seconds(self._parts, self._first(self.chunk))
+        seconds = [run / self.chunk * each for run, each in zip(runs, timed, strict=True)]
+        return EvaluationPlan(
+            schemes=schemes,
+            images=len(self.images),
+            calibration=calibration,
+            chunk=self.chunk,
+            unit=self.unit,
+            branch_passes=sum(nodes[:-1]),
+            naive_passes=schemes * blocks,
+            memory=self._need.of(self.chunk, self.unit),
+            seconds=sum(count * each for count, each in zip(nodes, seconds, strict=True)),
+            naive_seconds=schemes * sum(seconds),
+        )
 
     def results(
         self,
         schemes: Iterable[Scheme],
         *,
-        layout: Layout | None = None,
-        on_scheme: Callable[[], None] | None = None,
+        chunk: int = 0,
+        done: int = 0,
+        on_event: OnEvent = ignore,
     ) -> Iterator[tuple[SchemeResult, ...]]:
         """Yield the results of schemes, a unit at a time, in ascending order of their choices.
 
         Args:
             schemes: any number; one that is given twice is scored once.
-            layout: of these schemes or of more of them; None for their own.
-            on_scheme: called after the work of each.
+            chunk: images a pass, no more than `self.chunk`; 0 for that.
+            done: schemes of the same task that were scored before; the events count them too.
+            on_event: called after the work of each scheme.
 
         Raises:
             SchemeError: one does not fit the network.
-            MemoryLimitError: not even one scheme fits in the memory.
         """
         ordered = self._ordered(schemes)
-        if not ordered:
-            return
-        chosen = layout or self._layout(ordered)
-        with HeapLimit(self._growth) as heap:
-            for unit in in_units(ordered, chosen.unit):
-                yield self._score(unit, chosen.chunk, heap, on_scheme)
+        total = done + len(ordered)
+        for first in range(0, len(ordered), self.unit):
+            unit = ordered[first : first + self.unit]
+            yield self._score(unit, chunk or self.chunk, done + first, total, on_event)
 
     def _ordered(self, schemes: Iterable[Scheme]) -> list[Choices]:
         different = set(schemes)
@@ -235,59 +228,64 @@ class Evaluator:
             self.net.check(scheme)
         return sorted(scheme.choices for scheme in different)
 
-    def _layout(self, ordered: Sequence[Choices] | None) -> Layout:
-        if ordered is not None and not ordered:
-            return self._planner.usual
-        return self._planner.fit(ordered, self._memory, self._chunk)
-
     def _score(
-        self,
-        schemes: Sequence[Choices],
-        chunk: int,
-        heap: HeapLimit,
-        on_scheme: Callable[[], None] | None,
+        self, schemes: Sequence[Choices], chunk: int, done: int, total: int, on_event: OnEvent
     ) -> tuple[SchemeResult, ...]:
-        """Score the schemes of a unit, so many images at a time."""
-        passes = math.ceil(len(self.images) / chunk)
+        """Score the schemes of a unit."""
+        images, device = len(self.images), self.images.device
+        passes = math.ceil(images / chunk)
         if self._caching and (now := (chunk, weights_digest(self.net))) != self._filled_with:
             self._filled_with = now
             self._cache.clear()
         wanted = self._cache.admit(schemes, chunks=len(self.calibration) + passes)
         found: list[dict[Choices, Activations]] = [{} for _ in self._cache.chunks]
-        walk = Walk(
-            self._parts,
-            self._statistics,
-            schemes,
-            Stack(self.images.device),
-            heap,
-            known=self._cache.prefixes,
-            wanted=wanted,
-        )
-        device, images = self.images.device, len(self.images)
-        tally = Tally(len(schemes), images, chunk, device, on_scheme)
+        starts = self._cache.starts(schemes)
         streams = iter(zip(self._cache.chunks, found, strict=True))
-        with evaluating(self.net), self._statistics.borrowed(), torch.inference_mode():
-            self._statistics.prepare(schemes)
+
+        def logits(x: Tensor, *, leaves: bool) -> Iterator[tuple[Choices, Tensor]]:
+            """Yield the logits of every scheme for the next chunk."""
+            known, keep = next(streams)
+            for start, group in starts.items():
+                given = x if start is None else known[start]
+                yield from walk(
+                    self._parts,
+                    self._statistics,
+                    group,
+                    start or (),
+                    given,
+                    wanted=wanted,
+                    keep=keep,
+                    leaves=leaves,
+                )
+
+        # On the device until all of it is fetched: each number would make a GPU wait.
+        rows = {choices: row for row, choices in enumerate(schemes)}
+        rights = torch.empty((len(schemes), images), dtype=torch.bool, device=device)
+        losses = torch.empty((len(schemes), passes), device=device)
+        with evaluating(self.net), torch.inference_mode(), self._statistics.prepared(schemes):
             self._statistics.train(mode=True)
-            for x, (known, keep) in zip(self.calibration, streams, strict=False):
-                leaves = self._calibrate_leaves
-                for _ in walk.logits(x, known=known, keep=keep, leaves=leaves):
-                    pass
+            for x in self.calibration:
+                deque(logits(x, leaves=self._calibrate_leaves), maxlen=0)
             self._statistics.train(mode=False)
-            batches = self.images.batches(None, chunk)
-            for (x, labels), (known, keep) in zip(batches, streams, strict=True):
-                for place, logits in walk.logits(x, known=known, keep=keep):
-                    tally.add(place, logits, labels)
-            rights, losses = tally.fetch()
+            leaf = 0
+            for number, (x, labels) in enumerate(self.images.batches(None, chunk)):
+                for choices, made in logits(x, leaves=True):
+                    row = rows[choices]
+                    right, losses[row, number] = judge(made, labels)
+                    rights[row, number * chunk :][: len(right)] = right
+                    leaf += 1
+                    if leaf % passes == 0:
+                        on_event(Event(step="enumerate", done=done + leaf // passes, total=total))
+            masks, sums = rights.cpu().numpy(), losses.tolist()
         self._cache.add(found)
         return tuple(
             SchemeResult(
                 scheme=Scheme(choices, self.stages),
-                right=np.packbits(right).tobytes(),
+                right=np.packbits(mask).tobytes(),
                 loss=sum(loss),
-                n=len(self.images),
+                n=images,
             )
-            for choices, right, loss in zip(schemes, rights, losses, strict=True)
+            for choices, mask, loss in zip(schemes, masks, sums, strict=True)
         )
 
     @property
@@ -295,8 +293,23 @@ class Evaluator:
         """Bytes of activations that are kept now."""
         return self._cache.size
 
+    def _first(self, count: int) -> Tensor:
+        """Return the first images, (N, C, H, W)."""
+        rows = torch.arange(min(count, len(self.images)))
+        return next(self.images.batches(rows, count))[0]
+
+    @cached_property
+    def _need(self) -> Need:
+        """Bytes that scoring takes, counted when they are first asked for."""
+        return Need.count(
+            self._parts,
+            self._first(2),
+            calibration_chunk=max(map(len, self.calibration), default=0),
+            scheme=self._statistics.size + len(self.images),
+            cache=self._cache.limit,
+        )
+
     def _kept_size(self, depth: int) -> int:
         """Return the bytes of the activations after so many choices, of all images."""
-        part = merge(depth - 1) if depth else STEM
         images = len(self.images) + sum(map(len, self.calibration))
-        return math.ceil(images * self._planner.footprints[part].result)
+        return math.ceil(images * self._need.entered[depth])

@@ -4,17 +4,18 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sat_optuna.errors import SatOptunaError, SchemeError, WriteError
-from sat_optuna.evaluate.digests import bytes_of, weights_digest
 from sat_optuna.evaluate.evaluator import Evaluator
+from sat_optuna.evaluate.network import bytes_of, weights_digest
 from sat_optuna.evaluate.results import SchemeResult
+from sat_optuna.events import OnEvent, ignore
 from sat_optuna.scheme import Scheme
 
-__all__ = ["Journal", "JournalError", "identity_of", "open_journal", "score_into"]
+__all__ = ["Journal", "JournalError"]
 
 _FORMAT = 1
 
@@ -23,91 +24,30 @@ class JournalError(SatOptunaError, ValueError):
     """A file of results that is broken or of another evaluation."""
 
 
-def identity_of(evaluator: Evaluator, *, chunk: int) -> dict[str, Any]:
-    """Return what decides the results of an evaluator, in values that JSON keeps.
+class Journal:
+    """An evaluation whose results are kept in a file, so that it can go on after any end.
 
-    Args:
-        evaluator: its network, images and calibration set.
-        chunk: images a pass.
-    """
-    pixels = hashlib.sha256()
-    for x, labels in evaluator.images.batches(None, 500):
-        pixels.update(bytes_of(x) + bytes_of(labels))
-    calibrated = hashlib.sha256()
-    for batch in evaluator.calibration:
-        calibrated.update(f"{tuple(batch.shape)}".encode() + bytes_of(batch))
-    return {
-        "format": _FORMAT,
-        "stages": list(evaluator.stages),
-        "kinds": [spec.kind for spec in evaluator.net.specs],
-        "weights": weights_digest(evaluator.net),
-        "images": pixels.hexdigest(),
-        "calibration": calibrated.hexdigest(),
-        "chunk": chunk,
-    }
-
-
-def open_journal(path: Path, evaluator: Evaluator, schemes: Iterable[Scheme]) -> "Journal":
-    """Open the file of results of an evaluation, or make it.
+    Opening the file makes it, and drops a last line that a kill cut. A file that was begun with
+    fewer images a pass, under a limit of memory, goes on with as many: another chunk would change
+    the last bits of a loss.
 
     Args:
         path: the file.
         evaluator: what scores the schemes.
-        schemes: all that will be scored.
+
+    Attributes:
+        held: the results in the file.
+        chunk: images a pass.
 
     Raises:
         JournalError: the file holds results of another evaluation, or a line that is none.
         WriteError: it cannot be made or written.
-        SchemeError: a scheme does not fit the network.
-        MemoryLimitError: not even one scheme fits in the memory.
-    """
-    return Journal(path, identity_of(evaluator, chunk=evaluator.layout(schemes).chunk))
-
-
-def score_into(
-    journal: "Journal",
-    evaluator: Evaluator,
-    schemes: Iterable[Scheme],
-    *,
-    on_scheme: Callable[[], None] | None = None,
-) -> dict[Scheme, SchemeResult]:
-    """Score the schemes that a file has no results of yet, adding each unit to it when it is done.
-
-    Args:
-        journal: of `open_journal`, for the same evaluator and schemes.
-        evaluator: what scores them.
-        schemes: any number; one that is given twice is scored once.
-        on_scheme: called after the work of each scheme that is scored now.
-
-    Returns:
-        The results of the schemes asked for, in the order given.
-
-    Raises:
-        WriteError: the disk is full, or the like; what was written before is kept.
-    """
-    asked = tuple(dict.fromkeys(schemes))
-    layout = evaluator.layout(asked)
-    left = [scheme for scheme in asked if scheme not in journal.held]
-    for unit in evaluator.results(left, layout=layout, on_scheme=on_scheme):
-        journal.append(unit)
-    return {scheme: journal.held[scheme] for scheme in asked}
-
-
-class Journal:
-    """The file of results; opening it makes it, and drops a last line that a kill cut.
-
-    Args:
-        path: the file.
-        identity: of `identity_of`.
-
-    Raises:
-        JournalError: it holds results of another evaluation, or a line that is none.
-        WriteError: it cannot be made or written.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.path = path
+    def __init__(self, path: Path, evaluator: Evaluator) -> None:
+        self.path, self.chunk = path, evaluator.chunk
         self.held: dict[Scheme, SchemeResult] = {}
+        self._evaluator = evaluator
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = path.read_bytes() if path.exists() else b""
@@ -115,7 +55,8 @@ class Journal:
             raise self._unwritable(error) from error
         whole = content.rfind(b"\n") + 1
         head, *lines = content[:whole].splitlines() or [b""]
-        begun = json.dumps(dict(identity)) + "\n"
+        identity = _identity_of(evaluator)
+        begun = json.dumps(identity | {"chunk": evaluator.chunk, "unit": evaluator.unit}) + "\n"
         if not head and begun.encode().startswith(content):  # new, or cut by a kill
             self._write(0, begun)
             return
@@ -131,12 +72,31 @@ class Journal:
             self.held[result.scheme] = result
         self._end = whole
 
-    def append(self, results: Iterable[SchemeResult]) -> None:
-        """Write results to the disk at once, all or, where that fails, none.
+    def score(
+        self, schemes: Iterable[Scheme], *, on_event: OnEvent = ignore
+    ) -> dict[Scheme, SchemeResult]:
+        """Score the schemes that the file has no results of yet; each unit is added when done.
+
+        Args:
+            schemes: any number; one that is given twice is scored once.
+            on_event: called after the work of each scheme that is scored now.
+
+        Returns:
+            The results of the schemes asked for, in the order given.
 
         Raises:
+            SchemeError: a scheme does not fit the network.
             WriteError: the disk is full, or the like; what was written before is kept.
         """
+        asked = tuple(dict.fromkeys(schemes))
+        left = [scheme for scheme in asked if scheme not in self.held]
+        done = len(asked) - len(left)
+        for unit in self._evaluator.results(left, chunk=self.chunk, done=done, on_event=on_event):
+            self._append(unit)
+        return {scheme: self.held[scheme] for scheme in asked}
+
+    def _append(self, results: Iterable[SchemeResult]) -> None:
+        """Write results to the disk at once, all or, where that fails, none."""
         new = tuple(results)
         self._write(self._end, "".join(f"{_line(result)}\n" for result in new))
         self.held |= {result.scheme: result for result in new}
@@ -145,6 +105,7 @@ class Journal:
         try:
             stored = json.loads(head)
             changed = [key for key in identity if stored[key] != identity[key]]
+            chunk = int(stored["chunk"])
         except (ValueError, TypeError, LookupError) as error:
             raise JournalError(
                 f"{self.path} does not begin as a file of results does; move it away"
@@ -155,31 +116,56 @@ class Journal:
                 "bring that back to go on with it, or move the file away to score all schemes "
                 "again"
             )
+        if chunk > self.chunk:
+            raise JournalError(
+                f"{self.path} holds results of {chunk} images a pass, and {self.chunk} is the "
+                "most that is allowed now; allow as many (--memory) to go on with it, or move the "
+                "file away to score all schemes again"
+            )
+        self.chunk = chunk
 
-    def _write(self, place: int, text: str) -> None:
+    def _write(self, start: int, text: str) -> None:
         payload = memoryview(text.encode())
         try:
             # Without a buffer: what a full disk does not take must not be tried again later.
             with self.path.open("r+b" if self.path.exists() else "w+b", buffering=0) as stream:
-                stream.truncate(place)  # what a kill cut
-                stream.seek(place)
+                stream.truncate(start)  # what a kill cut
+                stream.seek(start)
                 try:
                     done = 0
                     while done < len(payload):
                         done += stream.write(payload[done:])
                     os.fsync(stream.fileno())
                 except OSError:
-                    stream.truncate(place)
+                    stream.truncate(start)
                     raise
         except OSError as error:
             raise self._unwritable(error) from error
-        self._end = place + len(payload)
+        self._end = start + len(payload)
 
     def _unwritable(self, error: OSError) -> WriteError:
         return WriteError(
             f"cannot write {self.path}: {error.strerror or error}; the results before are kept, "
             "so make room and run the same command again"
         )
+
+
+def _identity_of(evaluator: Evaluator) -> dict[str, Any]:
+    """Return what decides the results of an evaluator, its chunk aside, in values of JSON."""
+    pixels = hashlib.sha256()
+    for x, labels in evaluator.images.batches(None, 500):
+        pixels.update(bytes_of(x) + bytes_of(labels))
+    calibrated = hashlib.sha256()
+    for batch in evaluator.calibration:
+        calibrated.update(f"{tuple(batch.shape)}".encode() + bytes_of(batch))
+    return {
+        "format": _FORMAT,
+        "stages": list(evaluator.stages),
+        "kinds": [spec.kind for spec in evaluator.net.specs],
+        "weights": weights_digest(evaluator.net),
+        "images": pixels.hexdigest(),
+        "calibration": calibrated.hexdigest(),
+    }
 
 
 def _line(result: SchemeResult) -> str:

@@ -1,5 +1,6 @@
 """How good one network is on images; the calibration set."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,16 @@ from sat_optuna.supernet.batchnorm import evaluating, recalibrated
 if TYPE_CHECKING:
     from sat_optuna.data.images import Images
 
-__all__ = ["Evaluation", "accuracy", "calibration_batches", "judge", "score_scheme"]
+__all__ = [
+    "Evaluation",
+    "accuracy",
+    "bytes_of",
+    "calibration_batches",
+    "evaluate_network",
+    "judge",
+    "score_scheme",
+    "weights_digest",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +44,12 @@ class Evaluation:
     n: int
 
 
-def accuracy(
+def accuracy(net: nn.Module, images: "Images", *, scheme: Scheme | None = None) -> float:
+    """Return the top-1 accuracy of a network in eval mode, per cent; see `evaluate_network`."""
+    return evaluate_network(net, images, scheme=scheme).accuracy
+
+
+def evaluate_network(
     net: nn.Module, images: "Images", *, scheme: Scheme | None = None, batch: int = 500
 ) -> Evaluation:
     """Evaluate a network in eval mode; its modes are left as they were.
@@ -100,7 +115,7 @@ def score_scheme(
         DataError: no calibration batch or no image was given.
     """
     with recalibrated(net, scheme, calibration):
-        return accuracy(net, images, scheme=scheme, batch=batch)
+        return evaluate_network(net, images, scheme=scheme, batch=batch)
 
 
 def calibration_batches(
@@ -132,3 +147,20 @@ def calibration_batches(
         # One value a channel has no variance: a norm over 1x1 maps could not use it.
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor's values, of any dtype, in the order of its indices."""
+    return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def weights_digest(net: nn.Module) -> str:
+    """Return hex digits that change with any parameter or buffer of a network.
+
+    Torch's own count of changes, `_version`, misses some: a fused optimiser's steps for one.
+    """
+    digest = hashlib.sha256()
+    for name, value in (net.state_dict() | dict(net.named_buffers())).items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(bytes_of(value))
+    return digest.hexdigest()

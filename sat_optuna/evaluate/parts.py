@@ -1,33 +1,47 @@
-"""A supernet cut into the parts that schemes with the same first choices share."""
+"""A supernet cut into the parts that schemes with the same first choices share.
 
-from collections.abc import Callable, Mapping
+What a part returns depends on the choices before it alone, and so do the BatchNorm statistics in
+it: there is one set of them for each prefix of choices that leads to the part.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
 from sat_optuna.attention.contract import State
 from sat_optuna.backbones.contract import BackboneError
-from sat_optuna.supernet.batchnorm import evaluating
+from sat_optuna.supernet.batchnorm import (
+    Statistics,
+    borrowed,
+    evaluating,
+    fresh_statistics,
+    set_statistics,
+)
 from sat_optuna.supernet.supernet import Supernet
 
 __all__ = [
     "HEAD",
     "STEM",
+    "Choices",
     "Part",
     "Parts",
+    "PrefixStatistics",
     "States",
-    "attention",
-    "branch",
-    "check_parts",
-    "merge",
+    "survey",
 ]
 
-# One state a kind of the stage, of the kinds that have handed one on.
+Choices: TypeAlias = tuple[int, ...]
+# One state for each kind of the stage that has handed one on.
 States: TypeAlias = Mapping[int, State | None]
+
+_OBJECT = 640  # bytes that a tensor takes beside its values, about
 
 
 class Part(NamedTuple):
@@ -38,7 +52,7 @@ class Part(NamedTuple):
     choice: int = -1
 
     def depth(self, blocks: int) -> int:
-        """Return how many first choices of a scheme of so many blocks lead up to it."""
+        """Return how many first choices of a scheme of so many blocks decide what it is given."""
         if self.what == "head":
             return blocks
         return self.block if self.what == "branch" else self.block + 1
@@ -47,48 +61,26 @@ class Part(NamedTuple):
 STEM, HEAD = Part("stem"), Part("head")
 
 
-def branch(block: int) -> Part:
-    """Return the part that a block runs once for all its choices."""
-    return Part("branch", block)
-
-
-def attention(block: int, choice: int) -> Part:
-    """Return the part that a block runs for one choice above 0."""
-    return Part("attention", block, choice)
-
-
-def merge(block: int) -> Part:
-    """Return the part that a block runs for each of its choices."""
-    return Part("merge", block)
-
-
 class Parts:
     """The parts of a supernet, to be run one by one.
 
     Attributes:
         net: the supernet.
-        blocks: its blocks, those of all stages in one tuple.
-        kinds: K.
+        blocks: the blocks of all stages in one tuple.
+        firsts: the index of each stage's first block, which is given no state.
+        kinds: K, the number of kinds of attention.
     """
 
     def __init__(self, net: Supernet) -> None:
         self.net = net
         self.blocks = tuple(block for blocks in net.view.blocks for block in blocks)
         self.kinds = len(net.specs)
-        self._first = frozenset(accumulate(net.stages, initial=0))
+        self.firsts = frozenset(accumulate(net.stages, initial=0))
         self._attend = tuple(
-            tuple(source.module_for(choice, place) for choice in range(1, self.kinds + 1))
+            tuple(source.module_for(choice, block) for choice in range(1, self.kinds + 1))
             for source, count in zip(net.stage_attention, net.stages, strict=True)
-            for place in range(count)
+            for block in range(count)
         )
-
-    def entered(self, block: int, states: States) -> States:
-        """Return the states that a block is given: none at the first block of a stage."""
-        return {} if self.begins_stage(block) else states
-
-    def begins_stage(self, block: int) -> bool:
-        """Say whether a block is the first of its stage."""
-        return block in self._first
 
     def attend(
         self, block: int, choice: int, features: Tensor, states: States
@@ -99,86 +91,169 @@ class Parts:
             block: from 0.
             choice: 1..K.
             features: (N, C, H, W).
-            states: as `entered` gave them; they are left as they are.
+            states: what the block is given; they are left as they are.
         """
         attended, state = self._attend[block][choice - 1](features, states.get(choice))
         return attended, states if state is states.get(choice) else {**states, choice: state}
 
-    def tour(self, x: Tensor, run: Callable[[Part, Callable[[], Any]], Any]) -> None:
+    def tour(self, x: Tensor, run: Callable[..., Any]) -> None:
         """Run every part, one after the other, on what the parts before it return.
 
-        Each runs once; attention that returns a state, once without any and once with that.
+        Each part runs once, except attention that returns a state: it runs once without a state
+        and once with the one that it returned.
 
         Args:
             x: (N, C, H, W) images.
-            run: called with each part and what runs it; returns what that returns.
+            run: called with each part, the function that runs it, and what that is given;
+                returns what that returns.
         """
-        view = self.net.view
-        x = run(STEM, partial(view.stem, x))
-        for place, block in enumerate(self.blocks):
-            features, shortcut = run(branch(place), partial(block.branch, x))
+        x = run(STEM, self.net.view.stem, x)
+        for number, block in enumerate(self.blocks):
+            features, shortcut = run(Part("branch", number), block.branch, x)
             x = attended = features
             for choice in range(1, self.kinds + 1):
-                attend = partial(self.attend, place, choice, features)
-                part = attention(place, choice)
-                attended, states = run(part, partial(attend, {}))
+                part = Part("attention", number, choice)
+                attend = partial(self.attend, number, choice)
+                attended, states = run(part, attend, features, {})
                 if states:
-                    attended, _ = run(part, partial(attend, states))
-                del attend
-            x = run(merge(place), partial(block.merge, attended, shortcut))
-            del features, shortcut, attended  # as a walk has none of them left
-        run(HEAD, partial(view.head, x))
+                    attended, _ = run(part, attend, features, states)
+            x = run(Part("merge", number), block.merge, attended, shortcut)
+            del features, shortcut, attended  # a walk has freed them here too
+        run(HEAD, self.net.view.head, x)
 
 
-def check_parts(parts: Parts, x: Tensor) -> None:
+def survey(parts: Parts, x: Tensor, *, calibrated: bool) -> dict[Part, tuple[_BatchNorm, ...]]:
     """Make sure that schemes may share what the parts are given and return.
 
     Args:
         parts: of the network, which stays as it is.
-        x: (N, C, H, W) images to try it on; a few will do.
+        x: (N, C, H, W) images to try it on; two will do.
+        calibrated: whether BatchNorm statistics will be estimated for each scheme.
+
+    Returns:
+        The BatchNorms with statistics that each part runs; none where nothing is calibrated.
 
     Raises:
-        BackboneError: a part changes its input, which other schemes need, or attention returns a
-            state that is no tuple of tensors.
+        BackboneError: a part changes its input, which other schemes need; attention returns a
+            state that is neither None nor a tuple of tensors; or two parts run one BatchNorm, so
+            its statistics for a scheme would depend on later choices.
     """
+    name = parts.net.backbone_name
+    paths = {
+        module: path
+        for path, module in (parts.net.named_modules() if calibrated else ())
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    }
+    owners: dict[_BatchNorm, Part] = {}
+    now = STEM
 
-    def run(part: Part, call: Callable[[], Any]) -> Any:
-        given = [leaf for leaf in tree_leaves(_arguments(call)) if isinstance(leaf, Tensor)]
-        before = [tensor._version for tensor in given]
-        made = call()
-        if [tensor._version for tensor in given] != before:
+    def note(norm: _BatchNorm, _arguments: Any) -> None:
+        if owners.setdefault(norm, now) != now:
             raise BackboneError(
-                f"{_place(parts, part)} changes its input in place, which other schemes need too; "
-                "let it make a new tensor (x + y, not x += y)"
+                f"network {name} runs {paths[norm]} in several parts, so its statistics for a "
+                "scheme depend on later blocks; give each part a BatchNorm of its own, or score "
+                "without calibration"
+            )
+
+    def run(part: Part, call: Callable[..., Any], *given: Any) -> Any:
+        nonlocal now
+        now = part
+        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        before = [tensor._version for tensor in tensors]
+        made = call(*given)
+        if [tensor._version for tensor in tensors] != before:
+            raise BackboneError(
+                f"{_title(parts, part)} of network {name} changes its input in place, which other "
+                "schemes need too; let it make a new tensor (x + y, not x += y)"
             )
         if part.what == "attention" and not all(map(_is_state, made[1].values())):
             raise BackboneError(
-                f"{_place(parts, part)} returns a state that is neither None nor a tuple of "
-                "tensors; return one of them"
+                f"{_title(parts, part)} of network {name} returns a state that is neither None "
+                "nor a tuple of tensors; return one of them"
             )
         return made
 
-    # Inference mode counts no changes.
-    with evaluating(parts.net), torch.inference_mode(mode=False), torch.no_grad():
-        parts.tour(x.clone(), run)
-
-
-def _arguments(call: Callable[[], Any]) -> Any:
-    return call.args if isinstance(call, partial) else ()
+    hooks = [norm.register_forward_pre_hook(note) for norm in paths]
+    try:
+        # Inference mode counts no changes.
+        with evaluating(parts.net), torch.inference_mode(mode=False), torch.no_grad():
+            parts.tour(x.clone(), run)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found: dict[Part, tuple[_BatchNorm, ...]] = {}
+    for norm, part in owners.items():
+        found[part] = (*found.get(part, ()), norm)
+    return found
 
 
 def _is_state(state: object) -> bool:
-    if state is None:
-        return True
-    return isinstance(state, tuple) and all(isinstance(one, Tensor) for one in state)
+    return state is None or (
+        isinstance(state, tuple) and all(isinstance(one, Tensor) for one in state)
+    )
 
 
-def _place(parts: Parts, part: Part) -> str:
-    """Return the name of a part for a message."""
-    name = parts.net.backbone_name
-    if part.block < 0:
-        return f"the {part.what} of network {name}"
+def _title(parts: Parts, part: Part) -> str:
+    """Return what a message calls a part."""
     if part.what == "attention":
-        kind = parts.net.specs[part.choice - 1].kind
-        return f"attention {kind!r} at block {part.block} of network {name}"
-    return f"the {part.what} of block {part.block} of network {name}"
+        return f"attention {parts.net.specs[part.choice - 1].kind!r} at block {part.block}"
+    return f"the {part.what}" + (f" of block {part.block}" if part.block >= 0 else "")
+
+
+class PrefixStatistics:
+    """BatchNorm statistics for each part and prefix, given to the network's own BatchNorms.
+
+    The schemes of a tree share statistics as they share activations.
+
+    Args:
+        norms: of `survey`; empty where the network's own statistics are used.
+    """
+
+    def __init__(self, norms: Mapping[Part, tuple[_BatchNorm, ...]]) -> None:
+        self._norms = norms
+        self._every = tuple(norm for part in norms.values() for norm in part)
+        self._held: dict[tuple[Part, Choices], list[Statistics]] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of one set of statistics of every part."""
+        tensors = [value for norm in self._every for value in fresh_statistics(norm)]
+        return sum(_OBJECT + value.nbytes for value in tensors)
+
+    @contextlib.contextmanager
+    def prepared(self, schemes: Iterable[Choices]) -> Iterator[None]:
+        """Make the statistics that a walk through some schemes needs; on leaving they are gone.
+
+        They are made all at once, before the walk: small tensors that stay, made among large ones
+        that come and go, leave holes in the heap that the next large one does not fit in.
+
+        Args:
+            schemes: their choices.
+        """
+        for choices in schemes:
+            for part, norms in self._norms.items():
+                prefix = choices[: part.depth(len(choices))]
+                if part.choice in (-1, *prefix[-1:]) and (part, prefix) not in self._held:
+                    self._held[part, prefix] = [fresh_statistics(norm) for norm in norms]
+        try:
+            with borrowed(self._every):
+                yield
+        finally:
+            self._held.clear()
+
+    def train(self, *, mode: bool) -> None:
+        """Let the norms estimate statistics (True) or use them (False)."""
+        for norm in self._every:
+            norm.training = mode
+
+    def install(self, part: Part, prefix: Choices) -> None:
+        """Give a part's norms the statistics that they have after these choices.
+
+        Args:
+            part: what is run next.
+            prefix: the choices that its input depends on.
+        """
+        norms = self._norms.get(part, ())
+        if norms:
+            for norm, statistics in zip(norms, self._held[part, prefix], strict=True):
+                set_statistics(norm, statistics)

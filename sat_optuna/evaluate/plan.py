@@ -1,65 +1,56 @@
-"""What scoring schemes will take: passes of each part, memory, seconds."""
+"""What scoring takes, in bytes and seconds, and how many images a limit of memory allows.
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+Bytes are those of tensors, counted in one pass of two images through all parts: the same network
+and images always give the same numbers. Seconds come from one timed pass of a chunk.
+"""
+
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sat_optuna.errors import SatOptunaError
-from sat_optuna.evaluate.footprint import Footprint
-from sat_optuna.evaluate.parts import HEAD, STEM, Part, attention, branch, merge
-from sat_optuna.evaluate.prefixes import Choices, Node, children, common, root
+from sat_optuna.evaluate.parts import Part, Parts
+from sat_optuna.supernet.batchnorm import evaluating
 
-__all__ = [
-    "EvaluationPlan",
-    "MemoryLimitError",
-    "Peak",
-    "passes_of",
-    "passes_of_all",
-    "peak_of",
-    "without_leaves",
-]
+__all__ = ["EvaluationPlan", "MemoryLimitError", "Need", "node_seconds"]
+
+_LEAST_CHUNK = 16  # fewer images a pass cost more time than smaller units do
+# A process grows by more than its tensors take. First passes build their programs (`_PROCESS`
+# bytes). What is freed leaves holes that the next tensor does not fit in, and convolutions copy
+# what they read, so tensors that come and go and those that wait are counted several times. Up to
+# 3.7 and 1.3 times were measured; tests/evaluate/test_memory.py measures again.
+_PROCESS = 2**25
+_PASSING, _WAITING = 4.0, 1.5
 
 
 class MemoryLimitError(SatOptunaError, ValueError):
     """A limit of memory that not even one scheme and one image fit in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The most bytes that walks take for one image.
-
-    Attributes:
-        held: of what waits for other choices, in the stack.
-        passing: of what comes and goes, by the bytes of the largest tensor that does.
-    """
-
-    held: float
-    passing: Mapping[float, float]
-
-    def __or__(self, other: "Peak") -> "Peak":
-        """Return the most that one of two takes."""
-        sizes = {**self.passing, **other.passing}
-        both = (self.passing, other.passing)
-        passing = {size: max(one.get(size, 0.0) for one in both) for size in sizes}
-        return Peak(max(self.held, other.held), passing)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationPlan:
-    """What scoring some schemes takes.
+    """What scoring all schemes takes.
 
     Attributes:
-        schemes: how many different ones.
+        schemes: how many there are.
         images: they are scored on.
         calibration: images that BatchNorm is calibrated on, 0 for none.
         chunk: images a pass.
         unit: schemes at most that are scored at once; a run that ends early loses no more.
         branch_passes: blocks run through their convolutions, each for all images.
         naive_passes: the same with each scheme scored alone.
-        live_bytes: the most memory in use, beside what was before.
-        peak_bytes: the most memory taken; a heap leaves holes between what is in use.
-        seconds: estimated, from one timed pass; by naive scoring `naive_seconds`.
-        naive_seconds: with each scheme scored alone.
+        memory: bytes that the process grows by at most.
+        seconds: estimated, from one timed pass.
+        naive_seconds: the same with each scheme scored alone.
     """
 
     schemes: int
@@ -69,8 +60,7 @@ class EvaluationPlan:
     unit: int
     branch_passes: int
     naive_passes: int
-    live_bytes: int
-    peak_bytes: int
+    memory: int
     seconds: float
     naive_seconds: float
 
@@ -79,8 +69,8 @@ class EvaluationPlan:
         calibrated = f" and {self.calibration:,} to calibrate on" if self.calibration else ""
         return (
             f"{self.schemes:,} schemes on {self.images:,} images{calibrated}: "
-            f"{self.branch_passes:,} branch passes instead of {self.naive_passes:,}, "
-            f"{self.peak_bytes / 2**20:,.0f} MB, about {_duration(self.seconds)} instead of "
+            f"{self.branch_passes:,} branch passes instead of {self.naive_passes:,}, at most "
+            f"{self.memory / 2**20:,.0f} MB, about {_duration(self.seconds)} instead of "
             f"{_duration(self.naive_seconds)}, in chunks of {self.chunk} images and units of "
             f"{self.unit:,} schemes"
         )
@@ -93,111 +83,151 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def passes_of(units: Iterable[Sequence[Choices]]) -> Counter[Part]:
-    """Count how often each part is run for the schemes of some units.
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors made inside it: those alive `now`, and the `most` so far."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for storage in _storages(made):
+            if storage not in self._seen:
+                self._seen.add(storage)
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return made
+
+    def _add(self, size: int) -> None:
+        self.now += size
+        self.most = max(self.most, self.now)
+
+
+def _storages(made: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Bytes that a process grows by, at most, while schemes are scored.
+
+    Attributes:
+        passing: bytes an image, of all tensors alive at a time on the way of one scheme.
+        splits: bytes an image, by block, of what its branch returns.
+        entered: bytes an image, by number of choices made, of what the next block is given.
+        calibration_chunk: images of the largest calibration chunk, 0 for none.
+        scheme: bytes that each scheme of a unit takes, whatever the chunk is.
+        cache: bytes of activations that may be kept.
+    """
+
+    passing: float
+    splits: tuple[float, ...]
+    entered: tuple[float, ...]
+    calibration_chunk: int
+    scheme: int
+    cache: int
+
+    @classmethod
+    def count(cls, parts: Parts, x: Tensor, **given: int) -> "Need":
+        """Count the bytes of an image in one pass.
+
+        Args:
+            parts: of the network, which stays as it is.
+            x: (N, C, H, W) images; two will do.
+            **given: the other attributes.
+        """
+        splits, entered, states = list[float](), list[float](), dict[int, int]()
+
+        def size(made: Any) -> int:
+            return sum({one.data_ptr(): one.nbytes() for one in _storages(made)}.values())
+
+        def run(part: Part, call: Callable[..., Any], *arguments: Any) -> Any:
+            made = call(*arguments)
+            if part.what == "attention":
+                states[part.choice] = max(states.get(part.choice, 0), size(made[1]))
+                return made
+            if part.what == "branch" and part.block in parts.firsts:
+                states.clear()
+            found = splits if part.what == "branch" else entered
+            found.append((size(made) + sum(states.values())) / len(x))
+            return made
+
+        with evaluating(parts.net), torch.inference_mode(), _LiveBytes() as live:
+            parts.tour(x.clone(), run)
+        passing = live.most / len(x)
+        return cls(passing=passing, splits=tuple(splits), entered=tuple(entered), **given)
+
+    def of(self, chunk: int, unit: int) -> int:
+        """Return the bytes for so many images a pass and schemes at once."""
+        # A split waits because another scheme of the unit still needs it: one for each at most.
+        waiting = sum(sorted(self.splits, reverse=True)[: unit - 1])
+        tensors = _PASSING * self.passing + _WAITING * waiting
+        at_once = max(chunk, self.calibration_chunk)
+        return math.ceil(_PROCESS + self.cache + unit * self.scheme + at_once * tensors)
+
+    def fit(self, memory: int, chunk: int, units: Iterable[int]) -> tuple[int, int]:
+        """Return how many images a pass and how many schemes at once a limit allows.
+
+        Args:
+            memory: bytes.
+            chunk: images a pass at most.
+            units: numbers of schemes to choose from, the largest first, the last one 1.
+
+        Raises:
+            MemoryLimitError: not even one scheme fits with one image.
+        """
+        for unit in units:
+            least = 1 if unit == 1 else min(chunk, _LEAST_CHUNK)
+            for fitting in range(chunk, least - 1, -1):
+                if self.of(fitting, unit) <= memory:
+                    return fitting, unit
+        size = self.calibration_chunk
+        calibrated = f", calibrated in chunks of {size}," if size else ""
+        cached = f" beside a cache of {self.cache / 2**20:,.0f} MB" if self.cache else ""
+        raise MemoryLimitError(
+            f"{memory / 2**20:,.0f} MB of memory given, and one scheme on one image at a time"
+            f"{calibrated}{cached} takes {math.ceil(self.of(1, 1) / 2**20):,} MB; give that much, "
+            "or take a smaller calibration chunk or cache"
+        )
+
+
+def node_seconds(parts: Parts, x: Tensor, *, rounds: int = 1) -> list[float]:
+    """Time what a walk runs at a node of its tree, in seconds by depth: median of the rounds.
+
+    A node's attention is the mean over all choices, none among them. One round before the others
+    is not counted.
 
     Args:
-        units: of each, the choices of its schemes, sorted, each once.
+        parts: of the network, which stays as it is.
+        x: (N, C, H, W) images.
+        rounds: of all parts in turn.
     """
-    passes: Counter[Part] = Counter()
-    for unit in units:
-        passes[STEM] += 1
-        passes[HEAD] += len(unit)
-        before: Choices = ()
-        for choices in unit:
-            shared = common(before, choices) if before else 0
-            # The node at which it parts from the one before has run its branch.
-            first = shared + 1 if before else 0
-            passes.update(branch(block) for block in range(first, len(choices)))
-            for block in range(shared, len(choices)):
-                passes[merge(block)] += 1
-                if choices[block]:
-                    passes[attention(block, choices[block])] += 1
-            before = choices
-    return passes
+    times: dict[Part, list[float]] = {}
+    last: dict[Part, float] = {}
+
+    def run(part: Part, call: Callable[..., Any], *given: Any) -> Any:
+        start = _now(x.device)
+        made = call(*given)
+        last[part] = _now(x.device) - start  # of attention with a state, the run that is given one
+        return made
+
+    with evaluating(parts.net), torch.inference_mode():
+        for turn in range(rounds + 1):
+            parts.tour(x, run)
+            for part, seconds in last.items():
+                times.setdefault(part, []).extend([seconds] if turn else [])
+    found = [0.0] * (len(parts.blocks) + 1)
+    for part, passed in times.items():
+        share = 1 / (parts.kinds + 1) if part.what == "attention" else 1.0
+        found[part.depth(len(parts.blocks))] += share * median(passed)
+    return found
 
 
-def passes_of_all(blocks: int, kinds: int, unit: int) -> Counter[Part]:
-    """Count the same for all schemes, without listing them.
-
-    Args:
-        blocks: m.
-        kinds: K.
-        unit: schemes of a unit, a power of K + 1.
-    """
-    choices = kinds + 1
-    units = max(1, int(choices**blocks) // unit)
-
-    def nodes(depth: int) -> int:  # each unit comes down to its subtree from the stem
-        return max(units, int(choices**depth))
-
-    passes = Counter({STEM: units, HEAD: choices**blocks})
-    for block in range(blocks):
-        passes[branch(block)] = nodes(block)
-        passes[merge(block)] = nodes(block + 1)
-        for choice in range(1, choices):
-            passes[attention(block, choice)] = nodes(block + 1) // choices
-    return passes
-
-
-def without_leaves(passes: Mapping[Part, int], blocks: int) -> Counter[Part]:
-    """Return the passes that end with the last block's branch."""
-    last = blocks - 1
-    return Counter(
-        {
-            part: count
-            for part, count in passes.items()
-            if part != HEAD and (part.block < last or part.what == "branch")
-        }
-    )
-
-
-def peak_of(
-    schemes: Sequence[Choices], taken: Mapping[Part, Footprint], *, leaves: bool = True
-) -> Peak:
-    """Return the most bytes for one image that the walk through some schemes takes.
-
-    Args:
-        schemes: their choices, sorted, each once.
-        taken: by each part.
-        leaves: False: the walk ends with the last block's branch.
-    """
-    depth = len(schemes[0])
-    most_held, passing = 0.0, dict[float, float]()
-    # A node; what waits in the stack, and beside it, for others than it; where its features are.
-    stack: list[tuple[Node, float, float, bool]] = [(root(schemes), 0.0, 0.0, False)]
-    while stack:
-        node, held, beside, from_stack = stack.pop()
-        before = taken[merge(node.depth - 1) if node.depth else STEM]
-        after = taken[HEAD if node.depth == depth else branch(node.depth)]
-        for size, running in (
-            (before.largest, _entering(node, schemes, taken, from_stack=from_stack)),
-            (max(before.largest, after.largest), beside + before.result + after.working),
-            (after.largest, after.working),  # its input may be larger, and lie elsewhere
-        ):
-            passing[size] = max(passing.get(size, 0.0), running)
-        if node.depth == (depth if leaves else depth - 1):
-            continue
-        below = list(children(schemes, node))[::-1]
-        pushed = len(below) > 1 and node.depth + 1 < depth
-        most_held = max(most_held, held + pushed * after.result)
-        for place, child in enumerate(below):
-            waits = after.result if place else 0.0  # the last child gives up what its parent held
-            in_stack, in_heap = (waits, 0.0) if pushed else (0.0, waits)
-            stack.append((child, held + in_stack, in_heap, pushed))
-    return Peak(most_held, passing)
-
-
-def _entering(
-    node: Node, schemes: Sequence[Choices], taken: Mapping[Part, Footprint], *, from_stack: bool
-) -> float:
-    """Return the passing bytes on the way from the features above to a node's input."""
-    if not node.depth:
-        return taken[STEM].working
-    block, choice = node.depth - 1, schemes[node.first][node.depth - 1]
-    split = 0.0 if from_stack else taken[branch(block)].result
-    merging = taken[merge(block)].working
-    if not choice:
-        return split + merging
-    attending = taken[attention(block, choice)]
-    return split + max(attending.working, attending.result + merging)
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

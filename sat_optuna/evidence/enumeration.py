@@ -14,14 +14,70 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sat_optuna.evaluate import SchemeResult
+from sat_optuna.data.split import Split
+from sat_optuna.evaluate import Evaluator, SchemeResult, calibration_batches
+from sat_optuna.evaluate.evaluator import LIMIT
+from sat_optuna.evaluate.journal import Journal
+from sat_optuna.events import OnEvent, ignore
 from sat_optuna.evidence.statistics import summarise
 from sat_optuna.files import write_atomically, write_text
 from sat_optuna.scheme import Scheme
+from sat_optuna.supernet.supernet import Supernet
 
-__all__ = ["Effect", "Enumeration", "Standing"]
+__all__ = ["Effect", "Enumeration", "Standing", "enumerate_schemes"]
 
 _SLICE = 1024  # schemes whose images are unpacked at a time
+
+
+def enumerate_schemes(
+    net: Supernet,
+    data: Split,
+    *,
+    sparsity_weight: float = 2.0,
+    calibration: int = 512,
+    calibration_chunk: int = 128,
+    seed: int = 0,
+    memory: int = 0,
+    limit: int = LIMIT,
+    journal: str | Path | None = None,
+    on_event: OnEvent = ignore,
+) -> "Enumeration":
+    """Score every scheme of a pretrained supernet as `SupernetObjective` scores it.
+
+    `enumerate_schemes(net, data).best(3)` are the three schemes of the highest reward.
+
+    Args:
+        net: a pretrained supernet; it is left as it was.
+        data: calibration images come from its training part, accuracy from its validation part.
+        sparsity_weight: accuracy points for all connections dropped.
+        calibration: number of training images that set BatchNorm's statistics; 0: schemes are
+            scored with the statistics that the supernet has.
+        calibration_chunk: images a batch of these; part of the score.
+        seed: which images these are.
+        memory: bytes that scoring may take, 0 for no limit; see `Evaluator`.
+        limit: the most schemes that there may be.
+        journal: a file that keeps the results, so that a call that was ended goes on.
+        on_event: called after the work of each scheme.
+
+    Raises:
+        SchemeError: there are more schemes than `limit`.
+        MemoryLimitError: not even one scheme and one image fit in the memory.
+        JournalError: the file holds results of another evaluation.
+    """
+    drawn = (
+        calibration_batches(data.train, count=calibration, chunk=calibration_chunk, seed=seed)
+        if calibration
+        else ()
+    )
+    evaluator = Evaluator(net, data.valid, calibration=drawn, memory=memory)
+    schemes = evaluator.all_schemes(limit=limit)
+    if journal is None:
+        units = evaluator.results(schemes, on_event=on_event)
+        results = [result for unit in units for result in unit]
+    else:
+        results = [*Journal(Path(journal), evaluator).score(schemes, on_event=on_event).values()]
+    kinds = [spec.kind for spec in net.specs]
+    return Enumeration(results, kinds=kinds, sparsity_weight=sparsity_weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,6 +198,6 @@ def _run(job: RetrainJob, ticket: Ticket) -> RetrainResult:
     record = checkpoint.record() or {"history": []}
     history = [EpochRecord(**entry) for entry in record["history"]]
     tested = accuracy(net, data.test)
-    result = RetrainResult(job.scheme, job.seed, tested.accuracy, len(data.test), tuple(history))
+    result = RetrainResult(job.scheme, job.seed, tested, len(data.test), tuple(history))
     write_result(job, result)
     return result

@@ -298,9 +298,7 @@ class StudyFolder:
         from sat_optuna.pipeline import steps
 
         with self.locked():
-            return steps.enumerate_schemes(
-                self, top=top, memory=memory, limit=limit, on_event=on_event
-            )
+            return steps.score_all(self, top=top, memory=memory, limit=limit, on_event=on_event)
 
     def retrain(self, *, mlflow: bool = True, on_event: OnEvent = ignore) -> "Retrained":
         """Train the ticket from scratch beside its controls, the same seeds for all.

@@ -18,7 +18,7 @@ from sat_optuna.pipeline.search import search
 if TYPE_CHECKING:
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["enumerate_schemes", "pretrain", "report", "retrain", "run", "search"]
+__all__ = ["pretrain", "report", "retrain", "run", "score_all", "search"]
 
 
 def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
@@ -81,7 +81,7 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
     return history[-1].loss
 
 
-def enumerate_schemes(
+def score_all(
     study: "StudyFolder", *, top: int, memory: int, limit: int, on_event: OnEvent
 ) -> Enumerated:
     """Score all schemes in the pretrained supernet, each with BatchNorm calibrated for it.
@@ -89,7 +89,7 @@ def enumerate_schemes(
     Raises:
         StudyError: there are more schemes than the limit, or the supernet is not trained.
     """
-    from sat_optuna.evaluate.journal import open_journal, score_into
+    from sat_optuna.evaluate.journal import Journal
     from sat_optuna.evidence.enumeration import Enumeration
 
     evaluator = study.parts.supernet_objective(memory=memory, cache=0).evaluator
@@ -101,10 +101,10 @@ def enumerate_schemes(
             f"sat-optuna search {study.name}"
         )
     schemes = evaluator.all_schemes(limit=limit)
-    journal = open_journal(study.work / "enumeration.jsonl", evaluator, schemes)
+    journal = Journal(study.work / "enumeration.jsonl", evaluator)
     done = len(journal.held)
     on_event(Event(step="enumerate", done=done, total=plan.schemes, message=str(plan)))
-    results = score_into(journal, evaluator, schemes)
+    results = journal.score(schemes, on_event=on_event)
     scores = Enumeration(
         tuple(results.values()),
         kinds=[spec.kind for spec in study.config.attention.kinds],

@@ -15,7 +15,7 @@ from sat_optuna.config.limits import checked
 from sat_optuna.cost.operations import Cost, CostModel
 from sat_optuna.data.loaders import scored_images, training_images
 from sat_optuna.data.split import Split, as_split
-from sat_optuna.evaluate import Evaluation, Evaluator, accuracy, calibration_batches
+from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
@@ -216,7 +216,7 @@ class TrainObjective(_SchemeObjective):
         def on_event(event: Event) -> None:
             self.on_event(event)
             if isinstance(event.made, EpochRecord):
-                measured.append(accuracy(model, self.valid))
+                measured.append(evaluate_network(model, self.valid))
                 report(event.made, measured[-1])
 
         def report(record: EpochRecord, evaluation: Evaluation) -> None:

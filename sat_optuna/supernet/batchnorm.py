@@ -1,7 +1,8 @@
 """BatchNorm statistics of one scheme, estimated anew on a calibration set."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sat_optuna.errors import DataError
 from sat_optuna.scheme import Scheme
 
-__all__ = ["evaluating", "recalibrated"]
+__all__ = [
+    "Statistics",
+    "borrowed",
+    "evaluating",
+    "fresh_statistics",
+    "recalibrated",
+    "set_statistics",
+]
+
+# The running mean and variance of a BatchNorm, (C,) each, and its number of batches so far, ().
+Statistics: TypeAlias = tuple[Tensor, ...]
+_NAMES = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @contextlib.contextmanager
@@ -23,6 +35,44 @@ def evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextlib.contextmanager
+def borrowed(norms: Collection[_BatchNorm]) -> Iterator[None]:
+    """Let BatchNorms be given other statistics; on leaving they have their own and their momentum.
+
+    Inside, a norm in train mode averages over its batches: none of them counts more than another.
+
+    Args:
+        norms: those with running statistics.
+    """
+    before = [
+        (norm, norm.momentum, tuple(norm.get_buffer(name) for name in _NAMES)) for norm in norms
+    ]
+    try:
+        for norm in norms:
+            norm.momentum = None
+        yield
+    finally:
+        for norm, momentum, statistics in before:
+            norm.momentum = momentum
+            set_statistics(norm, statistics)
+
+
+def set_statistics(norm: _BatchNorm, statistics: Statistics) -> None:
+    """Put statistics in the place of a BatchNorm's own; no value is copied."""
+    for name, value in zip(_NAMES, statistics, strict=True):
+        setattr(norm, name, value)
+
+
+def fresh_statistics(norm: _BatchNorm) -> Statistics:
+    """Return the statistics that a BatchNorm begins with.
+
+    The number of batches is on the CPU, where reading it waits for nothing.
+    """
+    count = torch.zeros((), dtype=torch.int64)
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    return torch.zeros_like(mean), torch.ones_like(variance), count
 
 
 @contextlib.contextmanager
@@ -47,23 +97,12 @@ def recalibrated(
     if not batches:
         raise DataError("no calibration batch given; give at least one to average BatchNorm over")
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [
-        (norm, norm.momentum, {name: value.clone() for name, value in norm.named_buffers()})
-        for norm in norms
-    ]
-    with evaluating(net):
-        try:
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # an average over the chunks, not a decaying one
-                norm.train()
-            with torch.no_grad():
-                for batch in batches:
-                    net(batch) if scheme is None else net(batch, scheme)
-            net.eval()
-            yield
-        finally:
-            for norm, momentum, buffers in before:
-                norm.momentum = momentum
-                for name, value in buffers.items():
-                    norm.get_buffer(name).copy_(value)
+    with evaluating(net), borrowed(norms):
+        for norm in norms:
+            set_statistics(norm, fresh_statistics(norm))
+            norm.train()
+        with torch.no_grad():
+            for batch in batches:
+                net(batch) if scheme is None else net(batch, scheme)
+        net.eval()
+        yield

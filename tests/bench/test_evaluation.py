@@ -1,6 +1,7 @@
 """The evaluation benchmark on networks of three blocks: what it counts, not how fast it is."""
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from sat_optuna.cli import main
 from sat_optuna.errors import UnknownName
 from sat_optuna.evaluate import Evaluator
 
+if TYPE_CHECKING:
+    from sat_optuna.events import Event
+
 
 @pytest.fixture
 def small(monkeypatch):
@@ -22,11 +26,14 @@ def small(monkeypatch):
 
 @pytest.mark.usefixtures("small")
 def test_rows_say_what_was_timed():
-    said: list[str] = []
+    said: list[Event] = []
     document = bench_evaluation(
-        cases=("m3", "few"), images=8, rounds=2, sample=2, on_step=said.append
+        cases=("m3", "few"), images=8, rounds=2, sample=2, on_event=said.append
     )
-    assert said == ["m3", "m3, calibrated", "few", "few, calibrated"] * 2
+    titles = ["m3", "m3, calibrated", "few", "few, calibrated"] * 2
+    assert [(event.message, event.done) for event in said] == [
+        *zip(titles, range(1, 9), strict=True)
+    ]
     shown = ("case", "m", "schemes", "images", "calibration", "branch_passes", "timed")
     assert [tuple(row[name] for name in shown) for row in document["rows"]] == [
         ("m3", 3, 8, 8, 0, 7, 4),

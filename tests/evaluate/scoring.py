@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sat_optuna.data.images import TensorImages
-from sat_optuna.evaluate import Evaluation, accuracy, score_scheme
+from sat_optuna.evaluate import Evaluation, evaluate_network, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.supernet import Supernet
 from tests.networks import SHAPE
@@ -36,6 +36,6 @@ def alone(
     return {
         scheme: score_scheme(net, scheme, calibration=calibration, images=images, batch=chunk)
         if calibration
-        else accuracy(net, images, scheme=scheme, batch=chunk)
+        else evaluate_network(net, images, scheme=scheme, batch=chunk)
         for scheme in schemes
     }

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sat_optuna.errors import WriteError
-from sat_optuna.evaluate import Evaluator, planner
-from sat_optuna.evaluate.journal import Journal, JournalError, identity_of, open_journal
-from sat_optuna.evaluate.journal import score_into as into
+from sat_optuna.evaluate import Evaluator
+from sat_optuna.evaluate.journal import Journal, JournalError
+from sat_optuna.events import Event, ignore
 from sat_optuna.scheme import Scheme
 from tests.evaluate.scoring import chunks, some_images
 from tests.full_disk import room_for
@@ -27,13 +27,13 @@ def evaluator(net=None, images=IMAGES, calibration=CALIBRATION, chunk=9):
     return Evaluator(net or tiny_supernet(), images, calibration=calibration, chunk=chunk)
 
 
-def score_into(path, one, schemes, on_scheme=None):
-    return into(open_journal(path, one, schemes), one, schemes, on_scheme=on_scheme)
+def score_into(path, one, schemes, on_event=ignore):
+    return Journal(path, one).score(schemes, on_event=on_event)
 
 
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch):
-    monkeypatch.setattr(planner, "_UNIT", 16)
+    monkeypatch.setattr("sat_optuna.evaluate.evaluator.UNIT", 16)
 
 
 def lines(path):
@@ -44,7 +44,7 @@ def test_results_come_back_as_they_were(tmp_path):
     one = evaluator()
     got = score_into(tmp_path / "r.jsonl", one, one.all_schemes())
     assert {s: r.evaluation for s, r in got.items()} == one.score_all()
-    again = Journal(tmp_path / "r.jsonl", identity_of(one, chunk=9)).held
+    again = Journal(tmp_path / "r.jsonl", one).held
     assert again == got
     result = got[Scheme.parse("01-010-1")]
     assert int(result.mask().sum()) == result.hits
@@ -56,14 +56,10 @@ def test_what_is_there_is_not_scored_again_and_a_cut_line_is_dropped(tmp_path):
     whole = score_into(path, one, one.all_schemes())
     kept = lines(path)
     path.write_bytes(b"".join(kept[:30]) + kept[30][:-9])
-    calls = 0
-
-    def on_scheme():
-        nonlocal calls
-        calls += 1
-
-    assert score_into(path, one, one.all_schemes(), on_scheme=on_scheme) == whole
-    assert calls == 64 - 29
+    said: list[Event] = []
+    assert score_into(path, one, one.all_schemes(), on_event=said.append) == whole
+    assert [event.done for event in said] == list(range(30, 65))
+    assert {(event.step, event.total) for event in said} == {("enumerate", 64)}
     assert sorted(lines(path)) == sorted(kept)
 
 
@@ -75,7 +71,6 @@ def test_what_is_there_is_not_scored_again_and_a_cut_line_is_dropped(tmp_path):
         (lambda: evaluator(tiny_supernet(blocks=(2, 2, 2))), "stages and weights"),
         (lambda: evaluator(images=some_images(24)), "images"),
         (lambda: evaluator(calibration=chunks(12)), "calibration"),
-        (lambda: evaluator(chunk=8), "chunk"),
     ],
 )
 def test_results_of_another_evaluation_are_refused(tmp_path, change, what):
@@ -83,6 +78,33 @@ def test_results_of_another_evaluation_are_refused(tmp_path, change, what):
     score_into(tmp_path / "r.jsonl", one, one.all_schemes()[:3])
     with pytest.raises(JournalError, match=rf"holds results of another {what} than is here now"):
         score_into(tmp_path / "r.jsonl", other, other.all_schemes())
+
+
+def test_a_file_goes_on_with_the_chunk_that_it_was_begun_with(tmp_path):
+    small, large, path = evaluator(chunk=8), evaluator(), tmp_path / "r.jsonl"
+    asked = small.all_schemes()
+    score_into(path, small, asked[:16])
+    head = json.loads(lines(path)[0])
+    assert (head["chunk"], head["unit"]) == (8, 16)
+    got = score_into(path, large, asked)
+    assert {s: r.evaluation for s, r in got.items()} == small.score_all() != large.score_all()
+    path.unlink()
+    score_into(path, large, asked[:16])
+    with pytest.raises(
+        JournalError,
+        match=r"results of 9 images a pass, and 8 is the most that is allowed now; allow as many",
+    ):
+        score_into(path, small, asked)
+
+
+def test_a_file_of_the_first_release_goes_on(tmp_path):
+    one, path = evaluator(), tmp_path / "r.jsonl"
+    whole = score_into(path, one, one.all_schemes())
+    head, *kept = lines(path)
+    old = json.loads(head)
+    del old["unit"]
+    path.write_bytes(json.dumps(old).encode() + b"\n" + b"".join(kept[:32]))
+    assert score_into(path, one, one.all_schemes()) == whole
 
 
 @pytest.mark.parametrize("line", [b"{}", b"[]", b"\xff", b'{"scheme": "0", "right": "AA=="}'])
@@ -102,16 +124,16 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, content):
     path = tmp_path / "results.json"
     path.write_text(content)
     with pytest.raises(JournalError, match="does not begin as a file of results does; move it"):
-        open_journal(path, evaluator(), [])
+        Journal(path, evaluator())
     assert path.read_text() == content
 
 
 def test_a_first_line_that_a_kill_cut_is_begun_anew(tmp_path):
     path, one = tmp_path / "results.jsonl", evaluator()
-    open_journal(path, one, [])
+    Journal(path, one)
     whole = path.read_bytes()
     path.write_bytes(whole[:40])
-    open_journal(path, one, [])
+    Journal(path, one)
     assert path.read_bytes() == whole
 
 
@@ -129,7 +151,7 @@ def test_a_full_disk_is_one_sentence_and_the_file_stays_valid(tmp_path):
     one, path = evaluator(), tmp_path / "r.jsonl"
     with room_for(3000), pytest.raises(WriteError, match=r"r\.jsonl.*results before are kept"):
         score_into(path, one, one.all_schemes())
-    held = Journal(path, identity_of(one, chunk=9)).held
+    held = Journal(path, one).held
     assert 0 < len(held) < 64
     assert len(held) % 16 == 0  # whole units
     assert path.read_bytes().endswith(b"\n")
@@ -139,17 +161,14 @@ def test_a_full_disk_is_one_sentence_and_the_file_stays_valid(tmp_path):
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     one, path = evaluator(), tmp_path / "r.jsonl"
-    calls = 0
 
-    def interrupt():
-        nonlocal calls
-        calls += 1
-        if calls == 40:
+    def interrupt(event):
+        if event.done == 40:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score_into(path, one, one.all_schemes(), on_scheme=interrupt)
-    assert len(Journal(path, identity_of(one, chunk=9)).held) == 32
+        score_into(path, one, one.all_schemes(), on_event=interrupt)
+    assert len(Journal(path, one).held) == 32
     whole = score_into(path, one, one.all_schemes())
     assert {s: r.evaluation for s, r in whole.items()} == one.score_all()
 
@@ -157,8 +176,8 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 PROGRAM = """
 import sys
 from pathlib import Path
-from sat_optuna.evaluate import planner
-planner._UNIT = 16
+from sat_optuna.evaluate import evaluator as module
+module.UNIT = 16
 from tests.evaluate.test_journal import evaluator, score_into
 one = evaluator()
 score_into(Path(sys.argv[1]), one, one.all_schemes())
@@ -187,11 +206,11 @@ def test_killed_again_and_again_it_ends_as_one_that_never_was(tmp_path):
     assert {s: r.evaluation for s, r in whole.items()} == one.score_all()
 
 
-def test_networks_of_any_dtype_are_told_apart():
+def test_networks_of_any_dtype_are_told_apart(tmp_path):
     net = tiny_supernet()
     more = torch.zeros(3, dtype=torch.bfloat16)
     net.register_buffer("more", more, persistent=False)
-    first = identity_of(evaluator(net, calibration=[]), chunk=9)["weights"]
+    Journal(tmp_path / "r.jsonl", evaluator(net, calibration=[]))
     more[1] = 1
-    other = identity_of(evaluator(net, calibration=[]), chunk=9)["weights"]
-    assert first != other
+    with pytest.raises(JournalError, match="another weights"):
+        Journal(tmp_path / "r.jsonl", evaluator(net, calibration=[]))

@@ -7,7 +7,13 @@ from torch.nn import functional as F
 
 from sat_optuna.data.images import TensorImages
 from sat_optuna.errors import DataError
-from sat_optuna.evaluate import Evaluation, accuracy, calibration_batches, score_scheme
+from sat_optuna.evaluate import (
+    Evaluation,
+    accuracy,
+    calibration_batches,
+    evaluate_network,
+    score_scheme,
+)
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import materialise
 from tests.networks import BLOCKS, tiny_supernet
@@ -39,16 +45,19 @@ def test_accuracy_and_loss_by_hand(batch):
     hits = sum(int(logits[n].argmax() == labels[n]) for n in range(23))
     loss = -torch.log_softmax(logits, 1)[torch.arange(23), labels].mean().item()
     net = FirstPixels()
-    got = accuracy(net, images, batch=batch)
+    got = evaluate_network(net, images, batch=batch)
     assert (got.accuracy, got.loss) == pytest.approx((100 * hits / 23, loss))
     assert got == Evaluation(accuracy=got.accuracy, loss=got.loss, n=23)
+    assert accuracy(net, images) == got.accuracy
     assert net.training
 
 
 def test_a_scheme_is_evaluated_as_its_materialised_network():
     net, images = tiny_supernet(["se"]), some_images()
     for scheme in (ON, OFF, Scheme.parse("01-100-1")):
-        assert accuracy(net, images, scheme=scheme) == accuracy(materialise(net, scheme), images)
+        got = evaluate_network(net, images, scheme=scheme)
+        assert got == evaluate_network(materialise(net, scheme), images)
+        assert got.accuracy == accuracy(net, images, scheme=scheme)
 
 
 def test_the_score_is_of_recalibrated_statistics_and_leaves_no_trace():
@@ -59,7 +68,7 @@ def test_the_score_is_of_recalibrated_statistics_and_leaves_no_trace():
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
     assert score == score_scheme(net, ON, calibration=calibration, images=images)
-    assert score.loss != accuracy(net, images, scheme=ON).loss
+    assert score.loss != evaluate_network(net, images, scheme=ON).loss
     # By hand: the materialised network, trained for a pass with an averaging momentum.
     ticket = materialise(net, ON).train()
     for module in ticket.modules():

@@ -13,16 +13,7 @@ from torch import Tensor
 from sat_optuna.attention.dia import DIA
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.errors import DataError, SchemeError
-from sat_optuna.evaluate import (
-    Evaluation,
-    Evaluator,
-    evaluator,
-    network,
-    planner,
-    score_scheme,
-    tally,
-)
-from sat_optuna.evaluate.stack import Stack
+from sat_optuna.evaluate import Evaluation, Evaluator, evaluator, network, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
@@ -53,7 +44,7 @@ def logits(monkeypatch):
         seen.append(logits.clone())
         return judge(logits, labels)
 
-    for module in (network, tally):
+    for module in (network, evaluator):
         monkeypatch.setattr(module, "judge", spy)
     return seen
 
@@ -133,7 +124,7 @@ def test_all_schemes_of_two_kinds():
 def test_more_schemes_than_a_unit_are_scored_unit_by_unit(monkeypatch):
     net = tiny_supernet(["se"], blocks=(2, 1, 1))
     whole = Evaluator(net, IMAGES, calibration=CALIBRATION, chunk=CHUNK).score_all()
-    monkeypatch.setattr(planner, "_UNIT", 5)
+    monkeypatch.setattr(evaluator, "UNIT", 5)
     parted = Evaluator(net, IMAGES, calibration=CALIBRATION, chunk=CHUNK)
     assert [len(unit) for unit in parted.results(whole)] == [4] * 4
     assert parted.score_all() == whole
@@ -193,43 +184,6 @@ def test_a_state_that_is_a_view_of_the_features(logits, monkeypatch):
 
     monkeypatch.setattr(DIA, "forward", forward)
     check(tiny_supernet(["dia", "se"]), logits)
-
-
-class TestStack:
-    """What the walk holds open is given up in turn: nothing is left where it ends."""
-
-    @pytest.fixture
-    def left(self, monkeypatch):
-        """Bytes in use as each walk ended."""
-        seen: list[int] = []
-
-        class Spied(Stack):
-            def clear(self):
-                seen.append(self.used)
-                super().clear()
-                assert self.used == 0
-
-        monkeypatch.setattr(evaluator, "Stack", Spied)
-        return seen
-
-    @pytest.mark.parametrize("cache", [0, 10**6, 10**9])
-    def test_after_each_chunk(self, left, cache):
-        net = tiny_supernet(["cbam", "dia"])
-        one = Evaluator(net, IMAGES, calibration=CALIBRATION, chunk=CHUNK, cache=cache)
-        asked = drawn(net, 12)
-        for start in range(0, len(asked), 4):
-            one.score_many(asked[start : start + 6])
-        assert left
-        assert not any(left)
-
-    def test_after_an_exception(self, left):
-        def stop():
-            raise KeyboardInterrupt
-
-        net = tiny_supernet(["se"])
-        with pytest.raises(KeyboardInterrupt):
-            Evaluator(net, IMAGES, chunk=23).score_many(drawn(net, 3), on_scheme=stop)
-        assert left[0] > 0
 
 
 class TestLeftAsFound:
@@ -378,5 +332,5 @@ class TestBadInput:
         first, second = (block.module for block in net.view.blocks[1][:2])
         second.bn2 = first.bn2
         Evaluator(net, IMAGES).score(Scheme.parse("00-000-0"))
-        with pytest.raises(BackboneError, match=r"runs backbone.*bn2 in several places"):
+        with pytest.raises(BackboneError, match=r"runs backbone.*bn2 in several parts"):
             Evaluator(net, IMAGES, calibration=CALIBRATION)

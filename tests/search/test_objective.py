@@ -14,7 +14,7 @@ from sat_optuna.cost.operations import measure
 from sat_optuna.data import load_dataset
 from sat_optuna.data.split import Split
 from sat_optuna.errors import ConfigError, DataError, StudyError
-from sat_optuna.evaluate import accuracy, calibration_batches, score_scheme
+from sat_optuna.evaluate import calibration_batches, evaluate_network, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.search.space import NETWORK_KEY
@@ -146,7 +146,7 @@ def test_the_calibration_chunk_is_part_of_the_score_and_none_is_the_nets_own(net
         losses[count, chunk] = trial.user_attrs["loss"]
     assert losses[64, 128] == losses[64, 64]  # a set smaller than a chunk is one
     assert len(set(losses.values())) == 3
-    own = accuracy(net, data.valid, scheme=Scheme.parse("1-0-2"), batch=100)
+    own = evaluate_network(net, data.valid, scheme=Scheme.parse("1-0-2"), batch=100)
     assert losses[0, 128] == own.loss
 
 
@@ -160,7 +160,7 @@ def test_train_objective_trains_the_masked_network_itself(net, data):
 
     model = materialise(net, Scheme.parse("1-0-2"))
     fit(model, data.train, epochs=2, seed=seed_for("trial", 4), config=CONFIG)
-    expected = accuracy(model, data.valid)
+    expected = evaluate_network(model, data.valid)
     assert value == pytest.approx(expected.accuracy + 2 / 3)
     told = study.trials[0]
     assert sorted(told.intermediate_values) == [0, 1]
