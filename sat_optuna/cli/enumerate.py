@@ -1,10 +1,12 @@
 """`sat-optuna enumerate`: score all schemes of a study in its supernet."""
 
 import json
+from dataclasses import replace
 
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
+from sat_optuna.events import Event
 from sat_optuna.pipeline.folder import open_study
 
 __all__ = ["enumerate_all"]
@@ -48,7 +50,13 @@ def enumerate_all(
     problem, table:FILE, for the duel of samplers in studies/bench-sampler.
     """
     opened = open_study(study)
-    with console.following() as on_event:
+    with console.following() as show:
+
+        def on_event(event: Event) -> None:
+            if event.message:
+                console.remark(f"enumerate: {event.message}")
+            show(replace(event, message=""))
+
         found = opened.enumerate(
             top=top, memory=(memory or 0) * 2**20, limit=limit, on_event=on_event
         )
@@ -62,7 +70,8 @@ def enumerate_all(
     if format == "table":
         console.result("")
         console.rows(summary["effects"], tuple(summary["effects"][0]), format)
+    done = "scored" if found.new else "done already"
     console.remark(
-        f"enumerate: {found.new:,} schemes now, {summary['schemes']:,} in all, in {found.page} "
-        f"and {found.table}"
+        f"enumerate: {summary['schemes']:,} schemes {done}, in {found.page} and {found.table}; "
+        f"next: sat-optuna search {opened.name}"
     )

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sat_optuna.data.split import Split
+from sat_optuna.errors import SchemeError
 from sat_optuna.evaluate import Evaluator, SchemeResult, calibration_batches
 from sat_optuna.evaluate.evaluator import LIMIT
 from sat_optuna.evaluate.journal import Journal
-from sat_optuna.events import OnEvent, ignore
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.statistics import summarise
 from sat_optuna.files import write_atomically, write_text
 from sat_optuna.scheme import Scheme
@@ -57,10 +58,10 @@ def enumerate_schemes(
         memory: bytes that scoring may take, 0 for no limit; see `Evaluator`.
         limit: the most schemes that there may be.
         journal: a file that keeps the results, so that a call that was ended goes on.
-        on_event: called after the work of each scheme.
+        on_event: told at the beginning, with what the work will take, and after each scheme.
 
     Raises:
-        SchemeError: there are more schemes than `limit`.
+        SchemeError: there are more schemes than `limit`; the message says what they would take.
         MemoryLimitError: not even one scheme and one image fit in the memory.
         JournalError: the file holds results of another evaluation.
     """
@@ -70,12 +71,22 @@ def enumerate_schemes(
         else ()
     )
     evaluator = Evaluator(net, data.valid, calibration=drawn, memory=memory)
+    plan = evaluator.plan()
+    if plan.schemes > limit:
+        raise SchemeError(
+            f"the network has {plan.schemes:,} schemes, more than the limit of {limit:,}; all of "
+            f"them would take {plan}; raise the limit for that, or search them"
+        )
     schemes = evaluator.all_schemes(limit=limit)
-    if journal is None:
+    kept = Journal(Path(journal), evaluator) if journal else None
+    done = len(kept.held) if kept else 0
+    said = f"{plan}; {done:,} of them are there already" if done else str(plan)
+    on_event(Event(step="enumerate", done=done, total=plan.schemes, message=said))
+    if kept:
+        results = [*kept.score(schemes, on_event=on_event).values()]
+    else:
         units = evaluator.results(schemes, on_event=on_event)
         results = [result for unit in units for result in unit]
-    else:
-        results = [*Journal(Path(journal), evaluator).score(schemes, on_event=on_event).values()]
     kinds = [spec.kind for spec in net.specs]
     return Enumeration(results, kinds=kinds, sparsity_weight=sparsity_weight)
 
@@ -145,6 +156,25 @@ class Enumeration:
         sparsity = [r.scheme.sparsity for r in ordered]
         self.accuracy = 100 * self.hits / self.n
         self.reward = self.accuracy + sparsity_weight * np.array(sparsity)
+
+    @classmethod
+    def read(cls, table: Path, *, kinds: Sequence[str], sparsity_weight: float) -> "Enumeration":
+        """Return the scores that `write` left in enumeration.npz.
+
+        Args:
+            table: that file.
+            kinds: names of the kinds of attention.
+            sparsity_weight: accuracy points for all connections dropped, as they were scored.
+        """
+        read = cls.__new__(cls)
+        with np.load(table) as arrays:
+            read.stages = tuple(int(size) for size in arrays["stages"])
+            read.n, read.schemes = int(arrays["images"]), arrays["schemes"]
+            read.hits, read.loss, read.right = arrays["hits"], arrays["loss"], arrays["right"]
+            read.reward = arrays["values"]
+        read.kinds, read.sparsity_weight = tuple(kinds), sparsity_weight
+        read.accuracy = 100 * read.hits / read.n
+        return read
 
     def standing(self, scheme: Scheme) -> Standing:
         """Return where a scheme stands."""

@@ -293,7 +293,8 @@ class StudyFolder:
             on_event: told of each scheme.
 
         Raises:
-            StudyError: there are more schemes than the limit, or no supernet yet.
+            SchemeError: there are more schemes than the limit.
+            StudyError: the supernet is not trained.
         """
         from sat_optuna.pipeline import steps
 

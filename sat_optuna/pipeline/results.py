@@ -56,13 +56,13 @@ class Enumerated:
 
     Attributes:
         scores: of all schemes.
-        new: how many were scored now.
+        new: whether they were scored now.
         table: enumeration.npz, the scores.
         page: enumeration.md.
     """
 
     scores: "Enumeration"
-    new: int
+    new: bool
     table: Path
     page: Path
 

@@ -7,7 +7,6 @@ returns what it came to. A step whose result is there imports no torch.
 from typing import TYPE_CHECKING
 
 from sat_optuna.config.config import decided
-from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done
@@ -87,31 +86,37 @@ def score_all(
     """Score all schemes in the pretrained supernet, each with BatchNorm calibrated for it.
 
     Raises:
-        StudyError: there are more schemes than the limit, or the supernet is not trained.
+        SchemeError: there are more schemes than the limit.
+        StudyError: the supernet is not trained.
     """
-    from sat_optuna.evaluate.journal import Journal
-    from sat_optuna.evidence.enumeration import Enumeration
+    from sat_optuna.evidence.enumeration import Enumeration, enumerate_schemes
 
-    evaluator = study.parts.supernet_objective(memory=memory, cache=0).evaluator
-    plan = evaluator.plan()
-    if plan.schemes > limit:
-        raise StudyError(
-            f"study {study.name!r} has {plan.schemes:,} schemes, more than the limit of "
-            f"{limit:,}; all of them would take {plan}; raise --limit for that, or search them: "
-            f"sat-optuna search {study.name}"
+    search, table = study.config.search, study.folder / "enumeration.npz"
+    study.check_supernet()
+    made = (study.records.get("pretrain") or Done({})).made
+    decided_by = {**decided(study.config, "search"), "weights": dict(made)}
+    kinds = [spec.kind for spec in study.config.attention.kinds]
+    weight = search.sparsity_weight
+    new = not study.records.is_current("enumeration", decided_by, {table.name: table})
+    if new:
+        scores = enumerate_schemes(
+            study.parts.trained_supernet(),
+            study.parts.data,
+            sparsity_weight=weight,
+            calibration=search.calibration if search.recalibrate else 0,
+            calibration_chunk=search.calibration_chunk,
+            seed=study.config.seed,
+            memory=memory,
+            limit=limit,
+            journal=study.work / "enumeration.jsonl",
+            on_event=on_event,
         )
-    schemes = evaluator.all_schemes(limit=limit)
-    journal = Journal(study.work / "enumeration.jsonl", evaluator)
-    done = len(journal.held)
-    on_event(Event(step="enumerate", done=done, total=plan.schemes, message=str(plan)))
-    results = journal.score(schemes, on_event=on_event)
-    scores = Enumeration(
-        tuple(results.values()),
-        kinds=[spec.kind for spec in study.config.attention.kinds],
-        sparsity_weight=study.config.search.sparsity_weight,
-    )
-    table, _, page = scores.write(study.folder, top=top)
-    total = plan.schemes
-    result = Enumerated(scores=scores, new=total - done, table=table, page=page)
+    else:
+        scores = Enumeration.read(table, kinds=kinds, sparsity_weight=weight)
+    _, _, page = scores.write(study.folder, top=top)
+    record = Done(decided_by, {table.name: sha256_of(table)}, finished=True)
+    study.records.write("enumeration", record)
+    result = Enumerated(scores=scores, new=new, table=table, page=page)
+    total = len(scores.schemes)
     on_event(Event(step="enumerate", done=total, total=total, made=result, finished=True))
     return result

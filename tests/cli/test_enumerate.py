@@ -24,7 +24,7 @@ def test_all_schemes_are_the_searchs_own_scores(tmp_path):
     assert "64 schemes on 60 images and 32 to calibrate on: 63 branch passes instead of 384" in (
         done.stderr
     )
-    assert "64 schemes now, 64 in all" in done.stderr
+    assert "64 schemes scored, in" in done.stderr
     assert done.stderr.strip().endswith(f"{folder}/enumeration.npz; next: sat-optuna search tiny")
     roles = [line.split()[0:2] for line in done.stdout.splitlines()[1:6]]
     assert roles == [["best", "1"], ["best", "2"], ["best", "3"], ["plain", roles[3][1]],
@@ -38,7 +38,7 @@ def test_all_schemes_are_the_searchs_own_scores(tmp_path):
         choices = tuple(int(digit) for digit in row["scheme"].replace("-", ""))
         assert row["reward"] == values[choices]
     again = sat_optuna("enumerate", "tiny", "--format", "json", cwd=tmp_path)
-    assert "0 schemes now, 64 in all" in again.stderr
+    assert "64 schemes done already, in" in again.stderr
     assert json.loads(again.stdout)["schemes"] == 64
     # Other weights are another evaluation.
     text = (folder / "study.toml").read_text().replace("seed = 0", "seed = 1")
@@ -51,9 +51,9 @@ def test_limits_are_said_in_one_sentence_with_the_cost(tmp_path):
     make_study(tmp_path, text=DEEP.replace("epochs = 2", "epochs = 1"))
     sat_optuna("pretrain", "tiny", cwd=tmp_path)
     said = sat_optuna("enumerate", "tiny", cwd=tmp_path, code=1).stderr
-    assert "study 'tiny' has 262,144 schemes, more than the limit of 65,536; all of" in said
+    assert "the network has 262,144 schemes, more than the limit of 65,536; all of" in said
     assert "branch passes instead of 4,718,592" in said
-    assert "raise --limit for that, or search them: sat-optuna search tiny" in said
+    assert "raise the limit for that, or search them" in said
     said = sat_optuna("enumerate", "tiny", "--memory", "1", cwd=tmp_path, code=1).stderr
     assert "1 MB of memory given" in said or "262,144 schemes" in said
     assert "Traceback" not in said
@@ -84,7 +84,7 @@ def test_an_enumeration_that_is_ended_goes_on(tmp_path, number):
     assert kept >= 1024
     done = sat_optuna("enumerate", "tiny", cwd=tmp_path)
     assert "4,096 in all" in done.stderr
-    assert f"{4096 - kept:,} schemes now" in done.stderr
+    assert f"{kept:,} of them are there already" in done.stderr
     broken = (folder / "enumeration.json").read_text()
     journal.unlink()
     sat_optuna("enumerate", "tiny", cwd=tmp_path)
