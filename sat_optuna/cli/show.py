@@ -1,22 +1,17 @@
 """`sat-optuna show`: draw a ticket, and its cost beside that of plain and of full."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.errors import TicketError, errors_as
-from sat_optuna.events import OnEvent
 from sat_optuna.pipeline.reading import open_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
-
-if TYPE_CHECKING:
-    from sat_optuna.supernet.supernet import Supernet
 
 __all__ = ["picture", "show"]
 
@@ -59,95 +54,24 @@ def show(
     95 % intervals.
     """
     from sat_optuna.cost.timing import check_rounds
+    from sat_optuna.pipeline.ticket_costs import TicketCosts
 
     found = open_ticket(ticket)
     check_rounds(rounds)
-    supernet = _supernet(found)
-    stages = found.scheme.stages
-    schemes = {
-        "plain": Scheme.uniform(stages, 0),
-        "ticket": found.scheme,
-        "full": Scheme.uniform(stages, 1),
-    }
-    costs: dict[str, Any] = {"counts": _count(supernet, found, schemes)}
+    measured = TicketCosts(found)
+    costs: dict[str, Any] = {"counts": measured.counts()}
     if latency:
-        with console.following() as on_event:
-            costs["latency"] = _time(
-                supernet, found, schemes, batch=batch, rounds=rounds, on_event=on_event
-            )
+        remedy = "give a smaller --batch, or --no-latency"
+        with (
+            console.following() as on_event,
+            errors_as(TicketError, f"batch {batch} cannot be run here", remedy),
+        ):
+            costs["latency"] = measured.latency(batch=batch, rounds=rounds, on_event=on_event)
     if format == "json":
         document = {"ticket": json.loads(found.to_json()), "costs": costs}
         console.result(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         _print(console, found, costs)
-
-
-def _supernet(ticket: Ticket) -> "Supernet":
-    """Build the supernet that the ticket's scheme belongs to."""
-    from sat_optuna.supernet.materialise import supernet_of
-    from sat_optuna.training.precision import pick_device
-
-    remedy = "correct its backbone_settings"
-    with errors_as(TicketError, "the ticket's network cannot be built here", remedy):
-        return supernet_of(ticket, seed=ticket.seed).to(pick_device())
-
-
-def _count(
-    supernet: "Supernet", ticket: Ticket, schemes: Mapping[str, Scheme]
-) -> dict[str, dict[str, float | None]]:
-    """Return each count of plain, ticket and full, and how they compare."""
-    from sat_optuna.cost.operations import CostModel
-
-    model = CostModel(supernet, ticket.input_shape)
-    costs = {role: model.cost(scheme) for role, scheme in schemes.items()}
-    counts = {}
-    for what in _COUNTS:
-        plain, found, full = (getattr(costs[role], what) for role in ("plain", "ticket", "full"))
-        counts[what] = {
-            "plain": plain,
-            "ticket": found,
-            "full": full,
-            "ticket_increment_percent": 100 * (found - plain) / plain,
-            "full_increment_percent": 100 * (full - plain) / plain,
-            "share_of_full": (found - plain) / (full - plain) if full > plain else None,
-        }
-    return counts
-
-
-def _time(
-    supernet: "Supernet",
-    ticket: Ticket,
-    schemes: Mapping[str, Scheme],
-    *,
-    batch: int,
-    rounds: int,
-    on_event: OnEvent,
-) -> dict[str, Any]:
-    """Time plain, ticket and full in turns; two that have the same scheme are timed once."""
-    import torch
-
-    from sat_optuna.cost.timing import increment, interval_fields, network_ms, share_of_increment
-    from sat_optuna.supernet.materialise import materialise
-    from sat_optuna.training.precision import pick_device
-
-    nets = {str(scheme): materialise(supernet, scheme) for scheme in schemes.values()}
-    remedy = "give a smaller --batch, or --no-latency"
-    with errors_as(TicketError, f"batch {batch} cannot be run here", remedy):
-        passed = network_ms(
-            nets, ticket.input_shape, batch=batch, rounds=rounds, on_event=on_event
-        )
-    times = {role: passed[str(scheme)] for role, scheme in schemes.items()}
-    plain, found, full = times["plain"], times["ticket"], times["full"]
-    return {
-        **{f"{role}_ms": statistics.median(values) for role, values in times.items()},
-        **interval_fields("ticket_increment_percent", increment(found, plain), scale=100),
-        **interval_fields("full_increment_percent", increment(full, plain), scale=100),
-        **interval_fields("share_of_full", share_of_increment(found, full, plain)),
-        "batch": batch,
-        "rounds": rounds,
-        "threads": torch.get_num_threads(),
-        "device": pick_device().type,
-    }
 
 
 def _print(console: Console, ticket: Ticket, costs: Mapping[str, Any]) -> None:

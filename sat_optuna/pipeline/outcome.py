@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sat_optuna.config.config import StudyConfig
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -21,10 +22,15 @@ from sat_optuna.ticket import Score, Ticket
 if TYPE_CHECKING:
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["RANDOM", "Outcome", "read_outcome"]
+__all__ = ["RANDOM", "Outcome", "networks_step", "read_outcome"]
 
 # Suffix of the Optuna study that draws as many random schemes as the search had trials.
 RANDOM = ".random"
+
+
+def networks_step(config: StudyConfig) -> str:
+    """Return the step whose record has the digests of what the retrainings made."""
+    return f"networks-{retrain_fingerprint(config)}"
 
 
 class Outcome:
@@ -82,15 +88,10 @@ class Outcome:
             for scheme in self.distinct
         )
 
-    @property
-    def _networks(self) -> str:
-        """The step whose record has the digests of what the retrainings made."""
-        return f"networks-{self.fingerprint}"
-
     @cached_property
     def results(self) -> dict[tuple[Scheme, int], RetrainResult]:
         """The results there are whose bytes are those that the retrainings wrote."""
-        record = self.study.records.get(self._networks) or Done({})
+        record = self.study.records.get(networks_step(self.study.config)) or Done({})
         found = {}
         for job in self.jobs:
             digest = record.made.get(job.result_path.name)
@@ -107,7 +108,7 @@ class Outcome:
         """Take in a result that was written now, and note its digest and that of its weights."""
         job = next(j for j in self.jobs if (j.scheme, j.seed) == (result.scheme, result.seed))
         made = {path.name: sha256_of(path) for path in (job.result_path, job.weights_path)}
-        self.study.records.add(self._networks, made)
+        self.study.records.add(networks_step(self.study.config), made)
         self.results[result.scheme, result.seed] = result
 
     @property
