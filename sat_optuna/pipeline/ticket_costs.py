@@ -1,4 +1,4 @@
-"""What a ticket's network costs beside the one without attention and the one with it everywhere."""
+"""What a ticket costs beside the network without attention and the one with it everywhere."""
 
 import statistics
 from typing import Any
