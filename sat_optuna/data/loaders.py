@@ -3,8 +3,8 @@
     fit, pretrain, retrain ──► training_images ──► Images that are read anew in each epoch
     Evaluator, valid, test ──► scored_images   ──► Images that are read once, in order, and kept
 
-What a Dataset's transform draws from torch is a function of a seed: of the epoch's where a network
-is trained, of the image's index elsewhere. What it draws from `random` or NumPy is not.
+What a transform draws from torch depends on a seed alone: on that of the epoch while a network is
+trained, on the index of the image elsewhere. What it draws from `random` or NumPy does not.
 """
 
 import copy
@@ -86,8 +86,13 @@ def read_once(given: UserData, *, device: torch.device | str) -> TensorImages:
             "on; give one that reads in order, without shuffle, sampler and batch_sampler"
         )
     images = training_images(given, device=device)
-    x, labels = zip(*images.batches(None, _READ), strict=True)
-    return TensorImages(torch.cat(x), torch.cat(labels))
+    x = torch.empty(len(images), *images.shape, device=images.device)
+    labels = torch.empty(len(images), dtype=torch.int64, device=images.device)
+    parts = zip(x.split(_READ), labels.split(_READ), images.batches(None, _READ), strict=True)
+    for x_part, labels_part, (x_read, labels_read) in parts:
+        x_part.copy_(x_read)
+        labels_part.copy_(labels_read)
+    return TensorImages(x, labels)
 
 
 def joined_images(train: UserData, more: UserData, *, device: torch.device | str) -> Images:

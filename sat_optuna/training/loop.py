@@ -171,8 +171,8 @@ def fit(
         net: called as `net(x)`, or as `net(x, scheme)` where `draw` is given; x is (N, C, H, W).
         images: what it is trained on: a part of a Split, or a map-style Dataset or a DataLoader of
             (image, label), each image a float tensor (C, H, W), each label a whole number from 0.
-        epochs: passes over them, at least 1. A last batch that is not full is left out; a
-            DataLoader says by `drop_last` what becomes of it.
+        epochs: passes over them. A last batch that is not full is left out; a DataLoader says by
+            `drop_last` what becomes of it.
         seed: of order and augmentation.
         config: optimiser, schedule, augmentation, precision; the defaults of TrainConfig if None.
         draw: gives the scheme of a step, a pure function of its number; for supernets.
@@ -187,11 +187,12 @@ def fit(
     Raises:
         CheckpointError: the checkpoint is broken or of another configuration.
         CompileError: `config.compile`, and the network cannot be compiled here.
-        ConfigError: `epochs` is below 1.
+        ConfigError: `epochs` is no whole number, or below 0.
         DataError: the images cannot be read, or do not fit the network.
         TrainingError: the loss is no longer finite.
     """
-    checked("fit", RetrainConfig, {"epochs": epochs})
+    # No epoch at all is a training that is over.
+    epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
     loop = _Loop(
         net,
         training_images(images, device=next(net.parameters()).device),

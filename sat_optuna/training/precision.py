@@ -28,7 +28,7 @@ _LEAST_WIDTH = 16  # of the first convolution; narrower ones leave bfloat16's la
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """How a network is trained, with nothing left to choose; as a checkpoint stores it.
+    """How a network is trained, once nothing is left to `auto`; a checkpoint stores it.
 
     Attributes:
         precision: "float32", or what autocast goes down to: "bfloat16", "float16".

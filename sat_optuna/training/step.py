@@ -79,7 +79,7 @@ class TrainingStep:
 
     Attributes:
         net: the network; the caller puts it in train mode.
-        arithmetic: its precision and memory format; it is put into the latter.
+        arithmetic: its precision and memory format; the network is put into the latter.
         device: where it is.
         rate: learning rate of the last step.
         taken: steps so far.
@@ -90,7 +90,8 @@ class TrainingStep:
         self.device = next(net.parameters()).device
         arithmetic.put(net, self.device)
         self.taken = 0
-        # Lazily; the shapes of a training never change.
+        # Compiled at its first call. The shapes of a training never change, but for the last batch
+        # of a DataLoader.
         self._alone = torch.compile(net, dynamic=False) if config.compile else net
         self._smoothing = config.label_smoothing
         self._mixed = arithmetic.precision != "float32"
