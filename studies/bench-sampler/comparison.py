@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from lookup import Floats
 from problems import make_problem
 from runs import Run
 from sat_optuna.evidence.statistics import holm
-from tables import Floats
 
 __all__ = ["OURS", "RECOMMENDED", "Mean", "Results", "Versus", "bootstrap", "compared", "paired_p"]
 

@@ -26,6 +26,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 
 from comparison import Results, compared
+from lookup import Ints
 from pool import one_thread_pool
 from problems import PROBLEMS, Problem, make_problem
 from report import ablation_markdown, draw_curves, table_markdown
@@ -34,7 +35,6 @@ from runs import Run, add_run, read_runs
 from sat_optuna import PolicyGradientSampler
 from sat_optuna.errors import DataError, SatOptunaError
 from sat_optuna.files import write_text
-from tables import Ints
 
 __all__ = ["main", "play", "versions_used"]
 

@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
-from tables import Ints
+from lookup import Ints
 
 __all__ = ["EvolutionSampler", "Rule", "one_plus_one", "regularised_evolution"]
 

@@ -12,7 +12,7 @@
     nb201-*              NAS-Bench-201 (arXiv:2001.00326), 5 operations on each of 6 edges. A
                          reward is one repeat of a cell, drawn once; -noisy: drawn at each query,
                          and the truth is the mean of a cell's repeats
-    table:FILE           placements that were measured before; see `tables.py`
+    table:FILE           placements that were measured before; see `lookup.py`
 
 The seed of a problem draws its constants. NAS-Bench-201 and files have no constants to draw, so
 their seed is that of the rivals and of the noise alone.
@@ -26,8 +26,8 @@ from functools import partial
 
 import numpy as np
 
+from lookup import OPERATIONS, Floats, Ints, file_values, nb201_cells
 from sat_optuna.registry import Registry
-from tables import OPERATIONS, Floats, Ints, file_values, nb201_cells
 
 __all__ = ["PROBLEMS", "Problem", "make_problem"]
 

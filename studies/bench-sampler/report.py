@@ -10,11 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from comparison import OURS, RECOMMENDED, Results, Versus, bootstrap
+from lookup import Floats
 from problems import make_problem
 from rivals import make_rival
 from runs import Run
 from sat_optuna.files import write_atomically
-from tables import Floats
 
 __all__ = ["ablation_markdown", "draw_curves", "markdown", "table_markdown"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lookup import Floats
 from sat_optuna.errors import DataError, WriteError, errors_as
-from tables import Floats
 
 __all__ = ["Run", "add_run", "read_runs"]
 

