@@ -88,7 +88,8 @@ def read_once(given: UserData, *, device: torch.device | str) -> TensorImages:
     images = training_images(given, device=device)
     x = torch.empty(len(images), *images.shape, device=images.device)
     labels = torch.empty(len(images), dtype=torch.int64, device=images.device)
-    parts = zip(x.split(_READ), labels.split(_READ), images.batches(None, _READ), strict=True)
+    held = torch.split(x, _READ), torch.split(labels, _READ)
+    parts = zip(*held, images.batches(None, _READ), strict=True)
     for x_part, labels_part, (x_read, labels_read) in parts:
         x_part.copy_(x_read)
         labels_part.copy_(labels_read)
