@@ -203,8 +203,9 @@ class _Task:
     def _floor(self) -> float:
         """Return the seconds of all parts, each timed alone on a chunk."""
         x = next(self._images.batches(None, self.chunk))[0]
-        seconds = node_seconds(Parts(self._net), x, rounds=5)
-        once = sum(each * count for each, count in zip(seconds, self._nodes, strict=True))
+        rounds = [node_seconds(Parts(self._net), x) for _ in range(6)][1:]
+        seconds = [median(passed) for passed in zip(*rounds, strict=True)]
+        once: float = sum(each * n for each, n in zip(seconds, self._nodes, strict=True))
         return once * len(self._images) / len(x)
 
 

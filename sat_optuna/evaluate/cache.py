@@ -25,6 +25,7 @@ class PrefixCache:
         self.limit, self._size_of = limit, size_of
         self._passed: Counter[Choices] = Counter()
         self.chunks: tuple[dict[Choices, Activations], ...] = ()
+        self._decided_by: object = None
 
     @property
     def prefixes(self) -> frozenset[Choices]:
@@ -41,19 +42,18 @@ class PrefixCache:
         }
         return sum(storages.values())
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.chunks = ()
-
-    def admit(self, schemes: Iterable[Choices], *, chunks: int) -> frozenset[Choices]:
+    def admit(
+        self, schemes: Iterable[Choices], *, chunks: int, decided_by: object
+    ) -> frozenset[Choices]:
         """Count a call and return the prefixes to keep; those held that are not among them go.
 
         Args:
             schemes: of the call.
-            chunks: that the images come in; in another number, nothing that is held is of use.
+            chunks: that the images come in.
+            decided_by: what activations depend on; where it changed, none that is held is of use.
         """
-        if chunks != len(self.chunks):
-            self.chunks = tuple({} for _ in range(chunks))
+        if (chunks, decided_by) != (len(self.chunks), self._decided_by):
+            self.chunks, self._decided_by = tuple({} for _ in range(chunks)), decided_by
         if self.limit <= 0:
             return frozenset()
         # A whole scheme is no prefix worth keeping: its score is all that it leads to.
@@ -72,16 +72,6 @@ class PrefixCache:
             for chunk in self.chunks:
                 del chunk[prefix]
         return frozenset(kept)
-
-    def starts(self, schemes: Iterable[Choices]) -> dict[Choices | None, list[Choices]]:
-        """Return schemes by the longest prefix that is held of each; None where there is none."""
-        found: dict[Choices | None, list[Choices]] = {}
-        held = self.prefixes
-        for choices in schemes:
-            prefixes = (choices[:depth] for depth in reversed(range(len(choices))))
-            start = next((prefix for prefix in prefixes if prefix in held), None)
-            found.setdefault(start, []).append(choices)
-        return found
 
     def add(self, found: Sequence[dict[Choices, Activations]]) -> None:
         """Hold what a call found for the prefixes that it was to keep.

@@ -28,8 +28,6 @@ __all__ = ["LIMIT", "UNIT", "Evaluator"]
 
 LIMIT = 2**16  # schemes that `score_all` takes on without being told to
 UNIT = 1024  # schemes at most that are scored at once, each with BatchNorm statistics of its own
-_CHUNK = {"cpu": 100}  # images a pass, by device; see studies/bench-speed
-_OTHER_CHUNK = 500
 
 
 class Evaluator:
@@ -99,9 +97,7 @@ class Evaluator:
             part == HEAD or (part.block == last and part.what != "branch") for part in norms
         )
         self._cache = PrefixCache(cache, size_of=self._kept_size)
-        self._caching = cache > 0
-        self._filled_with: tuple[int, str] | None = None  # chunk and weights of the cache
-        usual = _CHUNK.get(images.device.type, _OTHER_CHUNK)
+        usual = 100 if images.device.type == "cpu" else 500  # see studies/bench-speed
         self.chunk = min(chunk or usual, len(images))
         # All schemes, in units of a power of K + 1, are whole subtrees.
         units = [1]
@@ -112,11 +108,7 @@ class Evaluator:
             self.chunk, self.unit = self._need.fit(memory, self.chunk, reversed(units))
 
     def score(self, scheme: Scheme) -> Evaluation:
-        """Score one scheme.
-
-        Raises:
-            SchemeError: it does not fit the network.
-        """
+        """Score one scheme; see `score_many`."""
         return self.score_many([scheme])[scheme]
 
     def score_many(
@@ -142,15 +134,7 @@ class Evaluator:
     def score_all(
         self, *, limit: int = LIMIT, on_event: OnEvent = ignore
     ) -> dict[Scheme, Evaluation]:
-        """Score all schemes of the network, in ascending order of their choices.
-
-        Args:
-            limit: the most that may be.
-            on_event: called after the work of each.
-
-        Raises:
-            SchemeError: there are more.
-        """
+        """Score all schemes of the network; see `score_many` and `all_schemes`."""
         return self.score_many(self.all_schemes(limit=limit), on_event=on_event)
 
     def all_schemes(self, *, limit: int = LIMIT) -> tuple[Scheme, ...]:
@@ -178,7 +162,7 @@ class Evaluator:
         nodes = [max(units, choices**depth) for depth in range(blocks + 1)]
         runs = [len(self.images) + calibration] * blocks
         runs.append(len(self.images) + calibration * self._calibrate_leaves)
-        timed = node_seconds(self._parts, self._first(self.chunk))
+        _, timed = (node_seconds(self._parts, self._first(self.chunk)) for _ in range(2))
         seconds = [run / self.chunk * each for run, each in zip(runs, timed, strict=True)]
         return EvaluationPlan(
             schemes=schemes,
@@ -234,48 +218,34 @@ class Evaluator:
         """Score the schemes of a unit."""
         images, device = len(self.images), self.images.device
         passes = math.ceil(images / chunk)
-        if self._caching and (now := (chunk, weights_digest(self.net))) != self._filled_with:
-            self._filled_with = now
-            self._cache.clear()
-        wanted = self._cache.admit(schemes, chunks=len(self.calibration) + passes)
+        weights = weights_digest(self.net) if self._cache.limit else ""
+        chunks = len(self.calibration) + passes
+        wanted = self._cache.admit(schemes, chunks=chunks, decided_by=(chunk, weights))
         found: list[dict[Choices, Activations]] = [{} for _ in self._cache.chunks]
-        starts = self._cache.starts(schemes)
         streams = iter(zip(self._cache.chunks, found, strict=True))
-
-        def logits(x: Tensor, *, leaves: bool) -> Iterator[tuple[Choices, Tensor]]:
-            """Yield the logits of every scheme for the next chunk."""
-            known, keep = next(streams)
-            for start, group in starts.items():
-                given = x if start is None else known[start]
-                yield from walk(
-                    self._parts,
-                    self._statistics,
-                    group,
-                    start or (),
-                    given,
-                    wanted=wanted,
-                    keep=keep,
-                    leaves=leaves,
-                )
-
+        logits = partial(walk, self._parts, self._statistics, schemes, wanted=wanted)
         # On the device until all of it is fetched: each number would make a GPU wait.
         rows = {choices: row for row, choices in enumerate(schemes)}
         rights = torch.empty((len(schemes), images), dtype=torch.bool, device=device)
         losses = torch.empty((len(schemes), passes), device=device)
         with evaluating(self.net), torch.inference_mode(), self._statistics.prepared(schemes):
             self._statistics.train(mode=True)
-            for x in self.calibration:
-                deque(logits(x, leaves=self._calibrate_leaves), maxlen=0)
+            for x, (known, keep) in zip(self.calibration, streams, strict=False):
+                leaves = self._calibrate_leaves
+                deque(logits(x, known=known, keep=keep, leaves=leaves), maxlen=0)
             self._statistics.train(mode=False)
-            leaf = 0
-            for number, (x, labels) in enumerate(self.images.batches(None, chunk)):
-                for choices, made in logits(x, leaves=True):
+            worked, batches = 0, self.images.batches(None, chunk)
+            for number, ((x, labels), (known, keep)) in enumerate(
+                zip(batches, streams, strict=True)
+            ):
+                for choices, made in logits(x, known=known, keep=keep):
                     row = rows[choices]
                     right, losses[row, number] = judge(made, labels)
                     rights[row, number * chunk :][: len(right)] = right
-                    leaf += 1
-                    if leaf % passes == 0:
-                        on_event(Event(step="enumerate", done=done + leaf // passes, total=total))
+                    worked += 1
+                    if worked % passes == 0:
+                        counted = done + worked // passes
+                        on_event(Event(step="enumerate", done=counted, total=total))
             masks, sums = rights.cpu().numpy(), losses.tolist()
         self._cache.add(found)
         return tuple(
@@ -301,7 +271,7 @@ class Evaluator:
     @cached_property
     def _need(self) -> Need:
         """Bytes that scoring takes, counted when they are first asked for."""
-        return Need.count(
+        return Need(
             self._parts,
             self._first(2),
             calibration_chunk=max(map(len, self.calibration), default=0),

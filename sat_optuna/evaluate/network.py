@@ -58,7 +58,7 @@ def evaluate_network(
         net: a supernet, or any other network where `scheme` is None.
         images: what it is evaluated on, all of it, on the network's device.
         scheme: the supernet's scheme.
-        batch: images a pass; it has no part in the result.
+        batch: images a pass; another one changes the last bits of the loss.
 
     Raises:
         DataError: there are no images.
@@ -102,14 +102,14 @@ def score_scheme(
 ) -> Evaluation:
     """Evaluate a scheme with the BatchNorm statistics that it has on a calibration set.
 
-    The calibration batches are part of the score; `batch` is not. The network is left as it was.
+    The calibration batches are part of the score. The network is left as it was.
 
     Args:
         net: a supernet, or any other network where `scheme` is None.
         scheme: the supernet's scheme.
         calibration: (n, C, H, W) each, for example of `calibration_batches`.
         images: what it is evaluated on.
-        batch: images a pass.
+        batch: images a pass; another one changes the last bits of the loss.
 
     Raises:
         DataError: no calibration batch or no image was given.

@@ -26,16 +26,7 @@ from sat_optuna.supernet.batchnorm import (
 )
 from sat_optuna.supernet.supernet import Supernet
 
-__all__ = [
-    "HEAD",
-    "STEM",
-    "Choices",
-    "Part",
-    "Parts",
-    "PrefixStatistics",
-    "States",
-    "survey",
-]
+__all__ = ["HEAD", "STEM", "Choices", "Part", "Parts", "PrefixStatistics", "States", "survey"]
 
 Choices: TypeAlias = tuple[int, ...]
 # One state for each kind of the stage that has handed one on.
@@ -85,13 +76,9 @@ class Parts:
     def attend(
         self, block: int, choice: int, features: Tensor, states: States
     ) -> tuple[Tensor, States]:
-        """Return the attended features of a block, and the states for the next one.
+        """Return the attended (N, C, H, W) features of a block, and the states for the next one.
 
-        Args:
-            block: from 0.
-            choice: 1..K.
-            features: (N, C, H, W).
-            states: what the block is given; they are left as they are.
+        The states given are left as they are: other choices of the block are given them too.
         """
         attended, state = self._attend[block][choice - 1](features, states.get(choice))
         return attended, states if state is states.get(choice) else {**states, choice: state}

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -94,6 +93,9 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        self._seen.update(
+            _storages((args, kwargs))
+        )  # what is older, and views of it, are left out
         made = func(*args, **(kwargs or {}))
         for storage in _storages(made):
             if storage not in self._seen:
@@ -111,63 +113,56 @@ def _storages(made: Any) -> list[torch.UntypedStorage]:
     return [leaf.untyped_storage() for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """Bytes that a process grows by, at most, while schemes are scored.
+def _size(made: Any) -> int:
+    sizes: dict[int, int] = {one.data_ptr(): one.nbytes() for one in _storages(made)}
+    return sum(sizes.values())
 
-    Attributes:
-        passing: bytes an image, of all tensors alive at a time on the way of one scheme.
-        splits: bytes an image, by block, of what its branch returns.
-        entered: bytes an image, by number of choices made, of what the next block is given.
+
+class Need:
+    """Bytes that a process grows by, at most, while schemes are scored; counted in one pass.
+
+    Args:
+        parts: of the network, which stays as it is.
+        x: (N, C, H, W) images; two will do.
         calibration_chunk: images of the largest calibration chunk, 0 for none.
         scheme: bytes that each scheme of a unit takes, whatever the chunk is.
         cache: bytes of activations that may be kept.
+
+    Attributes:
+        entered: bytes of an image, by number of choices made: what the next block is given.
     """
 
-    passing: float
-    splits: tuple[float, ...]
-    entered: tuple[float, ...]
-    calibration_chunk: int
-    scheme: int
-    cache: int
-
-    @classmethod
-    def count(cls, parts: Parts, x: Tensor, **given: int) -> "Need":
-        """Count the bytes of an image in one pass.
-
-        Args:
-            parts: of the network, which stays as it is.
-            x: (N, C, H, W) images; two will do.
-            **given: the other attributes.
-        """
-        splits, entered, states = list[float](), list[float](), dict[int, int]()
-
-        def size(made: Any) -> int:
-            return sum({one.data_ptr(): one.nbytes() for one in _storages(made)}.values())
+    def __init__(
+        self, parts: Parts, x: Tensor, *, calibration_chunk: int, scheme: int, cache: int
+    ) -> None:
+        self._calibration_chunk, self._scheme, self._cache = calibration_chunk, scheme, cache
+        self.entered: list[float] = []
+        self._splits: list[float] = []  # bytes of an image, by block: what its branch returns
+        states: dict[int, int] = {}
 
         def run(part: Part, call: Callable[..., Any], *arguments: Any) -> Any:
             made = call(*arguments)
             if part.what == "attention":
-                states[part.choice] = max(states.get(part.choice, 0), size(made[1]))
+                states[part.choice] = max(states.get(part.choice, 0), _size(made[1]))
                 return made
             if part.what == "branch" and part.block in parts.firsts:
                 states.clear()
-            found = splits if part.what == "branch" else entered
-            found.append((size(made) + sum(states.values())) / len(x))
+            found = self._splits if part.what == "branch" else self.entered
+            found.append((_size(made) + sum(states.values())) / len(x))
             return made
 
         with evaluating(parts.net), torch.inference_mode(), _LiveBytes() as live:
             parts.tour(x.clone(), run)
-        passing = live.most / len(x)
-        return cls(passing=passing, splits=tuple(splits), entered=tuple(entered), **given)
+        # Bytes of an image: all tensors alive at a time on the way of one scheme.
+        self._passing: float = live.most / len(x)
 
     def of(self, chunk: int, unit: int) -> int:
         """Return the bytes for so many images a pass and schemes at once."""
         # A split waits because another scheme of the unit still needs it: one for each at most.
-        waiting = sum(sorted(self.splits, reverse=True)[: unit - 1])
-        tensors = _PASSING * self.passing + _WAITING * waiting
-        at_once = max(chunk, self.calibration_chunk)
-        return math.ceil(_PROCESS + self.cache + unit * self.scheme + at_once * tensors)
+        waiting = sum(sorted(self._splits, reverse=True)[: unit - 1])
+        tensors = _PASSING * self._passing + _WAITING * waiting
+        at_once = max(chunk, self._calibration_chunk)
+        return math.ceil(_PROCESS + self._cache + unit * self._scheme + at_once * tensors)
 
     def fit(self, memory: int, chunk: int, units: Iterable[int]) -> tuple[int, int]:
         """Return how many images a pass and how many schemes at once a limit allows.
@@ -185,9 +180,9 @@ class Need:
             for fitting in range(chunk, least - 1, -1):
                 if self.of(fitting, unit) <= memory:
                     return fitting, unit
-        size = self.calibration_chunk
+        size = self._calibration_chunk
         calibrated = f", calibrated in chunks of {size}," if size else ""
-        cached = f" beside a cache of {self.cache / 2**20:,.0f} MB" if self.cache else ""
+        cached = f" beside a cache of {self._cache / 2**20:,.0f} MB" if self._cache else ""
         raise MemoryLimitError(
             f"{memory / 2**20:,.0f} MB of memory given, and one scheme on one image at a time"
             f"{calibrated}{cached} takes {math.ceil(self.of(1, 1) / 2**20):,} MB; give that much, "
@@ -195,35 +190,29 @@ class Need:
         )
 
 
-def node_seconds(parts: Parts, x: Tensor, *, rounds: int = 1) -> list[float]:
-    """Time what a walk runs at a node of its tree, in seconds by depth: median of the rounds.
+def node_seconds(parts: Parts, x: Tensor) -> list[float]:
+    """Time what a walk runs at a node of its tree, in seconds by depth.
 
-    A node's attention is the mean over all choices, none among them. One round before the others
-    is not counted.
+    Attention is the mean over all choices, none among them. The first time in a process is slow.
 
     Args:
         parts: of the network, which stays as it is.
         x: (N, C, H, W) images.
-        rounds: of all parts in turn.
     """
-    times: dict[Part, list[float]] = {}
-    last: dict[Part, float] = {}
+    times: dict[Part, float] = {}
 
-    def run(part: Part, call: Callable[..., Any], *given: Any) -> Any:
+    def run(part: Part, call: Callable[..., Any], *arguments: Any) -> Any:
         start = _now(x.device)
-        made = call(*given)
-        last[part] = _now(x.device) - start  # of attention with a state, the run that is given one
+        made = call(*arguments)
+        times[part] = _now(x.device) - start  # with a state, of attention that is run twice
         return made
 
     with evaluating(parts.net), torch.inference_mode():
-        for turn in range(rounds + 1):
-            parts.tour(x, run)
-            for part, seconds in last.items():
-                times.setdefault(part, []).extend([seconds] if turn else [])
+        parts.tour(x, run)
     found = [0.0] * (len(parts.blocks) + 1)
-    for part, passed in times.items():
+    for part, seconds in times.items():
         share = 1 / (parts.kinds + 1) if part.what == "attention" else 1.0
-        found[part.depth(len(parts.blocks))] += share * median(passed)
+        found[part.depth(len(parts.blocks))] += share * seconds
     return found
 
 

@@ -6,7 +6,7 @@ The branch of a block comes before its attention, so it is the same for all choi
 A node of the tree is a list of schemes that share their first choices.
 """
 
-from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
@@ -33,67 +33,77 @@ def walk(
     parts: Parts,
     statistics: PrefixStatistics,
     schemes: Sequence[Choices],
-    start: Choices,
-    given: Tensor | Activations,
+    x: Tensor,
     *,
-    wanted: Collection[Choices] = (),
+    known: Mapping[Choices, Activations],
+    wanted: Collection[Choices],
     keep: MutableMapping[Choices, Activations],
     leaves: bool = True,
 ) -> Iterator[tuple[Choices, Tensor]]:
-    """Go through the tree of some schemes depth first; yield each scheme and its logits.
+    """Go through the tree of some schemes, depth first.
 
     Args:
         parts: of the supernet, its modes set.
         statistics: of the supernet's BatchNorms.
         schemes: their choices, sorted, each once.
-        start: the prefix, shared by all of them, that the walk begins with.
-        given: what the next block is given after it; or (N, C, H, W) images, before the stem.
-        wanted: prefixes whose activations the cache shall get.
-        keep: gets them.
+        x: (N, C, H, W) images.
+        known: activations of these images after some prefixes: no pass leads to them again.
+        wanted: prefixes whose activations shall be kept, where the walk comes to them.
+        keep: gets these activations.
         leaves: False: the walk ends with the last block's branch and yields nothing.
 
     Yields:
-        The choices of a scheme and (N, classes) logits.
+        The choices of each scheme and its (N, classes) logits.
     """
-
-    def merged(prefix: Choices, split: _Split) -> Activations:
-        block, choice = len(prefix) - 1, prefix[-1]
-        features, states = split.features, split.states
-        if choice:
-            statistics.install(Part("attention", block, choice), prefix)
-            features, states = parts.attend(block, choice, features, states)
-        statistics.install(Part("merge", block), prefix)
-        return parts.blocks[block].merge(features, split.shortcut), states
-
-    def branched(prefix: Choices, entered: Tensor, states: States) -> _Split:
-        block = len(prefix)
-        statistics.install(Part("branch", block), prefix)
-        features, shortcut = parts.blocks[block].branch(entered)
-        return _Split(features, shortcut, {} if block in parts.firsts else states)
-
-    visits: list[tuple[list[Choices], int, _Split | None]] = [(list(schemes), len(start), None)]
+    blocks = len(parts.blocks)
+    starts: dict[Choices, list[Choices]] = {}  # schemes by the longest prefix that is known
+    for choices in schemes:
+        prefixes = (choices[:depth] for depth in range(blocks - 1, 0, -1))
+        start = next((prefix for prefix in prefixes if prefix in known), ())
+        starts.setdefault(start, []).append(choices)
+    visits: list[tuple[list[Choices], int, _Split | Activations | None]] = [
+        (group, len(start), known.get(start)) for start, group in reversed(starts.items())
+    ]
     while visits:
-        node, depth, split = visits.pop()
+        node, depth, above = visits.pop()
         prefix = node[0][:depth]
-        if split is not None:
-            entered, states = merged(prefix, split)
-        elif isinstance(given, Tensor):
-            statistics.install(STEM, prefix)
-            entered, states = parts.net.view.stem(given), {}
-        else:
-            entered, states = given
+        entered, states = (
+            _merged(parts, statistics, prefix, above)
+            if isinstance(above, _Split)
+            else above or _stem(parts, statistics, x)
+        )
         if prefix in wanted:
             keep[prefix] = entered, states
         # Each `del` frees memory before the next part takes some.
-        del split
-        if depth == len(parts.blocks):
+        del above
+        if depth == blocks:
             statistics.install(HEAD, prefix)
             yield prefix, parts.net.view.head(entered)
             del entered, states
             continue
-        split = branched(prefix, entered, states)
-        del entered, states
-        if leaves or depth + 1 < len(parts.blocks):
+        statistics.install(Part("branch", depth), prefix)
+        features, shortcut = parts.blocks[depth].branch(entered)
+        split = _Split(features, shortcut, {} if depth in parts.firsts else states)
+        del entered, states, features, shortcut
+        if leaves or depth + 1 < blocks:
             below = [list(run) for _, run in groupby(node, key=itemgetter(depth))]
             visits += [(child, depth + 1, split) for child in reversed(below)]
         del split
+
+
+def _stem(parts: Parts, statistics: PrefixStatistics, x: Tensor) -> Activations:
+    statistics.install(STEM, ())
+    return parts.net.view.stem(x), {}
+
+
+def _merged(
+    parts: Parts, statistics: PrefixStatistics, prefix: Choices, split: _Split
+) -> Activations:
+    """Return what the last choice of a prefix makes of its block's split."""
+    block, choice = len(prefix) - 1, prefix[-1]
+    features, states = split.features, split.states
+    if choice:
+        statistics.install(Part("attention", block, choice), prefix)
+        features, states = parts.attend(block, choice, features, states)
+    statistics.install(Part("merge", block), prefix)
+    return parts.blocks[block].merge(features, split.shortcut), states

@@ -74,7 +74,7 @@ def test_not_enough_memory_for_one_scheme_says_what_would_do():
     with pytest.raises(
         MemoryLimitError,
         match=r"^1 MB of memory given, and one scheme on one image at a time, calibrated in "
-        r"chunks of 8, takes \d+ MB; give that much, or take a smaller calibration chunk or cach",
+        r"chunks of 8, takes \d+ MB; give that much, or take a smaller calibration chunk or cache",
     ) as said:
         Evaluator(net, images, calibration=chunks(8), memory=MB)
     (needed,) = map(int, re.findall(r"takes (\d+) MB", str(said.value)))

@@ -8,9 +8,13 @@ import pytest
 from scipy import stats
 
 from problems import make_problem
+from sat_optuna.data import load_dataset
 from sat_optuna.evaluate import SchemeResult
-from sat_optuna.evidence.enumeration import Enumeration
+from sat_optuna.events import Event
+from sat_optuna.evidence.enumeration import Enumeration, enumerate_schemes
 from sat_optuna.scheme import Scheme
+from sat_optuna.search.objective import SupernetObjective
+from sat_optuna.supernet.supernet import Supernet
 
 STAGES, KINDS, IMAGES = (2, 1), ("se", "dia"), 21
 
@@ -114,3 +118,35 @@ def test_more_schemes_than_a_slice():
     on = np.mean([r.hits for r in few if r.scheme.choices[3]])
     off = np.mean([r.hits for r in few if not r.scheme.choices[3]])
     assert effects[3].points == pytest.approx(100 * (on - off) / IMAGES)
+
+
+def test_every_scheme_is_scored_from_python_as_the_search_scores_it(tmp_path):
+    data = load_dataset("mnist5k", seed=0, limit=100)
+    net = Supernet(
+        "resnet20",
+        attention=("se",),
+        in_channels=1,
+        classes=10,
+        seed=0,
+        width=4,
+        stem_stride=4,
+        blocks=(1, 1, 1),
+    )
+    said: list[Event] = []
+    scores = enumerate_schemes(
+        net, data, calibration=32, sparsity_weight=1.0, on_event=said.append
+    )
+    assert said == [Event(step="enumerate", done=done, total=8) for done in range(1, 9)]
+    evaluator = SupernetObjective(net, data, calibration=32).evaluator
+    for scheme, wanted in evaluator.score_all().items():
+        got = scores.standing(scheme)
+        assert (got.accuracy, got.loss) == (wanted.accuracy, wanted.loss)
+        assert got.reward == wanted.accuracy + scheme.sparsity
+    journal = str(tmp_path / "scores.jsonl")
+    for expected in (8, 0):  # the second time all of it is in the file
+        said.clear()
+        kept = enumerate_schemes(
+            net, data, calibration=32, sparsity_weight=1.0, journal=journal, on_event=said.append
+        )
+        assert len(said) == expected
+        assert kept.summary(top=8) == scores.summary(top=8)
