@@ -1,7 +1,6 @@
 """The evaluation benchmark on networks of three blocks: what it counts, not how fast it is."""
 
 import json
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +11,7 @@ from sat_optuna.bench.evaluation_report import evaluation_markdown
 from sat_optuna.cli import main
 from sat_optuna.errors import UnknownName
 from sat_optuna.evaluate import Evaluator
-
-if TYPE_CHECKING:
-    from sat_optuna.events import Event
+from sat_optuna.events import Event
 
 
 @pytest.fixture
