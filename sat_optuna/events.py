@@ -17,7 +17,8 @@ class Event:
 
     Attributes:
         step: what is being done: "pretrain", "search", "control", "enumerate", "costs", "retrain",
-            "report", or "fit" for one training.
+            "report"; "fit" for one training, "latency" for timed rounds, or "bench training" and
+            the like for a benchmark.
         done: how much of it, 0 at the beginning.
         total: of how much.
         share: how much of the next one is done, from 0 to below 1.
