@@ -11,7 +11,6 @@ all; ratios are taken within a round. One-by-one is timed on a few schemes, othe
 scaled to all of them.
 """
 
-import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sat_optuna.bench.document import device_name
 from sat_optuna.bench.evaluation_cases import CASES, GROWTH, Case, networks_of, schemes_of
 from sat_optuna.cost.timing import median_of
 from sat_optuna.data.images import TensorImages
@@ -36,7 +36,6 @@ from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.random_schemes import draw_scheme
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import versions
-from sat_optuna.training.precision import pick_device
 
 __all__ = ["HONEST_PAIRS", "bench_evaluation"]
 
@@ -119,10 +118,8 @@ def bench_evaluation(
     for done, (turn, task) in enumerate(turns, start=1):
         task.run(turn, sample)
         on_event(Event(step="bench evaluation", done=done, total=len(turns), message=task.title))
-    device = pick_device()
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     return {
-        "device": f"{device.type} {name}",
+        "device": device_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "versions": versions(),
@@ -159,7 +156,7 @@ class _Task:
         """Time one round: one by one, the floor and the tree, between two halves of the others."""
         chance = generator_for("sample", self.title, turn)
         picked = torch.randperm(len(self._schemes), generator=chance)[: 2 * max(1, sample // 2)]
-        some = [self._schemes[place] for place in picked.tolist()]
+        some = [self._schemes[index] for index in picked.tolist()]
         half = len(some) // 2
         if not turn:
             self._evaluator.score(some[0])  # a first pass is slower
@@ -241,8 +238,8 @@ def _ratio(
     runs = (lambda: evaluator.score(scheme), alone)
     alone()  # a new network's first pass is slower
     times = [0.0, 0.0]
-    for place in (0, 1) if turn % 2 else (1, 0):
+    for index in (0, 1) if turn % 2 else (1, 0):
         start = time.perf_counter()
-        runs[place]()
-        times[place] = time.perf_counter() - start
+        runs[index]()
+        times[index] = time.perf_counter() - start
     return times[0] / times[1]

@@ -80,9 +80,9 @@ class _Lazy(click.Group):
         except OSError as error:
             if ctx.params["debug"] or isinstance(error, BrokenPipeError):
                 raise
-            place = f"{error.filename}: " if error.filename else ""
+            file = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(
-                f"{place}{error.strerror or error}; see to it and run the same command again"
+                f"{file}{error.strerror or error}; see to it and run the same command again"
             ) from error
 
 

@@ -112,32 +112,32 @@ class _Reader:
         self._names = known
         self._default_sharing = default_sharing
 
-    def fault(self, place: str, text: str) -> None:
-        self.faulty.add(place)
+    def fault(self, full_key: str, text: str) -> None:
+        self.faulty.add(full_key)
         self.faults.append(text)
 
-    def unknown(self, place: str, key: str, known: Iterable[str]) -> None:
+    def unknown(self, full_key: str, key: str, known: Iterable[str]) -> None:
         hint = nearest(key, known) or f"; known: {', '.join(known)}"
-        self.fault(place, f"unknown key {place!r}{hint}")
+        self.fault(full_key, f"unknown key {full_key!r}{hint}")
 
     def section(self, section: str, given: Mapping[str, Any], cls: Any) -> Any:
         known = {f.name: f for f in fields(cls) if "comment" in f.metadata}
         values = {}
         for key, value in given.items():
-            place = f"{section}.{key}"
+            full_key = f"{section}.{key}"
             if key in known:
-                values[key] = self.value(place, value, known[key])
+                values[key] = self.value(full_key, value, known[key])
             else:
-                self.unknown(place, key, known)
+                self.unknown(full_key, key, known)
         return cls(**values)
 
-    def value(self, place: str, given: Any, spec: Field[Any]) -> Any:
+    def value(self, full_key: str, given: Any, spec: Field[Any]) -> Any:
         """Return the field's value for what is written, its default where that is faulty."""
         value, hint = fitted(given, spec)
         hint = hint or self._name_hint(given, spec.metadata.get("registry"))
         if not hint:
             return value
-        self.fault(place, f"{place} is {given!r}{hint}")
+        self.fault(full_key, f"{full_key} is {given!r}{hint}")
         return spec.default if spec.default_factory is MISSING else spec.default_factory()
 
     def _name_hint(self, name: str, registry: str | None) -> str:
@@ -167,29 +167,31 @@ class _Reader:
 
     def _kinds(self, kinds: Any) -> tuple[str, ...]:
         """Return the names that `attention.kinds` lists, none where it is faulty as a list."""
-        place = "attention.kinds"
+        full_key = "attention.kinds"
         if not isinstance(kinds, list) or not kinds or not all(isinstance(k, str) for k in kinds):
-            self.fault(place, f'{place} is {kinds!r}; write a list of names such as ["se"]')
+            self.fault(full_key, f'{full_key} is {kinds!r}; write a list of names such as ["se"]')
             return ()
         if len(set(kinds)) < len(kinds):
-            self.fault(place, f"{place} is {kinds!r}; name each kind once")
+            self.fault(full_key, f"{full_key} is {kinds!r}; name each kind once")
         if len(kinds) > MAX_KINDS:
-            self.fault(place, f"{place} names {len(kinds)} kinds; name at most {MAX_KINDS}")
+            self.fault(full_key, f"{full_key} names {len(kinds)} kinds; name at most {MAX_KINDS}")
         for kind in kinds:
             if hint := self._name_hint(kind, "modules"):
-                self.fault(place, f"{place} has {kind!r}{hint}")
+                self.fault(full_key, f"{full_key} has {kind!r}{hint}")
         return tuple(kinds)
 
     def _spec(self, table: Any, default: AttentionSpec) -> AttentionSpec:
-        place = f"attention.{default.kind}"
+        full_key = f"attention.{default.kind}"
         if not isinstance(table, Mapping):
             example = '{ sharing = "block" }'
-            self.fault(place, f"{place} is {table!r}; write a table such as {example}")
+            self.fault(full_key, f"{full_key} is {table!r}; write a table such as {example}")
             return default
         sharing = table.get("sharing", default.sharing)
         if sharing not in SHARINGS:
             choices = " or ".join(repr(choice) for choice in SHARINGS)
-            self.fault(f"{place}.sharing", f"{place}.sharing is {sharing!r}; write {choices}")
+            self.fault(
+                f"{full_key}.sharing", f"{full_key}.sharing is {sharing!r}; write {choices}"
+            )
             sharing = default.sharing
         settings = dict(default.settings)
         for key, value in table.items():
@@ -199,8 +201,10 @@ class _Reader:
             if scalar and key != "sharing":
                 settings[key] = value
             elif key != "sharing":
-                text = f"{place}.{key} is {value!r}; write a finite number, a text, true or false"
-                self.fault(f"{place}.{key}", text)
+                text = (
+                    f"{full_key}.{key} is {value!r}; write a finite number, a text, true or false"
+                )
+                self.fault(f"{full_key}.{key}", text)
         return AttentionSpec(kind=default.kind, sharing=sharing, settings=settings)
 
 

@@ -51,10 +51,10 @@ class NumberSeededSampler(BaseSampler):
 
         By parameter, because a trial that is attached again draws the missing ones alone.
         """
-        place = [self._seed, trial.number]
+        seed_key = [self._seed, trial.number]
         if parameter is not None:
-            place.append(zlib.crc32(parameter.encode()))
-        return self._make(seed=int(np.random.default_rng(place).integers(2**32)))
+            seed_key.append(zlib.crc32(parameter.encode()))
+        return self._make(seed=int(np.random.default_rng(seed_key).integers(2**32)))
 
     @override
     def reseed_rng(self) -> None:
