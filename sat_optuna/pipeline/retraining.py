@@ -10,7 +10,7 @@ from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.mlflow_log import StudyLog
 from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
 from sat_optuna.pipeline.results import Reported, Retrained
-from sat_optuna.pipeline.search import random_control
+from sat_optuna.pipeline.search import random_control, searched_trials
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     Raises:
         StudyError: the retrainings are not finished.
     """
+    searched_trials(study)
     outcome = read_outcome(study)
     if not outcome.is_written:
         raise StudyError(

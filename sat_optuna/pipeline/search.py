@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["random_control", "search"]
+__all__ = ["random_control", "search", "searched_trials"]
 
 
 def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched:
@@ -38,9 +38,19 @@ def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched
     )
 
 
+def searched_trials(study: "StudyFolder") -> "Sequence[FrozenTrial]":
+    """Return the finished trials of the search, once it is known to be of this configuration.
+
+    Raises:
+        StudyError: no search was run yet, or something else decided it.
+    """
+    study.optuna_study()
+    return _held(study, "search", "", Done(study.search_decided))[1]
+
+
 def random_control(study: "StudyFolder", *, on_event: OnEvent) -> Searched:
     """Score as many random schemes as the search had trials, in an Optuna study of their own."""
-    from sat_optuna.search.study import build_sampler, finished_trials
+    from sat_optuna.search.study import build_sampler
 
     # A seed of its own: a control that repeats the search's draws would be none.
     seed, batch = seed_for(RANDOM, study.config.seed) % 2**32, study.config.search.batch
@@ -48,7 +58,7 @@ def random_control(study: "StudyFolder", *, on_event: OnEvent) -> Searched:
         study,
         "search random",
         suffix=RANDOM,
-        total=len(finished_trials(study.optuna_study())),
+        total=len(searched_trials(study)),
         sampler=lambda: build_sampler("random", seed=seed, batch=batch),
         on_event=on_event,
     )
