@@ -1,4 +1,4 @@
-"""Activations after the prefixes that most batches of schemes pass, within a bound of memory."""
+"""Activations kept from call to call, after the prefixes that most calls pass."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +12,16 @@ __all__ = ["PrefixCache"]
 
 
 class PrefixCache:
-    """What is kept between calls; of each prefix all chunks of images or none.
+    """Keeps the activations after some prefixes: of a prefix those of all chunks, or none.
 
-    Kept are the prefixes passed by most calls, of equally many the shorter ones.
+    It keeps the prefixes that most calls passed; of two passed equally often, the shorter one.
 
     Args:
         limit: bytes that may be held.
-        size_of: the bytes that a prefix of so many choices takes.
+        size_of: returns the bytes that a prefix of so many choices takes.
+
+    Attributes:
+        chunks: by chunk of images, the activations by prefix.
     """
 
     def __init__(self, limit: int, *, size_of: Callable[[int], int]) -> None:
@@ -45,18 +48,18 @@ class PrefixCache:
     def admit(
         self, schemes: Iterable[Choices], *, chunks: int, decided_by: object
     ) -> frozenset[Choices]:
-        """Count a call and return the prefixes to keep; those held that are not among them go.
+        """Count the prefixes of a call, return those to keep, and forget all others.
 
         Args:
             schemes: of the call.
-            chunks: that the images come in.
-            decided_by: what activations depend on; where it changed, none that is held is of use.
+            chunks: number of chunks that the images come in.
+            decided_by: what the activations depend on; where it changed, all are forgotten.
         """
         if (chunks, decided_by) != (len(self.chunks), self._decided_by):
             self.chunks, self._decided_by = tuple({} for _ in range(chunks)), decided_by
         if self.limit <= 0:
             return frozenset()
-        # A whole scheme is no prefix worth keeping: its score is all that it leads to.
+        # A whole scheme is no prefix worth keeping: nothing but its score comes after it.
         passed = {choices[:depth] for choices in schemes for depth in range(len(choices))}
         self._passed.update(passed)
         candidates = sorted(
@@ -74,10 +77,6 @@ class PrefixCache:
         return frozenset(kept)
 
     def add(self, found: Sequence[dict[Choices, Activations]]) -> None:
-        """Hold what a call found for the prefixes that it was to keep.
-
-        Args:
-            found: by chunk.
-        """
+        """Hold what a call found, by chunk, after the prefixes that `admit` returned."""
         for chunk, activations in zip(self.chunks, found, strict=True):
             chunk.update(activations)

@@ -33,6 +33,14 @@ UNIT = 1024  # schemes at most that are scored at once, each with BatchNorm stat
 class Evaluator:
     """Scores schemes of one supernet on one set of images.
 
+    >>> from sat_optuna.data.split import TensorImages
+    >>> pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    >>> images = TensorImages(pixels, torch.tensor([0, 1, 2, 3]), (0.5,) * 3, (0.5,) * 3)
+    >>> net = Supernet("resnet20", attention=["se"], in_channels=3, classes=4, seed=0, width=4)
+    >>> evaluator = Evaluator(net, images)
+    >>> evaluator.score(Scheme.parse("110-010-001")).accuracy  # equal images: one is right
+    25.0
+
     Each scheme is scored with the BatchNorm statistics that it has on the calibration set: its
     result is, to the bit, that of `score_scheme` with the same chunks, whatever it is scored
     together with. The network is left as it was, also by an exception.
@@ -43,15 +51,15 @@ class Evaluator:
             or a DataLoader of (image, label), which is read once and must not shuffle.
         calibration: (n, C, H, W) each, for example of `calibration_batches`; the chunks are part
             of the scores. Empty: the network's own statistics are used.
-        chunk: images a pass at most; 0 for what is fast on the device. Losses differ in their
-            last bits between two chunks.
+        chunk: images a pass at most; 0 for what is fast on the device. Another one changes the
+            last bits of a loss.
         memory: bytes that the process may grow by while it scores, beside the results; 0 for no
-            limit. A limit makes `chunk` and `unit` smaller where it must.
+            limit. Under a limit fewer images a pass and fewer schemes at once are run.
         cache: bytes of activations that may be kept from call to call, part of `memory`.
 
     Attributes:
-        chunk: images a pass, as chosen.
-        unit: schemes at most that are scored at once, as chosen; it has no part in the scores.
+        chunk: images that a pass is run on; the last pass may have fewer.
+        unit: schemes at most that are scored at once; no score depends on it.
 
     Raises:
         DataError: no image, images that cannot be read or do not fit the network, a calibration

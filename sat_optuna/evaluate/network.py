@@ -45,7 +45,14 @@ class Evaluation:
 
 
 def accuracy(net: nn.Module, images: "Images", *, scheme: Scheme | None = None) -> float:
-    """Return the top-1 accuracy of a network in eval mode, per cent; see `evaluate_network`."""
+    """Return the top-1 accuracy of a network in eval mode, per cent; see `evaluate_network`.
+
+    >>> from sat_optuna.data.split import TensorImages
+    >>> pixels = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8).reshape(2, 2, 1, 1)
+    >>> images = TensorImages(pixels, torch.tensor([0, 1]), (0.5, 0.5), (0.5, 0.5))
+    >>> accuracy(nn.Flatten(), images)  # its logits are the two channels
+    100.0
+    """
     return evaluate_network(net, images, scheme=scheme).accuracy
 
 

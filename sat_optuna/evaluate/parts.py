@@ -43,7 +43,7 @@ class Part(NamedTuple):
     choice: int = -1
 
     def depth(self, blocks: int) -> int:
-        """Return how many first choices of a scheme of so many blocks decide what it is given."""
+        """Return how many first choices, of a scheme of so many blocks, decide what it returns."""
         if self.what == "head":
             return blocks
         return self.block if self.what == "branch" else self.block + 1
@@ -148,16 +148,18 @@ def survey(parts: Parts, x: Tensor, *, calibrated: bool) -> dict[Part, tuple[_Ba
         tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
         before = [tensor._version for tensor in tensors]
         made = call(*given)
+        fault = ""
         if [tensor._version for tensor in tensors] != before:
-            raise BackboneError(
-                f"{_title(parts, part)} of network {name} changes its input in place, which other "
-                "schemes need too; let it make a new tensor (x + y, not x += y)"
+            fault = (
+                "changes its input in place, which other schemes need too; let it make a new "
+                "tensor (x + y, not x += y)"
             )
-        if part.what == "attention" and not all(map(_is_state, made[1].values())):
-            raise BackboneError(
-                f"{_title(parts, part)} of network {name} returns a state that is neither None "
-                "nor a tuple of tensors; return one of them"
+        elif part.what == "attention" and not all(map(_is_state, made[1].values())):
+            fault = (
+                "returns a state that is neither None nor a tuple of tensors; return one of them"
             )
+        if fault:
+            raise BackboneError(f"{_title(parts, part)} of network {name} {fault}")
         return made
 
     hooks = [norm.register_forward_pre_hook(note) for norm in paths]

@@ -26,7 +26,7 @@ _LEAST_CHUNK = 16  # fewer images a pass cost more time than smaller units do
 # A process grows by more than its tensors take. First passes build their programs (`_PROCESS`
 # bytes). What is freed leaves holes that the next tensor does not fit in, and convolutions copy
 # what they read, so tensors that come and go and those that wait are counted several times. Up to
-# 3.7 and 1.3 times were measured; tests/evaluate/test_memory.py measures again.
+# 3.7 and 1.3 times were measured on CPUs; tests/evaluate/test_plan.py measures again.
 _PROCESS = 2**25
 _PASSING, _WAITING = 4.0, 1.5
 
@@ -180,13 +180,11 @@ class Need:
             for fitting in range(chunk, least - 1, -1):
                 if self.of(fitting, unit) <= memory:
                     return fitting, unit
-        size = self._calibration_chunk
-        calibrated = f", calibrated in chunks of {size}," if size else ""
-        cached = f" beside a cache of {self._cache / 2**20:,.0f} MB" if self._cache else ""
         raise MemoryLimitError(
-            f"{memory / 2**20:,.0f} MB of memory given, and one scheme on one image at a time"
-            f"{calibrated}{cached} takes {math.ceil(self.of(1, 1) / 2**20):,} MB; give that much, "
-            "or take a smaller calibration chunk or cache"
+            f"{memory / 2**20:,.0f} MB of memory given, and one scheme on one image at a time "
+            f"takes {math.ceil(self.of(1, 1) / 2**20):,} MB, {self._cache / 2**20:,.0f} MB of it "
+            f"for the cache, with calibration chunks of {self._calibration_chunk} images; give "
+            "that much, or take a smaller cache or smaller calibration chunks"
         )
 
 

@@ -1,4 +1,4 @@
-"""What scoring a scheme leaves: which images it gets right, and its loss."""
+"""The result of one scheme: which images it classifies right, and its loss."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ class SchemeResult:
     """The result of one scheme.
 
     Attributes:
-        scheme: which it was.
-        right: a bit an image in their order, 1 where it is classified right, packed into bytes
-            from the highest bit of the first; the last byte is filled with zeros.
+        scheme: the scheme.
+        right: one bit for each image, in their order: 1 where it is classified right. The bits
+            are packed into bytes, the highest bit first; the last byte is filled with zeros.
         loss: sum of the cross-entropies, nats.
         n: number of images.
     """

@@ -138,7 +138,7 @@ def test_a_state_that_is_no_tuple_of_tensors_is_refused(mine):
         (
             {"memory": 10**7, "cache": 10**9},
             MemoryLimitError,
-            "one scheme on one image at a time beside a cache of 954 MB takes",
+            "MB, 954 MB of it for the cache",
         ),
     ],
 )

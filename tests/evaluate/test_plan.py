@@ -73,8 +73,9 @@ def test_not_enough_memory_for_one_scheme_says_what_would_do():
     net, images = tiny_supernet(), some_images(60)
     with pytest.raises(
         MemoryLimitError,
-        match=r"^1 MB of memory given, and one scheme on one image at a time, calibrated in "
-        r"chunks of 8, takes \d+ MB; give that much, or take a smaller calibration chunk or cache",
+        match=r"^1 MB of memory given, and one scheme on one image at a time takes \d+ MB, 0 MB "
+        r"of it for the cache, with calibration chunks of 8 images; give that much, or take a "
+        r"smaller cache or smaller calibration chunks$",
     ) as said:
         Evaluator(net, images, calibration=chunks(8), memory=MB)
     (needed,) = map(int, re.findall(r"takes (\d+) MB", str(said.value)))
