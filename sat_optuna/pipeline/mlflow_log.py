@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sat_optuna.pipeline.outcome import Outcome
     from sat_optuna.tracking import MLflowLog
 
-__all__ = ["StudyLog"]
+__all__ = ["StudyLog", "trials_digest"]
 
 
 class StudyLog:
@@ -38,7 +38,7 @@ class StudyLog:
 
     def has_trials(self, trials: "Sequence[FrozenTrial]") -> bool:
         """Tell whether all these trials are in the store."""
-        return self._made().get("trials") == _digest(trials)
+        return self._made().get("trials") == trials_digest(trials)
 
     def has_retrainings(self, outcome: "Outcome") -> bool:
         """Tell whether all retrainings of an outcome are in the store."""
@@ -56,7 +56,7 @@ class StudyLog:
         with self._opened(study) as log:
             log.catch_up(study)
             yield lambda trial: log.log_optuna(study, trial)
-            self._note(trials=_digest(finished_trials(study)))
+            self._note(trials=trials_digest(finished_trials(study)))
 
     def log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str:
         """Log all retrainings of an outcome.
@@ -122,7 +122,8 @@ class StudyLog:
         self._study.records.write(self._step, record)
 
 
-def _digest(trials: "Sequence[FrozenTrial]") -> str:
+def trials_digest(trials: "Sequence[FrozenTrial]") -> str:
+    """Return a digest of what finished trials came to."""
     return digest_of(
         [(t.number, t.state.name, t.values, t.user_attrs.get("scheme")) for t in trials]
     )

@@ -7,7 +7,7 @@ from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done
-from sat_optuna.pipeline.mlflow_log import StudyLog
+from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
 from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
 from sat_optuna.pipeline.results import Reported, Retrained
 from sat_optuna.pipeline.search import random_control, searched_trials
@@ -93,8 +93,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     Raises:
         StudyError: the retrainings are not finished.
     """
-    searched_trials(study)
-    outcome = read_outcome(study)
+    trials, outcome = searched_trials(study), read_outcome(study)
     if not outcome.is_written:
         raise StudyError(
             f"{len(outcome.missing)} of {len(outcome.jobs)} retrainings of study {study.name!r} "
@@ -104,7 +103,10 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     path = study.folder / "report.md"
     files = {file.name: file for file in (path, *(study.folder / "figures" / n for n in names))}
     tickets = {role: Ticket.load(ticket) for role, ticket in outcome.paths.items()}
-    decided = {"tickets": {role: sha256_of(ticket) for role, ticket in outcome.paths.items()}}
+    decided = {
+        "tickets": {role: sha256_of(ticket) for role, ticket in outcome.paths.items()},
+        "trials": trials_digest(trials),
+    }
     # A report that somebody has written into is left as it is.
     new = not study.records.is_finished("report", decided) or not all(
         file.exists() for file in files.values()
