@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.errors import DataError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
@@ -44,32 +45,34 @@ class Evaluation:
     n: int
 
 
-def accuracy(net: nn.Module, images: "Images", *, scheme: Scheme | None = None) -> float:
+def accuracy(net: nn.Module, images: UserImages, *, scheme: Scheme | None = None) -> float:
     """Return the top-1 accuracy of a network in eval mode, per cent; see `evaluate_network`.
 
-    >>> from sat_optuna.data.split import TensorImages
-    >>> pixels = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8).reshape(2, 2, 1, 1)
-    >>> images = TensorImages(pixels, torch.tensor([0, 1]), (0.5, 0.5), (0.5, 0.5))
-    >>> accuracy(nn.Flatten(), images)  # its logits are the two channels
+    >>> from torch.utils.data import TensorDataset
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).reshape(2, 2, 1, 1)
+    >>> accuracy(nn.Flatten(), TensorDataset(x, torch.tensor([0, 1])))  # logits: the two channels
     100.0
     """
     return evaluate_network(net, images, scheme=scheme).accuracy
 
 
 def evaluate_network(
-    net: nn.Module, images: "Images", *, scheme: Scheme | None = None, batch: int = 500
+    net: nn.Module, images: UserImages, *, scheme: Scheme | None = None, batch: int = 500
 ) -> Evaluation:
     """Evaluate a network in eval mode; its modes are left as they were.
 
     Args:
         net: a supernet, or any other network where `scheme` is None.
-        images: what it is evaluated on, all of it, on the network's device.
+        images: what it is evaluated on, all of it: a part of a Split; or a map-style Dataset or a
+            DataLoader of (image, label), which is read once and must not shuffle.
         scheme: the supernet's scheme.
         batch: images a pass; another one changes the last bits of the loss.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no images, or they cannot be read.
     """
+    device = next((value.device for value in net.parameters()), torch.device("cpu"))
+    images = scored_images(images, device=device)
     if not len(images):
         raise DataError("no image given to evaluate on; give at least one")
     hits: list[Tensor] = []

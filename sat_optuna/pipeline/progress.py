@@ -69,10 +69,13 @@ class ProgressBar:
             )
             self._bar.start()
             self._task = self._bar.add_task(
-                event.step, total=event.total, completed=event.done, message=event.message
+                event.step,
+                total=event.total,
+                completed=event.done + event.share,
+                message=event.message,
             )
         message = event.message or self._bar.tasks[0].fields["message"]
-        self._bar.update(self._task, completed=event.done, message=message)
+        self._bar.update(self._task, completed=event.done + event.share, message=message)
 
     def _write(self, event: Event) -> None:
         now = time.monotonic()

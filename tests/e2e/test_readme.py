@@ -16,7 +16,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-STUDY, BUDGET, PRETRAINED, NETWORK, MODULE = blocks("python")
+STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE = blocks("python")
 
 
 def run(code, cwd):
@@ -42,6 +42,12 @@ def test_the_python_example_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"^[01]{3}-[01]{3}-[01]{3} Cost\(params=\d+, macs=\d+", done.stdout, re.M)
     assert (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+def test_ones_own_images_as_arrays_and_loaders(tmp_path):
+    done = run(IMAGES, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Evaluation(accuracy=" in done.stdout
 
 
 def test_a_pretrained_network_keeps_its_logits(tmp_path):
