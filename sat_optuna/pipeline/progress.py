@@ -68,12 +68,7 @@ class ProgressBar:
                 console=self._screen,
             )
             self._bar.start()
-            self._task = self._bar.add_task(
-                event.step,
-                total=event.total,
-                completed=event.done + event.share,
-                message=event.message,
-            )
+            self._task = self._bar.add_task(event.step, total=event.total, message="")
         message = event.message or self._bar.tasks[0].fields["message"]
         self._bar.update(self._task, completed=event.done + event.share, message=message)
 
