@@ -245,7 +245,8 @@ class MLflowLog:
             state=trial.state.name,
             metrics=_numbers(trial.user_attrs) | (several if len(values) > 1 else {}),
             params=trial.params,
-            curves={"intermediate": steps} if steps else {},
+            # Our objectives report the reward after each epoch; others report what they like.
+            curves={"reward by epoch" if ticket else "intermediate": steps} if steps else {},
             artifact=None if ticket is None else ("ticket.json", ticket),
             value=values[0] if len(values) == 1 else None,
             started=trial.datetime_start,
