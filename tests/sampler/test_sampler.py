@@ -33,6 +33,7 @@ from sat_optuna.sampler.storage import (
     seed_of_name,
 )
 from sat_optuna.search.baselines import NumberSeededSampler
+from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import create_study
 from tests.sampler.studies import (
     KINDS,
@@ -117,7 +118,8 @@ def test_the_seed_of_a_name_is_stored_as_a_number(tmp_path):
     """So the command line and a script may both go on with a study, each with or without it."""
     sampler = PolicyGradientSampler()
     assert sampler.settings()["seed"] is None
-    study = create_study(tmp_path / "study.db", "s", config=StudyConfig(), sampler=sampler)
+    storage = open_storage(tmp_path / "study.db")
+    study = create_study(storage, "s", config=StudyConfig(), sampler=sampler)
     study.optimize(objective, n_trials=3)
     study.sampler = PolicyGradientSampler(seed=seed_of_name("s"))
     study.optimize(objective, n_trials=3)
