@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sat_optuna.attention import build_attention
     from sat_optuna.backbones import build_backbone
+    from sat_optuna.config.config import TrainConfig
     from sat_optuna.cost.latency import LatencyModel, fit_latency
     from sat_optuna.cost.operations import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
     from sat_optuna.data.split import Split
+    from sat_optuna.errors import SatOptunaError
     from sat_optuna.evaluate import Evaluator, accuracy
+    from sat_optuna.events import Event
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.evidence.enumeration import enumerate_schemes
-    from sat_optuna.evidence.report import write_report
+    from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
-    from sat_optuna.pipeline.folder import open_study, run_study
+    from sat_optuna.pipeline.folder import StudyFolder, open_study, run_study
     from sat_optuna.pipeline.progress import progress_bar
     from sat_optuna.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.scheme import Scheme
@@ -40,15 +43,21 @@ __all__ = [
     "CostLimit",
     "CostModel",
     "Evaluator",
+    "Event",
     "LatencyModel",
     "MLflowLog",
     "PolicyGradientSampler",
+    "SatOptunaError",
     "Scheme",
+    "SearchSummary",
     "Split",
+    "StudyFolder",
     "Supernet",
     "SupernetObjective",
     "Ticket",
+    "TrainConfig",
     "TrainObjective",
+    "TrialRow",
     "accuracy",
     "best_ticket",
     "build_attention",
@@ -80,15 +89,21 @@ _HOMES = {
     "CostLimit": "sampler",
     "CostModel": "cost.operations",
     "Evaluator": "evaluate",
+    "Event": "events",
     "LatencyModel": "cost.latency",
     "MLflowLog": "tracking",
     "PolicyGradientSampler": "sampler",
+    "SatOptunaError": "errors",
     "Scheme": "scheme",
+    "SearchSummary": "evidence.report",
     "Split": "data.split",
+    "StudyFolder": "pipeline.folder",
     "Supernet": "supernet.supernet",
     "SupernetObjective": "search.objective",
     "Ticket": "ticket",
+    "TrainConfig": "config.config",
     "TrainObjective": "search.objective",
+    "TrialRow": "evidence.report",
     "accuracy": "evaluate",
     "best_ticket": "search.tickets",
     "build_attention": "attention",

@@ -16,9 +16,9 @@ class Event:
     12
 
     Attributes:
-        step: what is being done: "pretrain", "search", "control", "enumerate", "costs", "retrain",
-            "report"; "fit" for one training, "latency" for timed rounds, or "bench training" and
-            the like for a benchmark.
+        step: what is being done: "pretrain", "search", "search random", "enumerate", "costs",
+            "retrain", "report"; "fit" for one training, "latency" for timed rounds, or
+            "bench training" and the like for a benchmark.
         done: how much of it, 0 at the beginning.
         total: of how much.
         share: how much of the next one is done, from 0 to below 1.

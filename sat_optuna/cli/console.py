@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import json
 import logging
 import threading
@@ -112,18 +111,6 @@ class Console:
         finally:
             if bar:
                 bar.close()
-
-    @contextmanager
-    def progress(self, step: str, total: int) -> Iterator[Callable[..., None]]:
-        """Yield what is called after each of `total` turns, and show them on stderr."""
-        turns = itertools.count(1)
-        with self.following() as on_event:
-
-            def advance(message: str = "") -> None:
-                on_event(Event(step=step, done=next(turns), total=total, message=message))
-
-            on_event(Event(step=step, done=0, total=total))
-            yield advance
 
 
 def _cell(value: Any) -> str:

@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sat_optuna.errors import SatOptunaError
+from sat_optuna.files import sha256_of
 from sat_optuna.seeds import seed_for
 
 __all__ = ["PluginError", "load_plugins"]
+
+
+_RUN: dict[str, str] = {}  # by module: the digest of the file that was run
 
 
 class PluginError(SatOptunaError, ImportError):
@@ -32,6 +36,11 @@ def _load(path: Path) -> None:
     # A name of its own for each file: two studies may both have a my_net.py.
     name = f"sat_optuna_plugin_{path.stem}_{seed_for(str(path)):x}"
     if name in sys.modules:
+        if path.is_file() and sha256_of(path) != _RUN[name]:
+            raise PluginError(
+                f"plugin {path} was changed since it was run in this process, whose networks and "
+                "modules are still the old ones; start Python anew"
+            )
         return
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -41,6 +50,7 @@ def _load(path: Path) -> None:
         )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: its dataclasses look themselves up there
+    _RUN[name] = sha256_of(path)
     try:
         spec.loader.exec_module(module)
     except Exception as error:

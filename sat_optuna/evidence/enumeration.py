@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sat_optuna.data.split import Split
+from sat_optuna.data.loaders import training_images
+from sat_optuna.data.split import Split, as_split
 from sat_optuna.errors import SchemeError
 from sat_optuna.evaluate import Evaluator, SchemeResult, calibration_batches
 from sat_optuna.evaluate.evaluator import LIMIT
@@ -65,8 +66,10 @@ def enumerate_schemes(
         MemoryLimitError: not even one scheme and one image fit in the memory.
         JournalError: the file holds results of another evaluation.
     """
+    data = as_split(data)
+    train = training_images(data.train, device=next(net.parameters()).device)
     drawn = (
-        calibration_batches(data.train, count=calibration, chunk=calibration_chunk, seed=seed)
+        calibration_batches(train, count=calibration, chunk=calibration_chunk, seed=seed)
         if calibration
         else ()
     )
@@ -267,12 +270,13 @@ class Enumeration:
             "effects": [asdict(effect) for effect in self.effects()],
         }
 
-    def write(self, folder: Path, *, top: int) -> tuple[Path, Path, Path]:
+    def write(self, folder: str | Path, *, top: int) -> tuple[Path, Path, Path]:
         """Write enumeration.npz, .json and .md into a folder and return their paths.
 
         The npz holds `schemes` (N, blocks), `values` (N,), the rewards, `hits`, `loss`, and
         `right`, a bit an image: `numpy.unpackbits(right, axis=1, count=images)`.
         """
+        folder = Path(folder)
         arrays: dict[str, Any] = {
             "schemes": self.schemes,
             "values": self.reward,

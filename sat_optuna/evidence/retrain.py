@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -12,6 +12,7 @@ from multiprocessing import connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from sat_optuna.data import load_configured
 from sat_optuna.data.images import Images
 from sat_optuna.data.loaders import UserImages
 from sat_optuna.data.split import Split
-from sat_optuna.errors import TrainingError
+from sat_optuna.errors import DataError, TrainingError
 from sat_optuna.evaluate import accuracy
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.results import (
@@ -81,7 +82,7 @@ def retrain(
 
 def run_jobs(
     jobs: Sequence[tuple[RetrainJob, Ticket]], *, workers: int, plugins: Sequence[Path] = ()
-) -> Iterator[RetrainResult]:
+) -> Generator[RetrainResult, None, None]:
     """Run jobs in parallel processes, and yield each result as it comes.
 
     A small network gains nothing from a second thread, so each process uses one; where there is a
@@ -134,20 +135,24 @@ class _Worker(SpawnProcess):
 
 
 class _SpawnContext(SpawnContext):
-    Process = _Worker
+    """Spawns workers, and knows which it has begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[_Worker] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> _Worker:  # type: ignore[override]  # noqa: N802
+        """Make a worker."""
+        self.begun.append(_Worker(*args, **kwargs))
+        return self.begun[-1]
 
 
 def _in_processes(
     todo: Iterable[tuple[RetrainJob, Ticket]], workers: int, plugins: tuple[Path, ...]
 ) -> Iterator[RetrainResult]:
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        workers,
-        _SpawnContext(),
-        initializer=_start_worker,
-        initargs=(plugins,),
-    )
-    running: set[Future[RetrainResult]] = {pool.submit(_run, *item) for item in todo}
+    context = _SpawnContext()
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    running: set[Future[RetrainResult]] = {pool.submit(_run, *item, plugins) for item in todo}
     try:
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
@@ -155,14 +160,13 @@ def _in_processes(
                 yield future.result()
     finally:
         if running:  # interrupted, or a job failed: the others go on from their checkpoints
-            for child in set(multiprocessing.active_children()) - before:
-                child.terminate()
+            for worker in context.begun:
+                worker.terminate()
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(plugins: Iterable[Path]) -> None:
+def _start_worker() -> None:
     torch.set_num_threads(1)
-    load_plugins(plugins)
 
     def end_with_parent() -> None:
         parent = multiprocessing.parent_process()
@@ -183,9 +187,16 @@ def _load(config: StudyConfig) -> Split:
     return _data[key]
 
 
-def _run(job: RetrainJob, ticket: Ticket) -> RetrainResult:
+def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...]) -> RetrainResult:
     """Train, test and write one job, in a worker."""
+    load_plugins(plugins)
     data = _load(job.config)
+    if data.fingerprint != ticket.dataset_fingerprint:
+        raise DataError(
+            f"data set {data.name} is not the one that the ticket was searched on: its "
+            f"fingerprint is {data.fingerprint[:16]} and was {ticket.dataset_fingerprint[:16]}; "
+            "bring the files back, or make a new study"
+        )
     checkpoint = Checkpoint(job.weights_path, retrain_fingerprint(job.config))
     net = retrain(
         ticket,

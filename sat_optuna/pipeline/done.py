@@ -47,16 +47,14 @@ class Records:
         self._folder, self._study = folder, study
         self._read: dict[str, Done | None] = {}
 
-    def forget(self) -> None:
-        """Let the next use read the records anew."""
-        self._read.clear()
-
     def get(self, step: str) -> Done | None:
         """Return the record of a step; None where there is none that can be read."""
         if step not in self._read:
             try:
                 document = json.loads(self._path(step).read_text(encoding="utf-8"))
-                self._read[step] = Done(**document)
+                record = Done(**document)
+                whole = isinstance(record.decided, dict) and isinstance(record.made, dict)
+                self._read[step] = record if whole else None
             except (OSError, ValueError, TypeError):
                 self._read[step] = None
         return self._read[step]

@@ -41,8 +41,10 @@ def find_study(study: str | Path) -> Path:
     """
     from sat_optuna.registry import nearest
 
-    text, given = str(study), Path(study)
-    for folder in (given.parent if given.name == "study.toml" else given, STUDIES / given):
+    given = Path(study)
+    given = given.parent if given.name == "study.toml" else given
+    text = str(given)
+    for folder in (given, STUDIES / given):
         if (folder / "study.toml").is_file():
             return folder.resolve()
     known = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
@@ -237,15 +239,21 @@ class StudyFolder:
         from filelock import FileLock, Timeout
 
         self.work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.work / "lock", timeout=0)
         try:
-            with FileLock(self.work / "lock", timeout=0):
-                self.records.forget()  # another process may have written since
-                yield
+            lock.acquire()
         except Timeout as error:
             raise StudyError(
                 f"study {self.name!r} is being run by another process, or by another call in this "
                 "one; wait for it, or end it, and run the same command again"
             ) from error
+        # Others may have written since, or moved files away: nothing is taken from before.
+        for kept in ("records", "storage", "parts"):
+            self.__dict__.pop(kept, None)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def check(self) -> tuple[int, ...]:
         """Make sure that network, data and search fit together; trains nothing.

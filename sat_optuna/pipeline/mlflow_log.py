@@ -112,13 +112,19 @@ class StudyLog:
             raise
         log.close_study()
 
+    @property
+    def _decided(self) -> dict[str, str]:
+        """The study whose trials are logged: another one has runs of its own."""
+        searched = self._study.records.get("search")
+        return {"uuid": searched.made.get("uuid", "") if searched else ""}
+
     def _made(self) -> Mapping[str, str]:
         record = self._study.records.get(self._step)
         here = self._file is None or self._file.exists()
-        return record.made if record and here else {}
+        return record.made if record and here and record.decided == self._decided else {}
 
     def _note(self, **made: str) -> None:
-        record = Done({}, {**self._made(), **made}, finished=True)
+        record = Done(self._decided, {**self._made(), **made}, finished=True)
         self._study.records.write(self._step, record)
 
 

@@ -67,6 +67,7 @@ class Outcome:
     def decided(self) -> dict[str, Any]:
         """What decides the tickets that retraining writes."""
         return {
+            "study": self.best.study_uuid,
             "retrain": self.fingerprint,
             "seeds": self.study.config.retrain.seeds,
             "trial": self.best.trial,

@@ -140,26 +140,6 @@ class StudyParts:
         net.load_state_dict(weights)
         return net
 
-    def supernet_objective(self, **limits: int) -> SupernetObjective:
-        """Return what scores schemes in the pretrained supernet, as study.toml says.
-
-        Args:
-            **limits: `cache` and `memory` of the objective, which change no score.
-
-        Raises:
-            StudyError: it is not pretrained yet.
-        """
-        search = self._config.search
-        return SupernetObjective(
-            self.trained_supernet(),
-            self.data,
-            sparsity_weight=search.sparsity_weight,
-            calibration=search.calibration if search.recalibrate else 0,
-            calibration_chunk=search.calibration_chunk,
-            seed=self._config.seed,
-            **limits,
-        )
-
     @cached_property
     def objective(self) -> SupernetObjective | TrainObjective:
         """The objective of the search and of its random control.
@@ -169,7 +149,14 @@ class StudyParts:
         """
         search = self._config.search
         if search.objective == "supernet":
-            return self.supernet_objective()
+            return SupernetObjective(
+                self.trained_supernet(),
+                self.data,
+                sparsity_weight=search.sparsity_weight,
+                calibration=search.calibration if search.recalibrate else 0,
+                calibration_chunk=search.calibration_chunk,
+                seed=self._config.seed,
+            )
         return TrainObjective(
             self.trained_supernet() if self._study.uses_supernet else self.fresh_supernet(),
             self.data,

@@ -66,11 +66,17 @@ class ProgressBar:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[message]}"),
                 console=self._screen,
+                # No thread and no other stdout: an exception may leave the bar as it stands.
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._bar.start()
             self._task = self._bar.add_task(event.step, total=event.total, message="")
         message = event.message or self._bar.tasks[0].fields["message"]
-        self._bar.update(self._task, completed=event.done + event.share, message=message)
+        self._bar.update(
+            self._task, completed=event.done + event.share, message=message, refresh=True
+        )
 
     def _write(self, event: Event) -> None:
         now = time.monotonic()

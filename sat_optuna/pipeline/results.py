@@ -104,12 +104,13 @@ class RunResult:
     """What the whole road came to.
 
     Attributes:
-        ticket: the best scheme found, with its test scores once it was retrained.
+        ticket: the best scheme found, with its test scores once it was retrained; None where
+            search.timeout ended the run before a trial was complete.
         tickets: by role, the ticket and its controls; empty where search.timeout ended the run.
         report: report.md; None where search.timeout ended the run.
     """
 
-    ticket: Ticket
+    ticket: Ticket | None
     tickets: Mapping[str, Ticket]
     report: Path | None
 

@@ -1,12 +1,15 @@
 """The ticket and its controls from scratch, what they cost, and the report on them."""
 
 import platform
+from contextlib import closing
+from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.files import sha256_of
-from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
 from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
 from sat_optuna.pipeline.results import Reported, Retrained
@@ -30,7 +33,7 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
     new = not outcome.is_written or (log is not None and not log.has_retrainings(outcome))
     if new:
         if outcome.measured is None:
-            _measure_costs(outcome)
+            _measure_costs(outcome, on_event)
         _train(outcome, on_event)
         run_id = log.log_retrainings(study.optuna_study(), outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
@@ -45,22 +48,26 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
     return result
 
 
-def _measure_costs(outcome: Outcome) -> None:
+def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
     from sat_optuna.cost.operations import measure
-    from sat_optuna.cost.timing import latencies_ms
+    from sat_optuna.cost.timing import network_ms
     from sat_optuna.supernet.materialise import materialise
 
     supernet, shape = outcome.study.parts.any_supernet(), outcome.best.input_shape
     nets = {str(scheme): materialise(supernet, scheme) for scheme in outcome.distinct}
-    latencies = latencies_ms(
-        nets, shape, batch=outcome.LATENCY_BATCH, repeats=outcome.LATENCY_REPEATS
+    passed = network_ms(
+        nets,
+        shape,
+        batch=outcome.LATENCY_BATCH,
+        rounds=outcome.LATENCY_REPEATS,
+        on_event=lambda event: on_event(replace(event, step="costs")),
     )
     costs = {}
     for scheme, net in nets.items():
         cost = measure(net, shape)
         counts = {"params": cost.params, "macs": cost.macs}
-        costs[scheme] = {**counts, "latency_ms": latencies[scheme]}
+        costs[scheme] = {**counts, "latency_ms": median(passed[scheme])}
     outcome.keep_costs(costs, hardware=_hardware(next(supernet.parameters()).device.type))
 
 
@@ -80,11 +87,12 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
     jobs = [(job, outcome.ticket_for(job.scheme)) for job in outcome.missing]
     done = total - len(jobs)
     on_event(Event(step="retrain", done=done, total=total))
-    results = run_jobs(jobs, workers=study.config.retrain.workers, plugins=study.plugins)
-    for count, result in enumerate(results, start=done + 1):
-        outcome.add(result)
-        said = f"{result.scheme} seed {result.seed}: {result.accuracy:.2f} %"
-        on_event(Event(step="retrain", done=count, total=total, message=said, made=result))
+    running = run_jobs(jobs, workers=study.config.retrain.workers, plugins=study.plugins)
+    with closing(running) as results:  # whatever is raised here ends the processes
+        for count, result in enumerate(results, start=done + 1):
+            outcome.add(result)
+            said = f"{result.scheme} seed {result.seed}: {result.accuracy:.2f} %"
+            on_event(Event(step="retrain", done=count, total=total, message=said, made=result))
 
 
 def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
@@ -104,7 +112,8 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     files = {file.name: file for file in (path, *(study.folder / "figures" / n for n in names))}
     tickets = {role: Ticket.load(ticket) for role, ticket in outcome.paths.items()}
     decided = {
-        "tickets": {role: sha256_of(ticket) for role, ticket in outcome.paths.items()},
+        # Which run logged the ticket is no matter of the report.
+        "tickets": digest_of([replace(t, mlflow_run=None).to_json() for t in tickets.values()]),
         "trials": trials_digest(trials),
     }
     # A report that somebody has written into is left as it is.
@@ -125,10 +134,10 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket]) -> None:
     from sat_optuna.search.study import finished_trials
 
     study = outcome.study
-    if outcome.measured is None:
+    if outcome.measured is None or not outcome.results:
         raise StudyError(
-            f"the costs of the networks of study {study.name!r} are missing; run: sat-optuna "
-            f"retrain {study.name}"
+            f"the costs or the results of study {study.name!r} are missing from {study.work}; "
+            f"move {study.tickets} away and run: sat-optuna retrain {study.name}"
         )
 
     def rows(suffix: str) -> list[TrialRow]:

@@ -176,7 +176,8 @@ def _score(
     from sat_optuna.search.study import finished_trials, hold_to, run_trials
 
     config, objective = study.config, study.parts.objective
-    hold_to(opened, objective.scored_with())
+    for scored in (study.optuna_study(), opened):  # a control is scored as its search was
+        hold_to(scored, objective.scored_with())
     trials = finished_trials(opened)
     best = max((t for t in trials if t.value is not None), key=_reward, default=None)
     done = len(trials)

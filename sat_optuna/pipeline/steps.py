@@ -22,6 +22,7 @@ __all__ = ["pretrain", "report", "retrain", "run", "score_all", "search"]
 
 def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
     """Go the whole road; where search.timeout ends the search, it ends there."""
+    from sat_optuna.search.study import finished_trials
     from sat_optuna.search.tickets import best_ticket
 
     if not study.db.exists():  # where it does, the search was begun: no torch for nothing
@@ -29,7 +30,9 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
     if study.uses_supernet:
         pretrain(study, on_event=on_event)
     if search(study, mlflow=mlflow, on_event=on_event).left:
-        best = best_ticket(study.optuna_study())
+        opened = study.optuna_study()
+        complete = any(trial.state.name == "COMPLETE" for trial in finished_trials(opened))
+        best = best_ticket(opened) if complete else None
         return RunResult(ticket=best, tickets={}, report=None)
     retrain(study, mlflow=mlflow, on_event=on_event)
     reported = report(study, on_event=on_event)

@@ -101,7 +101,13 @@ class TicketFile:
         seed = config.retrain.seeds[0] if seed is None else seed
         folder = self.study.work / "retrain" / retrain_fingerprint(config)
         job = RetrainJob(scheme, seed, config, folder)
-        if read_result(job) is None or not job.weights_path.is_file():
+        if read_result(job) and not job.weights_path.is_file():
+            raise StudyError(
+                f"the weights {job.weights_path} were removed; move {job.result_path} and "
+                f"{self.path} away and run: sat-optuna retrain {self.study.name}, or give weights "
+                "with --weights FILE"
+            )
+        if read_result(job) is None:
             raise StudyError(
                 f"scheme {scheme} was not retrained here with seed {seed}; run: sat-optuna "
                 f"retrain {self.study.name}, or give its weights with --weights FILE"

@@ -37,6 +37,7 @@ class _SchemeObjective:
     def __init__(self, net: Supernet, data: Split, *, seed: int, sparsity_weight: float) -> None:
         self.net, self.data, self.sparsity_weight = net, as_split(data), sparsity_weight
         self.seed = seed
+        self._way: dict[str, Any] = {}  # how a scheme is scored; each objective says its own
         self.stages = net.stages
         self.kinds = tuple(spec.kind for spec in net.specs)
         device = next(net.parameters()).device
@@ -56,6 +57,7 @@ class _SchemeObjective:
             "dataset_fingerprint": self.data.fingerprint,
             "seed": self.seed,
             "sparsity_weight": self.sparsity_weight,
+            **self._way,
         }
 
     def reward(self, scheme: Scheme, evaluation: Evaluation) -> float:
@@ -138,6 +140,7 @@ class SupernetObjective(_SchemeObjective):
             if calibration
             else ()
         )
+        self._way = {"calibration": calibration, "calibration_chunk": calibration_chunk}
         self.evaluator = Evaluator(net, self.valid, calibration=drawn, cache=cache, memory=memory)
 
     def score_ahead(self, schemes: Iterable[Scheme]) -> None:
@@ -198,6 +201,7 @@ class TrainObjective(_SchemeObjective):
         super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
         self.on_event = on_event
         self.epochs, self.config = epochs, config or TrainConfig()
+        self._way = {"epochs": epochs, "train": {**asdict(self.config), "compile": None}}
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Train the trial's scheme; the reward of its last epoch, in accuracy points.

@@ -96,7 +96,7 @@ def best_ticket(study: optuna.Study) -> Ticket:
     if not complete:
         raise StudyError(
             f"study {study.study_name!r} has no complete trial; "
-            "run: sat-optuna search, and look at sat-optuna trials"
+            f"run: sat-optuna search {study.study_name}, and look at sat-optuna trials"
         )
     search = study.user_attrs.get(CONFIG_KEY, {}).get("search", {})
     if search.get("replicates", 1) > 1:

@@ -41,8 +41,8 @@ FULL = Scheme.uniform(SCHEME.stages, 1)
 def trained(tmp_path_factory):
     """A study whose ticket and full network are retrained with seed 0."""
     folder = make_study(tmp_path_factory.mktemp("export"))
-    workspace = open_study(folder)
-    config = workspace.config
+    study = open_study(folder)
+    config = study.config
     ticket = Ticket(
         role="ticket",
         scheme=SCHEME,
@@ -61,10 +61,10 @@ def trained(tmp_path_factory):
     )
     fingerprint = retrain_fingerprint(config)
     for scheme in (SCHEME, FULL):
-        job = RetrainJob(scheme, 0, config, workspace.work / "retrain" / fingerprint)
+        job = RetrainJob(scheme, 0, config, study.work / "retrain" / fingerprint)
         retrain(
             replace(ticket, scheme=scheme),
-            workspace.parts.data,
+            study.parts.data,
             epochs=1,
             seed=0,
             config=config.train,

@@ -58,3 +58,13 @@ def test_a_dataclass_in_a_plugin_finds_its_module(tmp_path):
 
 def test_plugin_errors_are_ours():
     assert issubclass(PluginError, SatOptunaError)
+
+
+def test_a_file_that_was_changed_since_it_was_run_is_refused(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("VALUE = 1\n")
+    load_plugins([path])
+    load_plugins([path])
+    path.write_text("VALUE = 2\n")
+    with pytest.raises(PluginError, match="was changed since it was run in this process"):
+        load_plugins([path])

@@ -52,7 +52,18 @@ def test_what_is_there_without_a_record_is_never_continued(records):
         records.held("search", {}, there="x.db")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"made": {}}', '{"decided": {}, "more": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"decided": null}',
+        '{"decided": {}, "made": null}',
+        '{"made": {}}',
+        '{"decided": {}, "more": 1}',
+    ],
+)
 def test_a_broken_record_counts_as_none(records, text):
     records.write("search", Done({}))
     path = records._folder / "search.json"

@@ -4,6 +4,7 @@ One tiny study is run once; each test that changes its folder works on a copy.
 """
 
 import json
+import multiprocessing
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import sat_optuna as sat
 from sat_optuna.errors import SatOptunaError, StudyError
 from sat_optuna.events import Event
 from sat_optuna.ticket import ROLES
-from tests.studies import environment, make_study, trials
+from tests.studies import environment, make_study, sat_optuna, trials
 
 # Before the README's script, which has no main guard: what is opened, built and read is counted.
 COUNTING = """
@@ -107,6 +108,7 @@ def test_a_run_that_is_done_tells_the_same_and_makes_nothing(copy):
     assert all(event.finished for event in told)
     assert result.report == folder / "report.md"
     assert {verdict.control for verdict in result.verdicts} <= set(ROLES)
+    assert result.ticket is not None
     assert [score.seed for score in result.ticket.scores if score.split == "test"] == [0, 1, 2]
 
 
@@ -209,6 +211,51 @@ def test_an_on_event_that_raises_ends_the_step_and_the_study_goes_on(copy):
     with pytest.raises(ZeroDivisionError):
         study.search(mlflow=False, on_event=stop)
     assert sat.open_study(folder, trials=12).search(mlflow=False).trials == 12
+
+
+def test_an_on_event_that_raises_in_retraining_ends_its_processes(copy):
+    _, folder = copy
+    before = sat.open_study(folder).report().tickets
+    for path in (folder / "work" / "retrain").glob("*/*"):
+        path.unlink()
+    (folder / "tickets" / "ticket.json").unlink()
+
+    def stop(event: Event) -> None:
+        if event.step == "retrain" and event.made:
+            raise ZeroDivisionError
+
+    study = sat.open_study(folder)
+    with pytest.raises(ZeroDivisionError):
+        study.retrain(mlflow=False, on_event=stop)
+    assert not multiprocessing.active_children()
+    assert len(list((folder / "work" / "retrain").glob("*/*.json"))) < 9
+    after = study.retrain(mlflow=False).tickets
+    assert {r: t.scores for r, t in after.items()} == {r: t.scores for r, t in before.items()}
+
+
+def test_a_database_that_is_moved_away_begins_anew_in_the_same_object(copy):
+    _, folder = copy
+    study = sat.open_study(folder)
+    first = study.search(mlflow=False)
+    study.db.rename(folder / "old.db")
+    again = study.search(mlflow=False)
+    assert (first.new, again.new, again.trials) == (0, 9, 9)
+    assert study.db.exists()
+
+
+def test_weights_that_were_removed_are_said_with_a_way_out(copy):
+    project, folder = copy
+    for path in (folder / "work" / "retrain").glob("*/*.safetensors"):
+        path.unlink()
+    ticket = folder / "tickets" / "ticket.json"
+    arguments = ("export", str(ticket), "--to", "safetensors")
+    said = sat_optuna(*arguments, cwd=project, code=1).stderr
+    assert "were removed; move " in said
+    (result,) = (path for path in said.split() if path.endswith("seed0.json"))
+    Path(result).unlink()
+    ticket.unlink()
+    sat.open_study(folder).retrain(mlflow=False)
+    sat_optuna(*arguments, cwd=project)
 
 
 def test_a_folder_is_held_by_one_step_at_a_time(copy):
