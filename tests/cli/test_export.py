@@ -333,7 +333,7 @@ def test_folding_needs_the_study_and_its_full_network(study):
     ticket = study / "tickets" / "ticket.json"
     checkpoint_of(study, FULL).unlink()
     message = error(ticket, "--to", "safetensors", "--fold-constant")
-    assert "scheme 11-11-11 was not retrained here with seed 0" in message
+    assert "11-11-11.seed0.safetensors were removed; move " in message
     lost = shutil.copy(ticket, study.parent)
     message = error(lost, "--to", "safetensors", "--fold-constant")
     assert "whose images --fold-constant takes means over; give one that does" in message
