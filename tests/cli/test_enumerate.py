@@ -83,9 +83,10 @@ def test_an_enumeration_that_is_ended_goes_on(tmp_path, number):
     kept = len(journal.read_bytes().splitlines()) - 1
     assert kept >= 1024
     done = sat_optuna("enumerate", "tiny", cwd=tmp_path)
-    assert "4,096 in all" in done.stderr
+    assert "4,096 schemes scored, in" in done.stderr
     assert f"{kept:,} of them are there already" in done.stderr
     broken = (folder / "enumeration.json").read_text()
     journal.unlink()
+    (folder / "work" / "done" / "enumeration.json").unlink()
     sat_optuna("enumerate", "tiny", cwd=tmp_path)
     assert (folder / "enumeration.json").read_text() == broken
