@@ -32,7 +32,8 @@ def run(code, cwd):
 
 @pytest.mark.slow
 def test_the_python_example_runs(tmp_path):
-    code = f"{STUDY}\n{BUDGET}\nlimited = optuna.create_study(sampler=within)\n"
+    code = f"{STUDY}\n{BUDGET}\n"
+    code += "limited = optuna.create_study(direction='maximize', sampler=within)\n"
     code += "limited.optimize(sat.SupernetObjective(net, data), n_trials=2)\n"
     code += "assert all(t.user_attrs['params'] <= 68_600 for t in limited.trials)\n"
     shorter = code.replace("epochs=10", "epochs=1").replace("n_trials=60", "n_trials=3")
