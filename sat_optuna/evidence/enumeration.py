@@ -14,17 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sat_optuna.data.loaders import training_images
-from sat_optuna.data.split import Split, as_split
 from sat_optuna.errors import SchemeError
-from sat_optuna.evaluate import Evaluator, SchemeResult, calibration_batches
+from sat_optuna.evaluate import SchemeResult
 from sat_optuna.evaluate.evaluator import LIMIT
 from sat_optuna.evaluate.journal import Journal
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.statistics import summarise
 from sat_optuna.files import write_atomically, write_text
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.search.objective import SupernetObjective
 
 __all__ = ["Effect", "Enumeration", "Standing", "enumerate_schemes"]
 
@@ -32,48 +30,28 @@ _SLICE = 1024  # schemes whose images are unpacked at a time
 
 
 def enumerate_schemes(
-    net: Supernet,
-    data: Split,
+    objective: SupernetObjective,
     *,
-    sparsity_weight: float = 2.0,
-    calibration: int = 512,
-    calibration_chunk: int = 128,
-    seed: int = 0,
-    memory: int = 0,
     limit: int = LIMIT,
     journal: str | Path | None = None,
     on_event: OnEvent = ignore,
 ) -> "Enumeration":
-    """Score every scheme of a pretrained supernet as `SupernetObjective` scores it.
+    """Score every scheme of a pretrained supernet, as an objective scores them one by one.
 
-    `enumerate_schemes(net, data).best(3)` are the three schemes of the highest reward.
+    `enumerate_schemes(SupernetObjective(net, data)).best(3)` are the three schemes of the highest
+    reward.
 
     Args:
-        net: a pretrained supernet; it is left as it was.
-        data: calibration images come from its training part, accuracy from its validation part.
-        sparsity_weight: accuracy points for all connections dropped.
-        calibration: number of training images that set BatchNorm's statistics; 0: schemes are
-            scored with the statistics that the supernet has.
-        calibration_chunk: images a batch of these; part of the score.
-        seed: which images these are.
-        memory: bytes that scoring may take, 0 for no limit; see `Evaluator`.
+        objective: says how a scheme is scored; its supernet is left as it was.
         limit: the most schemes that there may be.
         journal: a file that keeps the results, so that a call that was ended goes on.
         on_event: told at the beginning, with what the work will take, and after each scheme.
 
     Raises:
         SchemeError: there are more schemes than `limit`; the message says what they would take.
-        MemoryLimitError: not even one scheme and one image fit in the memory.
         JournalError: the file holds results of another evaluation.
     """
-    data = as_split(data)
-    train = training_images(data.train, device=next(net.parameters()).device)
-    drawn = (
-        calibration_batches(train, count=calibration, chunk=calibration_chunk, seed=seed)
-        if calibration
-        else ()
-    )
-    evaluator = Evaluator(net, data.valid, calibration=drawn, memory=memory)
+    evaluator = objective.evaluator
     plan = evaluator.plan()
     if plan.schemes > limit:
         raise SchemeError(
@@ -90,8 +68,7 @@ def enumerate_schemes(
     else:
         units = evaluator.results(schemes, on_event=on_event)
         results = [result for unit in units for result in unit]
-    kinds = [spec.kind for spec in net.specs]
-    return Enumeration(results, kinds=kinds, sparsity_weight=sparsity_weight)
+    return Enumeration(results, kinds=objective.kinds, sparsity_weight=objective.sparsity_weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sat_optuna.attention import OWN, attention_faults
-from sat_optuna.backbones import build_backbone
+from sat_optuna.attention import ATTENTION, OWN, attention_faults
+from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.view import view_of
 from sat_optuna.config.config import fingerprint
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, load_configured
 from sat_optuna.data.split import Split
 from sat_optuna.errors import ConfigError, SatOptunaError
+from sat_optuna.registry import Registry
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
@@ -74,10 +75,24 @@ class StudyParts:
         except SatOptunaError as error:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
-        faults = faults or self._input_faults()
+        faults = faults or [*self._script_faults(), *self._input_faults()]
         if faults:
             raise ConfigError(str(self._study.folder / "study.toml"), faults)
         return stages
+
+    def _script_faults(self) -> list[str]:
+        """Return which names the running script registers, where retraining cannot find them."""
+        named: list[tuple[Registry[Any], str]] = [
+            (BACKBONES, self._config.network.backbone),
+            (DATASETS, self._config.data.name),
+            *((ATTENTION, s.kind) for s in self._config.attention.kinds if s.kind != OWN),
+        ]
+        return [
+            f"{name!r} is registered by the script that runs now, which the processes of "
+            "retraining do not run; move it into a file that [plugins] modules lists"
+            for registry, name in named
+            if getattr(registry.get(name), "__module__", "") == "__main__"
+        ]
 
     def _input_faults(self) -> list[str]:
         """Return why the data's images do not go through the network, if their size is known."""
@@ -140,6 +155,26 @@ class StudyParts:
         net.load_state_dict(weights)
         return net
 
+    def supernet_objective(self, **bytes_taken: int) -> SupernetObjective:
+        """Build what scores schemes in the pretrained supernet, as study.toml says.
+
+        Args:
+            **bytes_taken: `cache` and `memory` of the objective, which change no accuracy.
+
+        Raises:
+            StudyError: the supernet is not pretrained yet.
+        """
+        search = self._config.search
+        return SupernetObjective(
+            self.trained_supernet(),
+            self.data,
+            sparsity_weight=search.sparsity_weight,
+            calibration=search.calibration if search.recalibrate else 0,
+            calibration_chunk=search.calibration_chunk,
+            seed=self._config.seed,
+            **bytes_taken,
+        )
+
     @cached_property
     def objective(self) -> SupernetObjective | TrainObjective:
         """The objective of the search and of its random control.
@@ -149,14 +184,7 @@ class StudyParts:
         """
         search = self._config.search
         if search.objective == "supernet":
-            return SupernetObjective(
-                self.trained_supernet(),
-                self.data,
-                sparsity_weight=search.sparsity_weight,
-                calibration=search.calibration if search.recalibrate else 0,
-                calibration_chunk=search.calibration_chunk,
-                seed=self._config.seed,
-            )
+            return self.supernet_objective()
         return TrainObjective(
             self.trained_supernet() if self._study.uses_supernet else self.fresh_supernet(),
             self.data,

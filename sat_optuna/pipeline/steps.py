@@ -94,22 +94,15 @@ def score_all(
     """
     from sat_optuna.evidence.enumeration import Enumeration, enumerate_schemes
 
-    search, table = study.config.search, study.folder / "enumeration.npz"
+    table, weight = study.folder / "enumeration.npz", study.config.search.sparsity_weight
     study.check_supernet()
     made = (study.records.get("pretrain") or Done({})).made
     decided_by = {**decided(study.config, "search"), "weights": dict(made)}
     kinds = [spec.kind for spec in study.config.attention.kinds]
-    weight = search.sparsity_weight
     new = not study.records.is_current("enumeration", decided_by, {table.name: table})
     if new:
         scores = enumerate_schemes(
-            study.parts.trained_supernet(),
-            study.parts.data,
-            sparsity_weight=weight,
-            calibration=search.calibration if search.recalibrate else 0,
-            calibration_chunk=search.calibration_chunk,
-            seed=study.config.seed,
-            memory=memory,
+            study.parts.supernet_objective(cache=0, memory=memory),
             limit=limit,
             journal=study.work / "enumeration.jsonl",
             on_event=on_event,

@@ -133,23 +133,19 @@ def test_every_scheme_is_scored_from_python_as_the_search_scores_it(tmp_path):
         blocks=(1, 1, 1),
     )
     said: list[Event] = []
-    scores = enumerate_schemes(
-        net, data, calibration=32, sparsity_weight=1.0, on_event=said.append
-    )
+    objective = SupernetObjective(net, data, calibration=32, sparsity_weight=1.0)
+    scores = enumerate_schemes(objective, on_event=said.append)
     assert "8 schemes on" in said[0].message
     assert said[0].done == 0
     assert said[1:] == [Event(step="enumerate", done=done, total=8) for done in range(1, 9)]
-    evaluator = SupernetObjective(net, data, calibration=32).evaluator
-    for scheme, wanted in evaluator.score_all().items():
+    for scheme, wanted in objective.evaluator.score_all().items():
         got = scores.standing(scheme)
         assert (got.accuracy, got.loss) == (wanted.accuracy, wanted.loss)
         assert got.reward == wanted.accuracy + scheme.sparsity
     journal = str(tmp_path / "scores.jsonl")
     for expected in (8, 0):  # the second time all of it is in the file
         said.clear()
-        kept = enumerate_schemes(
-            net, data, calibration=32, sparsity_weight=1.0, journal=journal, on_event=said.append
-        )
+        kept = enumerate_schemes(objective, journal=journal, on_event=said.append)
         assert len(said) == 1 + expected
         assert ("8 of them are there already" in said[0].message) == (expected == 0)
         assert kept.summary(top=8) == scores.summary(top=8)

@@ -17,7 +17,7 @@ import sat_optuna as sat
 from sat_optuna.errors import SatOptunaError, StudyError
 from sat_optuna.events import Event
 from sat_optuna.ticket import ROLES
-from tests.studies import environment, make_study, sat_optuna, trials
+from tests.studies import STUDY, environment, make_study, sat_optuna, trials
 
 # Before the README's script, which has no main guard: what is opened, built and read is counted.
 COUNTING = """
@@ -275,3 +275,35 @@ def test_a_folder_is_held_by_one_step_at_a_time(copy):
 def test_a_study_that_is_not_there():
     with pytest.raises(StudyError, match="no study 'nowhere'"):
         sat.open_study("nowhere")
+
+
+def test_a_module_of_the_running_script_is_refused_before_anything_is_trained(tmp_path):
+    folder = make_study(tmp_path, text=STUDY + '[attention]\nkinds = ["mine"]\n')
+    script = """
+import sat_optuna as sat
+from sat_optuna.attention import ATTENTION
+from sat_optuna.attention.contract import Attention
+
+class Mine(Attention):
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, features, state=None):
+        return 2 * features, state
+
+ATTENTION.add("mine", Mine)
+try:
+    sat.run_study("studies/tiny", mlflow=False)
+except sat.SatOptunaError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "'mine' is registered by the script that runs now" in done.stdout
+    assert not list(folder.glob("work/*.safetensors"))
