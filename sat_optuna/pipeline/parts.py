@@ -13,7 +13,6 @@ from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, load_configured
 from sat_optuna.data.split import Split
 from sat_optuna.errors import ConfigError, SatOptunaError
-from sat_optuna.registry import Registry
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
@@ -28,6 +27,7 @@ from sat_optuna.training.step import check_compiler
 
 if TYPE_CHECKING:
     from sat_optuna.pipeline.folder import StudyFolder
+    from sat_optuna.registry import Registry
 
 __all__ = ["StudyParts"]
 
