@@ -7,10 +7,11 @@ from itertools import accumulate, pairwise
 
 from sat_optuna.errors import SchemeError
 
-__all__ = ["MAX_KINDS", "Scheme"]
+__all__ = ["ENUMERATION_LIMIT", "MAX_KINDS", "Scheme"]
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MAX_KINDS = len(_DIGITS) - 1
+ENUMERATION_LIMIT = 2**16  # schemes that are all scored without being told to
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ import click
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.events import Event
 from sat_optuna.pipeline.folder import open_study
+from sat_optuna.scheme import ENUMERATION_LIMIT
 
 __all__ = ["enumerate_all"]
 
-_LIMIT = 2**16
 _SHOWN = ("scheme", "connections", "accuracy", "loss", "reward", "percentile")
 
 
@@ -34,7 +34,7 @@ _SHOWN = ("scheme", "connections", "accuracy", "loss", "reward", "percentile")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    default=_LIMIT,
+    default=ENUMERATION_LIMIT,
     show_default=True,
     help="Refuse a study of more schemes.",
 )

@@ -20,13 +20,12 @@ from sat_optuna.evaluate.plan import EvaluationPlan, Need, node_seconds
 from sat_optuna.evaluate.results import SchemeResult
 from sat_optuna.evaluate.tree import Activations, walk
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.scheme import Scheme
+from sat_optuna.scheme import ENUMERATION_LIMIT, Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.supernet import Supernet
 
-__all__ = ["LIMIT", "UNIT", "Evaluator"]
+__all__ = ["UNIT", "Evaluator"]
 
-LIMIT = 2**16  # schemes that `score_all` takes on without being told to
 UNIT = 1024  # schemes at most that are scored at once, each with BatchNorm statistics of its own
 
 
@@ -140,12 +139,12 @@ class Evaluator:
         return {scheme: found[scheme] for scheme in asked}
 
     def score_all(
-        self, *, limit: int = LIMIT, on_event: OnEvent = ignore
+        self, *, limit: int = ENUMERATION_LIMIT, on_event: OnEvent = ignore
     ) -> dict[Scheme, Evaluation]:
         """Score all schemes of the network; see `score_many` and `all_schemes`."""
         return self.score_many(self.all_schemes(limit=limit), on_event=on_event)
 
-    def all_schemes(self, *, limit: int = LIMIT) -> tuple[Scheme, ...]:
+    def all_schemes(self, *, limit: int = ENUMERATION_LIMIT) -> tuple[Scheme, ...]:
         """Return all schemes in ascending order of their choices.
 
         Raises:

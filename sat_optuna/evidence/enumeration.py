@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from sat_optuna.errors import SchemeError
 from sat_optuna.evaluate import SchemeResult
-from sat_optuna.evaluate.evaluator import LIMIT
 from sat_optuna.evaluate.journal import Journal
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.statistics import summarise
 from sat_optuna.files import write_atomically, write_text
-from sat_optuna.scheme import Scheme
+from sat_optuna.scheme import ENUMERATION_LIMIT, Scheme
 from sat_optuna.search.objective import SupernetObjective
 
 __all__ = ["Effect", "Enumeration", "Standing", "enumerate_schemes"]
@@ -32,7 +31,7 @@ _SLICE = 1024  # schemes whose images are unpacked at a time
 def enumerate_schemes(
     objective: SupernetObjective,
     *,
-    limit: int = LIMIT,
+    limit: int = ENUMERATION_LIMIT,
     journal: str | Path | None = None,
     on_event: OnEvent = ignore,
 ) -> "Enumeration":

@@ -12,6 +12,7 @@ from sat_optuna.events import OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Records
 from sat_optuna.pipeline.reading import read_study
+from sat_optuna.scheme import ENUMERATION_LIMIT
 
 if TYPE_CHECKING:
     import optuna
@@ -290,7 +291,7 @@ class StudyFolder:
             return steps.search(self, mlflow=mlflow, on_event=on_event)
 
     def enumerate(
-        self, *, top: int = 10, memory: int = 0, limit: int = 2**16, on_event: OnEvent = ignore
+        self, *, top: int = 10, memory: int = 0, limit: int = ENUMERATION_LIMIT, on_event: OnEvent = ignore
     ) -> "Enumerated":
         """Score all schemes in the pretrained supernet.
 

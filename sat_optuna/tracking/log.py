@@ -66,7 +66,6 @@ class MLflowLog:
         uuid: str,
         *,
         config: Mapping[str, Any] = _NOTHING,
-        tags: Mapping[str, str] = _NOTHING,
     ) -> str:
         """Open the study's parent run and set it RUNNING; return its id.
 
@@ -77,12 +76,11 @@ class MLflowLog:
             uuid: distinguishes this study from others of the same name.
             config: the resolved configuration. Its values become params such as `search.trials`,
                 whose first values MLflow keeps, and the artifact config.json, which is replaced.
-            tags: further tags of the parent run.
 
         Raises:
             TrackingError: the store cannot be read or written.
         """
-        tags = {**tags, "sat.kind": "study", "sat.study_uuid": uuid, "sat.worker": worker_name()}
+        tags = {"sat.kind": "study", "sat.study_uuid": uuid, "sat.worker": worker_name()}
         with self._lock, self._store.guarded(f"open study {name}"):
             experiment = self._store.experiment(name)
             parents = self._store.runs(experiment, "tags.`sat.kind` = 'study'")
@@ -170,8 +168,6 @@ class MLflowLog:
         params: Mapping[str, object] = _NOTHING,
         curves: Mapping[str, Sequence[float]] = _NOTHING,
         ticket: str | None = None,
-        started: datetime | None = None,
-        ended: datetime | None = None,
     ) -> str:
         """Log a finished retraining as a child run; a complete run is not changed.
 
@@ -185,8 +181,6 @@ class MLflowLog:
             params: the settings of the training.
             curves: for each name one number an epoch; epochs count from 1.
             ticket: the ticket's JSON, stored as ticket.json.
-            started: when the retraining began.
-            ended: when it ended.
 
         Raises:
             TrackingError: the store cannot be written.
@@ -201,8 +195,6 @@ class MLflowLog:
             params=params,
             curves=curves,
             artifact=None if ticket is None else ("ticket.json", ticket),
-            started=started,
-            ended=ended,
         )
         with self._lock:
             return self._study.log(record)
