@@ -291,7 +291,12 @@ class StudyFolder:
             return steps.search(self, mlflow=mlflow, on_event=on_event)
 
     def enumerate(
-        self, *, top: int = 10, memory: int = 0, limit: int = ENUMERATION_LIMIT, on_event: OnEvent = ignore
+        self,
+        *,
+        top: int = 10,
+        memory: int = 0,
+        limit: int = ENUMERATION_LIMIT,
+        on_event: OnEvent = ignore,
     ) -> "Enumerated":
         """Score all schemes in the pretrained supernet.
 

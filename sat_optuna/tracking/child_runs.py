@@ -47,8 +47,8 @@ class Record:
     params: Mapping[str, object]
     curves: Mapping[str, Sequence[float]]
     artifact: tuple[str, str] | None
-    started: datetime | None
-    ended: datetime | None
+    started: datetime | None = None
+    ended: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.state not in _STATUS:
