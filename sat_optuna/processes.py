@@ -1,11 +1,18 @@
-"""Names for worker processes: no two processes ever share one, and one can ask if it lives."""
+"""Processes: names that no two of them ever share, whether one lives, the cores they may use."""
 
 import os
 import subprocess
 from pathlib import Path
 from platform import node
 
-__all__ = ["is_dead", "worker_name"]
+__all__ = ["cores", "is_dead", "worker_name"]
+
+
+def cores() -> int:
+    """Return the cores that this process may use, which a container makes fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def worker_name(pid: int | None = None) -> str:

@@ -240,6 +240,12 @@ class StudyConfig(Checked):
     """A whole study.toml."""
 
     seed: int = _key(0, "everything random is a function of this", least=0, decides=_EVERY_STEP)
+    threads: int = _key(
+        1,
+        "of each process; more pay on an otherwise idle machine alone, and change last bits",
+        least=1,
+        decides=_EVERY_STEP,
+    )
     data: DataConfig = field(default_factory=DataConfig, metadata={"decides": _EVERY_STEP})
     network: NetworkConfig = field(
         default_factory=NetworkConfig, metadata={"decides": _EVERY_STEP}

@@ -83,7 +83,7 @@ def parse_config(
     for key, given in document.items():
         if key not in sections:
             reader.unknown(key, key, sections)
-        elif key == "seed":
+        elif "comment" in sections[key].metadata:
             values[key] = reader.value(key, given, sections[key])
         elif not isinstance(given, Mapping):
             reader.fault(key, f"{key} is {given!r}; write a table [{key}]")

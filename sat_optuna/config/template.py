@@ -16,10 +16,11 @@ __all__ = ["to_toml", "write_config"]
 
 def to_toml(config: StudyConfig) -> str:
     """Return study.toml with every key, its value and its comment."""
-    lines = [_line("seed", config.seed, _comment(StudyConfig, "seed"))]
+    lines = []
     for spec in fields(StudyConfig):
         section = getattr(config, spec.name)
         if not is_dataclass(section):
+            lines.append(_line(spec.name, section, spec.metadata["comment"]))
             continue
         lines += ["", f"[{spec.name}]"]
         if isinstance(section, AttentionConfig):

@@ -32,6 +32,7 @@ from sat_optuna.evidence.results import (
     retrain_fingerprint,
     write_result,
 )
+from sat_optuna.processes import cores
 from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import EpochRecord
@@ -85,12 +86,12 @@ def run_jobs(
 ) -> Generator[RetrainResult, None, None]:
     """Run jobs in parallel processes, and yield each result as it comes.
 
-    A small network gains nothing from a second thread, so each process uses one; where there is a
-    GPU the jobs share it one after the other. A job that was stopped goes on from its checkpoint.
+    Each process uses as many threads as the study's `threads` says. Where there is a GPU the jobs
+    share it one after the other. A job that was stopped goes on from its checkpoint.
 
     Args:
         jobs: what to train, each with the ticket that says how to build it.
-        workers: processes at the same time; 0 for one a core.
+        workers: processes at the same time; 0 for as many as the cores have threads for.
         plugins: Python files that each process runs first.
 
     Raises:
@@ -99,21 +100,15 @@ def run_jobs(
     if not jobs:
         return
     alone = pick_device().type == "cuda"
-    count = 1 if alone else min(len(jobs), workers or _cores())
+    threads = jobs[0][0].config.threads
+    count = 1 if alone else min(len(jobs), workers or max(1, cores() // threads))
     try:
-        yield from _in_processes(jobs, count, tuple(plugins))
+        yield from _in_processes(jobs, count, threads, tuple(plugins))
     except BrokenProcessPool as error:
         raise TrainingError(
             f"one of {count} retraining processes was killed, for want of memory perhaps; set "
             "retrain.workers lower and run the same command again, which goes on from here"
         ) from error
-
-
-def _cores() -> int:
-    """Return the cores that this process may use, which a container makes fewer."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Worker(SpawnProcess):
@@ -148,10 +143,13 @@ class _SpawnContext(SpawnContext):
 
 
 def _in_processes(
-    todo: Iterable[tuple[RetrainJob, Ticket]], workers: int, plugins: tuple[Path, ...]
+    todo: Iterable[tuple[RetrainJob, Ticket]],
+    workers: int,
+    threads: int,
+    plugins: tuple[Path, ...],
 ) -> Iterator[RetrainResult]:
     context = _SpawnContext()
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,))
     running: set[Future[RetrainResult]] = {pool.submit(_run, *item, plugins) for item in todo}
     try:
         while running:
@@ -165,8 +163,8 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    torch.set_num_threads(1)
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
 
     def end_with_parent() -> None:
         parent = multiprocessing.parent_process()

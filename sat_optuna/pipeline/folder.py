@@ -12,6 +12,7 @@ from sat_optuna.events import OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Records
 from sat_optuna.pipeline.reading import read_study
+from sat_optuna.pipeline.threads import computing_with
 from sat_optuna.scheme import ENUMERATION_LIMIT
 
 if TYPE_CHECKING:
@@ -232,7 +233,9 @@ class StudyFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the study for one writer; the lock dies with the process.
+        """Hold the study for one writer, who computes with the study's number of threads.
+
+        The lock dies with the process.
 
         Raises:
             StudyError: somebody else holds it.
@@ -252,7 +255,8 @@ class StudyFolder:
         for kept in ("records", "storage", "parts"):
             self.__dict__.pop(kept, None)
         try:
-            yield
+            with computing_with(self.config.threads):
+                yield
         finally:
             lock.release()
 

@@ -103,7 +103,7 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         (
             "colour = 1",
             "unknown key 'colour'; known: "
-            "seed, data, network, attention, train, pretrain, search, retrain, plugins",
+            "seed, threads, data, network, attention, train, pretrain, search, retrain, plugins",
         ),
         ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),
@@ -383,7 +383,7 @@ def test_every_key_is_written_once_with_a_comment():
             start = lines.index(f"[{spec.name}]") + 1
             end = next((i for i in range(start, len(lines)) if not lines[i]), len(lines))
         else:
-            start, end = 0, 1
+            start, end = 0, lines.index("")
         written = [line for line in lines[start:end] if line.split(" = ")[0] in names]
         assert [line.split(" = ")[0] for line in written] == names
     for line in lines:
