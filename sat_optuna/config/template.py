@@ -6,12 +6,25 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from sat_optuna.config.config import AttentionConfig, StudyConfig
+from sat_optuna.config.config import (
+    AttentionConfig,
+    NetworkConfig,
+    RetrainConfig,
+    SearchConfig,
+    StudyConfig,
+)
 from sat_optuna.errors import ConfigError
 from sat_optuna.files import write_text
 from sat_optuna.ticket import AttentionSpec
 
-__all__ = ["to_toml", "write_config"]
+__all__ = ["EXAMPLE", "to_toml", "write_config"]
+
+# studies/quickstart, for whoever has no clone.
+EXAMPLE = StudyConfig(
+    network=NetworkConfig(width=8, stem_stride=2),
+    search=SearchConfig(sparsity_weight=0.5),
+    retrain=RetrainConfig(epochs=6),
+)
 
 
 def to_toml(config: StudyConfig) -> str:
