@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-__all__ = ["Event", "OnEvent", "counted", "ignore"]
+__all__ = ["GETTING_READY", "Event", "OnEvent", "counted", "ignore"]
+
+GETTING_READY = "getting ready"  # told at once, before torch is imported, which takes seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class Event:
             "bench training" and the like for a benchmark.
         done: how much of it, 0 at the beginning.
         total: of how much.
-        share: how much of the next one is done, from 0 to below 1.
+        share: how much more is done, of those under way: 0.5 is half of the next one.
         message: what was made last, in words.
         best: the best so far, in words.
         made: what was made last: an EpochRecord, a FrozenTrial, a RetrainResult ...

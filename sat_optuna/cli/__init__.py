@@ -111,7 +111,7 @@ def sat_optuna(ctx: click.Context, *, verbose: bool, quiet: bool, debug: bool) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0 ok, 1 our error, 2 usage, 130 interrupted."""
-    from sat_optuna.cli.console import INTERRUPTED
+    from sat_optuna.cli.console import INTERRUPTED, wrapped
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         INTERRUPTED.set()  # where Python drops the exception, within a destructor, this is left
@@ -130,7 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             auto_envvar_prefix="SAT_OPTUNA",
         )
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, click.UsageError):
+            error.show()
+        else:
+            click.echo(wrapped(f"Error: {error.format_message()}", sys.stderr), err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo(

@@ -4,20 +4,25 @@ import csv
 import io
 import json
 import logging
+import shutil
+import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.events import Event, OnEvent
 
-__all__ = ["FORMAT", "INTERRUPTED", "Console"]
+__all__ = ["FORMAT", "INTERRUPTED", "Console", "wrapped"]
 
 INTERRUPTED = threading.Event()  # set by Ctrl-C and SIGTERM
+
+_GAP = 2  # blanks between two columns
 
 FORMAT = click.option(
     "--format",
@@ -47,16 +52,16 @@ class Console:
     ) -> None:
         # Ours are sentences for the user; the libraries' are for their developers.
         if issubclass(category, SatOptunaWarning) and not self.quiet:
-            click.echo(f"Warning: {message}", err=True)
+            click.echo(wrapped(f"Warning: {message}", sys.stderr), err=True)
 
     def result(self, text: str) -> None:
         """Print a line of the result."""
-        click.echo(text)
+        click.echo(wrapped(text, sys.stdout))
 
     def remark(self, text: str) -> None:
         """Print a line that is not the result."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(wrapped(text, sys.stderr), err=True)
 
     def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], format: str) -> None:
         """Print rows as a table, as one JSON document (a list of objects) or as CSV."""
@@ -72,18 +77,38 @@ class Console:
             self._table(rows, columns)
 
     def _table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Print a line a row; a terminal too narrow for the words gets a line a value."""
         from rich.console import Console as RichConsole
         from rich.table import Table
 
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column in columns:
+        cells = [list(columns), *([_cell(row.get(c)) for c in columns] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        screen = _screen_width(sys.stdout)
+        if screen and sum(widths) + _GAP * len(widths) > screen:
+            if "scheme" in columns:
+                at = columns.index("scheme")
+                for line in cells:
+                    line[at] = line[at].replace("-", "-\n")
+            widths = _narrowed(cells, screen - _GAP * len(widths))
+            if sum(widths) + _GAP * len(widths) > screen:
+                self._records(cells)
+                return
+        table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+        for column, width in zip(columns, widths, strict=True):
             numeric = any(isinstance(row.get(column), int | float) for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*(_cell(row.get(column)) for column in columns))
-        # A line a row, however long: a scheme or a path must not be cut or folded.
-        natural = RichConsole(width=100_000).measure(table).maximum
+            table.add_column(column, justify="right" if numeric else "left", width=width)
+        for line in cells[1:]:
+            table.add_row(*line)
+        natural = sum(widths) + _GAP * len(widths)
         RichConsole(width=natural, highlight=False).print(table, soft_wrap=True)
+
+    def _records(self, cells: Sequence[Sequence[str]]) -> None:
+        """Print each row as lines of a column's name and its value."""
+        names = max(map(len, cells[0])) + _GAP
+        for line in cells[1:]:
+            for column, cell in zip(cells[0], line, strict=True):
+                self.result(f"{column:<{names}}{cell.replace(chr(10), '')}")
+            self.result("")
 
     @contextmanager
     def following(
@@ -111,6 +136,33 @@ class Console:
         finally:
             if bar:
                 bar.close()
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Return a line so that a terminal breaks no word of it; elsewhere it stays one line."""
+    screen = _screen_width(stream)
+    if not screen or len(text) <= screen or "\n" in text:
+        return text
+    return textwrap.fill(
+        text, screen, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _screen_width(stream: TextIO) -> int:
+    """Return the columns of the terminal that a stream is, 0 where it is none."""
+    return shutil.get_terminal_size().columns if stream.isatty() else 0
+
+
+def _narrowed(cells: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Return widths of columns that fit into the room if they can, with no word broken."""
+    columns = list(zip(*cells, strict=True))
+    lines = [[line for cell in column for line in cell.split("\n")] for column in columns]
+    widths = [max(map(len, column)) for column in lines]
+    least = [max(len(word) for line in column for word in [*line.split(), ""]) for column in lines]
+    while sum(widths) > room and widths != least:
+        _, widest = max((w, at) for at, w in enumerate(widths) if w > least[at])
+        widths[widest] -= 1
+    return widths
 
 
 def _cell(value: Any) -> str:

@@ -1,10 +1,12 @@
 """Training a ticket and its controls from scratch, the same seeds for all, several at a time."""
 
+import contextlib
 import multiprocessing
 import os
+import struct
 import sys
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -36,7 +38,7 @@ from sat_optuna.processes import cores
 from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import EpochRecord
-from sat_optuna.training.loop import Checkpoint, fit
+from sat_optuna.training.loop import EVENT_SECONDS, Checkpoint, fit
 from sat_optuna.training.precision import pick_device
 
 __all__ = ["retrain", "run_jobs"]
@@ -82,7 +84,11 @@ def retrain(
 
 
 def run_jobs(
-    jobs: Sequence[tuple[RetrainJob, Ticket]], *, workers: int, plugins: Sequence[Path] = ()
+    jobs: Sequence[tuple[RetrainJob, Ticket]],
+    *,
+    workers: int,
+    plugins: Sequence[Path] = (),
+    on_share: Callable[[float], object] = lambda _share: None,
 ) -> Generator[RetrainResult, None, None]:
     """Run jobs in parallel processes, and yield each result as it comes.
 
@@ -93,6 +99,7 @@ def run_jobs(
         jobs: what to train, each with the ticket that says how to build it.
         workers: processes at the same time; 0 for as many as the cores have threads for.
         plugins: Python files that each process runs first.
+        on_share: told now and then how much of the jobs under way is done: 1.5 is one and a half.
 
     Raises:
         TrainingError: a process was killed, or a loss is no longer finite.
@@ -103,7 +110,7 @@ def run_jobs(
     threads = jobs[0][0].config.threads
     count = 1 if alone else min(len(jobs), workers or max(1, cores() // threads))
     try:
-        yield from _in_processes(jobs, count, threads, tuple(plugins))
+        yield from _in_processes(jobs, count, threads, tuple(plugins), on_share)
     except BrokenProcessPool as error:
         raise TrainingError(
             f"one of {count} retraining processes was killed, for want of memory perhaps; set "
@@ -147,15 +154,26 @@ def _in_processes(
     workers: int,
     threads: int,
     plugins: tuple[Path, ...],
+    on_share: Callable[[float], object],
 ) -> Iterator[RetrainResult]:
     context = _SpawnContext()
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads,))
-    running: set[Future[RetrainResult]] = {pool.submit(_run, *item, plugins) for item in todo}
+    heard, told = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=_start_worker, initargs=(threads, told)
+    )
+    numbers: dict[Future[RetrainResult], int] = {
+        pool.submit(_run, *item, plugins, number): number for number, item in enumerate(todo)
+    }
+    running, shares = set(numbers), {}
     try:
         while running:
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            finished, running = wait(running, timeout=EVENT_SECONDS, return_when=FIRST_COMPLETED)
+            while heard.poll():
+                number, share = _SHARE.unpack(heard.recv_bytes())
+                shares[number] = share
             for future in finished:
                 yield future.result()
+            on_share(sum(shares.get(numbers[future], 0.0) for future in running))
     finally:
         if running:  # interrupted, or a job failed: the others go on from their checkpoints
             for worker in context.begun:
@@ -163,8 +181,15 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(threads: int) -> None:
+_SHARE = struct.Struct("id")  # a job's number, and how much of it is done
+_told: list[connection.Connection] = []  # of this worker: where it says that
+
+
+def _start_worker(threads: int, told: connection.Connection) -> None:
     torch.set_num_threads(threads)
+    # Nobody may read for a while, and a training must not wait for that.
+    os.set_blocking(told.fileno(), False)
+    _told.append(told)
 
     def end_with_parent() -> None:
         parent = multiprocessing.parent_process()
@@ -185,7 +210,13 @@ def _load(config: StudyConfig) -> Split:
     return _data[key]
 
 
-def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...]) -> RetrainResult:
+def _tell_share(number: int, event: Event) -> None:
+    """Say how much of a job is done; so few bytes come whole or, where the pipe is full, not."""
+    with contextlib.suppress(BlockingIOError, BrokenPipeError):
+        _told[0].send_bytes(_SHARE.pack(number, (event.done + event.share) / event.total))
+
+
+def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...], number: int) -> RetrainResult:
     """Train, test and write one job, in a worker."""
     load_plugins(plugins)
     data = _load(job.config)
@@ -203,6 +234,7 @@ def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...]) -> RetrainR
         seed=job.seed,
         config=job.config.train,
         checkpoint=checkpoint,
+        on_event=lambda event: _tell_share(number, event),
     )
     record = checkpoint.record() or {"history": []}
     history = [EpochRecord(**entry) for entry in record["history"]]

@@ -86,8 +86,16 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
     study, total = outcome.study, len(outcome.jobs)
     jobs = [(job, outcome.ticket_for(job.scheme)) for job in outcome.missing]
     done = total - len(jobs)
-    on_event(Event(step="retrain", done=done, total=total))
-    running = run_jobs(jobs, workers=study.config.retrain.workers, plugins=study.plugins)
+
+    def on_share(share: float) -> None:
+        on_event(
+            Event(step="retrain", done=total - len(outcome.missing), total=total, share=share)
+        )
+
+    on_share(0.0)
+    running = run_jobs(
+        jobs, workers=study.config.retrain.workers, plugins=study.plugins, on_share=on_share
+    )
     with closing(running) as results:  # whatever is raised here ends the processes
         for count, result in enumerate(results, start=done + 1):
             outcome.add(result)

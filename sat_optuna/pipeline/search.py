@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.errors import StudyError
-from sat_optuna.events import Event, OnEvent
+from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.mlflow_log import StudyLog
 from sat_optuna.pipeline.outcome import RANDOM
@@ -95,6 +96,7 @@ def _bring(
         record, trials = _held(study, step, suffix, record)
     before, caught_up = len(trials), False
     if before < total:
+        on_event(Event(step=step, done=before, total=total, message=GETTING_READY))
         built = sampler()
         if study.uses_supernet:
             study.check_supernet()
@@ -172,7 +174,7 @@ def _score(
     on_event: OnEvent,
 ) -> None:
     """Score trials until there are enough of them."""
-    from sat_optuna.search.objective import SupernetObjective
+    from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.study import finished_trials, hold_to, run_trials
 
     config, objective = study.config, study.parts.objective
@@ -190,6 +192,12 @@ def _score(
         log_trial(trial)
         on_event(_told(step, done, total, best, trial))
 
+    def on_training(event: Event) -> None:
+        within = (event.done + event.share) / event.total
+        on_event(replace(_told(step, done, total, best, None), share=within))
+
+    if isinstance(objective, TrainObjective):
+        objective.on_event = on_training
     on_event(_told(step, done, total, best, None))
     run_trials(
         opened,

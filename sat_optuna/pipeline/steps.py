@@ -7,7 +7,7 @@ returns what it came to. A step whose result is there imports no torch.
 from typing import TYPE_CHECKING
 
 from sat_optuna.config.config import decided
-from sat_optuna.events import Event, OnEvent
+from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
@@ -22,14 +22,16 @@ __all__ = ["pretrain", "report", "retrain", "run", "score_all", "search"]
 
 def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
     """Go the whole road; where search.timeout ends the search, it ends there."""
-    from sat_optuna.search.study import finished_trials
-    from sat_optuna.search.tickets import best_ticket
-
     if not study.db.exists():  # where it does, the search was begun: no torch for nothing
+        first = "pretrain" if study.uses_supernet else "search"
+        on_event(Event(step=first, done=0, total=1, message=GETTING_READY))
         study.parts.check_search()
     if study.uses_supernet:
         pretrain(study, on_event=on_event)
     if search(study, mlflow=mlflow, on_event=on_event).left:
+        from sat_optuna.search.study import finished_trials
+        from sat_optuna.search.tickets import best_ticket
+
         opened = study.optuna_study()
         complete = any(trial.state.name == "COMPLETE" for trial in finished_trials(opened))
         best = best_ticket(opened) if complete else None
@@ -61,6 +63,8 @@ def pretrain(study: "StudyFolder", *, on_event: OnEvent) -> Pretrained:
 
 def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> float:
     """Train the supernet; return the loss of its last epoch."""
+    total = study.config.pretrain.epochs
+    on_event(Event(step="pretrain", done=0, total=total, message=GETTING_READY))
     from sat_optuna.training.loop import pretrain as train_supernet
 
     config, path = study.config, study.supernet_path
@@ -92,6 +96,7 @@ def score_all(
         SchemeError: there are more schemes than the limit.
         StudyError: the supernet is not trained.
     """
+    on_event(Event(step="enumerate", done=0, total=1, message=GETTING_READY))
     from sat_optuna.evidence.enumeration import Enumeration, enumerate_schemes
 
     table, weight = study.folder / "enumeration.npz", study.config.search.sparsity_weight

@@ -4,14 +4,14 @@ from sat_optuna.events import Event
 from sat_optuna.pipeline.progress import progress_bar
 
 
-def test_a_log_file_gets_a_line_when_a_step_is_done(capsys):
+def test_a_log_file_gets_a_line_when_a_step_begins_and_when_it_is_done(capsys):
     show = progress_bar()
     for done in range(3):
         show(Event(step="fit", done=done, total=2, message=f"loss {3 - done}"))
     show(Event(step="fit", done=2, total=2, finished=True))
     show(Event(step="report", done=0, total=1))
     show(Event(step="report", done=1, total=1))
-    assert capsys.readouterr().err == "fit 2/2: loss 1\nreport 1/1\n"
+    assert capsys.readouterr().err == "fit 0/2: loss 3\nfit 2/2: loss 1\nreport 1/1\n"
 
 
 def test_a_terminal_gets_a_bar_for_each_step(capsys, monkeypatch):

@@ -75,6 +75,32 @@ def copy(road, tmp_path):
     return tmp_path / "copy", tmp_path / "copy" / "studies" / "tiny"
 
 
+FIRST = """
+import sys
+import sat_optuna as sat
+
+def tell(event):
+    print(event.message, "torch" in sys.modules, "optuna" in sys.modules)
+    sys.exit()
+
+getattr(sat.open_study("tiny"), sys.argv[1])(on_event=tell)
+"""
+
+
+@pytest.mark.parametrize("step", ["run", "pretrain", "enumerate"])
+def test_something_is_said_before_torch_is_imported(tmp_path, step):
+    make_study(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST, step],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "getting ready False False\n"
+
+
 def test_a_script_without_a_main_guard_goes_the_whole_road(road):
     project, printed = road
     folder = project / "studies" / "tiny"
@@ -118,7 +144,7 @@ def test_more_trials_and_other_retrainings_go_on(copy):
     study = sat.open_study(folder, trials=11)
     found = study.search(mlflow=False, on_event=told.append)
     assert (found.trials, found.new) == (11, 2)
-    assert [event.done for event in told] == [9, 10, 11, 11]
+    assert [event.done for event in told[1:]] == [9, 10, 11, 11]  # after "getting ready"
     assert all(event.best for event in told[:-1])
     assert len(trials(project)) == 11
 
