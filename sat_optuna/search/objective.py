@@ -201,7 +201,10 @@ class TrainObjective(_SchemeObjective):
         super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
         self.on_event = on_event
         self.epochs, self.config = epochs, config or TrainConfig()
-        self._way = {"epochs": epochs, "train": {**asdict(self.config), "compile": None}}
+        train = {**asdict(self.config), "compile": None}
+        if self.config.strategy == "auto":
+            del train["strategy"]  # versions before had none, and their studies go on
+        self._way = {"epochs": epochs, "train": train}
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Train the trial's scheme; the reward of its last epoch, in accuracy points.

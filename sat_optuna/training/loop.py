@@ -40,7 +40,7 @@ from sat_optuna.training.checkpoint import (
     save_checkpoint,
 )
 from sat_optuna.training.precision import Arithmetic, arithmetic_for, fastest_kernels
-from sat_optuna.training.step import TrainingStep, learning_rate
+from sat_optuna.training.step import TrainingStep, learning_rate, strategy_for
 
 __all__ = ["EVENT_SECONDS", "Checkpoint", "fit", "pretrain"]
 
@@ -232,7 +232,7 @@ class _Loop:
         record = checkpoint.record() if checkpoint else None
         with evaluating(net):
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
-        self.step = TrainingStep(net, config, self._arithmetic(record))
+        self.step = TrainingStep(net, config, *self._way(record))
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
 
@@ -299,39 +299,48 @@ class _Loop:
             self._save(self.checkpoint)
         return self.history[-1]
 
-    def _arithmetic(self, record: Mapping[str, Any] | None) -> Arithmetic:
+    def _way(self, record: Mapping[str, Any] | None) -> tuple[Arithmetic, str]:
         """Return how the network is trained: as its checkpoint was, where there is one.
 
         Raises:
             CheckpointError: the configuration asks for something else.
         """
-        here = arithmetic_for(self.config, self.net, next(self.net.parameters()).device)
-        if not self.checkpoint or record is None:
-            return here
-        last = record["memory_format"] == str(torch.channels_last)
-        begun = Arithmetic(
-            # A version of the package that did not store it trained in float32 where it was auto.
-            record.get(
-                "precision", "float32" if self.config.precision == "auto" else here.precision
-            ),
-            "channels_last" if last else "contiguous",
+        device = next(self.net.parameters()).device
+        arithmetic = arithmetic_for(self.config, self.net, device)
+        strategy = strategy_for(
+            self.config,
+            self.net,
+            device,
+            precision=arithmetic.precision,
+            drawn=self.draw is not None,
         )
-        for key in ("precision", "memory_format"):
-            asked, stored = getattr(self.config, key), getattr(begun, key)
-            if asked != "auto" and stored != getattr(here, key):
+        if not self.checkpoint or record is None:
+            return arithmetic, strategy
+        here = {**asdict(arithmetic), "strategy": strategy}
+        last = record["memory_format"] == str(torch.channels_last)
+        # Versions of the package that stored no precision trained in float32 where it was auto,
+        # and those that stored no strategy step by step.
+        older = "float32" if self.config.precision == "auto" else arithmetic.precision
+        begun = {
+            "precision": record.get("precision", older),
+            "memory_format": "channels_last" if last else "contiguous",
+            "strategy": record.get("strategy", "eager"),
+        }
+        for key, stored in begun.items():
+            asked = getattr(self.config, key)
+            if asked != "auto" and stored != here[key]:
                 raise CheckpointError(
                     f"checkpoint {self.checkpoint.path} was trained with {key} = {stored!r}, and "
                     f"train.{key} is {asked!r}; move the checkpoint away, or set the key back"
                 )
         if begun != here and len(record["history"]) * self.per_epoch < self.steps:
             warnings.warn(
-                f"{self.checkpoint.path} was begun in {begun.precision} and "
-                f"{begun.memory_format}, and goes on so; here auto is {here.precision} and "
-                f"{here.memory_format}, which may be faster",
+                f"{self.checkpoint.path} was begun in {_listed(begun)}, and goes on so; here auto "
+                f"is {_listed(here)}, which may be faster",
                 SatOptunaWarning,
                 stacklevel=4,
             )
-        return begun
+        return Arithmetic(begun["precision"], begun["memory_format"]), begun["strategy"]
 
     def _save(self, checkpoint: Checkpoint) -> None:
         """Write weights, momentum and history, whole or not at all."""
@@ -342,6 +351,7 @@ class _Loop:
             "environment": environment(self.device.type, torch.get_num_threads()),
             "precision": self.step.arithmetic.precision,
             "memory_format": str(self.step.arithmetic.layout),
+            "strategy": self.step.strategy,
             "scaler": self.step.scaler.state_dict(),
             "steps": self.step.taken,
             "history": [asdict(entry) for entry in self.history],
@@ -380,3 +390,9 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def _listed(way: Mapping[str, str]) -> str:
+    """Return "float32, contiguous and eager" of such values."""
+    *first, last = way.values()
+    return f"{', '.join(first)} and {last}"

@@ -439,7 +439,9 @@ def test_a_training_goes_on_in_the_precision_it_was_begun_in(tmp_path):
     stopped(supernet(), mine, epochs=2, config=config)
     assert read_record(mine.path)["precision"] == "bfloat16"
     continued = supernet(seed=9)  # narrow: auto is float32 and contiguous on every machine
-    with pytest.warns(SatOptunaWarning, match="begun in bfloat16 and channels_last, and goes on"):
+    with pytest.warns(
+        SatOptunaWarning, match="begun in bfloat16, channels_last and eager, and goes on"
+    ):
         fit(continued, images(), epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
     assert_same(weights(continued), weights(unbroken))
 
