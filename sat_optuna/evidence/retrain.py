@@ -12,7 +12,7 @@ from multiprocessing import connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -34,11 +34,13 @@ from sat_optuna.evidence.results import (
 )
 from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
-from sat_optuna.training.checkpoint import EpochRecord
-from sat_optuna.training.loop import Checkpoint, fit
+from sat_optuna.training.loop import Checkpoint, Training, fit, fit_together
 from sat_optuna.training.precision import pick_device
+from sat_optuna.training.step import together_for
 
 __all__ = ["retrain", "run_jobs"]
+
+_Group: TypeAlias = Sequence[tuple[RetrainJob, Ticket]]  # trained at the same time, by one process
 
 
 def retrain(
@@ -70,8 +72,7 @@ def retrain(
     """
     checked("retrain", RetrainConfig, {"epochs": epochs})
     whole = data.train_and_valid if isinstance(data, Split) else data
-    device = whole.device if isinstance(whole, Images) else pick_device()
-    net = build_network(ticket, seed=seed).to(device)
+    net = _fresh(ticket, whole, seed=seed)
 
     def tell(event: Event) -> None:
         on_event(replace(event, step="retrain", made=net if event.finished else event.made))
@@ -80,13 +81,20 @@ def retrain(
     return net
 
 
+def _fresh(ticket: Ticket, images: UserImages, *, seed: int) -> TicketNetwork:
+    """Return a ticket's network with weights drawn by the seed, where its images are or go."""
+    device = images.device if isinstance(images, Images) else pick_device()
+    return build_network(ticket, seed=seed).to(device)
+
+
 def run_jobs(
     jobs: Sequence[tuple[RetrainJob, Ticket]], *, workers: int, plugins: Sequence[Path] = ()
 ) -> Generator[RetrainResult, None, None]:
     """Run jobs in parallel processes, and yield each result as it comes.
 
     A small network gains nothing from a second thread, so each process uses one; where there is a
-    GPU the jobs share it one after the other. A job that was stopped goes on from its checkpoint.
+    GPU one process trains as many at a time as pays there. A job that was stopped goes on from its
+    checkpoint.
 
     Args:
         jobs: what to train, each with the ticket that says how to build it.
@@ -98,10 +106,12 @@ def run_jobs(
     """
     if not jobs:
         return
-    alone = pick_device().type == "cuda"
-    count = 1 if alone else min(len(jobs), workers or _cores())
+    device = pick_device()
+    together = together_for(jobs[0][0].config.train, device)
+    groups = [jobs[begin : begin + together] for begin in range(0, len(jobs), together)]
+    count = 1 if device.type == "cuda" else min(len(groups), workers or _cores())
     try:
-        yield from _in_processes(jobs, count, tuple(plugins))
+        yield from _in_processes(groups, count, tuple(plugins))
     except BrokenProcessPool as error:
         raise TrainingError(
             f"one of {count} retraining processes was killed, for want of memory perhaps; set "
@@ -148,16 +158,18 @@ class _SpawnContext(SpawnContext):
 
 
 def _in_processes(
-    todo: Iterable[tuple[RetrainJob, Ticket]], workers: int, plugins: tuple[Path, ...]
+    todo: Iterable[_Group], workers: int, plugins: tuple[Path, ...]
 ) -> Iterator[RetrainResult]:
     context = _SpawnContext()
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
-    running: set[Future[RetrainResult]] = {pool.submit(_run, *item, plugins) for item in todo}
+    running: set[Future[list[RetrainResult]]] = {
+        pool.submit(_run, group, plugins) for group in todo
+    }
     try:
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                yield future.result()
+                yield from future.result()
     finally:
         if running:  # interrupted, or a job failed: the others go on from their checkpoints
             for worker in context.begun:
@@ -187,9 +199,21 @@ def _load(config: StudyConfig) -> Split:
     return _data[key]
 
 
-def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...]) -> RetrainResult:
-    """Train, test and write one job, in a worker."""
+def _run(group: _Group, plugins: tuple[Path, ...]) -> list[RetrainResult]:
+    """Train jobs together, then test and write each, in a worker."""
     load_plugins(plugins)
+    begun = [_training(job, ticket) for job, ticket in group]
+    histories = fit_together(begun)
+    results = []
+    for (job, _), training, history in zip(group, begun, histories, strict=True):
+        test = _load(job.config).test
+        tested = accuracy(training.net, test)
+        results.append(RetrainResult(job.scheme, job.seed, tested, len(test), history))
+        write_result(job, results[-1])
+    return results
+
+
+def _training(job: RetrainJob, ticket: Ticket) -> Training:
     data = _load(job.config)
     if data.fingerprint != ticket.dataset_fingerprint:
         raise DataError(
@@ -197,18 +221,11 @@ def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...]) -> RetrainR
             f"fingerprint is {data.fingerprint[:16]} and was {ticket.dataset_fingerprint[:16]}; "
             "bring the files back, or make a new study"
         )
-    checkpoint = Checkpoint(job.weights_path, retrain_fingerprint(job.config))
-    net = retrain(
-        ticket,
-        data,
+    return Training(
+        _fresh(ticket, data.train_and_valid, seed=job.seed),
+        data.train_and_valid,
         epochs=job.config.retrain.epochs,
         seed=job.seed,
         config=job.config.train,
-        checkpoint=checkpoint,
+        checkpoint=Checkpoint(job.weights_path, retrain_fingerprint(job.config)),
     )
-    record = checkpoint.record() or {"history": []}
-    history = [EpochRecord(**entry) for entry in record["history"]]
-    tested = accuracy(net, data.test)
-    result = RetrainResult(job.scheme, job.seed, tested, len(data.test), tuple(history))
-    write_result(job, result)
-    return result

@@ -6,11 +6,12 @@ machine, versions and thread count; on a GPU the fastest kernels are looked for 
 bits may differ).
 """
 
+import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from sat_optuna.config.config import PretrainConfig, RetrainConfig, TrainConfig
 from sat_optuna.config.limits import checked
 from sat_optuna.data.augment import augment
-from sat_optuna.data.images import Images, check_labels, count_classes
+from sat_optuna.data.images import check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
@@ -42,7 +43,7 @@ from sat_optuna.training.checkpoint import (
 from sat_optuna.training.precision import Arithmetic, arithmetic_for, fastest_kernels
 from sat_optuna.training.step import TrainingStep, learning_rate, strategy_for
 
-__all__ = ["EVENT_SECONDS", "Checkpoint", "fit", "pretrain"]
+__all__ = ["EVENT_SECONDS", "Checkpoint", "Training", "fit", "fit_together", "pretrain"]
 
 EVENT_SECONDS = 0.5  # at least, between two events within an epoch
 
@@ -191,11 +192,9 @@ def fit(
         DataError: the images cannot be read, or do not fit the network.
         TrainingError: the loss is no longer finite.
     """
-    # No epoch at all is a training that is over.
-    epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
-    loop = _Loop(
+    training = Training(
         net,
-        training_images(images, device=next(net.parameters()).device),
+        images,
         epochs=epochs,
         seed=seed,
         config=config or TrainConfig(),
@@ -203,26 +202,61 @@ def fit(
         checkpoint=checkpoint,
         on_event=on_event,
     )
-    return loop.run()
+    (history,) = fit_together([training])
+    return history
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What `fit` is given, which says there what each of it is."""
+
+    net: nn.Module = field(kw_only=False)
+    images: UserImages = field(kw_only=False)
+    epochs: int
+    seed: int
+    config: TrainConfig
+    draw: Callable[[int], Scheme] | None = None
+    checkpoint: Checkpoint | None = None
+    on_event: OnEvent = ignore
+
+
+def fit_together(trainings: Iterable[Training]) -> tuple[tuple[EpochRecord, ...], ...]:
+    """Train several networks in one process, a step of each in turn.
+
+    Each ends with the bits that `fit` gives it alone. On a GPU each has a stream of its own, so
+    that what one leaves of the GPU another takes; on a CPU nothing is gained.
+
+    Args:
+        trainings: networks that share nothing, on one device.
+
+    Returns:
+        The records of each, as of `fit`.
+
+    Raises:
+        CheckpointError, CompileError, ConfigError, DataError, TrainingError: as of `fit`; the
+            others end with it, and go on from their checkpoints.
+    """
+    loops = [_Loop(training) for training in trainings]
+    if len(loops) == 1:
+        for _ in loops[0].turns():
+            pass
+    elif loops:
+        _take_turns(loops)
+    return tuple(tuple(loop.history) for loop in loops)
 
 
 class _Loop:
     """One training: network, step and what they need."""
 
-    def __init__(
-        self,
-        net: nn.Module,
-        images: Images,
-        *,
-        epochs: int,
-        seed: int,
-        config: TrainConfig,
-        draw: Callable[[int], Scheme] | None,
-        checkpoint: Checkpoint | None,
-        on_event: OnEvent,
-    ) -> None:
-        self.net, self.images, self.seed, self.config, self.draw = net, images, seed, config, draw
-        self.checkpoint, self.on_event, self.epochs = checkpoint, on_event, epochs
+    def __init__(self, training: Training) -> None:
+        self.net, self.seed, self.config = training.net, training.seed, training.config
+        self.draw, self.checkpoint = training.draw, training.checkpoint
+        self.on_event, epochs = training.on_event, training.epochs
+        net, draw, checkpoint, config = self.net, self.draw, self.checkpoint, self.config
+        # No epoch at all is a training that is over.
+        epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
+        images = training_images(training.images, device=next(net.parameters()).device)
+        self.images, self.epochs = images, epochs
         self.per_epoch = images.steps(config.batch)
         self.steps = epochs * self.per_epoch
         if config.compile and draw is None:
@@ -236,16 +270,15 @@ class _Loop:
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
 
-    def run(self) -> tuple[EpochRecord, ...]:
-        """Train the epochs that are not done yet and return the records of all."""
+    def turns(self) -> Generator[None, None, None]:
+        """Train the epochs that are not done yet; stop after each step."""
         self._tell(min(len(self.history), self.epochs))
         for epoch in range(len(self.history), self.epochs):
-            record = self._epoch(epoch)
+            yield from self._epoch(epoch)
+            record = self.history[-1]
             said = f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %"
             self._tell(epoch + 1, message=said, made=record)
-        history = tuple(self.history)
-        self._tell(self.epochs, made=history, finished=True)
-        return history
+        self._tell(self.epochs, made=tuple(self.history), finished=True)
 
     def _tell(self, done: int, **more: Any) -> None:
         self.on_event(Event(step="fit", done=done, total=self.epochs, **more))
@@ -257,8 +290,8 @@ class _Loop:
         with torch.random.fork_rng(devices=gpus):  # what is drawn there changes nothing here
             self._tell(epoch, share=taken / (self.per_epoch + 1), message=said)
 
-    def _epoch(self, epoch: int) -> EpochRecord:
-        """Train one epoch, save, and return its record."""
+    def _epoch(self, epoch: int) -> Generator[None, None, None]:
+        """Train one epoch, note its record and save; stop after each step."""
         self.net.train()
         jitter = partial(
             augment,
@@ -287,6 +320,7 @@ class _Loop:
                 if (now := time.monotonic()) >= told + EVENT_SECONDS:
                     told = now
                     self._tell_step(epoch, taken)
+                yield
         loss_mean = float(loss_sum) / taken  # the first number that is fetched
         if not math.isfinite(loss_mean):
             raise TrainingError(
@@ -297,7 +331,6 @@ class _Loop:
         self.history.append(EpochRecord(epoch, loss_mean, accuracy, self.step.rate))
         if self.checkpoint:
             self._save(self.checkpoint)
-        return self.history[-1]
 
     def _way(self, record: Mapping[str, Any] | None) -> tuple[Arithmetic, str]:
         """Return how the network is trained: as its checkpoint was, where there is one.
@@ -382,6 +415,67 @@ class _Loop:
         self.step.scaler.load_state_dict(record["scaler"])
         self.step.taken = record["steps"]
         return [EpochRecord(**entry) for entry in record["history"]]
+
+
+class _Turns:
+    """The steps of a training among others: its global generators, and on a GPU its stream."""
+
+    def __init__(self, loop: _Loop) -> None:
+        self.steps = loop.turns()
+        self._gpu = loop.device if loop.device.type == "cuda" else None
+        self._generators = self._state()
+        self.stream = torch.cuda.Stream(self._gpu) if self._gpu else None  # type: ignore[no-untyped-call]
+        self._draws = True  # on the GPU, as far as is known
+
+    def take(self, drawn: torch.cuda.Event | None) -> bool:
+        """Make a step, and return whether there was one to make.
+
+        Args:
+            drawn: a GPU's mark after the last step in which something was drawn. All graphs read
+                the state of the global generator at one place, so those that draw wait for each
+                other.
+        """
+        with torch.cuda.stream(self.stream):
+            if self.stream and drawn and self._draws:
+                self.stream.wait_event(drawn)
+            self._put(self._generators)
+            try:
+                return next(self.steps, self) is None
+            finally:
+                before, self._generators = self._generators, self._state()
+                self._draws = not torch.equal(before[-1], self._generators[-1])
+                if self.stream and drawn and self._draws:
+                    drawn.record(self.stream)
+
+    def _state(self) -> list[Tensor]:
+        gpu = [torch.cuda.get_rng_state(self._gpu)] if self._gpu else []
+        return [torch.get_rng_state(), *gpu]
+
+    def _put(self, state: list[Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        if self._gpu:
+            torch.cuda.set_rng_state(state[1], self._gpu)
+
+
+def _take_turns(loops: Sequence[_Loop]) -> None:
+    """Make the steps of all trainings, one of each in turn, until there are no more."""
+    device = loops[0].device
+    gpus = [device] if device.type == "cuda" else []
+    drawn = torch.cuda.Event() if gpus else None  # type: ignore[no-untyped-call]
+    with (
+        torch.random.fork_rng(devices=gpus),
+        fastest_kernels(device),  # once for all: they end in another order than they began in
+        contextlib.ExitStack() as ends,
+    ):
+        begun = [_Turns(loop) for loop in loops]
+        for turns in begun:
+            ends.enter_context(contextlib.closing(turns.steps))
+            if turns.stream:
+                now = torch.cuda.current_stream(device)
+                turns.stream.wait_stream(now)
+                ends.callback(now.wait_stream, turns.stream)
+        while begun:
+            begun = [turns for turns in begun if turns.take(drawn)]
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

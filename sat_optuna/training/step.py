@@ -16,17 +16,21 @@ from sat_optuna.training.static import StaticStep
 
 __all__ = [
     "STRATEGIES",
+    "TOGETHER",
     "CompileError",
     "TrainingStep",
     "check_compiler",
     "learning_rate",
     "strategy_for",
+    "together_for",
 ]
 
 # What `auto` means where a network has one scheme, by the kind of device: the most parameters
 # that a network may have to be trained by a CUDA graph. Larger ones keep a GPU busy without.
 # No GPU was measured, so every network is trained step by step.
 STRATEGIES: Mapping[str, int] = {"cpu": 0, "cuda": 0}
+# How many networks one process trains at a time, by the kind of device; no GPU was measured.
+TOGETHER: Mapping[str, int] = {"cpu": 1, "cuda": 1}
 
 _WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
 _START = 1 / 25  # one-cycle starts at this share of its peak
@@ -105,6 +109,14 @@ def strategy_for(
         return config.strategy
     params = sum(parameter.numel() for parameter in net.parameters())
     return "graph" if params <= STRATEGIES.get(device.type, 0) else "eager"
+
+
+def together_for(config: TrainConfig, device: torch.device) -> int:
+    """Return how many networks one process trains at a time, each with the bits it has alone.
+
+    Those that are compiled come one after the other, for torch compiles only so many at a time.
+    """
+    return 1 if config.compile else TOGETHER.get(device.type, 1)
 
 
 class TrainingStep:
