@@ -49,11 +49,6 @@ class StaticStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._places: tuple[int, ...] = ()
 
-    @property
-    def is_recorded(self) -> bool:
-        """Whether there is a CUDA graph."""
-        return self._graph is not None
-
     def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Make one step; the result is overwritten by no later one."""
         if self._batch is None:
