@@ -28,6 +28,7 @@ import torch
 import inference
 import scoring
 import searching
+import strategies
 import training
 from sat_optuna.files import write_text
 from sat_optuna.training.checkpoint import versions
@@ -53,6 +54,8 @@ class Measurement:
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "training, resnet20": Measurement(training.resnet20, 45),
+    "training, eager and graph": Measurement(strategies.steps, 30),
+    "retraining together": Measurement(strategies.together, 60),
     "scoring": Measurement(scoring.all_schemes, 60),
     "training, resnet56": Measurement(training.resnet56, 50),
     "inference": Measurement(inference.increments, 40),
@@ -60,6 +63,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "searching": Measurement(searching.studies, 40),
     "training, wide resnet20": Measurement(training.wide_resnet20, 40),
     "training, wide resnet56": Measurement(training.wide_resnet56, 45),
+    "training, compiled": Measurement(strategies.compiled, 60),
 }
 
 
