@@ -63,6 +63,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "searching": Measurement(searching.studies, 40),
     "training, wide resnet20": Measurement(training.wide_resnet20, 40),
     "training, wide resnet56": Measurement(training.wide_resnet56, 45),
+    "seeds batched by torch.func": Measurement(strategies.batched, 30),
     "training, compiled": Measurement(strategies.compiled, 60),
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from sat_optuna.bench.batched import BatchedStep
 from sat_optuna.bench.training_plan import Network, TrainingPlan, ratio_of, timed
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.cost.timing import interval_text
@@ -25,9 +26,10 @@ from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import Training, fit_together
 from sat_optuna.training.precision import Arithmetic, fastest_kernels
+from sat_optuna.training.static import StaticStep
 from sat_optuna.training.step import TrainingStep
 
-__all__ = ["compiled", "steps", "together"]
+__all__ = ["batched", "compiled", "steps", "together"]
 
 FLOAT32 = Arithmetic("float32", "contiguous")
 BFLOAT16 = Arithmetic("bfloat16", "channels_last")
@@ -49,6 +51,61 @@ def compiled(*, cut: bool) -> list[dict[str, Any]]:
     """Time steps of ResNet-20 with SE, width 16, eager and through torch.compile."""
     ways = [("eager", FLOAT32), ("eager" if cut else "compiled", FLOAT32)]
     return _steps(Network(attention=True, steps=20), ways, cut=cut)
+
+
+def batched(*, cut: bool) -> list[dict[str, Any]]:
+    """Time a step of 4 seeds batched by torch.func, beside the step of one network.
+
+    Returns:
+        A row a way: images a second of all networks, and how many times those of the first way.
+    """
+    network = Network(attention=True, steps=10)
+    if cut:
+        network = _cut(network)
+    images = network.images(network.steps * network.batch)
+    batches = list(images.batches(None, network.batch))
+    supernet, config = network.supernet(), TrainConfig(flip=True)
+
+    def fresh() -> nn.Module:
+        return materialise(supernet, Scheme.uniform(supernet.stages, 1)).train()
+
+    seeds = [BatchedStep([fresh() for _ in range(SEEDS)], config) for _ in range(2)]
+    recorded = StaticStep(
+        seeds[1],
+        seeds[1].state,
+        [*seeds[1].weights.values()],
+    )
+    stacked = [
+        (x.expand(SEEDS, *x.shape).contiguous(), labels.expand(SEEDS, -1).contiguous())
+        for x, labels in batches
+    ]
+    alone = TrainingStep(fresh(), config, FLOAT32, "graph")
+    passes: dict[str, Callable[[], object]] = {
+        "graph, one network": partial(_take, alone, batches),
+        "batched seeds, eager": lambda: [seeds[0](*batch) for batch in stacked],
+        "batched seeds, graph": lambda: [recorded(*batch) for batch in stacked],
+    }
+    plan = TrainingPlan(networks=(network,), rounds=ROUNDS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SatOptunaWarning)
+        with fastest_kernels(images.device):
+            times = timed(passes, plan, ignore)
+    one = times["graph, one network"]
+    rows = []
+    for name, passed in times.items():
+        count = 1 if passed is one else SEEDS
+        each = [milliseconds / count for milliseconds in passed]
+        found = ratio_of("times_one", one, each)
+        rows.append(
+            {
+                "way": name,
+                "networks": count,
+                "step_ms": round(statistics.median(passed) / network.steps, 2),
+                "images_per_s": round(1000 * len(images) / statistics.median(each)),
+                "times_one": interval_text(found, "times_one", "{:.2f}"),
+            }
+        )
+    return rows
 
 
 def _steps(
