@@ -25,6 +25,7 @@ from sat_optuna.data.augment import augment
 from sat_optuna.data.images import Images, check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
+from sat_optuna.device import memory_for
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.scheme import Scheme
@@ -189,21 +190,24 @@ def fit(
         CompileError: `config.compile`, and the network cannot be compiled here.
         ConfigError: `epochs` is no whole number, or below 0.
         DataError: the images cannot be read, or do not fit the network.
+        DeviceMemoryError: the device has too little memory for such batches.
         TrainingError: the loss is no longer finite.
     """
     # No epoch at all is a training that is over.
     epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
-    loop = _Loop(
-        net,
-        training_images(images, device=next(net.parameters()).device),
-        epochs=epochs,
-        seed=seed,
-        config=config or TrainConfig(),
-        draw=draw,
-        checkpoint=checkpoint,
-        on_event=on_event,
-    )
-    return loop.run()
+    config = config or TrainConfig()
+    with memory_for(f"training in batches of {config.batch} images", "lower train.batch"):
+        loop = _Loop(
+            net,
+            training_images(images, device=next(net.parameters()).device),
+            epochs=epochs,
+            seed=seed,
+            config=config,
+            draw=draw,
+            checkpoint=checkpoint,
+            on_event=on_event,
+        )
+        return loop.run()
 
 
 class _Loop:
