@@ -40,9 +40,7 @@ class GraphedLoop:
         self.device = images.device
         arithmetic.put(net.train(), self.device)
         shape = (config.batch, *images.shape)
-        self.x = torch.zeros(shape, device=self.device).contiguous(
-            memory_format=arithmetic.layout
-        )
+        self.x = torch.zeros(shape, device=self.device).contiguous(memory_format=arithmetic.layout)
         self.labels = torch.zeros(config.batch, dtype=torch.int64, device=self.device)
         self.rate = torch.zeros((), device=self.device)
         self.loss = torch.zeros((), device=self.device)

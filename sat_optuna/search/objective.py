@@ -70,7 +70,7 @@ class _SchemeObjective:
         Raises:
             StudyError: the study minimises, or its trials were scored with something else.
         """
-        hold_to(trial.study, self.scored_with())
+        hold_to(trial.study, self.scored_with(), device=self.train.device.type)
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)

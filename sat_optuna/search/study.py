@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.config.config import StudyConfig
-from sat_optuna.errors import StudyError, TrainingError
+from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.sampler.storage import SamplerSettingsError, claim_study
@@ -25,6 +26,7 @@ from sat_optuna.search.unfinished import stale_trials
 
 __all__ = [
     "CONFIG_KEY",
+    "DEVICE_KEY",
     "UUID_KEY",
     "build_pruner",
     "build_sampler",
@@ -37,6 +39,7 @@ __all__ = [
 
 CONFIG_KEY = "sat:config"
 UUID_KEY = "sat:uuid"
+DEVICE_KEY = "sat:device"
 
 
 def build_sampler(
@@ -107,12 +110,13 @@ def create_study(
     return study
 
 
-def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
+def hold_to(study: optuna.Study, scored_with: Mapping[str, Any], *, device: str) -> None:
     """Note what the trials of a study are scored with, or compare it with what is noted.
 
     Args:
         study: an objective's, to be maximised.
         scored_with: network, attention, data and what else decides a score; JSON values.
+        device: the type of device that scores; another one than before is warned of.
 
     Raises:
         StudyError: earlier trials were scored with something else, or the study minimises.
@@ -129,6 +133,16 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
         raise StudyError(
             f"the trials of study {study.study_name!r} were scored with another "
             f"{' and '.join(changed)} than is given now; bring that back, or make a new study"
+        )
+    begun = study.user_attrs.get(DEVICE_KEY)
+    if begun is None:
+        study.set_user_attr(DEVICE_KEY, device)
+    elif begun != device:
+        warnings.warn(
+            f"study {study.study_name!r} was begun on {begun}, and {device} computes now; it goes "
+            "on, but the last bits of a score may differ",
+            SatOptunaWarning,
+            stacklevel=3,
         )
 
 

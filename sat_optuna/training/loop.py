@@ -26,6 +26,7 @@ from sat_optuna.data.augment import augment
 from sat_optuna.data.images import check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
+from sat_optuna.device import memory_for
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.scheme import Scheme
@@ -190,6 +191,7 @@ def fit(
         CompileError: `config.compile`, and the network cannot be compiled here.
         ConfigError: `epochs` is no whole number, or below 0.
         DataError: the images cannot be read, or do not fit the network.
+        DeviceMemoryError: the device has too little memory for such batches.
         TrainingError: the loss is no longer finite.
     """
     training = Training(
@@ -233,15 +235,19 @@ def fit_together(trainings: Iterable[Training]) -> tuple[tuple[EpochRecord, ...]
         The records of each, as of `fit`.
 
     Raises:
-        CheckpointError, CompileError, ConfigError, DataError, TrainingError: as of `fit`; the
-            others end with it, and go on from their checkpoints.
+        CheckpointError, CompileError, ConfigError, DataError, DeviceMemoryError, TrainingError: as
+            of `fit`; the others end with it, and go on from their checkpoints.
     """
-    loops = [_Loop(training) for training in trainings]
-    if len(loops) == 1:
-        for _ in loops[0].turns():
-            pass
-    elif loops:
-        _take_turns(loops)
+    given = [*trainings]
+    batch = max((training.config.batch for training in given), default=0)
+    many = f" {len(given)} networks at a time" if len(given) > 1 else ""
+    with memory_for(f"training{many} in batches of {batch} images", "lower train.batch"):
+        loops = [_Loop(training) for training in given]
+        if len(loops) == 1:
+            for _ in loops[0].turns():
+                pass
+        elif loops:
+            _take_turns(loops)
     return tuple(tuple(loop.history) for loop in loops)
 
 

@@ -1,6 +1,7 @@
-"""ResNet-50 at 224 x 224 with SE, SGE and DIA: inference, and steps of training with their memory."""
+"""ResNet-50 at 224 x 224 with SE, SGE and DIA: inference; training steps and their memory."""
 
 import statistics
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -8,9 +9,9 @@ import torch
 
 from sat_optuna.bench.inference import bench_inference
 from sat_optuna.bench.inference_plan import InferencePlan, MeasuredNetwork, plan_inference
+from sat_optuna.bench.training_plan import TrainingPlan, ratio_of, timed
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.cost.timing import interval_text
-from sat_optuna.bench.training_plan import TrainingPlan, ratio_of, timed
 from sat_optuna.events import ignore
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.training.precision import arithmetic_for, pick_device
@@ -25,21 +26,24 @@ ROUNDS = 31
 def _plan(*, cut: bool, batch: int) -> InferencePlan:
     if cut:
         return plan_inference(
-            "resnet50", modules=["se"], resolution=32, batch=1, rounds=6, classes=10, cheapest=False
+            "resnet20",
+            modules=["se"],
+            resolution=16,
+            batch=1,
+            rounds=6,
+            classes=10,
+            cheapest=False,
+            settings={"width": 4},
         )
-    return plan_inference(
-        "resnet50", modules=MODULES, batch=batch, rounds=ROUNDS, cheapest=False
-    )
+    return plan_inference("resnet50", modules=MODULES, batch=batch, rounds=ROUNDS, cheapest=False)
 
 
-def increments(*, cut: bool) -> list[dict[str, Any]]:
+def increments(*, cut: bool) -> Iterator[dict[str, Any]]:
     """Time a forward pass of each network in turns; the increment over plain, in per cent."""
-    rows = []
-    for batch in (1,) if cut else (1, 64):
-        document = bench_inference(_plan(cut=cut, batch=batch))
-        rows += [
-            {
-                "batch": row["batch"],
+    for batch in (1,) if cut else (64, 1):
+        for row in bench_inference(_plan(cut=cut, batch=batch))["rows"]:
+            yield {
+                "batch": batch,
                 "module": row["module"] or "",
                 "network": row["network"],
                 "scheme": row["scheme"],
@@ -47,12 +51,9 @@ def increments(*, cut: bool) -> list[dict[str, Any]]:
                 "increment_percent": interval_text(row, "increment_percent", "{:.1f}") or "",
                 "share_of_full": interval_text(row, "share_of_full", "{:.2f}") or "",
             }
-            for row in document["rows"]
-        ]
-    return rows
 
 
-def training_steps(*, cut: bool) -> list[dict[str, Any]]:
+def training_steps(*, cut: bool) -> Iterator[dict[str, Any]]:
     """Time a training step of each network in turns; peak memory beside it."""
     plan = _plan(cut=cut, batch=32)
     device = pick_device()
@@ -69,21 +70,17 @@ def training_steps(*, cut: bool) -> list[dict[str, Any]]:
             steps[one.name]()
             memory[one.name] = round((torch.cuda.max_memory_allocated() - before) / 2**20)
     times = timed(steps, TrainingPlan(networks=(), rounds=6), ignore)
-    rows = []
     for one in everyone:
         found = ratio_of("times_plain", times[one.name], times[plan.plain.name])
-        rows.append(
-            {
-                "module": one.spec.kind if one != plan.plain else "",
-                "network": one.role,
-                "scheme": str(one.scheme),
-                "batch": len(x),
-                "step_ms": round(statistics.median(times[one.name]), 2),
-                "times_plain": interval_text(found, "times_plain"),
-                "step_mib": memory.get(one.name, ""),
-            }
-        )
-    return rows
+        yield {
+            "module": one.spec.kind if one != plan.plain else "",
+            "network": one.role,
+            "scheme": str(one.scheme),
+            "batch": len(x),
+            "step_ms": round(statistics.median(times[one.name]), 2),
+            "times_plain": interval_text(found, "times_plain"),
+            "step_mib": memory.get(one.name, ""),
+        }
 
 
 def _step(plan: InferencePlan, one: MeasuredNetwork, x: torch.Tensor, labels: torch.Tensor) -> Any:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,7 +36,7 @@ from sat_optuna.training.precision import pick_device
 
 __all__ = ["MEASUREMENTS", "Measurement", "main", "run"]
 
-Rows: TypeAlias = list[dict[str, Any]]
+Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Measurement:
     """Something that is measured.
 
     Attributes:
-        measure: called with whether sizes are cut; returns the rows of a table.
+        measure: called with whether sizes are cut; yields the rows of a table.
         seconds: at most.
     """
 
-    measure: Callable[..., Rows]
+    measure: Callable[..., Iterable[Row]]
     seconds: int
 
 
@@ -88,7 +88,9 @@ def run(folder: Path, *, cut: bool, only: Sequence[str] = ()) -> bool:
         start = time.monotonic()
         try:
             with _at_most(measurement.seconds):
-                document["results"][name] = measurement.measure(cut=cut)
+                rows = document["results"][name] = []
+                for row in measurement.measure(cut=cut):
+                    rows.append(row)  # noqa: PERF402  kept where the next one fails
         except Exception:  # the others are measured all the same
             document["failed"][name] = traceback.format_exc()
             sys.stderr.write(f"{name} failed\n{document['failed'][name]}")
@@ -135,7 +137,11 @@ def table(document: Mapping[str, Any]) -> str:
     ]
     for name, rows in document["results"].items():
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        lines += [f"\n## {name[0].upper()}{name[1:]}\n", _line(columns), _line("-" for _ in columns)]
+        lines += [
+            f"\n## {name[0].upper()}{name[1:]}\n",
+            _line(columns),
+            _line("-" for _ in columns),
+        ]
         lines += [_line(row.get(column, "") for column in columns) for row in rows]
     for name, said in document["failed"].items():
         lines += [f"\n## {name}: failed\n", said.strip().splitlines()[-1]]

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,29 +13,27 @@ from sat_optuna.seeds import generator_for
 
 __all__ = ["all_schemes"]
 
-CHUNKS = (500, 2500, 10000)
+CHUNKS = (2500, 500, 10000)
 ROUNDS = 3
 SAMPLE = 4  # schemes timed one by one in a round, others each time
 
 
-def all_schemes(*, cut: bool) -> list[dict[str, Any]]:
+def all_schemes(*, cut: bool) -> Iterator[dict[str, Any]]:
     """Time the tree in chunks of several sizes beside schemes one by one, in turns.
 
-    Returns:
+    Yields:
         A row a chunk, without and with calibration: seconds of the tree, and of all schemes one by
         one (scaled up from a sample), and how many times faster the tree is: median, least, most.
     """
     images, blocks, chunks = 10_000, CASES["m9"].blocks, CHUNKS
     if cut:
         images, blocks, chunks = 20, (1, 1, 1), (10, 20)
-    rows = []
-    for calibrated in (False, True):
+    for calibrated in (True, False):
         net, data, calibration = networks_of(blocks, images, calibrated=calibrated)
         calibration = calibration[:4]  # 512 images, as a study takes
         for chunk in chunks:
             evaluator = Evaluator(net, data, calibration=calibration, chunk=chunk)
-            rows.append({"chunk": chunk, "calibrated": calibrated, **_timed(evaluator)})
-    return rows
+            yield {"chunk": chunk, "calibrated": calibrated, **_timed(evaluator)}
 
 
 def _timed(evaluator: Evaluator) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Training images/s: our loop in each precision and layout, the usual loop, a graphed one."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -29,35 +29,36 @@ GRAPHED = (SETTINGS[0], Arithmetic("bfloat16", "channels_last"))
 ROUNDS = 6  # the fewest that have an interval
 
 
-def resnet20(*, cut: bool) -> list[dict[str, Any]]:
+def resnet20(*, cut: bool) -> Iterator[dict[str, Any]]:
     """ResNet-20 of width 16."""
     return loops(Network(steps=40), cut=cut)
 
 
-def resnet56(*, cut: bool) -> list[dict[str, Any]]:
+def resnet56(*, cut: bool) -> Iterator[dict[str, Any]]:
     """ResNet-56 of width 16."""
     return loops(Network(backbone="resnet56", steps=20), cut=cut)
 
 
-def wide_resnet20(*, cut: bool) -> list[dict[str, Any]]:
+def wide_resnet20(*, cut: bool) -> Iterator[dict[str, Any]]:
     """ResNet-20 of width 32."""
     return loops(Network(width=32, steps=30), cut=cut)
 
 
-def wide_resnet56(*, cut: bool) -> list[dict[str, Any]]:
+def wide_resnet56(*, cut: bool) -> Iterator[dict[str, Any]]:
     """ResNet-56 of width 32."""
     return loops(Network(backbone="resnet56", width=32, steps=15), cut=cut)
 
 
-def loops(network: Network, *, cut: bool) -> list[dict[str, Any]]:
+def loops(network: Network, *, cut: bool) -> Iterator[dict[str, Any]]:
     """Time an epoch of each loop in turns; images of noise, CIFAR's shape.
 
-    Returns:
+    Yields:
         A row a loop: images a second, and how many times as fast it is as the usual loop and as
         the graphed one of the same precision (medians over the rounds with 95 % intervals).
     """
     if cut:
-        network = replace(network, width=network.width // 8, batch=8, steps=2, shape=(3, 16, 16))
+        width = network.width // 8
+        network = Network(width=width, batch=8, steps=2, shape=(3, 16, 16))
     plan = TrainingPlan(networks=(network,), rounds=ROUNDS)
     config = replace(plan.config, batch=network.batch)
     images = network.images(network.steps * network.batch)
@@ -77,21 +78,17 @@ def loops(network: Network, *, cut: bool) -> list[dict[str, Any]]:
         graphed = GraphedLoop(fresh(), images, config, setting)
         passes["graphed by hand", setting] = partial(graphed.run, epochs=1, seed=0)
     times = timed(passes, plan, ignore)
-    rows = []
     for (loop, setting), passed in times.items():
         hand = times["graphed by hand", GRAPHED[setting.precision != "float32"]]
         found = {
             **ratio_of("times_usual", times["usual", SETTINGS[0]], passed),
             **ratio_of("times_graphed", hand, passed),
         }
-        rows.append(
-            {
-                "network": network.name,
-                "loop": loop,
-                **asdict(setting),
-                "images_per_s": round(1000 * len(images) / statistics.median(passed)),
-                "times_usual": interval_text(found, "times_usual", "{:.2f}"),
-                "times_graphed": interval_text(found, "times_graphed", "{:.2f}"),
-            }
-        )
-    return rows
+        yield {
+            "network": network.name,
+            "loop": loop,
+            **asdict(setting),
+            "images_per_s": round(1000 * len(images) / statistics.median(passed)),
+            "times_usual": interval_text(found, "times_usual", "{:.2f}"),
+            "times_graphed": interval_text(found, "times_graphed", "{:.2f}"),
+        }

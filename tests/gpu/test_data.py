@@ -1,15 +1,15 @@
-"""Data on the device: augmentation equals the CPU's, batches arrive there, files by pinned memory."""
+"""Data on the device: augmented as on the CPU; batches arrive there, files by pinned memory."""
 
 import pytest
 import torch
 
+from sat_optuna.backbones import build_backbone
 from sat_optuna.data import load_dataset
 from sat_optuna.data.augment import augment
 from sat_optuna.seeds import generator_for
 from sat_optuna.training.loop import fit
 from tests.data.formats import write_images
 from tests.gpu.made import CONFIG, images
-from sat_optuna.backbones import build_backbone
 
 pytestmark = pytest.mark.gpu
 
@@ -30,7 +30,11 @@ def test_the_same_draws_change_the_same_pixels(device, floats, shift, flip, cuto
 
 
 def test_batches_are_the_cpus(device):
-    pairs = zip(images(40, device).batches(None, 16), images(40, "cpu").batches(None, 16), strict=True)
+    assert_batches_equal(images(40, device), images(40, "cpu"), device)
+
+
+def assert_batches_equal(there, here, device):
+    pairs = zip(there.batches(None, 5), here.batches(None, 5), strict=True)
     for (x, labels), (cpu_x, cpu_labels) in pairs:
         assert x.device == labels.device == device
         torch.testing.assert_close(x.cpu(), cpu_x, rtol=0, atol=1e-6)
@@ -47,10 +51,7 @@ def test_files_arrive_through_pinned_memory(device, tmp_path, workers):
         load_dataset("imagefolder", root=tmp_path, workers=workers, device=str(where)).train
         for where in ("cpu", device)
     )
-    for (x, labels), (cpu_x, cpu_labels) in zip(there.batches(None, 5), here.batches(None, 5), strict=True):
-        assert x.device == labels.device == device
-        torch.testing.assert_close(x.cpu(), cpu_x, rtol=0, atol=1e-6)
-        assert labels.cpu().equal(cpu_labels)
+    assert_batches_equal(there, here, device)
     net = build_backbone("resnet20", in_channels=3, classes=2, width=4, blocks=(1, 1, 1))
     history = fit(net.to(device), there, epochs=1, seed=0, config=CONFIG)
     assert len(history) == 1
