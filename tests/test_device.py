@@ -42,7 +42,7 @@ class Small(nn.Module):
 def small(room: int) -> Supernet:
     """A supernet whose head has room for so many images."""
     net = tiny_supernet()
-    net.backbone.head = Small(net.backbone.head, room)
+    net.backbone.head = Small(net.get_submodule("backbone.head"), room)
     return net
 
 

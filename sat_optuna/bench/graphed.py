@@ -88,7 +88,7 @@ class GraphedLoop:
             )
 
         x, labels = next(images.batches(rows, len(rows), augment=jitter))
-        return x.unflatten(0, (steps, -1)), labels.unflatten(0, (steps, -1))
+        return x.view(steps, -1, *x.shape[1:]), labels.view(steps, -1)
 
     def _step(self) -> None:
         mixed = self.arithmetic.precision != "float32"
@@ -106,7 +106,7 @@ class GraphedLoop:
     def _captured(self) -> torch.cuda.CUDAGraph:
         """Capture a step, and put back what the steps of the warm-up changed."""
         before = copy.deepcopy(self.net.state_dict())
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with fastest_kernels(self.device):
             with torch.cuda.stream(stream):

@@ -20,7 +20,7 @@ from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import WORKER_KEY, suggest_scheme
-from sat_optuna.search.study import hold_to
+from sat_optuna.search.study import hold_to, note_device
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
@@ -70,7 +70,8 @@ class _SchemeObjective:
         Raises:
             StudyError: the study minimises, or its trials were scored with something else.
         """
-        hold_to(trial.study, self.scored_with(), device=self.train.device.type)
+        hold_to(trial.study, self.scored_with())
+        note_device(trial.study, self.train.device.type)
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)

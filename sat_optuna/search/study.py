@@ -34,6 +34,7 @@ __all__ = [
     "finished_trials",
     "hold_to",
     "load_study",
+    "note_device",
     "run_trials",
 ]
 
@@ -110,13 +111,12 @@ def create_study(
     return study
 
 
-def hold_to(study: optuna.Study, scored_with: Mapping[str, Any], *, device: str) -> None:
+def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
     """Note what the trials of a study are scored with, or compare it with what is noted.
 
     Args:
         study: an objective's, to be maximised.
         scored_with: network, attention, data and what else decides a score; JSON values.
-        device: the type of device that scores; another one than before is warned of.
 
     Raises:
         StudyError: earlier trials were scored with something else, or the study minimises.
@@ -134,6 +134,10 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any], *, device: str)
             f"the trials of study {study.study_name!r} were scored with another "
             f"{' and '.join(changed)} than is given now; bring that back, or make a new study"
         )
+
+
+def note_device(study: optuna.Study, device: str) -> None:
+    """Note on which type of device a study is scored; warn where it was begun on another."""
     begun = study.user_attrs.get(DEVICE_KEY)
     if begun is None:
         study.set_user_attr(DEVICE_KEY, device)
@@ -142,7 +146,7 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any], *, device: str)
             f"study {study.study_name!r} was begun on {begun}, and {device} computes now; it goes "
             "on, but the last bits of a score may differ",
             SatOptunaWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
 
 

@@ -128,7 +128,7 @@ def arithmetic_for(
 
 def _computes_bfloat16() -> bool:
     """Return whether the GPU has instructions for bfloat16, and need not imitate them."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def to_memory_format(

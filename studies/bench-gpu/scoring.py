@@ -13,7 +13,7 @@ from sat_optuna.seeds import generator_for
 
 __all__ = ["all_schemes"]
 
-CHUNKS = (2500, 500, 10000)
+CHUNKS: tuple[int, ...] = (2500, 500, 10000)
 ROUNDS = 3
 SAMPLE = 4  # schemes timed one by one in a round, others each time
 
@@ -25,7 +25,8 @@ def all_schemes(*, cut: bool) -> Iterator[dict[str, Any]]:
         A row a chunk, without and with calibration: seconds of the tree, and of all schemes one by
         one (scaled up from a sample), and how many times faster the tree is: median, least, most.
     """
-    images, blocks, chunks = 10_000, CASES["m9"].blocks, CHUNKS
+    chunks = CHUNKS
+    images, blocks = 10_000, CASES["m9"].blocks
     if cut:
         images, blocks, chunks = 20, (1, 1, 1), (10, 20)
     for calibrated in (True, False):

@@ -13,6 +13,7 @@ import torch
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.data.split import Split
 from sat_optuna.evaluate import evaluate_network
+from sat_optuna.events import Event
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
@@ -20,6 +21,7 @@ from sat_optuna.search.storage import open_storage
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import fit
 from sat_optuna.training.precision import pick_device, to_memory_format
 
@@ -52,13 +54,18 @@ def studies(*, cut: bool) -> Iterator[dict[str, Any]]:
     def train_alone(scheme: Scheme) -> None:
         model = materialise(net, scheme)
         to_memory_format(model, CONFIG, pick_device())
+
+        def validate(event: Event) -> None:
+            if isinstance(event.made, EpochRecord):
+                evaluate_network(model, train.valid)
+
         fit(
             model,
             train.train,
             epochs=EPOCHS,
             seed=0,
             config=CONFIG,
-            on_event=lambda event: event.made and evaluate_network(model, train.valid),
+            on_event=validate,
         )
 
     yield _compared("TrainObjective", train, train_alone, trained)

@@ -58,7 +58,7 @@ def loops(network: Network, *, cut: bool) -> Iterator[dict[str, Any]]:
     """
     if cut:
         width = network.width // 8
-        network = Network(width=width, batch=8, steps=2, shape=(3, 16, 16))
+        network = Network(width=width, batch=8, steps=1, shape=(3, 8, 8))
     plan = TrainingPlan(networks=(network,), rounds=ROUNDS)
     config = replace(plan.config, batch=network.batch)
     images = network.images(network.steps * network.batch)

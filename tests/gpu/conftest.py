@@ -3,6 +3,8 @@
 `pytest -m gpu` runs them on the GPU; with `--device cpu` the same tests run on the CPU.
 """
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def card(device):
 @pytest.fixture
 def exact_floats():
     """Float32 is float32: no TF32, which keeps 10 bits of each factor."""
-    backends = torch.backends
+    backends: Any = torch.backends
     settings = (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
     before = [setting.fp32_precision for setting in settings]
     for setting in settings:

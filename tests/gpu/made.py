@@ -23,7 +23,8 @@ def arrays(count):
 
 
 def images(count, device):
-    return TensorImages(*arrays(count), (0.5,) * 3, (0.25,) * 3).to(device)
+    pixels, labels = arrays(count)
+    return TensorImages(pixels, labels, (0.5,) * 3, (0.25,) * 3).to(device)
 
 
 def split(count, device):

@@ -54,7 +54,7 @@ def test_jobs_share_the_device_and_give_what_one_retraining_gives(device, tmp_pa
     data = load_configured(STUDY.data, seed=STUDY.seed, device=str(device))
     tickets = [ticket_of(Scheme.parse(text), data) for text in ("1-0-1", "0-0-0")]
     jobs = [(RetrainJob(one.scheme, 1, STUDY, tmp_path), one) for one in tickets]
-    results = {result.scheme: result for result in run_jobs(jobs, workers=2)}
+    results = {result.scheme: result for result in run_jobs(jobs, workers=1)}
     for job, ticket in jobs:
         assert read_result(job) == results[ticket.scheme]
         assert read_record(job.weights_path)["environment"]["device"] == device.type
