@@ -13,7 +13,15 @@ HARDWARE = "needs CUDA"
 _skipped: list[str] = []
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="where tests marked gpu run"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--device") == "cpu":
+        return
     if not any(item.get_closest_marker("gpu") for item in items):
         return
     import torch

@@ -35,12 +35,13 @@ LIMITS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A ResNet-20 that is measured.
+    """A CIFAR ResNet that is measured.
 
     >>> Network(width=8, attention=True, batch=64).name
     'resnet20 with SE, width 8, 3x32x32, batch 64'
 
     Attributes:
+        backbone: its name.
         width, stem_stride: its settings.
         attention: whether the loops train it with SE in every block, or plain.
         shape: (C, H, W) of its images, which are noise.
@@ -48,6 +49,7 @@ class Network:
         steps: number of steps of one timed pass.
     """
 
+    backbone: str = "resnet20"
     width: int = 16
     stem_stride: int = 1
     attention: bool = False
@@ -59,14 +61,14 @@ class Network:
     def name(self) -> str:
         """Its name in the tables."""
         stride = f", stem stride {self.stem_stride}" if self.stem_stride > 1 else ""
-        what = "resnet20 with SE" if self.attention else "resnet20"
+        what = f"{self.backbone} with SE" if self.attention else self.backbone
         size = "x".join(map(str, self.shape))
         return f"{what}, width {self.width}{stride}, {size}, batch {self.batch}"
 
     def supernet(self, *, seed: int = 0) -> Supernet:
         """Build the supernet with the kind SE; its weights are drawn with the seed."""
         return Supernet(
-            "resnet20",
+            self.backbone,
             attention=("se",),
             in_channels=self.shape[0],
             classes=10,

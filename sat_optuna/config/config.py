@@ -128,6 +128,12 @@ class TrainConfig(Checked):
         "or 'contiguous', 'channels_last'; auto: what pays on this device",
         choices=("auto", "contiguous", "channels_last"),
     )
+    strategy: str = _key(  # a supernet's steps are never graphs
+        "auto",
+        "or 'eager', 'graph' (CUDA graphs for networks of one scheme); auto: what pays here",
+        choices=("auto", "eager", "graph"),
+        decides=("trials", "retrain"),
+    )
     compile: bool = _key(  # a supernet is never compiled, nor what is scored in it
         False,
         "torch.compile for networks of one scheme; pays? `bench training --compile` says",

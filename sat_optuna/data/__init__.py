@@ -66,10 +66,12 @@ def load_dataset(
 
     Raises:
         UnknownName: no data set of that name.
+        DeviceError: there is no such device here.
         DataError: files are missing or broken, or a setting does not fit the data.
     """
     source = DATASETS.get(name)()
     from sat_optuna.data.source import Options
+    from sat_optuna.device import known_device
 
     options = Options(
         root=_root(root),
@@ -77,7 +79,7 @@ def load_dataset(
         valid=valid,
         limit=limit,
         size=size,
-        device=device,
+        device=str(known_device(device)),
         workers=workers,
     )
     return source.load(options)

@@ -59,7 +59,8 @@ def draw(images: Tensor, generator: torch.Generator, shift: int) -> Draws:
     count, _, height, width = images.shape
     uniform = torch.rand(count, 5, generator=generator, device=generator.device)
     uniform = uniform.to(images.device)
-    sides = torch.tensor([2 * shift + 1, 2 * shift + 1, height, width], device=images.device)
+    sides = torch.tensor([2 * shift + 1, 2 * shift + 1, height, width])
+    sides = sides.to(images.device, non_blocking=True)  # a GPU's queue goes on
     # The product may round up to the side itself.
     whole = (uniform[:, :4] * sides).long().minimum(sides - 1)
     return Draws(whole[:, :2] - shift, uniform[:, 4] < 0.5, whole[:, 2:])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError, errors_as
 from sat_optuna.seeds import generator_for
 
@@ -226,7 +227,8 @@ def count_classes(forward: Callable[[Tensor], Tensor], images: Images) -> int:
     blank = torch.zeros(1, *images.shape, device=images.device)
     what = f"images of shape {images.shape} do not go through the network"
     remedy = "give images of the size and channels that it was built for"
-    with errors_as(DataError, what, remedy), torch.no_grad():
+    room = memory_for("one image in the network", "take a narrower network")
+    with errors_as(DataError, what, remedy), room, torch.no_grad():
         logits = forward(blank)
     if logits.ndim != 2:
         raise DataError(

@@ -17,6 +17,7 @@ from sat_optuna.data.images import (
     pixel_counts,
 )
 from sat_optuna.data.loaders import UserData, joined_images, read_once, training_images
+from sat_optuna.device import known_device
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
 
@@ -93,10 +94,11 @@ class Split:
             device: where the images shall live; None leaves them where they are. They are copied.
 
         Raises:
+            DeviceError: there is no such device here.
             DataError: an array is not what it must be; the sentence says how.
         """
         images, labels = checked_pair(x, y)
-        where = images.device if device is None else torch.device(device)
+        where = images.device if device is None else known_device(device)
         images, labels = images.to(where, copy=True), labels.to("cpu", copy=True)
         if isinstance(valid, tuple | list):
             more, more_labels = _further(valid, "valid", images)
@@ -165,8 +167,10 @@ class Split:
             device: where batches arrive, and where what is read once is kept.
 
         Raises:
+            DeviceError: there is no such device here.
             DataError: one of them is not what it must be; the sentence says how.
         """
+        device = known_device(device)
         training = training_images(train, device=device)
         held = read_once(valid, device=device)
         if training.shape != held.shape:

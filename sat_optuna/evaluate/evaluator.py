@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sat_optuna.data.images import count_classes
 from sat_optuna.data.loaders import UserImages, scored_images
+from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
 from sat_optuna.evaluate.network import Evaluation, judge, weights_digest
@@ -201,6 +202,7 @@ class Evaluator:
             on_event: called after the work of each scheme.
 
         Raises:
+            DeviceMemoryError: the device has too little memory for such chunks.
             SchemeError: one does not fit the network.
         """
         ordered = self._ordered(schemes)
@@ -235,7 +237,11 @@ class Evaluator:
         rows = {choices: row for row, choices in enumerate(schemes)}
         rights = torch.empty((len(schemes), images), dtype=torch.bool, device=device)
         losses = torch.empty((len(schemes), passes), device=device)
-        with evaluating(self.net), torch.inference_mode(), self._statistics.prepared(schemes):
+        room = memory_for(
+            f"scoring in chunks of {chunk} images", "give a smaller chunk, or a limit of memory"
+        )
+        context = self._statistics.prepared(schemes)
+        with room, evaluating(self.net), torch.inference_mode(), context:
             self._statistics.train(mode=True)
             for x, (known, keep) in zip(self.calibration, streams, strict=False):
                 leaves = self._calibrate_leaves

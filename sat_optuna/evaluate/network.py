@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.data.loaders import UserImages, scored_images
+from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
@@ -70,6 +71,7 @@ def evaluate_network(
 
     Raises:
         DataError: there are no images, or they cannot be read.
+        DeviceMemoryError: the device has too little memory for such batches.
     """
     device = next((value.device for value in net.parameters()), torch.device("cpu"))
     images = scored_images(images, device=device)
@@ -77,7 +79,8 @@ def evaluate_network(
         raise DataError("no image given to evaluate on; give at least one")
     hits: list[Tensor] = []
     losses: list[Tensor] = []
-    with evaluating(net), torch.inference_mode():
+    room = memory_for(f"scoring in batches of {batch} images", "give a smaller batch")
+    with room, evaluating(net), torch.inference_mode():
         for x, labels in images.batches(None, batch):
             logits = net(x) if scheme is None else net(x, scheme)
             # Kept on the device: fetching each number would make a GPU wait for each batch.

@@ -6,15 +6,16 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -37,11 +38,20 @@ from sat_optuna.evidence.results import (
 from sat_optuna.processes import cores
 from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
-from sat_optuna.training.checkpoint import EpochRecord
-from sat_optuna.training.loop import EVENT_SECONDS, Checkpoint, fit
+from sat_optuna.training.loop import (
+    EVENT_SECONDS,
+    Checkpoint,
+    Training,
+    fit,
+    fit_together,
+)
 from sat_optuna.training.precision import pick_device
+from sat_optuna.training.step import together_for
 
 __all__ = ["retrain", "run_jobs"]
+
+# Trained at the same time, by one process; each job with its number among all.
+_Group: TypeAlias = Mapping[int, tuple[RetrainJob, Ticket]]
 
 
 def retrain(
@@ -73,14 +83,19 @@ def retrain(
     """
     checked("retrain", RetrainConfig, {"epochs": epochs})
     whole = data.train_and_valid if isinstance(data, Split) else data
-    device = whole.device if isinstance(whole, Images) else pick_device()
-    net = build_network(ticket, seed=seed).to(device)
+    net = _fresh(ticket, whole, seed=seed)
 
     def tell(event: Event) -> None:
         on_event(replace(event, step="retrain", made=net if event.finished else event.made))
 
     fit(net, whole, epochs=epochs, seed=seed, config=config, checkpoint=checkpoint, on_event=tell)
     return net
+
+
+def _fresh(ticket: Ticket, images: UserImages, *, seed: int) -> TicketNetwork:
+    """Return a ticket's network with weights drawn by the seed, where its images are or go."""
+    device = images.device if isinstance(images, Images) else pick_device()
+    return build_network(ticket, seed=seed).to(device)
 
 
 def run_jobs(
@@ -92,8 +107,9 @@ def run_jobs(
 ) -> Generator[RetrainResult, None, None]:
     """Run jobs in parallel processes, and yield each result as it comes.
 
-    Each process uses as many threads as the study's `threads` says. Where there is a GPU the jobs
-    share it one after the other. A job that was stopped goes on from its checkpoint.
+    Each process uses as many threads as the study's `threads` says. Where there is a GPU one
+    process trains as many at a time as pays there. A job that was stopped goes on from its
+    checkpoint.
 
     Args:
         jobs: what to train, each with the ticket that says how to build it.
@@ -106,11 +122,19 @@ def run_jobs(
     """
     if not jobs:
         return
-    alone = pick_device().type == "cuda"
-    threads = jobs[0][0].config.threads
-    count = 1 if alone else min(len(jobs), workers or max(1, cores() // threads))
+    device, config = pick_device(), jobs[0][0].config
+    together = together_for(config.train, device)
+    groups = [range(n, min(n + together, len(jobs))) for n in range(0, len(jobs), together)]
+    count = min(len(groups), workers or max(1, cores() // config.threads))
+    count = 1 if device.type == "cuda" else count
     try:
-        yield from _in_processes(jobs, count, threads, tuple(plugins), on_share)
+        yield from _in_processes(
+            [{number: jobs[number] for number in group} for group in groups],
+            workers=count,
+            threads=config.threads,
+            plugins=tuple(plugins),
+            on_share=on_share,
+        )
     except BrokenProcessPool as error:
         raise TrainingError(
             f"one of {count} retraining processes was killed, for want of memory perhaps; set "
@@ -150,7 +174,8 @@ class _SpawnContext(SpawnContext):
 
 
 def _in_processes(
-    todo: Iterable[tuple[RetrainJob, Ticket]],
+    todo: Iterable[_Group],
+    *,
     workers: int,
     threads: int,
     plugins: tuple[Path, ...],
@@ -161,10 +186,8 @@ def _in_processes(
     pool = ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(threads, told)
     )
-    numbers: dict[Future[RetrainResult], int] = {
-        pool.submit(_run, *item, plugins, number): number for number, item in enumerate(todo)
-    }
-    running, shares = set(numbers), {}
+    groups = {pool.submit(_run, group, plugins): group for group in todo}
+    running, shares = set(groups), {}
     try:
         while running:
             finished, running = wait(running, timeout=EVENT_SECONDS, return_when=FIRST_COMPLETED)
@@ -172,8 +195,9 @@ def _in_processes(
                 number, share = _SHARE.unpack(heard.recv_bytes())
                 shares[number] = share
             for future in finished:
-                yield future.result()
-            on_share(sum(shares.get(numbers[future], 0.0) for future in running))
+                yield from future.result()
+            under_way = [number for future in running for number in groups[future]]
+            on_share(sum(shares.get(number, 0.0) for number in under_way))
     finally:
         if running:  # interrupted, or a job failed: the others go on from their checkpoints
             for worker in context.begun:
@@ -216,9 +240,21 @@ def _tell_share(number: int, event: Event) -> None:
         _told[0].send_bytes(_SHARE.pack(number, (event.done + event.share) / event.total))
 
 
-def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...], number: int) -> RetrainResult:
-    """Train, test and write one job, in a worker."""
+def _run(group: _Group, plugins: tuple[Path, ...]) -> list[RetrainResult]:
+    """Train jobs together, then test and write each, in a worker."""
     load_plugins(plugins)
+    begun = [_training(number, *item) for number, item in group.items()]
+    histories = fit_together(begun)
+    results = []
+    for (job, _), training, history in zip(group.values(), begun, histories, strict=True):
+        test = _load(job.config).test
+        tested = accuracy(training.net, test)
+        results.append(RetrainResult(job.scheme, job.seed, tested, len(test), history))
+        write_result(job, results[-1])
+    return results
+
+
+def _training(number: int, job: RetrainJob, ticket: Ticket) -> Training:
     data = _load(job.config)
     if data.fingerprint != ticket.dataset_fingerprint:
         raise DataError(
@@ -226,19 +262,12 @@ def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...], number: int
             f"fingerprint is {data.fingerprint[:16]} and was {ticket.dataset_fingerprint[:16]}; "
             "bring the files back, or make a new study"
         )
-    checkpoint = Checkpoint(job.weights_path, retrain_fingerprint(job.config))
-    net = retrain(
-        ticket,
-        data,
+    return Training(
+        _fresh(ticket, data.train_and_valid, seed=job.seed),
+        data.train_and_valid,
         epochs=job.config.retrain.epochs,
         seed=job.seed,
         config=job.config.train,
-        checkpoint=checkpoint,
-        on_event=lambda event: _tell_share(number, event),
+        checkpoint=Checkpoint(job.weights_path, retrain_fingerprint(job.config)),
+        on_event=partial(_tell_share, number),
     )
-    record = checkpoint.record() or {"history": []}
-    history = [EpochRecord(**entry) for entry in record["history"]]
-    tested = accuracy(net, data.test)
-    result = RetrainResult(job.scheme, job.seed, tested, len(data.test), tuple(history))
-    write_result(job, result)
-    return result

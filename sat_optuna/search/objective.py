@@ -20,7 +20,7 @@ from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import WORKER_KEY, suggest_scheme
-from sat_optuna.search.study import hold_to
+from sat_optuna.search.study import hold_to, note_device
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
@@ -71,6 +71,7 @@ class _SchemeObjective:
             StudyError: the study minimises, or its trials were scored with something else.
         """
         hold_to(trial.study, self.scored_with())
+        note_device(trial.study, self.train.device.type)
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)
@@ -201,7 +202,10 @@ class TrainObjective(_SchemeObjective):
         super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
         self.on_event = on_event
         self.epochs, self.config = epochs, config or TrainConfig()
-        self._way = {"epochs": epochs, "train": {**asdict(self.config), "compile": None}}
+        train = {**asdict(self.config), "compile": None}
+        if self.config.strategy == "auto":
+            del train["strategy"]  # versions before had none, and their studies go on
+        self._way = {"epochs": epochs, "train": train}
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Train the trial's scheme; the reward of its last epoch, in accuracy points.

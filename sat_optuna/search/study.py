@@ -3,6 +3,7 @@
 import json
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.config.config import StudyConfig
-from sat_optuna.errors import StudyError, TrainingError
+from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.sampler.storage import SamplerSettingsError, claim_study
@@ -25,6 +26,7 @@ from sat_optuna.search.unfinished import stale_trials
 
 __all__ = [
     "CONFIG_KEY",
+    "DEVICE_KEY",
     "UUID_KEY",
     "build_pruner",
     "build_sampler",
@@ -32,11 +34,13 @@ __all__ = [
     "finished_trials",
     "hold_to",
     "load_study",
+    "note_device",
     "run_trials",
 ]
 
 CONFIG_KEY = "sat:config"
 UUID_KEY = "sat:uuid"
+DEVICE_KEY = "sat:device"
 
 
 def build_sampler(
@@ -129,6 +133,20 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
         raise StudyError(
             f"the trials of study {study.study_name!r} were scored with another "
             f"{' and '.join(changed)} than is given now; bring that back, or make a new study"
+        )
+
+
+def note_device(study: optuna.Study, device: str) -> None:
+    """Note on which type of device a study is scored; warn where it was begun on another."""
+    begun = study.user_attrs.get(DEVICE_KEY)
+    if begun is None:
+        study.set_user_attr(DEVICE_KEY, device)
+    elif begun != device:
+        warnings.warn(
+            f"study {study.study_name!r} was begun on {begun}, and {device} computes now; it goes "
+            "on, but the last bits of a score may differ",
+            SatOptunaWarning,
+            stacklevel=2,
         )
 
 

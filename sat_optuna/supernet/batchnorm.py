@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError
 from sat_optuna.scheme import Scheme
 
@@ -101,7 +102,11 @@ def recalibrated(
         for norm in norms:
             set_statistics(norm, fresh_statistics(norm))
             norm.train()
-        with torch.no_grad():
+        largest = max(map(len, batches))
+        room = memory_for(
+            f"calibration in chunks of {largest} images", "give smaller calibration chunks"
+        )
+        with room, torch.no_grad():
             for batch in batches:
                 net(batch) if scheme is None else net(batch, scheme)
         net.eval()

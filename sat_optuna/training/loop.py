@@ -6,11 +6,12 @@ machine, versions and thread count; on a GPU the fastest kernels are looked for 
 bits may differ).
 """
 
+import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from sat_optuna.config.config import PretrainConfig, RetrainConfig, TrainConfig
 from sat_optuna.config.limits import checked
 from sat_optuna.data.augment import augment
-from sat_optuna.data.images import Images, check_labels, count_classes
+from sat_optuna.data.images import check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
+from sat_optuna.device import memory_for
 from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.scheme import Scheme
@@ -40,9 +42,9 @@ from sat_optuna.training.checkpoint import (
     save_checkpoint,
 )
 from sat_optuna.training.precision import Arithmetic, arithmetic_for, fastest_kernels
-from sat_optuna.training.step import TrainingStep, learning_rate
+from sat_optuna.training.step import TrainingStep, learning_rate, strategy_for
 
-__all__ = ["EVENT_SECONDS", "Checkpoint", "fit", "pretrain"]
+__all__ = ["EVENT_SECONDS", "Checkpoint", "Training", "fit", "fit_together", "pretrain"]
 
 EVENT_SECONDS = 0.5  # at least, between two events within an epoch
 
@@ -189,13 +191,12 @@ def fit(
         CompileError: `config.compile`, and the network cannot be compiled here.
         ConfigError: `epochs` is no whole number, or below 0.
         DataError: the images cannot be read, or do not fit the network.
+        DeviceMemoryError: the device has too little memory for such batches.
         TrainingError: the loss is no longer finite.
     """
-    # No epoch at all is a training that is over.
-    epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
-    loop = _Loop(
+    training = Training(
         net,
-        training_images(images, device=next(net.parameters()).device),
+        images,
         epochs=epochs,
         seed=seed,
         config=config or TrainConfig(),
@@ -203,26 +204,65 @@ def fit(
         checkpoint=checkpoint,
         on_event=on_event,
     )
-    return loop.run()
+    (history,) = fit_together([training])
+    return history
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What `fit` is given, which says there what each of it is."""
+
+    net: nn.Module = field(kw_only=False)
+    images: UserImages = field(kw_only=False)
+    epochs: int
+    seed: int
+    config: TrainConfig
+    draw: Callable[[int], Scheme] | None = None
+    checkpoint: Checkpoint | None = None
+    on_event: OnEvent = ignore
+
+
+def fit_together(trainings: Iterable[Training]) -> tuple[tuple[EpochRecord, ...], ...]:
+    """Train several networks in one process, a step of each in turn.
+
+    Each ends with the bits that `fit` gives it alone. On a GPU each has a stream of its own, so
+    that what one leaves of the GPU another takes; on a CPU nothing is gained.
+
+    Args:
+        trainings: networks that share nothing, on one device.
+
+    Returns:
+        The records of each, as of `fit`.
+
+    Raises:
+        CheckpointError, CompileError, ConfigError, DataError, DeviceMemoryError, TrainingError: as
+            of `fit`; the others end with it, and go on from their checkpoints.
+    """
+    given = [*trainings]
+    batch = max((training.config.batch for training in given), default=0)
+    many = f" {len(given)} networks at a time" if len(given) > 1 else ""
+    with memory_for(f"training{many} in batches of {batch} images", "lower train.batch"):
+        loops = [_Loop(training) for training in given]
+        if len(loops) == 1:
+            for _ in loops[0].turns():
+                pass
+        elif loops:
+            _take_turns(loops)
+    return tuple(tuple(loop.history) for loop in loops)
 
 
 class _Loop:
     """One training: network, step and what they need."""
 
-    def __init__(
-        self,
-        net: nn.Module,
-        images: Images,
-        *,
-        epochs: int,
-        seed: int,
-        config: TrainConfig,
-        draw: Callable[[int], Scheme] | None,
-        checkpoint: Checkpoint | None,
-        on_event: OnEvent,
-    ) -> None:
-        self.net, self.images, self.seed, self.config, self.draw = net, images, seed, config, draw
-        self.checkpoint, self.on_event, self.epochs = checkpoint, on_event, epochs
+    def __init__(self, training: Training) -> None:
+        self.net, self.seed, self.config = training.net, training.seed, training.config
+        self.draw, self.checkpoint = training.draw, training.checkpoint
+        self.on_event, epochs = training.on_event, training.epochs
+        net, draw, checkpoint, config = self.net, self.draw, self.checkpoint, self.config
+        # No epoch at all is a training that is over.
+        epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
+        images = training_images(training.images, device=next(net.parameters()).device)
+        self.images, self.epochs = images, epochs
         self.per_epoch = images.steps(config.batch)
         self.steps = epochs * self.per_epoch
         if config.compile and draw is None:
@@ -232,20 +272,19 @@ class _Loop:
         record = checkpoint.record() if checkpoint else None
         with evaluating(net):
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
-        self.step = TrainingStep(net, config, self._arithmetic(record))
+        self.step = TrainingStep(net, config, *self._way(record))
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
 
-    def run(self) -> tuple[EpochRecord, ...]:
-        """Train the epochs that are not done yet and return the records of all."""
+    def turns(self) -> Generator[None, None, None]:
+        """Train the epochs that are not done yet; stop after each step."""
         self._tell(min(len(self.history), self.epochs))
         for epoch in range(len(self.history), self.epochs):
-            record = self._epoch(epoch)
+            yield from self._epoch(epoch)
+            record = self.history[-1]
             said = f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %"
             self._tell(epoch + 1, message=said, made=record)
-        history = tuple(self.history)
-        self._tell(self.epochs, made=history, finished=True)
-        return history
+        self._tell(self.epochs, made=tuple(self.history), finished=True)
 
     def _tell(self, done: int, **more: Any) -> None:
         self.on_event(Event(step="fit", done=done, total=self.epochs, **more))
@@ -257,8 +296,8 @@ class _Loop:
         with torch.random.fork_rng(devices=gpus):  # what is drawn there changes nothing here
             self._tell(epoch, share=taken / (self.per_epoch + 1), message=said)
 
-    def _epoch(self, epoch: int) -> EpochRecord:
-        """Train one epoch, save, and return its record."""
+    def _epoch(self, epoch: int) -> Generator[None, None, None]:
+        """Train one epoch, note its record and save; stop after each step."""
         self.net.train()
         jitter = partial(
             augment,
@@ -287,6 +326,7 @@ class _Loop:
                 if (now := time.monotonic()) >= told + EVENT_SECONDS:
                     told = now
                     self._tell_step(epoch, taken)
+                yield
         loss_mean = float(loss_sum) / taken  # the first number that is fetched
         if not math.isfinite(loss_mean):
             raise TrainingError(
@@ -297,41 +337,49 @@ class _Loop:
         self.history.append(EpochRecord(epoch, loss_mean, accuracy, self.step.rate))
         if self.checkpoint:
             self._save(self.checkpoint)
-        return self.history[-1]
 
-    def _arithmetic(self, record: Mapping[str, Any] | None) -> Arithmetic:
+    def _way(self, record: Mapping[str, Any] | None) -> tuple[Arithmetic, str]:
         """Return how the network is trained: as its checkpoint was, where there is one.
 
         Raises:
             CheckpointError: the configuration asks for something else.
         """
-        here = arithmetic_for(self.config, self.net, next(self.net.parameters()).device)
-        if not self.checkpoint or record is None:
-            return here
-        last = record["memory_format"] == str(torch.channels_last)
-        begun = Arithmetic(
-            # A version of the package that did not store it trained in float32 where it was auto.
-            record.get(
-                "precision", "float32" if self.config.precision == "auto" else here.precision
-            ),
-            "channels_last" if last else "contiguous",
+        device = next(self.net.parameters()).device
+        arithmetic = arithmetic_for(self.config, self.net, device)
+        strategy = strategy_for(
+            self.config,
+            self.net,
+            device,
+            precision=arithmetic.precision,
+            drawn=self.draw is not None,
         )
-        for key in ("precision", "memory_format"):
-            asked, stored = getattr(self.config, key), getattr(begun, key)
-            if asked != "auto" and stored != getattr(here, key):
+        if not self.checkpoint or record is None:
+            return arithmetic, strategy
+        here = {**asdict(arithmetic), "strategy": strategy}
+        last = record["memory_format"] == str(torch.channels_last)
+        # Versions of the package that stored no precision trained in float32 where it was auto,
+        # and those that stored no strategy step by step.
+        older = "float32" if self.config.precision == "auto" else arithmetic.precision
+        begun = {
+            "precision": record.get("precision", older),
+            "memory_format": "channels_last" if last else "contiguous",
+            "strategy": record.get("strategy", "eager"),
+        }
+        for key, stored in begun.items():
+            asked = getattr(self.config, key)
+            if asked != "auto" and stored != here[key]:
                 raise CheckpointError(
                     f"checkpoint {self.checkpoint.path} was trained with {key} = {stored!r}, and "
                     f"train.{key} is {asked!r}; move the checkpoint away, or set the key back"
                 )
         if begun != here and len(record["history"]) * self.per_epoch < self.steps:
             warnings.warn(
-                f"{self.checkpoint.path} was begun in {begun.precision} and "
-                f"{begun.memory_format}, and goes on so; here auto is {here.precision} and "
-                f"{here.memory_format}, which may be faster",
+                f"{self.checkpoint.path} was begun in {_listed(begun)}, and goes on so; here auto "
+                f"is {_listed(here)}, which may be faster",
                 SatOptunaWarning,
                 stacklevel=4,
             )
-        return begun
+        return Arithmetic(begun["precision"], begun["memory_format"]), begun["strategy"]
 
     def _save(self, checkpoint: Checkpoint) -> None:
         """Write weights, momentum and history, whole or not at all."""
@@ -342,6 +390,7 @@ class _Loop:
             "environment": environment(self.device.type, torch.get_num_threads()),
             "precision": self.step.arithmetic.precision,
             "memory_format": str(self.step.arithmetic.layout),
+            "strategy": self.step.strategy,
             "scaler": self.step.scaler.state_dict(),
             "steps": self.step.taken,
             "history": [asdict(entry) for entry in self.history],
@@ -374,9 +423,76 @@ class _Loop:
         return [EpochRecord(**entry) for entry in record["history"]]
 
 
+class _Turns:
+    """The steps of a training among others: its global generators, and on a GPU its stream."""
+
+    def __init__(self, loop: _Loop) -> None:
+        self.steps = loop.turns()
+        self._gpu = loop.device if loop.device.type == "cuda" else None
+        self._generators = self._state()
+        self.stream = torch.cuda.Stream(self._gpu) if self._gpu else None  # type: ignore[no-untyped-call]
+        self._draws = True  # on the GPU, as far as is known
+
+    def take(self, drawn: torch.cuda.Event | None) -> bool:
+        """Make a step, and return whether there was one to make.
+
+        Args:
+            drawn: a GPU's mark after the last step in which something was drawn. All graphs read
+                the state of the global generator at one place, so those that draw wait for each
+                other.
+        """
+        with torch.cuda.stream(self.stream):
+            if self.stream and drawn and self._draws:
+                self.stream.wait_event(drawn)
+            self._put(self._generators)
+            try:
+                return next(self.steps, self) is None
+            finally:
+                before, self._generators = self._generators, self._state()
+                self._draws = not torch.equal(before[-1], self._generators[-1])
+                if self.stream and drawn and self._draws:
+                    drawn.record(self.stream)
+
+    def _state(self) -> list[Tensor]:
+        gpu = [torch.cuda.get_rng_state(self._gpu)] if self._gpu else []
+        return [torch.get_rng_state(), *gpu]
+
+    def _put(self, state: list[Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        if self._gpu:
+            torch.cuda.set_rng_state(state[1], self._gpu)
+
+
+def _take_turns(loops: Sequence[_Loop]) -> None:
+    """Make the steps of all trainings, one of each in turn, until there are no more."""
+    device = loops[0].device
+    gpus = [device] if device.type == "cuda" else []
+    drawn = torch.cuda.Event() if gpus else None  # type: ignore[no-untyped-call]
+    with (
+        torch.random.fork_rng(devices=gpus),
+        fastest_kernels(device),  # once for all: they end in another order than they began in
+        contextlib.ExitStack() as ends,
+    ):
+        begun = [_Turns(loop) for loop in loops]
+        for turns in begun:
+            ends.enter_context(contextlib.closing(turns.steps))
+            if turns.stream:
+                now = torch.cuda.current_stream(device)
+                turns.stream.wait_stream(now)
+                ends.callback(now.wait_stream, turns.stream)
+        while begun:
+            begun = [turns for turns in begun if turns.take(drawn)]
+
+
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def _listed(way: Mapping[str, str]) -> str:
+    """Return "float32, contiguous and eager" of such values."""
+    *first, last = way.values()
+    return f"{', '.join(first)} and {last}"

@@ -1,6 +1,7 @@
 """Where a network runs, in which precision and memory format."""
 
 import contextlib
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from sat_optuna.config.config import TrainConfig
+from sat_optuna.errors import SatOptunaWarning
 
 __all__ = [
     "BFLOAT16_FLAGS",
@@ -58,8 +60,22 @@ class Arithmetic:
 
 
 def pick_device() -> torch.device:
-    """Return the GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the GPU where there is one, else the CPU.
+
+    A SatOptunaWarning says why a GPU cannot be used.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = torch.cuda.is_available()
+    for warning in said:  # torch says once that the driver is too old, and why no GPU answers
+        reason = str(warning.message).split(" (Triggered")[0].strip().rstrip(".")
+        warnings.warn(
+            f"torch can use no GPU here ({reason}), so the CPU computes; update the driver, or "
+            "install a torch that was built for it",
+            SatOptunaWarning,
+            stacklevel=2,
+        )
+    return torch.device("cuda" if found else "cpu")
 
 
 @cache
@@ -99,9 +115,20 @@ def arithmetic_for(
         precision = config.precision
     if config.memory_format != "auto":
         memory_format = config.memory_format
-    if precision == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        precision = "float16"  # older GPUs: a scaler keeps its gradients from underflowing
+    if precision == "bfloat16" and device.type == "cuda" and not _computes_bfloat16():
+        precision = "float16"  # a scaler keeps its gradients from underflowing
+        warnings.warn(
+            "this GPU does not compute in bfloat16, so training is in float16; set "
+            "train.precision to float16 or float32",
+            SatOptunaWarning,
+            stacklevel=2,
+        )
     return Arithmetic(precision, memory_format)
+
+
+def _computes_bfloat16() -> bool:
+    """Return whether the GPU has instructions for bfloat16, and need not imitate them."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def to_memory_format(

@@ -12,8 +12,25 @@ from sat_optuna.config.config import TrainConfig
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
 from sat_optuna.training.precision import Arithmetic, pick_device
+from sat_optuna.training.static import StaticStep
 
-__all__ = ["CompileError", "TrainingStep", "check_compiler", "learning_rate"]
+__all__ = [
+    "STRATEGIES",
+    "TOGETHER",
+    "CompileError",
+    "TrainingStep",
+    "check_compiler",
+    "learning_rate",
+    "strategy_for",
+    "together_for",
+]
+
+# What `auto` means where a network has one scheme, by the kind of device: the most parameters
+# that a network may have to be trained by a CUDA graph. Larger ones keep a GPU busy without.
+# No GPU was measured, so every network is trained step by step.
+STRATEGIES: Mapping[str, int] = {"cpu": 0, "cuda": 0}
+# How many networks one process trains at a time, by the kind of device; no GPU was measured.
+TOGETHER: Mapping[str, int] = {"cpu": 1, "cuda": 1}
 
 _WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
 _START = 1 / 25  # one-cycle starts at this share of its peak
@@ -71,6 +88,37 @@ def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
     return config.lr * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2
 
 
+def strategy_for(
+    config: TrainConfig, net: nn.Module, device: torch.device, *, precision: str, drawn: bool
+) -> str:
+    """Return how the steps of a training are made: "eager" or "graph".
+
+    A graph holds one forward pass, so a supernet under random schemes is trained without; so is
+    what is trained in float16, whose scaler stands between backward and update.
+
+    Args:
+        config: its `strategy`; `auto` is looked up in `STRATEGIES`.
+        net: what is trained.
+        device: where.
+        precision: "float32", "bfloat16" or "float16".
+        drawn: whether each step has a scheme of its own.
+    """
+    if drawn or precision == "float16":
+        return "eager"
+    if config.strategy != "auto":
+        return config.strategy
+    params = sum(parameter.numel() for parameter in net.parameters())
+    return "graph" if params <= STRATEGIES.get(device.type, 0) else "eager"
+
+
+def together_for(config: TrainConfig, device: torch.device) -> int:
+    """Return how many networks one process trains at a time, each with the bits it has alone.
+
+    Those that are compiled come one after the other, for torch compiles only so many at a time.
+    """
+    return 1 if config.compile else TOGETHER.get(device.type, 1)
+
+
 class TrainingStep:
     """A network with its optimiser, called once a batch.
 
@@ -80,16 +128,24 @@ class TrainingStep:
     Attributes:
         net: the network; the caller puts it in train mode.
         arithmetic: its precision and memory format; the network is put into the latter.
+        strategy: "eager", or "graph" for a `StaticStep`; see `strategy_for`. On a GPU they differ
+            in the last bits, for a graph reads its learning rate in float32.
         device: where it is.
         rate: learning rate of the last step.
         taken: steps so far.
     """
 
-    def __init__(self, net: nn.Module, config: TrainConfig, arithmetic: Arithmetic) -> None:
-        self.net, self.arithmetic = net, arithmetic
+    def __init__(
+        self,
+        net: nn.Module,
+        config: TrainConfig,
+        arithmetic: Arithmetic,
+        strategy: str = "eager",
+    ) -> None:
+        self.net, self.arithmetic, self.strategy = net, arithmetic, strategy
         self.device = next(net.parameters()).device
         arithmetic.put(net, self.device)
-        self.taken = 0
+        self.taken, self.rate = 0, config.lr
         # Compiled at its first call. The shapes of a training never change, but for the last batch
         # of a DataLoader.
         self._alone = torch.compile(net, dynamic=False) if config.compile else net
@@ -107,15 +163,29 @@ class TrainingStep:
             # SGD's first step is a step from zero momentum. The fused form wants the momentum of
             # all parameters or of none, and the modules of a supernet get their first gradients
             # at different steps.
-            self.load_momentum({name: torch.zeros_like(p) for name, p in net.named_parameters()})
+            for parameter in net.parameters():
+                # As the parameter lies in memory, which decides the speed of a step.
+                zeros = torch.zeros_like(parameter).detach()
+                self._optimizer.state[parameter]["momentum_buffer"] = zeros
         scaled = arithmetic.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the last step."""
-        rate: float = self._optimizer.param_groups[0]["lr"]
-        return rate
+        self._static = self._static_step() if strategy == "graph" else None
+
+    def _static_step(self) -> StaticStep:
+        # Fused SGD reads it in float32 on a GPU, and as a number of Python's on a CPU.
+        exact = torch.float64 if self.device.type == "cpu" else torch.float32
+        self._rate = torch.zeros((), dtype=exact, device=self.device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate
+
+        def step(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return self._step(x, labels, None)
+
+        def state() -> list[Tensor]:
+            return [*self.net.parameters(), *self.net.buffers(), *self.momentum().values()]
+
+        return StaticStep(step, state, [*self.net.parameters()])
 
     def __call__(
         self, x: Tensor, labels: Tensor, *, rate: float, scheme: Scheme | None = None
@@ -134,18 +204,25 @@ class TrainingStep:
         Raises:
             CompileError: torch.compile cannot compile the network here.
         """
+        self.taken, self.rate = self.taken + 1, rate
+        x = x.contiguous(memory_format=self.arithmetic.layout)
+        if self._static:
+            self._rate.fill_(rate)
+            return self._static(x, labels)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        x = x.contiguous(memory_format=self.arithmetic.layout)
+        return self._step(x, labels, scheme)
+
+    def _step(self, x: Tensor, labels: Tensor, scheme: Scheme | None) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.arithmetic.dtype, enabled=self._mixed):
             logits = self._forward(x) if scheme is None else self.net(x, scheme)
             loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
-        # None, not zero: a module that a scheme leaves out gets no decay and no momentum step.
-        self._optimizer.zero_grad(set_to_none=True)
+        # None, not zero: a module that a scheme leaves out gets no decay and no momentum step. In
+        # a static step a module has a gradient at every step or at none.
+        self._optimizer.zero_grad(set_to_none=self._static is None)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self._optimizer)
         self.scaler.update()
-        self.taken += 1
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -162,8 +239,6 @@ class TrainingStep:
 
     def load_momentum(self, momentum: Mapping[str, Tensor]) -> None:
         """Set the momentum of parameters, by name; that of the others is left as it is."""
-        for name, parameter in self.net.named_parameters():
+        for name, held in self.momentum().items():
             if name in momentum:
-                # As the parameter lies in memory, which decides the speed of a step.
-                buffer = torch.empty_like(parameter).copy_(momentum[name])
-                self._optimizer.state[parameter]["momentum_buffer"] = buffer.detach()
+                held.copy_(momentum[name])  # in place: a graph holds its address

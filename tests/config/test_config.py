@@ -103,6 +103,7 @@ def test_fingerprint_is_the_same_in_every_process(hashing):
 DECIDES = {
     "data.root": (),
     "data.workers": (),
+    "train.strategy": ("retrain",),
     "train.compile": ("retrain",),
     "pretrain": ("pretrain", "search"),
     "search.trials": (),

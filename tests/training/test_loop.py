@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from sat_optuna.config.config import TrainConfig
@@ -439,7 +440,9 @@ def test_a_training_goes_on_in_the_precision_it_was_begun_in(tmp_path):
     stopped(supernet(), mine, epochs=2, config=config)
     assert read_record(mine.path)["precision"] == "bfloat16"
     continued = supernet(seed=9)  # narrow: auto is float32 and contiguous on every machine
-    with pytest.warns(SatOptunaWarning, match="begun in bfloat16 and channels_last, and goes on"):
+    with pytest.warns(
+        SatOptunaWarning, match="begun in bfloat16, channels_last and eager, and goes on"
+    ):
         fit(continued, images(), epochs=2, seed=1, config=CONFIG, draw=draw, checkpoint=mine)
     assert_same(weights(continued), weights(unbroken))
 
@@ -475,9 +478,52 @@ def test_a_checkpoint_of_an_older_version_was_float32(tmp_path):
     assert_same(weights(continued), weights(unbroken))
 
 
-@pytest.mark.gpu
-def test_float16_scales_its_loss():
-    net = supernet().cuda()
-    config = replace(CONFIG, precision="float16")
-    history = fit(net, images().to("cuda"), epochs=2, seed=0, config=config, draw=draw)
-    assert math.isfinite(history[-1].loss)
+class _Fetched(TorchDispatchMode):
+    """Counts the numbers that are fetched from tensors, each of which makes a GPU wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class _Counted(TensorImages):
+    """Images that note how many numbers were fetched in each epoch of training."""
+
+    def __init__(self, given, fetched):
+        super().__init__(given.images, given.labels, given.mean, given.std)
+        self.fetched, self.counts = fetched, []
+
+    def epoch(self, number, *, seed, batch, augment):
+        before = self.fetched.count
+        yield from super().epoch(number, seed=seed, batch=batch, augment=augment)
+        self.counts.append(self.fetched.count - before)
+
+
+@pytest.mark.parametrize("attention", ["se", "sge", "dia", "cbam", "srm", "bam", "gc", "eca"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_number_is_fetched_within_an_epoch(precision, attention):
+    net = Supernet(
+        "resnet20",
+        attention=(attention,),
+        in_channels=1,
+        classes=3,
+        seed=0,
+        width=8,
+        blocks=(1, 1, 1),
+    )
+    with _Fetched() as fetched:
+        data = _Counted(images(16), fetched)
+        fit(
+            net,
+            data,
+            epochs=2,
+            seed=0,
+            config=replace(CONFIG, precision=precision),
+            draw=draw,
+        )
+    assert data.counts == [0, 0]
+    assert fetched.count >= 2  # of each epoch: its loss, once it is over

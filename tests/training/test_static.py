@@ -1,0 +1,185 @@
+"""The static step is the usual one: the same weights, momentum and records, bit for bit."""
+
+from dataclasses import asdict, replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sat_optuna.config.config import TrainConfig
+from sat_optuna.data.split import Split
+from sat_optuna.errors import CheckpointError, SatOptunaWarning
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.objective import TrainObjective
+from sat_optuna.supernet.materialise import materialise
+from sat_optuna.training import step as steps
+from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
+from sat_optuna.training.loop import Checkpoint, fit
+from sat_optuna.training.precision import Arithmetic
+from sat_optuna.training.step import TrainingStep, strategy_for
+from tests.training.test_loop import (
+    CONFIG,
+    Stop,
+    TestUserImages,
+    assert_same,
+    draw,
+    images,
+    stop_after,
+    supernet,
+    supernet_with_dropout,
+    weights,
+)
+
+GRAPH = replace(CONFIG, strategy="graph")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+class WithUnused(nn.Module):
+    """A network of one scheme, with dropout, and with a layer that no pass uses."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.net = materialise(supernet_with_dropout(), Scheme.parse("1-0-1"))
+        self.unused = nn.Linear(3, 3)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.add_(seed)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def trained(path, net, **more):
+    """Return the records of three epochs, and all tensors that the checkpoint has."""
+    checkpoint = Checkpoint(path, "mine")
+    history = fit(net, images(), seed=1, checkpoint=checkpoint, **{"epochs": 3, **more})
+    return history, load_tensors(path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_the_static_step_is_the_usual_one_to_the_bit(tmp_path, precision, memory_format, momentum):
+    way = {"precision": precision, "memory_format": memory_format}
+    way |= {"momentum": momentum, "nesterov": momentum > 0}
+    nets = [WithUnused(), WithUnused()]
+    nets[1].load_state_dict(nets[0].state_dict())
+    before = nets[0].unused.weight.clone()
+    usual, static = (
+        trained(tmp_path / config.strategy, net, config=replace(config, **way))
+        for net, config in zip(nets, (CONFIG, GRAPH), strict=True)
+    )
+    assert static[0] == usual[0]  # losses, accuracies and rates
+    assert_same(static[1], usual[1])  # weights, statistics and momentum
+    assert any(name.startswith("momentum.") for name in static[1]) == (momentum > 0)
+    assert torch.equal(nets[1].unused.weight, before)
+    assert nets[1].unused.weight.grad is None
+    stored = [read_record(tmp_path / name)["strategy"] for name in ("auto", "graph")]
+    assert stored == ["eager", "graph"]
+
+
+def test_gradients_from_before_count_for_nothing():
+    fresh, used = supernet(), supernet()
+    for parameter in used.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    plain, other = (materialise(net, Scheme.parse("0-0-0")) for net in (fresh, used))
+    for net in (fresh, used):
+        net.forward = partial(net.forward, scheme=Scheme.parse("1-0-0"))
+        fit(net, images(), epochs=1, seed=1, config=GRAPH)
+    assert_same(weights(fresh), weights(used))
+    assert_same(weights(plain), weights(other))
+
+
+def test_a_static_training_goes_on_from_its_checkpoint(tmp_path):
+    unbroken, begun, continued = (WithUnused(seed) for seed in (0, 0, 9))
+    begun.load_state_dict(unbroken.state_dict())
+    history, tensors = trained(tmp_path / "unbroken", unbroken, config=GRAPH)
+    with pytest.raises(Stop):
+        trained(tmp_path / "begun", begun, config=GRAPH, on_event=stop_after(0))
+    told = trained(tmp_path / "begun", continued, config=GRAPH)
+    assert told[0] == history
+    assert_same(told[1], tensors)
+
+
+def test_momentum_is_loaded_where_it_lies():
+    arithmetic = Arithmetic("float32", "contiguous")
+    step = TrainingStep(supernet(), CONFIG, arithmetic, "graph")
+    before = {name: value.data_ptr() for name, value in step.momentum().items()}
+    step.load_momentum({name: torch.ones_like(value) for name, value in step.momentum().items()})
+    assert {name: value.data_ptr() for name, value in step.momentum().items()} == before
+    assert all((value == 1).all() for value in step.momentum().values())
+
+
+def test_a_last_batch_that_is_smaller_goes_through_too():
+    loader = DataLoader(TestUserImages.items, 16)  # 16, 16 and 8
+    nets = [materialise(supernet(), Scheme.parse("1-0-1")) for _ in range(2)]
+    told = [
+        fit(net, loader, epochs=2, seed=1, config=config)
+        for net, config in zip(nets, (CONFIG, GRAPH), strict=True)
+    ]
+    assert told[0] == told[1]
+    assert_same(weights(nets[0]), weights(nets[1]))
+
+
+def test_a_supernet_and_float16_are_trained_step_by_step():
+    net = supernet()
+
+    def picked(config, precision="float32", *, drawn=False):
+        return strategy_for(config, net, CPU, precision=precision, drawn=drawn)
+
+    assert picked(GRAPH) == "graph"
+    assert picked(GRAPH, "float16") == picked(GRAPH, drawn=True) == "eager"
+    plain, asked = supernet(), supernet()
+    fit(plain, images(), epochs=1, seed=0, config=CONFIG, draw=draw)
+    fit(asked, images(), epochs=1, seed=0, config=GRAPH, draw=draw)
+    assert_same(weights(asked), weights(plain))
+
+
+def test_auto_is_looked_up_by_device_and_parameters(monkeypatch):
+    net = nn.Linear(9, 1)  # 10 parameters
+
+    def auto(device):
+        return strategy_for(TrainConfig(), net, device, precision="float32", drawn=False)
+
+    assert auto(CPU) == auto(GPU) == "eager"  # nothing was measured
+    for most, picked in ((9, "eager"), (10, "graph")):
+        monkeypatch.setattr(steps, "STRATEGIES", {"cpu": 0, "cuda": most})
+        assert (auto(CPU), auto(GPU)) == ("eager", picked)
+
+
+def test_a_training_goes_on_by_the_strategy_it_was_begun_with(tmp_path):
+    path, config = tmp_path / "net.safetensors", replace(GRAPH, precision="float32")
+    trained(path, WithUnused(), config=config, epochs=1)
+    with pytest.raises(
+        CheckpointError, match=r"with strategy = 'graph', and train.strategy is 'eager'; move"
+    ):
+        trained(path, WithUnused(), config=replace(config, strategy="eager"))
+    with pytest.warns(SatOptunaWarning, match="contiguous and graph, and goes on so; here"):
+        trained(path, WithUnused(), config=replace(config, strategy="auto"))
+    assert read_record(path)["strategy"] == "graph"
+
+
+def test_a_checkpoint_of_an_older_version_was_trained_step_by_step(tmp_path):
+    path = tmp_path / "net.safetensors"
+    trained(path, WithUnused(), config=CONFIG, epochs=1)
+    record = read_record(path)
+    del record["strategy"]
+    save_checkpoint(path, load_tensors(path), record)
+    trained(path, WithUnused(), config=CONFIG)
+    assert read_record(path)["strategy"] == "eager"
+
+
+def test_a_study_holds_its_strategy_and_one_of_an_older_version_goes_on():
+    def train_of(config):
+        objective = TrainObjective(supernet(), split(), epochs=1, config=config)
+        return objective.scored_with()["train"]
+
+    older = {key: value for key, value in asdict(CONFIG).items() if key != "strategy"}
+    assert train_of(CONFIG) == older | {"compile": None}
+    assert train_of(GRAPH)["strategy"] == "graph"
+
+
+def split():
+    return Split.from_arrays(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
