@@ -284,6 +284,8 @@ import os, signal, time, click
 from sat_optuna import cli
 from sat_optuna.events import Event
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
 class Drops:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
