@@ -1,7 +1,7 @@
 """What the sampler keeps in a study's storage: its settings, and a record for each trial.
 
-This is the only file that touches what Optuna keeps private: a study's storage, and the ids of
-studies and trials.
+This is the only file that touches what Optuna keeps private: a study's storage, the ids of
+studies and trials, and what a `PartialFixedSampler` holds.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import hashlib
 from typing import Any
 from typing import TypeAlias
 
+from optuna.samplers import PartialFixedSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -26,6 +27,7 @@ __all__ = [
     "backend_of",
     "claim_study",
     "failing_if_new",
+    "fixed_around",
     "seed_of_name",
     "store_record",
 ]
@@ -86,6 +88,20 @@ def failing_if_new(study: Study, trial: FrozenTrial) -> Iterator[None]:
         if not trial.params and POLICY_KEY not in trial.system_attrs:
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         raise
+
+
+def fixed_around(study: Study) -> dict[str, Any]:
+    """Return what the `PartialFixedSampler`s around a study's sampler fix; the outermost wins.
+
+    Such a sampler asks the one inside for a proposal and tells it nothing.
+    """
+    fixed: dict[str, Any] = {}
+    sampler: Any = study.sampler
+    while sampler is not None:
+        if isinstance(sampler, PartialFixedSampler):
+            fixed = {**sampler._fixed_params, **fixed}
+        sampler = getattr(sampler, "_base_sampler", None)
+    return fixed
 
 
 def backend_of(study: Study) -> tuple[BaseStorage, int]:
