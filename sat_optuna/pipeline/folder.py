@@ -207,6 +207,13 @@ class StudyFolder:
             )
         return load_study(self.storage, self.name + suffix)
 
+    def waiting(self, suffix: str = "") -> int:
+        """Return how many enqueued trials the Optuna study has that nobody has begun."""
+        from optuna.trial import TrialState
+
+        opened = self.optuna_study(suffix)
+        return len(opened.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
     def ticket(self, trial: int | None = None) -> "Ticket":
         """Return a trial of the search as a ticket, without retrained scores.
 

@@ -335,8 +335,10 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
     def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, int]:
         """Return the trial's stored choices by name, or draw and store them."""
         record = trial.system_attrs.get(storage.POLICY_KEY)
-        drawn = record is not None and record["n"] == number_drawn_for(trial)
-        if not drawn or not self._makes_fixed_choices(study, trial, record["x"]):
+        if record is None or not (
+            record["n"] == number_drawn_for(trial)
+            and self._makes_fixed_choices(study, trial, record["x"])
+        ):
             history = self._read(study, trial.number)
             if not history.space:
                 return {}
