@@ -83,7 +83,7 @@ _CONTROLLERS: dict[str, type[ActorCritic | PaperController]] = {
 }
 _AGAIN = 0.1  # share of the proposals that measure a scheme again, where `replicates` allows it
 _REDRAWS = 4  # how often a worker draws again where another drew the same at the same moment
-_HELD_UP = 50  # the user is warned once so many finished trials wait for one that is not
+_HELD_UP = 50  # from so many finished trials on that wait for one it is named again
 
 
 class PolicyGradientSampler(optuna.samplers.BaseSampler):
@@ -475,15 +475,26 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
             history = self._new_history(study, batch=self._batch)
         history.read(trials)
         histories[study_id] = history  # not before: an error may have stopped it half-way
-        if history.held_up >= _HELD_UP:
-            blocking = trials[len(history.finished)]
-            self._warn(
-                "held up",
-                f"trial {blocking.number} is {blocking.state.name} and {history.held_up} finished "
-                "trials after it teach nothing until it ends; if its process is dead, end it "
-                f"with: study.tell({blocking.number}, state=optuna.trial.TrialState.FAIL)",
-            )
+        if history.held_up >= self._batch:
+            self._warn_of(trials[len(history.finished)], history.held_up)
         return history
+
+    def _warn_of(self, blocking: FrozenTrial, held_up: int) -> None:
+        """Say which unfinished trial holds up the learning, and what ends it.
+
+        Once at the first batch, for beside other workers such a trial may well be alive; from many
+        trials on once for each such trial.
+        """
+        number = blocking.number
+        self._warn(
+            f"held up by {number}" if held_up >= _HELD_UP else "held up",
+            f"trial {number} is {blocking.state.name}, and {held_up} finished "
+            f"{'trial teaches' if held_up == 1 else 'trials after it teach'} nothing to any "
+            "worker until it ends, as it will by itself if its process lives; if that is dead, "
+            f"end it with study.tell({number}, state=optuna.trial.TrialState.FAIL), or go on with it as "
+            f"optuna.trial.Trial(study, {storage.id_of(blocking)}); RDBStorage(..., "
+            "heartbeat_interval=60) ends such trials by itself",
+        )
 
     def _held(self, study: Study) -> History | None:
         backend, study_id = storage.backend_of(study)

@@ -28,6 +28,7 @@ __all__ = [
     "claim_study",
     "failing_if_new",
     "fixed_around",
+    "id_of",
     "seed_of_name",
     "store_record",
 ]
@@ -107,6 +108,11 @@ def fixed_around(study: Study) -> dict[str, Any]:
 def backend_of(study: Study) -> tuple[BaseStorage, int]:
     """Return the storage of a study and the study's id in it."""
     return study._storage, study._study_id
+
+
+def id_of(trial: FrozenTrial) -> int:
+    """Return the id of a trial in its storage, which is not its number."""
+    return trial._trial_id
 
 
 def all_trials(study: Study) -> list[FrozenTrial]:

@@ -124,8 +124,8 @@ def given_choices(trial: AnyTrial) -> Mapping[str, Any]:
         return trial._params
     if isinstance(trial, FrozenTrial):
         return trial.params
-    if not isinstance(trial, optuna.Trial):
-        return {}
-    attributes = trial.storage.get_trial_system_attrs(trial._trial_id)
-    given: Mapping[str, Any] = attributes.get("fixed_params", {})
+    storage = getattr(trial, "storage", None)  # what wraps a trial need not have it
+    given: Mapping[str, Any] = {}
+    if storage is not None:
+        given = storage.get_trial_system_attrs(trial._trial_id).get("fixed_params", {})
     return given

@@ -247,7 +247,7 @@ def test_the_policy_shows_fixed_choices_as_certain():
         partly_fixed({"s1.b01": "se"}, PolicyGradientSampler(seed=0, search_space=space)),
     ):
         study = optuna.create_study(sampler=sampler)
-        inner = getattr(sampler, "_base_sampler", sampler)
+        inner: Any = getattr(sampler, "_base_sampler", sampler)
         policy = inner.policy(study)
         assert policy["s1.b01"] == {"none": 0.0, "se": 1.0}
         assert policy["s1.b00"] == {"none": 0.5, "se": 0.5}

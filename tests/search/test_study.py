@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -347,6 +348,21 @@ def test_no_such_study(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(StudyError, match="cannot open"):
         open_storage(tmp_path / "broken.db")
+
+
+@pytest.mark.parametrize(
+    "name", ["what?", "50%", "my%20project", "%41", "a#b;c", "ünï côdé", "{x}", "a&b=c@d:e"]
+)
+def test_a_folder_of_any_name_holds_its_study(tmp_path, name):
+    """Nothing lands beside it, and the database that is found again is the one that was made."""
+    folder = tmp_path / name
+    folder.mkdir()
+    make(folder).ask()
+    assert len(make(folder).trials) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (folder / "study.db").stat().st_size > 0
+    with sqlite3.connect(folder / "study.db") as connection:
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (1,)
 
 
 def test_best_ticket_is_the_first_of_the_highest(tmp_path):
