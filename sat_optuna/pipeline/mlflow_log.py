@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import SatOptunaWarning
@@ -72,7 +73,7 @@ class StudyLog:
                 except StoreLockedError as error:
                     _warn(f"{error.what}; the search goes on, and its trials are logged later")
                 begun = True
-                yield lambda trial: log and log.log_or_later(study, trial)
+                yield (lambda _: None) if log is None else partial(log.log_or_later, study)
                 if log is None:
                     log = stack.enter_context(self._opened(study))
                     log.catch_up(study)

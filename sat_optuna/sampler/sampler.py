@@ -491,8 +491,8 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
             f"trial {number} is {blocking.state.name}, and {held_up} finished "
             f"{'trial teaches' if held_up == 1 else 'trials after it teach'} nothing to any "
             "worker until it ends, as it will by itself if its process lives; if that is dead, "
-            f"end it with study.tell({number}, state=optuna.trial.TrialState.FAIL), or go on with it as "
-            f"optuna.trial.Trial(study, {storage.id_of(blocking)}); RDBStorage(..., "
+            f"end it with study.tell({number}, state=optuna.trial.TrialState.FAIL), or go on with "
+            f"it as optuna.trial.Trial(study, {storage.id_of(blocking)}); RDBStorage(..., "
             "heartbeat_interval=60) ends such trials by itself",
         )
 

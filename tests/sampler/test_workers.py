@@ -246,6 +246,7 @@ def test_a_dead_trial_is_told_by_each_worker_at_its_first_held_up_batch(
     dead = open_study(place, preset).ask()
     objective(dead)
     optuna.logging.enable_propagation()
+    study = open_study(place, preset)
     for _ in range(3):
         caplog.clear()
         study = open_study(place, preset)
