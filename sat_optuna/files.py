@@ -1,4 +1,7 @@
-"""Files are written to a temporary file, which is then renamed: nobody ever sees half of one."""
+"""Files are written to a temporary file, which is then renamed: nobody ever sees half of one.
+
+A SQLite file is named by a URL, whose special characters a path may hold.
+"""
 
 import contextlib
 import hashlib
@@ -9,7 +12,14 @@ from pathlib import Path
 
 from sat_optuna.errors import WriteError
 
-__all__ = ["check_writable", "sha256_of", "write_atomically", "write_text"]
+__all__ = [
+    "check_writable",
+    "sha256_of",
+    "sqlite_file",
+    "sqlite_url",
+    "write_atomically",
+    "write_text",
+]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -83,3 +93,31 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sqlite_url(path: Path) -> str:
+    """Return SQLAlchemy's URL of a SQLite file, which need not exist.
+
+    >>> sqlite_url(Path("/tmp/a b/study.db")), sqlite_url(Path("/tmp/100%?/study.db"))
+    ('sqlite:////tmp/a b/study.db', 'sqlite+pysqlite:////tmp/100%25%3F/study.db')
+    """
+    from sqlalchemy.engine import URL
+
+    url = URL.create("sqlite", database=str(path)).render_as_string()
+    if url == f"sqlite:///{path}":
+        return url
+    # MLflow makes the folder of a sqlite:/// URL as it is written, escapes and all; of this none.
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file that a URL of SQLAlchemy's names; None where it is of another database.
+
+    >>> sqlite_file(sqlite_url(Path("/tmp/100%?/study.db"))), sqlite_file("https://mlflow:5000")
+    (PosixPath('/tmp/100%?/study.db'), None)
+    """
+    from sqlalchemy.engine import make_url
+
+    if not url.startswith("sqlite"):
+        return None
+    return Path(make_url(url).database or "")

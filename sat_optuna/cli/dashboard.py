@@ -3,6 +3,7 @@
 import click
 
 from sat_optuna.cli.console import Console
+from sat_optuna.files import sqlite_url
 from sat_optuna.pipeline.folder import open_study
 
 __all__ = ["PORT", "dashboard"]
@@ -21,7 +22,7 @@ def dashboard(console: Console, *, study: str, port: int) -> None:
     from sat_optuna.tracking.servers import serve_dashboard
 
     serve_dashboard(
-        f"sqlite:///{opened.db}",
+        sqlite_url(opened.db),
         port=port,
         on_ready=lambda url: console.result(f"optuna-dashboard: {url} (Ctrl-C ends it)"),
     )

@@ -179,6 +179,9 @@ class SearchConfig(Checked):
     )
     max_params: int = _key(0, "or of at most so many parameters; 0: no limit", least=0)
     max_macs: int = _key(0, "or of at most so many multiply-adds; 0: no limit", least=0)
+    fixed: Mapping[str, str] = _key(
+        dict, 'blocks left out of the search, such as { "s1.b00" = "none", "s3.b02" = "se" }'
+    )
     replicates: int = _key(
         1,
         "objective 'train': trials a promising scheme may get, each of its own seed",
@@ -323,13 +326,12 @@ def _shown(value: Sequence[Any]) -> str:
     return repr(value[0]) if value else "nothing"
 
 
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by section.key; a key that holds a table is one value."""
     flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+    for section, value in document.items():
+        keys = value if isinstance(value, Mapping) else None
+        flat |= {section: value} if keys is None else {f"{section}.{k}": keys[k] for k in keys}
     return flat
 
 

@@ -68,6 +68,8 @@ def fitted(given: Any, spec: Field[Any]) -> tuple[Any, str]:
         The value, and the empty text or what to write instead, for example
         `"; write at least 1"`; the value is `given` then.
     """
+    if spec.type == Mapping[str, str]:
+        return _fitted_table(given)
     if spec.type in _LISTS:
         return _fitted_list(given, spec)
     if spec.type not in _WORDS:  # the kinds of attention, which check themselves
@@ -104,6 +106,17 @@ def _fault(value: Any, spec: Field[Any]) -> str:
     if "most" in limits and value > limits["most"]:
         return f"; write at most {limits['most']}"
     return ""
+
+
+def _fitted_table(given: Any) -> tuple[Any, str]:
+    """Take a table of texts; TOML reads the bare key s1.b00 as the table s1 with the key b00."""
+    table: dict[Any, Any] = {}
+    for key, value in given.items() if isinstance(given, Mapping) else [("", None)]:
+        inner = value.items() if isinstance(value, Mapping) else ()
+        table |= {f"{key}.{name}": text for name, text in inner} or {key: value}
+    texts = all(isinstance(text, str) for pair in table.items() for text in pair)
+    hint = '; write a table of texts such as { "s1.b00" = "none" }'
+    return (table, "") if texts else (given, hint)
 
 
 def _fitted_list(given: Any, spec: Field[Any]) -> tuple[Any, str]:

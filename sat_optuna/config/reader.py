@@ -226,6 +226,21 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     search = config.search
     limits = [n for n in ("max_connections", "max_params", "max_macs") if getattr(search, n)]
     ours = search.sampler in ("policy", "paper")
+    for block, kind in search.fixed.items():
+        choices = ("none", *(spec.kind for spec in config.attention.kinds))
+        if kind not in choices:
+            options = ", ".join(map(repr, choices))
+            yield (
+                ("search.fixed", "attention.kinds"),
+                f"search.fixed gives {block!r} the kind {kind!r}"
+                f"{nearest(kind, choices) or ';'} choose one of: {options}",
+            )
+    if search.fixed and not ours:
+        yield (
+            ("search.sampler", "search.fixed"),
+            f"search.fixed is set with sampler = {search.sampler!r}, which cannot hold blocks; "
+            "choose sampler 'policy' or 'paper'",
+        )
     if limits and not ours:
         yield (
             ("search.sampler", *(f"search.{name}" for name in limits)),

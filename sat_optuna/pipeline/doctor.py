@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from sat_optuna.errors import SatOptunaError
+from sat_optuna.files import sqlite_file
 
 __all__ = ["Finding", "examine"]
 
@@ -71,10 +72,11 @@ def _store(mlruns: Path) -> Iterator[Finding]:
     from sat_optuna.tracking import stale_runs, store_uri
 
     uri = re.sub(r"//[^/@\s]*@", "//", store_uri(mlruns))  # no password
-    if not uri.startswith("sqlite:///"):  # a server is not asked: it may take minutes to fail
+    file = sqlite_file(store_uri(mlruns))
+    if file is None:  # a server is not asked: it may take minutes to fail
         yield Finding("mlflow store", "ok", uri)
         return
-    if not Path(uri.removeprefix("sqlite:///")).exists():
+    if not file.exists():
         yield Finding("mlflow store", "ok", f"{uri} (not made yet: no study was logged)")
         return
     try:

@@ -58,8 +58,16 @@ def find_study(study: str | Path) -> Path:
 
 
 def nearest_mlruns(folder: Path) -> Path | None:
-    """Return the mlruns/ of a folder or of its nearest parent that has one."""
-    for parent in (folder, *folder.parents):
+    """Return the mlruns/ of a folder or of its nearest parent that has one, within the project.
+
+    A project's folder holds pyproject.toml, .git or studies/; where none does, the project is
+    taken to be the folder's parent.
+    """
+    upwards = (folder, *folder.parents)
+    signs = ("pyproject.toml", ".git", STUDIES)
+    projects = (p for p in upwards if any((p / sign).exists() for sign in signs))
+    project = next(projects, folder.parent)
+    for parent in upwards[: upwards.index(project) + 1]:
         if (parent / "mlruns").is_dir():
             return parent / "mlruns"
     return None
@@ -207,6 +215,13 @@ class StudyFolder:
                 f"{self.db} holds no random control yet; run: sat-optuna retrain {self.name}"
             )
         return load_study(self.storage, self.name + suffix)
+
+    def waiting(self, suffix: str = "") -> int:
+        """Return how many enqueued trials the Optuna study has that nobody has begun."""
+        from optuna.trial import TrialState
+
+        opened = self.optuna_study(suffix)
+        return len(opened.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def ticket(self, trial: int | None = None) -> "Ticket":
         """Return a trial of the search as a ticket, without retrained scores.

@@ -1,10 +1,13 @@
 """A study's trials and retrainings on their way to MLflow, and what is there already."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
+from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.files import sqlite_file
 from sat_optuna.pipeline.done import Done, digest_of
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ class StudyLog:
         uri = store_uri(study.mlruns)
         # A digest, since a store's address may hold a password.
         self._step = f"mlflow-{digest_of(uri)[:12]}"
-        self._file = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+        self._file = sqlite_file(uri)
 
     def has_trials(self, trials: "Sequence[FrozenTrial]") -> bool:
         """Tell whether all these trials are in the store."""
@@ -48,17 +51,42 @@ class StudyLog:
     def trials(self, study: "optuna.Study") -> "Iterator[Callable[[FrozenTrial], object]]":
         """Yield what logs a finished trial; trials that nobody has logged are logged first.
 
+        A store that takes a trial no more, or is locked, does not end the search: what it lacks is
+        logged later in the search, at its end, or by the next one.
+
         Args:
             study: the Optuna study of this folder.
+
+        Raises:
+            TrackingError: the store cannot be opened, and is not locked.
         """
         from sat_optuna.search.study import finished_trials
+        from sat_optuna.tracking import StoreLockedError, TrackingError
 
-        with self._opened(study) as log:
-            log.catch_up(study)
-            yield lambda trial: log.log_optuna(study, trial)
+        log: MLflowLog | None = None
+        begun = False
+        try:
+            with ExitStack() as stack:
+                try:
+                    log = stack.enter_context(self._opened(study))
+                    log.catch_up(study)
+                except StoreLockedError as error:
+                    _warn(f"{error.what}; the search goes on, and its trials are logged later")
+                begun = True
+                yield (lambda _: None) if log is None else partial(log.log_or_later, study)
+                if log is None:
+                    log = stack.enter_context(self._opened(study))
+                    log.catch_up(study)
+                elif log.is_behind:
+                    log.catch_up(study)
+        except TrackingError as error:
+            if not begun:
+                raise
+            _warn(f"{error.what}; nothing else is missing, and the same command logs it later")
+        else:
             self._note(trials=trials_digest(finished_trials(study)))
 
-    def log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str:
+    def log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str | None:
         """Log all retrainings of an outcome.
 
         Args:
@@ -66,8 +94,17 @@ class StudyLog:
             outcome: what was retrained.
 
         Returns:
-            The run of the ticket's trial.
+            The run of the ticket's trial; None where the store does not take them now.
         """
+        from sat_optuna.tracking import TrackingError
+
+        try:
+            return self._log_retrainings(study, outcome)
+        except TrackingError as error:
+            _warn(f"{error.what}; nothing else is missing, and the same command logs it later")
+            return None
+
+    def _log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str:
         with self._opened(study) as log:
             for result in outcome.results.values():
                 ticket = outcome.ticket_for(result.scheme)
@@ -126,6 +163,10 @@ class StudyLog:
     def _note(self, **made: str) -> None:
         record = Done(self._decided, {**self._made(), **made}, finished=True)
         self._study.records.write(self._step, record)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, SatOptunaWarning, stacklevel=3)
 
 
 def trials_digest(trials: "Sequence[FrozenTrial]") -> str:

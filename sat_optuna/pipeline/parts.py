@@ -1,5 +1,6 @@
 """What a study's steps work with, put together from study.toml; each is built once a process."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, load_configured
 from sat_optuna.data.split import Split
 from sat_optuna.errors import ConfigError, SatOptunaError
+from sat_optuna.registry import nearest
 from sat_optuna.sampler import PolicyGradientSampler
+from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space
@@ -75,7 +78,11 @@ class StudyParts:
         except SatOptunaError as error:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
-        faults = faults or [*self._script_faults(), *self._input_faults()]
+        faults = faults or [
+            *self._script_faults(),
+            *self._fixed_faults(Scheme.parameter_names(stages)),
+            *self._input_faults(),
+        ]
         if faults:
             raise ConfigError(str(self._study.folder / "study.toml"), faults)
         return stages
@@ -93,6 +100,23 @@ class StudyParts:
             for registry, name in named
             if getattr(registry.get(name), "__module__", "") == "__main__"
         ]
+
+    def _fixed_faults(self, blocks: Sequence[str]) -> list[str]:
+        """Return which of the fixed blocks are none, or that all are fixed."""
+        fixed = self._config.search.fixed
+        faults = [
+            f"search.fixed names {name!r}, which is no block of {self._config.network.backbone}"
+            f"{nearest(name, blocks) or ';'} its {len(blocks)} blocks are {blocks[0]} to "
+            f"{blocks[-1]}"
+            for name in fixed
+            if name not in blocks
+        ]
+        if fixed.keys() == set(blocks):
+            faults.append(
+                f"search.fixed names all {len(blocks)} blocks, so that nothing is left to search; "
+                "leave one free"
+            )
+        return faults
 
     def _input_faults(self) -> list[str]:
         """Return why the data's images do not go through the network, if their size is known."""
@@ -221,12 +245,18 @@ class StudyParts:
         """Return what the sampler has to keep to and may repeat, of those keys that are set."""
         search = self._config.search
         limits: dict[str, Any] = {"replicates": search.replicates} if search.replicates > 1 else {}
-        if not (search.max_connections or search.max_params or search.max_macs):
+        limited = search.max_connections or search.max_params or search.max_macs
+        if not (limited or search.fixed):
             return limits
-        net = self.any_supernet()
-        limits["search_space"] = scheme_space(net.stages, [spec.kind for spec in net.specs])
+        kinds = [spec.kind for spec in self._config.attention.kinds]
+        limits["search_space"] = scheme_space(self.check_fit(), kinds)
+        if search.fixed:
+            limits["fixed"] = search.fixed
         if search.max_connections:
             limits["max_connections"] = search.max_connections
+        if not (search.max_params or search.max_macs):
+            return limits
+        net = self.any_supernet()
         costs = CostModel(net, self.data.shape)
         limits["budget"] = {}
         if search.max_params:

@@ -94,6 +94,8 @@ def _bring(
     trials: Sequence[FrozenTrial] = ()
     if study.has_search(suffix):
         record, trials = _held(study, step, suffix, record)
+        # What a user has enqueued is run, also where there are enough trials without it.
+        total = max(total, len(trials) + study.waiting(suffix))
     before, caught_up = len(trials), False
     if before < total:
         on_event(Event(step=step, done=before, total=total, message=GETTING_READY))

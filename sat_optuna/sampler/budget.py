@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ class Budget:
         costs: (C, n, K) cost of each choice.
         extras: for each the index c of its limit, its cost (0 or more), and the (n, K) mask of
             its choices.
+        fixed: by slot the choices that every scheme makes.
     """
 
     rounds = 8  # rounds over the limits, and policies that `draw` tries, each flatter
@@ -57,10 +59,14 @@ class Budget:
         at_most: Floats,
         costs: Floats,
         extras: Sequence[tuple[int, float, NDArray[np.bool_]]] = (),
+        fixed: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self._at_most, self._costs, self._extras = at_most, costs, tuple(extras)
-        self._sizes = tuple(sizes)
+        self._sizes, self._fixed = tuple(sizes), dict(fixed)
         real = existing(sizes)
+        for slot, choice in fixed.items():
+            real[slot] &= np.arange(real.shape[1]) == choice
+        self._real = real
         least = np.where(real, costs, np.inf).min(axis=2)  # (C, n)
         # Column i holds the least that the slots from i on cost together, (C, n + 1).
         self._tails = np.concatenate(
@@ -70,12 +76,37 @@ class Budget:
         self._slack = 1e-9 * (np.abs(at_most) + np.abs(np.where(real, costs, 0.0)).sum((1, 2)))
         spread = np.where(real, costs - least[:, :, None], 0.0)
         self._spread = spread / np.maximum(spread.max(axis=(1, 2), keepdims=True), 1e-300)
-        self._room = (at_most - self._tails[:, 0]) / np.maximum(spread.max(axis=(1, 2)), 1e-300)
+        # Extras that a fixed choice pays for in every scheme.
+        self._paid = [any(mask[i, k] for i, k in fixed.items()) for _, _, mask in self._extras]
+        self._room = (at_most - self.least) / np.maximum(spread.max(axis=(1, 2)), 1e-300)
 
     @property
     def least(self) -> Floats:
-        """The (C,) costs below which no scheme can be, extras left out."""
-        return self._tails[:, 0]
+        """The (C,) costs below which no scheme can be; only extras of fixed choices count."""
+        least = self._tails[:, 0].copy()
+        for (limit, extra, _), paid in zip(self._extras, self._paid, strict=True):
+            least[limit] += extra * paid
+        return least
+
+    def holding(self, fixed: Mapping[int, int]) -> "Budget":
+        """Return the same limits over the schemes that make these choices too."""
+        if not fixed:
+            return self
+        both = {**self._fixed, **fixed}
+        return Budget(self._sizes, self._at_most, self._costs, self._extras, both)
+
+    def raised(self) -> "Budget":
+        """Return it with each limit that the fixed choices break raised to the least they cost."""
+        at_most = np.maximum(self._at_most, self.least + self._slack)
+        return Budget(self._sizes, at_most, self._costs, self._extras, self._fixed)
+
+    def is_possible(self) -> bool:
+        """Say whether a scheme that keeps all limits was found.
+
+        Raises:
+            ValueError: the search for one gave up.
+        """
+        return self.first(self._real.astype(np.float64), ()) is not None
 
     def allows(self, schemes: Ints) -> NDArray[np.bool_]:
         """Return (N,) whether each of (N, n) schemes without open slots keeps all limits."""
@@ -85,8 +116,8 @@ class Budget:
         """Return (C, N) costs of the first slots of schemes, (N, j)."""
         slots = np.arange(schemes.shape[1])
         totals = self._costs[:, slots, schemes].sum(axis=2)
-        for limit, extra, mask in self._extras:
-            totals[limit] += extra * mask[slots, schemes].any(axis=1)
+        for (limit, extra, mask), paid in zip(self._extras, self._paid, strict=True):
+            totals[limit] += extra * (mask[slots, schemes].any(axis=1) | paid)
         return np.asarray(totals)
 
     def tilted(self, p: Floats) -> Floats:
@@ -175,7 +206,7 @@ class Constraints:
             excludes nothing.
         fixed: by slot the choices that are made already. They hold even where the scheme is then
             a repeat or breaks a limit.
-        budget: limits of its cost.
+        budget: limits of its cost, over the schemes that make the fixed choices.
     """
 
     seen: Ints

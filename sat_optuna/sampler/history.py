@@ -35,7 +35,7 @@ from .settings import Reward
 from .storage import POLICY_KEY
 
 
-__all__ = ["History", "number_drawn_for", "row_of", "values_by"]
+__all__ = ["History", "choices_of", "number_drawn_for", "row_of", "values_by"]
 
 _ABSENT = object()  # equals no choice, as None might
 
@@ -150,11 +150,18 @@ class History:
                 rewards = np.where(chosen, rewards, -np.inf)
         return self.finished[int(indices[rewards.argmax()])]
 
-    def promising(self, replicates: int, budget: Budget | None) -> Ints | None:
-        """Return the (n,) best scheme of fewer trials than `replicates`; None if there is none."""
+    def promising(
+        self, replicates: int, budget: Budget | None, fixed: Mapping[int, int]
+    ) -> Ints | None:
+        """Return the (n,) best scheme of fewer trials than `replicates`; None if there is none.
+
+        It keeps the budget and makes the choices that are fixed by slot.
+        """
         schemes, merits = self.controller.merits()
         counts = (self.seen[:, None] == schemes[None]).all(axis=2).sum(axis=0)
         eligible = (counts < replicates) & (schemes >= 0).all(axis=1)
+        for slot, choice in fixed.items():
+            eligible &= schemes[:, slot] == choice
         if budget is not None and len(schemes):
             eligible &= budget.allows(schemes)
         if not eligible.any():
@@ -201,27 +208,38 @@ def number_drawn_for(trial: FrozenTrial) -> int:
     return int(trial.system_attrs.get("failed_trial", trial.number))
 
 
-def row_of(trial: FrozenTrial, space: Mapping[str, CategoricalDistribution]) -> Ints:
-    """Return the (n,) choices of a trial in a space; -1 where it has none.
+def choices_of(trial: FrozenTrial, space: Mapping[str, CategoricalDistribution]) -> Ints:
+    """Return the (n,) choices that a trial has made in a space; -1 where it has none.
 
-    A trial without values counts with what it was going to choose: its proposal and its fixed
-    parameters. A trial with values counts with what it chose, for it may have left parts of its
-    proposal unused.
+    Fixed parameters of an enqueued trial that has no values yet count as well.
     """
     row = np.full(len(space), -1, dtype=np.int64)
-    proposed: Mapping[str, int] = {}
-    fixed: Mapping[str, Any] = {}
-    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
-        proposed = trial.system_attrs.get(POLICY_KEY, {}).get("x", {})
-        fixed = trial.system_attrs.get("fixed_params", {})
+    fixed = {} if _has_chosen(trial) else trial.system_attrs.get("fixed_params", {})
     for slot, (name, distribution) in enumerate(space.items()):
         if trial.distributions.get(name) == distribution:
             row[slot] = distribution.to_internal_repr(trial.params[name])
         elif fixed.get(name, _ABSENT) in distribution.choices:
             row[slot] = distribution.to_internal_repr(fixed[name])
-        else:
-            row[slot] = proposed.get(name, -1)
     return row
+
+
+def row_of(trial: FrozenTrial, space: Mapping[str, CategoricalDistribution]) -> Ints:
+    """Return the (n,) choices of a trial in a space; -1 where it has none.
+
+    A trial without values counts with what it was going to choose: its fixed parameters and its
+    proposal. A trial with values counts with what it chose, for it may have left parts of its
+    proposal unused.
+    """
+    row = choices_of(trial, space)
+    if not _has_chosen(trial):
+        proposed = trial.system_attrs.get(POLICY_KEY, {}).get("x", {})
+        for slot, name in enumerate(space):
+            row[slot] = proposed.get(name, -1) if row[slot] < 0 else row[slot]
+    return row
+
+
+def _has_chosen(trial: FrozenTrial) -> bool:
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def _log_prob(trial: FrozenTrial, row: Ints, space: Mapping[str, Any]) -> float:

@@ -5,7 +5,8 @@ says that slot i makes its choice k, and -1 says that slot i was left open.
 
     pi(x) = prod_i p_i(x_i),   p_i = softmax(theta_i)
 
-A scheme that was seen is not drawn again until all schemes were seen.
+A scheme that was seen is not drawn again until all schemes were seen: of those that make the fixed
+choices, where some are fixed.
 """
 
 from collections.abc import Mapping
@@ -97,20 +98,26 @@ class Policy:
             if scheme.tobytes() not in known:
                 return np.asarray(scheme)
         rows = seen[list(known.values())]
-        return self._walked(rng, p, rows[(rows >= 0).all(axis=1)], fixed)
+        slots = list(fixed)
+        counted = (rows >= 0).all(axis=1) & (rows[:, slots] == list(fixed.values())).all(axis=1)
+        return self._walked(rng, p, rows[counted], fixed)
 
     def _walked(
         self, rng: np.random.Generator, p: Floats, rows: Ints, fixed: Mapping[int, int]
     ) -> Ints:
-        """Draw a scheme from (n, K) `p` slot by slot, around distinct (N, n) seen `rows`."""
+        """Draw a scheme from (n, K) `p` slot by slot, around distinct (N, n) seen `rows`.
+
+        All rows make the fixed choices, as the scheme does.
+        """
         # Column i is the probability of a row's choices from slot i on, (N, n + 1).
         tails = np.ones((len(rows), rows.shape[1] + 1))
         chosen = p[np.arange(rows.shape[1]), rows]
         tails[:, :-1] = np.cumprod(chosen[:, ::-1], axis=1)[:, ::-1]
-        below = math.prod(self.sizes)  # how many schemes share the choices made so far
+        free_sizes = [1 if i in fixed else size for i, size in enumerate(self.sizes)]
+        below = math.prod(free_sizes)  # how many schemes share the choices made so far
         scheme = np.zeros(len(self.sizes), dtype=np.int64)
         for slot, size in enumerate(self.sizes):
-            below //= size
+            below //= free_sizes[slot]
             column = rows[:, slot]
             counts = np.bincount(column, minlength=size).tolist()
             free = np.array([count < below for count in counts])

@@ -18,6 +18,12 @@ unbroken one, and all workers learn the same. What a trial means to the controll
     equal schemes       each trial teaches. With `replicates` some schemes are measured again on
                         purpose; c rewards of a scheme count as their mean with 1/c of the noise
 
+Choices that are fixed, by `fixed`, by Optuna's PartialFixedSampler around this sampler or by an
+enqueued trial, are conditions: the others are drawn given them, so that the limits and the rule
+against repeats hold for the whole scheme. Of a PartialFixedSampler the sampler learns through
+`study.sampler`. Where another sampler around it takes a parameter out of the proposal, the trial
+fails, for its choice cannot be known. What is enqueued is run also where it breaks a limit.
+
 The proposal is stored when its trial starts (history.py says how). A RUNNING trial that is
 attached again (`optuna.trial.Trial(study, trial_id)`) goes on with it.
 
@@ -27,6 +33,7 @@ threads, for example.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 from dataclasses import asdict
 import hashlib
 import json
@@ -45,8 +52,10 @@ from optuna.trial import FrozenTrial
 
 from . import storage
 from .actor_critic import ActorCritic
+from .budget import Budget
 from .budget import Constraints
 from .controller import Controller
+from .history import choices_of
 from .history import History
 from .history import number_drawn_for
 from .history import row_of
@@ -54,7 +63,9 @@ from .history import values_by
 from .policy import Ints
 from .published import PaperController
 from .settings import budget_in
+from .settings import chosen_in
 from .settings import CostLimit
+from .settings import fixed_of
 from .settings import limits_of
 from .settings import NUMBERS
 from .settings import options_of
@@ -72,7 +83,7 @@ _CONTROLLERS: dict[str, type[ActorCritic | PaperController]] = {
 }
 _AGAIN = 0.1  # share of the proposals that measure a scheme again, where `replicates` allows it
 _REDRAWS = 4  # how often a worker draws again where another drew the same at the same moment
-_HELD_UP = 50  # the user is warned once so many finished trials wait for one that is not
+_HELD_UP = 50  # from so many finished trials on that wait for one it is named again
 
 
 class PolicyGradientSampler(optuna.samplers.BaseSampler):
@@ -113,11 +124,16 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
             proposed. It needs `search_space`.
         max_connections: how many parameters of `search_space` may take another than their first
             choice.
+        fixed: by parameter of `search_space` the choice that every proposal makes; the others are
+            searched. `optuna.samplers.PartialFixedSampler` around this sampler does the same.
         options: further arguments of the preset's controller, `ActorCritic` or
             `PaperController`, by name.
 
     Raises:
         ValueError: a setting is out of range, or no scheme keeps the budget.
+
+    A trial of one's own is enqueued with choices as the objective names them, for example
+    `study.enqueue_trial({"block0": "se"})`; what is left out is proposed.
     """
 
     def __init__(
@@ -133,6 +149,7 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         search_space: Mapping[str, Sequence[Any]] | None = None,
         budget: Mapping[str, CostLimit] | None = None,
         max_connections: int | None = None,
+        fixed: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if preset not in tuple(_CONTROLLERS):
@@ -158,6 +175,8 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         self._space = space_of(search_space or {})
         self._limits = limits_of(budget or {}, most, self._space)
         self._budget = budget_in(self._space, self._limits)
+        self._fixed = fixed_of(fixed or {}, self._space)
+        self._budget_given(self._space, chosen_in(self._fixed, self._space, "fixed"))
         self._forget()
 
     def _forget(self) -> None:
@@ -196,19 +215,22 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
                 name: [float(x.at_most), _digest(asdict(x))] for name, x in self._limits.items()
             },
             "options": self._options,
+            # Absent where nothing is fixed, as in studies that were begun before it could be.
+            **({"fixed": {n: repr(c) for n, c in self._fixed.items()}} if self._fixed else {}),
         }
 
     def policy(self, study: Study) -> dict[str, dict[Any, float]]:
         """Return the newest policy: for each parameter the probability of each of its choices.
 
-        It is the policy before a budget tilts it and before seen schemes are left out. A choice
-        that cannot be a key of a dict, a list for example, is named by its `repr`.
+        A fixed choice has the probability 1. Otherwise it is the policy before a budget tilts it
+        and before seen schemes are left out. A choice that cannot be a key of a dict, a list for
+        example, is named by its `repr`.
         """
         with self._lock:
             history = self._read(study, None)
             if not history.space:
                 return {}
-            rows = history.controller.policy.probabilities
+            rows = history.controller.policy.held(self._fixed_in(study, history.space))
         return {
             name: dict(zip(map(_as_key, distribution.choices), row.tolist(), strict=False))
             for (name, distribution), row in zip(history.space.items(), rows, strict=True)
@@ -262,6 +284,14 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         """Return the proposed choices of these parameters."""
         with self._lock:
             proposal = self._proposal(study, trial)
+            known = {**self._fixed, **storage.fixed_around(study)}
+        if hidden := sorted(proposal.keys() - search_space.keys() - known.keys()):
+            raise ValueError(
+                f"{type(study.sampler).__name__} around PolicyGradientSampler takes "
+                f"{', '.join(map(repr, hidden))} out of its proposal, so that it can keep neither "
+                "limits nor the rule against repeats; fix choices with "
+                "PolicyGradientSampler(fixed={...}) or optuna.samplers.PartialFixedSampler"
+            )
         chosen = {}
         for name, distribution in search_space.items():
             if name in proposal and isinstance(distribution, CategoricalDistribution):
@@ -305,13 +335,64 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
     def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, int]:
         """Return the trial's stored choices by name, or draw and store them."""
         record = trial.system_attrs.get(storage.POLICY_KEY)
-        if record is None or record["n"] != number_drawn_for(trial):
+        if record is None or not (
+            record["n"] == number_drawn_for(trial)
+            and self._makes_fixed_choices(study, trial, record["x"])
+        ):
             history = self._read(study, trial.number)
             if not history.space:
                 return {}
             record = self._drawn_and_stored(study, trial, history)
             trial.system_attrs[storage.POLICY_KEY] = record
         return dict(record["x"])
+
+    def _makes_fixed_choices(
+        self, study: Study, trial: FrozenTrial, proposed: Mapping[str, int]
+    ) -> bool:
+        """Say whether a stored proposal was drawn given what is fixed now.
+
+        A PartialFixedSampler may have come after it, around the sampler of a trial that is
+        attached again or retried.
+        """
+        if not (self._fixed or storage.fixed_around(study)):
+            return True
+        space = (self._held(study) or self._read(study, trial.number)).space
+        names, made = list(space), choices_of(trial, space)
+        return all(
+            made[slot] >= 0 or proposed.get(names[slot], choice) == choice
+            for slot, choice in self._fixed_in(study, space).items()
+        )
+
+    def _fixed_in(
+        self, study: Study, space: Mapping[str, CategoricalDistribution]
+    ) -> Mapping[int, int]:
+        """Return by slot what this sampler and those around it fix."""
+        own = chosen_in(self._fixed, space, "fixed")
+        return {**own, **chosen_in(storage.fixed_around(study), space, "PartialFixedSampler")}
+
+    def _budget_given(
+        self, space: Mapping[str, CategoricalDistribution], fixed: Mapping[int, int]
+    ) -> Budget | None:
+        """Return the limits over the schemes that make the fixed choices.
+
+        Raises:
+            ValueError: no such scheme keeps them.
+        """
+        budget = self._budget if space.keys() == self._space.keys() else None
+        budget = budget or budget_in(space, self._limits)
+        if budget is None or not fixed:
+            return budget
+        budget = budget.holding(fixed)
+        if not budget.is_possible():
+            names = list(space)
+            choices = ", ".join(
+                f"{names[slot]!r}: {space[names[slot]].choices[k]!r}" for slot, k in fixed.items()
+            )
+            raise ValueError(
+                f"no scheme with the fixed choices {{{choices}}} keeps the budget "
+                f"{' and '.join(self._limits)}; raise it, or fix fewer"
+            )
+        return budget
 
     def _drawn_and_stored(
         self, study: Study, trial: FrozenTrial, history: History
@@ -323,7 +404,7 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         """
         rng = np.random.default_rng([self._seed_of(study), number_drawn_for(trial)])
         seen = history.seen
-        record = self._drawn(history, trial, rng, seen)
+        record = self._drawn(study, history, trial, rng, seen)
         storage.store_record(study, trial, record)
         for _ in range(_REDRAWS if self._replicates == 1 else 0):
             history = self._read(study, trial.number)
@@ -338,24 +419,44 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
             if _holds(seen, scheme) or not _holds(now, scheme):
                 break
             seen = now
-            record = self._drawn(history, trial, rng, seen)
+            record = self._drawn(study, history, trial, rng, seen)
             storage.store_record(study, trial, record)
         return record
 
+    def _budget_asked(self, trial: FrozenTrial, budget: Budget) -> Budget:
+        """Return the limits for a trial of which some choices were asked for; those win."""
+        with contextlib.suppress(ValueError):  # too hard to tell is as good as none
+            if budget.is_possible():
+                return budget
+        self._warn(
+            f"asked for {trial.number}",
+            f"the choices that trial {trial.number} was enqueued with break the budget "
+            f"{' and '.join(self._limits)}; it is run as asked for, and what was left out of it "
+            "is chosen to cost the least",
+        )
+        return budget.raised()
+
     def _drawn(
-        self, history: History, trial: FrozenTrial, rng: np.random.Generator, seen: Ints
+        self,
+        study: Study,
+        history: History,
+        trial: FrozenTrial,
+        rng: np.random.Generator,
+        seen: Ints,
     ) -> dict[str, Any]:
         """Return the record of a new proposal that is, if possible, none of the (N, n) seen."""
-        choices = enumerate(row_of(trial, history.space).tolist())
-        fixed = {slot: choice for slot, choice in choices if choice >= 0}
-        budget = self._budget
-        if history.space.keys() != self._space.keys():
-            budget = budget_in(history.space, self._limits)
+        choices = enumerate(choices_of(trial, history.space).tolist())
+        made = {slot: choice for slot, choice in choices if choice >= 0}
+        around = self._fixed_in(study, history.space)
+        fixed = {slot: choice for slot, choice in around.items() if slot not in made}
+        budget = self._budget_given(history.space, fixed)
+        if budget is not None and made:
+            budget = self._budget_asked(trial, budget.holding(made))
         scheme, log_prob = None, None
-        if self._replicates > 1 and not fixed and rng.random() < _AGAIN:
-            scheme = history.promising(self._replicates, budget)
+        if self._replicates > 1 and not made and rng.random() < _AGAIN:
+            scheme = history.promising(self._replicates, budget, fixed)
         if scheme is None:
-            constraints = Constraints(seen, fixed, budget)
+            constraints = Constraints(seen, {**fixed, **made}, budget)
             scheme, log_prob = history.controller.propose(rng, constraints)
         return {
             "n": number_drawn_for(trial),
@@ -374,15 +475,26 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
             history = self._new_history(study, batch=self._batch)
         history.read(trials)
         histories[study_id] = history  # not before: an error may have stopped it half-way
-        if history.held_up >= _HELD_UP:
-            blocking = trials[len(history.finished)]
-            self._warn(
-                "held up",
-                f"trial {blocking.number} is {blocking.state.name} and {history.held_up} finished "
-                "trials after it teach nothing until it ends; if its process is dead, end it "
-                f"with: study.tell({blocking.number}, state=optuna.trial.TrialState.FAIL)",
-            )
+        if history.held_up >= self._batch:
+            self._warn_of(trials[len(history.finished)], history.held_up)
         return history
+
+    def _warn_of(self, blocking: FrozenTrial, held_up: int) -> None:
+        """Say which unfinished trial holds up the learning, and what ends it.
+
+        Once at the first batch, for beside other workers such a trial may well be alive; from many
+        trials on once for each such trial.
+        """
+        number = blocking.number
+        self._warn(
+            f"held up by {number}" if held_up >= _HELD_UP else "held up",
+            f"trial {number} is {blocking.state.name}, and {held_up} finished "
+            f"{'trial teaches' if held_up == 1 else 'trials after it teach'} nothing to any "
+            "worker until it ends, as it will by itself if its process lives; if that is dead, "
+            f"end it with study.tell({number}, state=optuna.trial.TrialState.FAIL), or go on with "
+            f"it as optuna.trial.Trial(study, {storage.id_of(blocking)}); RDBStorage(..., "
+            "heartbeat_interval=60) ends such trials by itself",
+        )
 
     def _held(self, study: Study) -> History | None:
         backend, study_id = storage.backend_of(study)

@@ -30,6 +30,8 @@ __all__ = [
     "Range",
     "Reward",
     "budget_in",
+    "chosen_in",
+    "fixed_of",
     "limits_of",
     "options_of",
     "space_of",
@@ -190,6 +192,44 @@ def space_of(search_space: Any) -> dict[str, CategoricalDistribution]:
     return dict(sorted(space.items()))
 
 
+def fixed_of(fixed: Any, space: Space) -> dict[str, Any]:
+    """Return the fixed choices by parameter, once they are choices of the space."""
+    given = _mapping(fixed, f"fixed {fixed!r} given; give a dict of each fixed parameter's choice")
+    if given and not space:
+        raise ValueError(
+            "fixed given without search_space; give the parameters and their choices, for the "
+            "first trial has to make the fixed choices as well"
+        )
+    dict(_by_slot(given, space, "fixed"))  # refuses names that the space lacks
+    if given and given.keys() == space.keys():
+        raise ValueError(
+            f"fixed names all {len(space)} parameters of search_space, so that nothing is left to "
+            "search; leave one free"
+        )
+    chosen_in(given, space, "fixed")
+    return dict(given)
+
+
+def chosen_in(fixed: Mapping[str, Any], space: Space, what: str) -> dict[int, int]:
+    """Return by slot the index of each fixed choice; parameters outside the space are left out.
+
+    Raises:
+        ValueError: a parameter has no such choice.
+    """
+    found = {}
+    for slot, (name, distribution) in enumerate(space.items()):
+        if name not in fixed:
+            continue
+        try:
+            found[slot] = int(distribution.to_internal_repr(fixed[name]))
+        except ValueError as error:
+            choices = ", ".join(repr(choice) for choice in distribution.choices)
+            raise ValueError(
+                f"{what} gives {name!r} the choice {fixed[name]!r}; its choices are {choices}"
+            ) from error
+    return found
+
+
 def limits_of(budget: Any, max_connections: int | None, space: Space) -> dict[str, CostLimit]:
     """Return all limits by name; a connection is any choice of a parameter but its first."""
     refused = (
@@ -242,7 +282,7 @@ def budget_in(space: Space, limits: Mapping[str, CostLimit]) -> Budget | None:
 def _costs_of(given: Any, space: Space, what: str) -> Floats:
     """Return the (n, K) costs of the choices."""
     costs = np.zeros(_mask(space).shape)
-    for slot, parameter, row in _by_slot(given, space, what):
+    for slot, (parameter, row) in _by_slot(given, space, what):
         size, numbers = len(space[parameter].choices), _floats(row)
         if len(numbers) != size or not np.isfinite(numbers).all():
             raise ValueError(
@@ -260,7 +300,7 @@ def _extra_of(extra: Any, space: Space, what: str) -> tuple[float, NDArray[np.bo
     paid, mask = _as_float(extra[0]), _mask(space)
     if not 0 <= paid < math.inf:
         raise ValueError(f"{what} has an extra of {extra[0]!r}; give 0 or more")
-    for slot, parameter, indices in _by_slot(extra[1], space, what):
+    for slot, (parameter, indices) in _by_slot(extra[1], space, what):
         size = len(space[parameter].choices)
         for index in indices if isinstance(indices, Iterable) else [None]:
             if not isinstance(index, int | np.integer) or not 0 <= index < size:
@@ -278,8 +318,8 @@ def _mask(space: Space) -> NDArray[np.bool_]:
     return np.zeros((len(sizes), max(sizes)), dtype=bool)
 
 
-def _by_slot(given: Any, space: Space, what: str) -> Iterator[tuple[int, str, Any]]:
-    """Yield slot, name and value of each parameter that a budget names."""
+def _by_slot(given: Any, space: Space, what: str) -> Iterator[tuple[int, tuple[str, Any]]]:
+    """Yield slot, name and value of each parameter that a setting names."""
     slots = {name: slot for slot, name in enumerate(space)}
     by_parameter = _mapping(given, f"{what} has {given!r}; give a dict by parameter")
     for parameter, value in by_parameter.items():
@@ -288,7 +328,7 @@ def _by_slot(given: Any, space: Space, what: str) -> Iterator[tuple[int, str, An
                 f"{what} names the parameter {parameter!r}, of which search_space has no two "
                 "choices; name its own parameters"
             )
-        yield slots[parameter], parameter, value
+        yield slots[parameter], (parameter, value)
 
 
 def _mapping(given: Any, refused: str) -> Mapping[Any, Any]:

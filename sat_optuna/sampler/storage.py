@@ -1,7 +1,7 @@
 """What the sampler keeps in a study's storage: its settings, and a record for each trial.
 
-This is the only file that touches what Optuna keeps private: a study's storage, and the ids of
-studies and trials.
+This is the only file that touches what Optuna keeps private: a study's storage, the ids of
+studies and trials, and what a `PartialFixedSampler` holds.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import hashlib
 from typing import Any
 from typing import TypeAlias
 
+from optuna.samplers import PartialFixedSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -26,6 +27,8 @@ __all__ = [
     "backend_of",
     "claim_study",
     "failing_if_new",
+    "fixed_around",
+    "id_of",
     "seed_of_name",
     "store_record",
 ]
@@ -88,9 +91,28 @@ def failing_if_new(study: Study, trial: FrozenTrial) -> Iterator[None]:
         raise
 
 
+def fixed_around(study: Study) -> dict[str, Any]:
+    """Return what the `PartialFixedSampler`s around a study's sampler fix; the outermost wins.
+
+    Such a sampler asks the one inside for a proposal and tells it nothing.
+    """
+    fixed: dict[str, Any] = {}
+    sampler: Any = study.sampler
+    while sampler is not None:
+        if isinstance(sampler, PartialFixedSampler):
+            fixed = {**sampler._fixed_params, **fixed}
+        sampler = getattr(sampler, "_base_sampler", None)
+    return fixed
+
+
 def backend_of(study: Study) -> tuple[BaseStorage, int]:
     """Return the storage of a study and the study's id in it."""
     return study._storage, study._study_id
+
+
+def id_of(trial: FrozenTrial) -> int:
+    """Return the id of a trial in its storage, which is not its number."""
+    return trial._trial_id
 
 
 def all_trials(study: Study) -> list[FrozenTrial]:

@@ -1,6 +1,7 @@
 """What a scheme is worth: scored in the supernet, or trained as a network of its own.
 
-Both objectives are plain Optuna objectives: `study.optimize(objective)` works on them.
+Both objectives are plain Optuna objectives: `study.optimize(objective)` works on them. Called with
+`study.best_trial` or another trial of no study, they score its scheme and store nothing.
 """
 
 import threading
@@ -9,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import optuna
+from optuna.trial import FixedTrial, FrozenTrial
 
 from sat_optuna.config.config import SearchConfig, TrainConfig
 from sat_optuna.config.limits import checked
@@ -19,7 +21,7 @@ from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, eval
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.space import WORKER_KEY, suggest_scheme
+from sat_optuna.search.space import WORKER_KEY, AnyTrial, suggest_scheme
 from sat_optuna.search.study import hold_to, note_device
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import materialise
@@ -29,6 +31,10 @@ from sat_optuna.training.loop import fit
 from sat_optuna.training.precision import to_memory_format
 
 __all__ = ["SupernetObjective", "TrainObjective"]
+
+
+# Trial attribute: how many earlier trials of the study measured the same scheme, where some did.
+_REPEATS_KEY = "sat:repeats"
 
 
 class _SchemeObjective:
@@ -64,12 +70,15 @@ class _SchemeObjective:
         """Return accuracy in points + weight x sparsity (LTH4SA: 1 and 2, in these units)."""
         return evaluation.accuracy + self.sparsity_weight * scheme.sparsity
 
-    def begin(self, trial: optuna.Trial) -> Scheme:
+    def begin(self, trial: AnyTrial) -> Scheme:
         """Ask for the scheme and note it with its cost, and with the study what scores it.
 
         Raises:
             StudyError: the study minimises, or its trials were scored with something else.
+            ChoiceError: the trial was given choices that are none of a scheme of this network.
         """
+        if isinstance(trial, FrozenTrial | FixedTrial):
+            return suggest_scheme(trial, self.stages, self.kinds)
         hold_to(trial.study, self.scored_with())
         note_device(trial.study, self.train.device.type)
         trial.set_user_attr(WORKER_KEY, worker_name())
@@ -82,9 +91,11 @@ class _SchemeObjective:
         trial.set_user_attr("elementwise", cost.elementwise)
         return scheme
 
-    def finish(self, trial: optuna.Trial, scheme: Scheme, evaluation: Evaluation) -> float:
+    def finish(self, trial: AnyTrial, scheme: Scheme, evaluation: Evaluation) -> float:
         """Note what was measured and return the reward."""
         reward = self.reward(scheme, evaluation)
+        if isinstance(trial, FrozenTrial | FixedTrial):
+            return reward
         trial.set_user_attr("accuracy", evaluation.accuracy)
         trial.set_user_attr("loss", evaluation.loss)
         trial.set_user_attr("reward", reward)
@@ -152,7 +163,7 @@ class SupernetObjective(_SchemeObjective):
         with self._lock:
             self._ahead = self.evaluator.score_many(schemes)
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: AnyTrial) -> float:
         """Score the trial's scheme; the reward, in accuracy points."""
         scheme = self.begin(trial)
         with self._lock:  # for n_jobs > 1: the supernet's statistics are those of one walk
@@ -207,7 +218,7 @@ class TrainObjective(_SchemeObjective):
             del train["strategy"]  # versions before had none, and their studies go on
         self._way = {"epochs": epochs, "train": train}
 
-    def __call__(self, trial: optuna.Trial) -> float:
+    def __call__(self, trial: AnyTrial) -> float:
         """Train the trial's scheme; the reward of its last epoch, in accuracy points.
 
         Raises:
@@ -215,8 +226,7 @@ class TrainObjective(_SchemeObjective):
             TrainingError: the loss is no longer finite.
         """
         scheme = self.begin(trial)
-        # A trial taken over from a dead worker has reported some epochs already.
-        reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        repeats, reported = self._repeats_and_reports(trial, scheme)
         model = materialise(self.net, scheme)
         to_memory_format(model, self.config, next(self.net.parameters()).device)
         measured: list[Evaluation] = []
@@ -236,10 +246,6 @@ class TrainObjective(_SchemeObjective):
                 self.finish(trial, scheme, evaluation)
                 raise optuna.TrialPruned
 
-        repeats = sum(
-            earlier.user_attrs.get("scheme") == str(scheme)
-            for earlier in trial.study.get_trials(deepcopy=False)[: trial.number]
-        )
         seed = seed_for("trial", self.seed, *([repeats] if repeats else []))
         fit(
             model,
@@ -250,3 +256,14 @@ class TrainObjective(_SchemeObjective):
             on_event=on_event,
         )
         return self.finish(trial, scheme, measured[-1])
+
+    def _repeats_and_reports(self, trial: AnyTrial, scheme: Scheme) -> tuple[int, set[int]]:
+        """Return how many earlier trials measured the scheme, and the epochs reported already."""
+        if isinstance(trial, FrozenTrial | FixedTrial):
+            return trial.user_attrs.get(_REPEATS_KEY, 0), set()
+        *earlier, own = trial.study.get_trials(deepcopy=False)[: trial.number + 1]
+        repeats = sum(other.user_attrs.get("scheme") == str(scheme) for other in earlier)
+        if repeats:  # for who scores this trial again, without its study
+            trial.set_user_attr(_REPEATS_KEY, repeats)
+        # A trial taken over from a dead worker has reported some epochs already.
+        return repeats, set(own.intermediate_values)

@@ -1,19 +1,40 @@
 """The search space: one categorical parameter a block."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import optuna
+from optuna.trial import FixedTrial, FrozenTrial
 
 from sat_optuna.cost.affine import AffineCost
+from sat_optuna.errors import StudyError
 from sat_optuna.sampler import CostLimit
 from sat_optuna.scheme import Scheme
 
-__all__ = ["NETWORK_KEY", "WORKER_KEY", "cost_limit", "scheme_space", "suggest_scheme"]
+__all__ = [
+    "NETWORK_KEY",
+    "WORKER_KEY",
+    "AnyTrial",
+    "ChoiceError",
+    "check_names",
+    "cost_limit",
+    "given_choices",
+    "scheme_space",
+    "suggest_scheme",
+]
+
+# A trial of a study, or one that has its choices and belongs to none: `study.best_trial`.
+AnyTrial: TypeAlias = optuna.Trial | FrozenTrial | FixedTrial
 
 # Study attribute that says what a scheme of this study is a scheme of.
 NETWORK_KEY = "sat:network"
 # Trial attribute that names the process at work on it.
 WORKER_KEY = "sat:worker"
+
+
+class ChoiceError(StudyError):
+    """A trial whose choices were given, by enqueueing it for example, and are none of a scheme."""
 
 
 def scheme_space(stages: Sequence[int], kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -44,16 +65,67 @@ def cost_limit(cost: AffineCost, stages: Sequence[int], *, at_most: float) -> Co
     )
 
 
-def suggest_scheme(trial: optuna.Trial, stages: Sequence[int], kinds: Sequence[str]) -> Scheme:
+def suggest_scheme(trial: AnyTrial, stages: Sequence[int], kinds: Sequence[str]) -> Scheme:
     """Ask the trial for one categorical parameter a block, `s1.b00`, `s1.b01`, ...
 
     Args:
-        trial: its sampler decides.
+        trial: its sampler decides, where its choices were not given.
         stages: blocks of each stage.
         kinds: names of the kinds of attention; a block's choices are "none" and these.
+
+    Raises:
+        ChoiceError: the choices that were given are none of such a scheme.
     """
-    picked = [
-        choices.index(str(trial.suggest_categorical(name, choices)))
-        for name, choices in scheme_space(stages, kinds).items()
-    ]
+    space = scheme_space(stages, kinds)
+    choices = ("none", *kinds)
+    given = given_choices(trial)
+    check_names(trial, space, [name for name in given if re.fullmatch(r"s\d+\.b\d+", name)])
+    for name in space:
+        if name in given and given[name] not in choices:
+            raise ChoiceError(
+                f"trial {trial.number} was given {given[name]!r} for block {name!r}; give it one "
+                f"of: {', '.join(map(repr, choices))}"
+            )
+        if name not in given and isinstance(trial, FrozenTrial | FixedTrial):
+            raise ChoiceError(
+                f"trial {trial.number} has no choice for block {name!r}; give a trial with all "
+                f"{len(space)} blocks of this network"
+            )
+    try:
+        picked = [choices.index(trial.suggest_categorical(name, choices)) for name in space]
+    except ValueError as error:
+        if not isinstance(trial, FrozenTrial | FixedTrial):
+            raise
+        raise ChoiceError(  # one block less or another kind makes another space
+            f"trial {trial.number} is of a search over other kinds than {', '.join(kinds)}; give "
+            "one of this network, or its choices as optuna.trial.FixedTrial(trial.params)"
+        ) from error
     return Scheme.of(picked, stages)
+
+
+def check_names(trial: AnyTrial, space: Mapping[str, Any], names: Collection[str]) -> None:
+    """Make sure that all these names, which a trial was given choices for, are blocks.
+
+    Raises:
+        ChoiceError: one is not.
+    """
+    blocks = list(space)
+    for name in names:
+        if name not in space:
+            raise ChoiceError(
+                f"trial {trial.number} was given a choice for {name!r}, which is no block of this "
+                f"network; its {len(blocks)} blocks are {blocks[0]} to {blocks[-1]}"
+            )
+
+
+def given_choices(trial: AnyTrial) -> Mapping[str, Any]:
+    """Return the choices that a trial was given: enqueued with, or as a trial of no study."""
+    if isinstance(trial, FixedTrial):
+        return trial._params
+    if isinstance(trial, FrozenTrial):
+        return trial.params
+    storage = getattr(trial, "storage", None)  # what wraps a trial need not have it
+    given: Mapping[str, Any] = {}
+    if storage is not None:
+        given = storage.get_trial_system_attrs(trial._trial_id).get("fixed_params", {})
+    return given

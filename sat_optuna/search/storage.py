@@ -10,6 +10,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from sat_optuna.errors import StudyError
+from sat_optuna.files import sqlite_url
 
 __all__ = ["open_storage", "show_warnings_alone", "writing"]
 
@@ -24,7 +25,7 @@ def open_storage(db: Path) -> RDBStorage:
     """
     options = {"connect_args": {"timeout": 60}}
     try:
-        storage = RDBStorage(f"sqlite:///{db}", engine_kwargs=options)
+        storage = RDBStorage(sqlite_url(db), engine_kwargs=options)
     except Exception as error:
         raise StudyError(
             f"cannot open {db} ({str(error).splitlines()[0]}); is it a study's database on a disk "

@@ -5,7 +5,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import optuna
@@ -20,7 +19,15 @@ from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.sampler.storage import SamplerSettingsError, claim_study
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
-from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.search.space import (
+    NETWORK_KEY,
+    WORKER_KEY,
+    ChoiceError,
+    check_names,
+    given_choices,
+    scheme_space,
+    suggest_scheme,
+)
 from sat_optuna.search.storage import writing
 from sat_optuna.search.unfinished import stale_trials
 
@@ -52,7 +59,8 @@ def build_sampler(
         name: of the sampler.
         seed: of its proposals.
         batch: trials told at once, of "policy".
-        **more: `replicates`, `search_space`, `budget`, `max_connections` of our own samplers.
+        **more: `replicates`, `search_space`, `budget`, `max_connections`, `fixed` of our own
+            samplers.
 
     Raises:
         StudyError: no scheme keeps the budget.
@@ -190,12 +198,14 @@ def run_trials(
     A batch is asked whole before its first trial is scored, as plain `study.optimize` would not:
     the objective's values are the same either way. A RUNNING trial of a dead worker is taken over
     under its own number; what it had stored comes back and what is missing is drawn again by the
-    same rule, so an interrupted search equals an unbroken one.
+    same rule, so an interrupted search equals an unbroken one. Enqueued trials are run all, in the
+    places of their numbers; one with choices that are none of a scheme becomes FAIL.
 
     Args:
         study: opened by `create_study`.
         objective: an Optuna objective; a TrainingError of it makes its trial FAIL.
-        trials: total of finished trials, those of earlier runs too.
+        trials: total of finished trials, those of earlier runs and enqueued ones too; more only
+            where more were enqueued.
         batch: trials asked together; batch k holds the numbers k * batch to (k + 1) * batch - 1.
         stages: blocks of each stage.
         kinds: names of the kinds of attention.
@@ -209,19 +219,35 @@ def run_trials(
     Raises:
         StudyError: a trial belongs to a worker that is alive.
     """
-    suggest = partial(suggest_scheme, stages=tuple(stages), kinds=tuple(kinds))
+    stages, kinds = tuple(stages), tuple(kinds)
+    space = scheme_space(stages, kinds)
+
+    def suggest(trial: optuna.Trial) -> Scheme:
+        check_names(trial, space, given_choices(trial))
+        return suggest_scheme(trial, stages, kinds)
+
+    def suggested(trial: optuna.Trial) -> Scheme | None:
+        try:
+            return suggest(trial)
+        except ChoiceError:
+            return None  # it is told when it is the trial's turn
+
+    def scored(trial: optuna.Trial) -> float:
+        suggest(trial)
+        return objective(trial)
+
     deadline = time.monotonic() + timeout if timeout else float("inf")
     done = 0
     with writing(study.study_name):
         while True:
             in_time = time.monotonic() < deadline
-            asked = _next_batch(study, suggest, trials=trials, batch=batch, in_time=in_time)
+            asked = _next_batch(study, suggested, trials=trials, batch=batch, in_time=in_time)
             if not asked:
                 return done
             if on_batch:
-                on_batch([suggest(trial) for trial in asked])
+                on_batch([scheme for trial in asked if (scheme := suggested(trial))])
             for trial in asked:
-                finished = _finish(study, trial, objective)
+                finished = _finish(study, trial, scored)
                 done += 1
                 if on_trial:
                     on_trial(finished)
@@ -237,13 +263,17 @@ def _next_batch(
 ) -> list[optuna.Trial]:
     """Return the trials to work on now: what dead workers left of a batch, and its rest asked."""
     taken = _take_over(study)
-    count = len(study.get_trials(deepcopy=False))
-    if not taken and (count >= trials or not in_time):
+    known = study.get_trials(deepcopy=False)
+    count = len(known)
+    waiting = [t.number for t in known if t.state is TrialState.WAITING]
+    if not taken and (not in_time or (count >= trials and not waiting)):
         return []
-    first = taken[0].number if taken else count
+    first = min([trial.number for trial in taken] + waiting[:1], default=count)
     for trial in taken:
         suggest(trial)
-    for _ in range(count, min((first // batch + 1) * batch, max(trials, count))):
+    end = min((first // batch + 1) * batch, max(trials, count))
+    # An ask takes the first waiting trial, and makes a new one where none waits.
+    for _ in range(sum(number < end for number in waiting) + max(0, end - count)):
         trial = study.ask()
         trial.set_user_attr(WORKER_KEY, worker_name())
         suggest(trial)  # before the next is asked, which shall not repeat it
@@ -274,7 +304,9 @@ def _finish(
         value = objective(trial)
     except optuna.TrialPruned:
         return study.tell(trial, state=TrialState.PRUNED)
-    except TrainingError as error:
+    except (ChoiceError, TrainingError) as error:
+        if isinstance(error, ChoiceError):
+            warnings.warn(f"{error}; the trial becomes FAIL", SatOptunaWarning, stacklevel=2)
         trial.set_user_attr("error", str(error))
         return study.tell(trial, state=TrialState.FAIL)
     return study.tell(trial, value)

@@ -6,6 +6,19 @@ which takes seconds.
 """
 
 from sat_optuna.tracking.log import MLflowLog
-from sat_optuna.tracking.store import MLFLOW_SETTINGS, TrackingError, stale_runs, store_uri
+from sat_optuna.tracking.store import (
+    MLFLOW_SETTINGS,
+    StoreLockedError,
+    TrackingError,
+    stale_runs,
+    store_uri,
+)
 
-__all__ = ["MLFLOW_SETTINGS", "MLflowLog", "TrackingError", "stale_runs", "store_uri"]
+__all__ = [
+    "MLFLOW_SETTINGS",
+    "MLflowLog",
+    "StoreLockedError",
+    "TrackingError",
+    "stale_runs",
+    "store_uri",
+]

@@ -9,15 +9,18 @@ import contextlib
 import json
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.processes import worker_name
 from sat_optuna.tracking.child_runs import ChildRuns, Record
-from sat_optuna.tracking.store import RunStore, TrackingError
+from sat_optuna.tracking.store import RunStore, StoreLockedError, TrackingError
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -34,9 +37,16 @@ class MLflowLog:
         study.optimize(objective, n_trials=60, callbacks=[MLflowLog("mlruns")])
 
     As a callback it opens the study at its first call and logs the trials that earlier processes
-    finished but did not log; then it logs each trial when it ends. The parent run is closed when
-    the process exits. Threads may share one log; each process makes its own.
+    finished but did not log; then it logs each trial when it ends. Where the store does not take a
+    trial, locked by another process for example, that is said and the trial is logged with a later
+    one, or when the process exits: no search ends for the sake of its copy. The parent run is
+    closed when the process exits. Threads may share one log; each process makes its own.
+
+    Attributes:
+        patience: seconds after which a store that took nothing is tried again.
     """
+
+    patience = 60.0
 
     def __init__(self, root: str | Path = "mlruns", *, study_name: str | None = None) -> None:
         """Connect to the store: root/mlflow.db and root/artifacts/STUDY, made at the first use.
@@ -54,6 +64,14 @@ class MLflowLog:
         self._study_name = study_name
         self._lock = threading.RLock()
         self._opened: ChildRuns | None = None
+        self._followed: Study | None = None  # the study that this is a callback of
+        self._behind = False  # whether finished trials may be missing in the store
+        self._try_again = 0.0  # when, where the store took nothing
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether trials that were to be logged are not."""
+        return self._behind
 
     @property
     def uri(self) -> str:
@@ -200,18 +218,47 @@ class MLflowLog:
             return self._study.log(record)
 
     def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
-        """Log one finished trial with `log_optuna`, and at the first call all earlier ones.
+        """Log one finished trial, or later; at the first call all earlier ones too.
 
         Raises:
-            TrackingError: the store cannot be written; Optuna has stored the trial already.
+            TrackingError: the study cannot be opened in the store, which is not locked; Optuna
+                has stored the trial already.
         """
         uuid = str(study.user_attrs.get("sat:uuid", study.study_name))
         with self._lock:
             if self._opened is None or self._opened.uuid != uuid:
-                self.open_study(self._study_name or study.study_name, uuid)
-                atexit.register(self._close_at_exit)
-                self.catch_up(study)
-            self.log_optuna(study, trial)
+                if time.monotonic() < self._try_again:
+                    return
+                try:
+                    self.open_study(self._study_name or study.study_name, uuid)
+                except StoreLockedError as error:
+                    self._put_off(error)
+                    return
+                if self._followed is None:
+                    atexit.register(self._close_at_exit)
+                self._followed, self._behind = study, True
+            self.log_or_later(study, trial)
+
+    def log_or_later(self, study: "Study", trial: "FrozenTrial") -> None:
+        """Log a finished trial; one that the store does not take is logged with a later one."""
+        with self._lock:
+            if time.monotonic() < self._try_again:
+                return
+            try:
+                if self._behind:
+                    self.catch_up(study)
+                else:
+                    self.log_optuna(study, trial)
+            except TrackingError as error:
+                self._put_off(error)
+
+    def _put_off(self, error: TrackingError) -> None:
+        self._behind, self._try_again = True, time.monotonic() + self.patience
+        warnings.warn(
+            f"{error.what}; the search goes on, and its trials are logged later",
+            SatOptunaWarning,
+            stacklevel=3,
+        )
 
     def log_optuna(self, study: "Study", trial: "FrozenTrial") -> str:
         """Log a finished trial of an Optuna study; one that is complete already stays as it is.
@@ -253,6 +300,7 @@ class MLflowLog:
         """
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         with self._lock:
+            self._behind = True
             # The runs are read after the trials, so a trial that another process is logging now
             # is found there and not logged twice.
             self._study.forget()
@@ -261,6 +309,7 @@ class MLflowLog:
             ]
             for trial in missing:
                 self.log_optuna(study, trial)
+            self._behind = False
         return len(missing)
 
     def end_stale_runs(self) -> int:
@@ -285,6 +334,8 @@ class MLflowLog:
         if self._opened is not None:
             raised = getattr(sys, "last_value", None) is not None
             with contextlib.suppress(TrackingError):
+                if self._behind and self._followed is not None:
+                    self.catch_up(self._followed)
                 self.close_study("FAILED" if raised else "FINISHED")
 
 

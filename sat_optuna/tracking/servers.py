@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from sat_optuna.errors import ServerError
+from sat_optuna.files import sqlite_url
 from sat_optuna.tracking import MLFLOW_SETTINGS, store_uri
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _served_uri(root: Path) -> str:
             "open it in a browser, or unset the variable to see the runs of this folder"
         )
     database = root.resolve() / "mlflow.db"
-    if uri == f"sqlite:///{database}" and not database.exists():
+    if uri == sqlite_url(database) and not database.exists():
         raise ServerError(f"{root} holds no mlflow.db: no run was logged there; run a study first")
     return uri
 

@@ -16,13 +16,22 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from sat_optuna.errors import SatOptunaError
+from sat_optuna.files import sqlite_url
 from sat_optuna.processes import is_dead
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["MLFLOW_SETTINGS", "Point", "RunStore", "TrackingError", "stale_runs", "store_uri"]
+__all__ = [
+    "MLFLOW_SETTINGS",
+    "Point",
+    "RunStore",
+    "StoreLockedError",
+    "TrackingError",
+    "stale_runs",
+    "store_uri",
+]
 
 # Environment variables that MLflow reads. A value that the user has set is not changed.
 MLFLOW_SETTINGS: Mapping[str, str] = MappingProxyType(
@@ -41,10 +50,18 @@ Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, ste
 class TrackingError(SatOptunaError, RuntimeError):
     """MLflow's store cannot be read or written; the study itself is complete."""
 
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}; {advice}" if advice else what)
+        self.what = what
+
+
+class StoreLockedError(TrackingError):
+    """Another process holds MLflow's database, for a while."""
+
 
 def store_uri(root: str | Path) -> str:
     """Return the URI of MLflow's runs: MLFLOW_TRACKING_URI if it is set, else root/mlflow.db."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database(root)}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(_database(root))
 
 
 class RunStore:
@@ -76,11 +93,13 @@ class RunStore:
             yield
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             reason = str(error).partition("\n")[0].strip().rstrip(".")[:300]
-            message = (
-                f"cannot {doing} in MLflow's store {self.uri}: {reason}; the study itself has "
-                "lost nothing: run the same command again, or add --no-mlflow to go on without"
+            what = f"cannot {doing} in MLflow's store {self.uri}: {reason}"
+            advice = (
+                "the study itself has lost nothing: run the same command again, or add "
+                "--no-mlflow to go on without"
             )
-            raise TrackingError(re.sub(r"//[^/@\s]*@", "//", message)) from error  # no password
+            kind = StoreLockedError if "database is locked" in reason else TrackingError
+            raise kind(re.sub(r"//[^/@\s]*@", "//", what), advice) from error  # no password
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment of that name, which is made if it is missing.
@@ -171,7 +190,7 @@ class RunStore:
         to the old folder.
         """
         database = _database(self._root)
-        if self.uri != f"sqlite:///{database}" or old == new or not old.startswith("file:"):
+        if self.uri != sqlite_url(database) or old == new or not old.startswith("file:"):
             return
         with contextlib.closing(sqlite3.connect(database)) as connection, connection:
             connection.execute(
@@ -215,7 +234,7 @@ def _connect(uri: str, database: Path) -> "MlflowClient":
 
     # This logger prints a traceback for each failure, which the user gets as one sentence.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    if uri == f"sqlite:///{database}":
+    if uri == sqlite_url(database):
         if not database.exists():
             _make_database(database)
         # MLflow itself would try for minutes to open a file that is no database.
@@ -234,7 +253,7 @@ def _make_database(database: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".new-", dir=database.parent) as folder:
         made = Path(folder) / database.name
         artifacts = (database.parent / "artifacts").as_uri()
-        store = SqlAlchemyStore(f"sqlite:///{made}", artifacts)  # type: ignore[no-untyped-call]
+        store = SqlAlchemyStore(sqlite_url(made), artifacts)  # type: ignore[no-untyped-call]
         store.engine.dispose()
         with contextlib.suppress(FileExistsError):
             database.hardlink_to(made)

@@ -28,6 +28,45 @@ def test_a_search_within_limits_proposes_nothing_above_them(project):
     assert len({row["scheme"] for row in rows}) == 13
 
 
+def test_fixed_blocks_are_in_every_scheme_and_the_free_ones_searched_within_the_limits(project):
+    fixed = 'fixed = { "s1.b00" = "se", "s3.b01" = "none", s2.b00 = "se" }\nmax_connections = 4'
+    study_of(project, fixed, "fixed")
+    sat_optuna("pretrain", "fixed", cwd=project)
+    sat_optuna("search", "fixed", "--no-mlflow", "--trials", "7", cwd=project)
+    schemes = [row["scheme"] for row in trials(project, "fixed")]
+    assert set(schemes) == {  # at most two of the three free blocks
+        f"1{a}-1{b}-{c}0" for a in "01" for b in "01" for c in "01" if (a + b + c) != "111"
+    }
+
+
+@pytest.mark.parametrize(
+    ("fixed", "said"),
+    [
+        (
+            '{ "s4.b00" = "se" }',
+            "search.fixed names 's4.b00', which is no block of resnet20; did ",
+        ),
+        ('{ block = "se" }', "names 'block', which is no block of resnet20; its 6 blocks are s1."),
+        (
+            '{ s1 = { b00 = "se", b01 = "se" }, s2 = { b00 = "se", b01 = "se" }, '
+            's3 = { b00 = "none", b01 = "se" } }',
+            "search.fixed names all 6 blocks, so that nothing is left to search; leave one free",
+        ),
+        (
+            '{ s1.b00 = "se", s1.b01 = "se" }\nmax_connections = 1',
+            "no scheme with the fixed choices {'s1.b00': 'se', 's1.b01': 'se'} keeps the budget",
+        ),
+    ],
+)
+def test_blocks_that_cannot_be_fixed_are_one_sentence_before_anything_is_trained(
+    tmp_path, fixed, said
+):
+    study_of(tmp_path, f"fixed = {fixed}")
+    done = sat_optuna("check", "tiny", cwd=tmp_path, code=1)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_limits_that_nothing_keeps_are_one_sentence(project):
     study_of(project, "max_macs = 7", "none")
     for command in ("search", "check", "run"):

@@ -53,6 +53,8 @@ def changed(section, key, default):
         value = not default
     elif isinstance(default, tuple):
         value = {"kinds": (*default[1:], SPEC), "modules": ("a.py",)}.get(key, (7, 8, 9))
+    elif isinstance(default, dict):
+        value = {"s1.b00": "se"}
     elif choices:
         value = next(choice for choice in choices if choice != default)
     elif isinstance(default, float):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sat_optuna.config.config import AttentionConfig, StudyConfig
+from sat_optuna.config.config import AttentionConfig, StudyConfig, decided
 from sat_optuna.config.reader import parse_config, plugins_of, read_toml
 from sat_optuna.config.template import to_toml, write_config
 from sat_optuna.errors import ConfigError
@@ -78,6 +78,23 @@ def test_whole_numbers_serve_as_numbers():
     config = parse("[train]\nlr = 1\n[search]\nsparsity_weight = -2")
     assert (config.train.lr, type(config.train.lr)) == (1.0, float)
     assert config.search.sparsity_weight == -2.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[search]\nfixed = { "s1.b00" = "none", "s1.b02" = "se", "s2.b01" = "se" }',
+        '[search]\nfixed = { s1.b00 = "none", s1.b02 = "se", s2.b01 = "se" }',
+        '[search.fixed]\ns1.b00 = "none"\ns1.b02 = "se"\n"s2.b01" = "se"',
+    ],
+)
+def test_fixed_blocks_are_read_with_quotes_and_without(text):
+    fixed = {"s1.b00": "none", "s1.b02": "se", "s2.b01": "se"}
+    assert parse(text).search.fixed == fixed
+    written = parse(to_toml(parse(text)))
+    assert written == parse(text)
+    assert decided(written, "search") == {"search.fixed": fixed}
+    assert not decided(written, "retrain")
 
 
 def test_several_kinds_keep_their_order_and_settings():
@@ -229,6 +246,29 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             '[search]\nsampler = "tpe"\nmax_connections = 3',
             "search.max_connections is set with sampler = 'tpe', which knows no limits; choose "
             "sampler 'policy' or 'paper'",
+        ),
+        (
+            '[search]\nfixed = "s1.b00"',
+            'search.fixed is \'s1.b00\'; write a table of texts such as { "s1.b00" = "none" }',
+        ),
+        (
+            '[search]\nfixed = { "s1.b00" = 0 }',
+            "search.fixed is {'s1.b00': 0}; write a table of texts such as "
+            '{ "s1.b00" = "none" }',
+        ),
+        (
+            '[search]\nfixed = { "s1.b00" = "1" }',
+            "search.fixed gives 's1.b00' the kind '1'; choose one of: 'none', 'se'",
+        ),
+        (
+            '[search]\nfixed = { s1.b00 = "sge" }',
+            "search.fixed gives 's1.b00' the kind 'sge'; did you mean 'se'? choose one of: "
+            "'none', 'se'",
+        ),
+        (
+            '[search]\nsampler = "tpe"\nfixed = { s1.b00 = "se" }',
+            "search.fixed is set with sampler = 'tpe', which cannot hold blocks; choose sampler "
+            "'policy' or 'paper'",
         ),
         (
             "[search]\nreplicates = 2",

@@ -16,6 +16,7 @@ import pytest
 import sat_optuna as sat
 from sat_optuna.errors import SatOptunaError, StudyError
 from sat_optuna.events import Event
+from sat_optuna.pipeline.folder import nearest_mlruns
 from sat_optuna.ticket import ROLES
 from tests.studies import STUDY, environment, make_study, sat_optuna, trials
 
@@ -333,3 +334,26 @@ except sat.SatOptunaError as error:
     )
     assert "'mine' is registered by the script that runs now" in done.stdout
     assert not list(folder.glob("work/*.safetensors"))
+
+
+@pytest.mark.parametrize("sign", ["pyproject.toml", ".git", "studies"])
+def test_runs_are_looked_for_no_higher_than_the_project(tmp_path, sign):
+    """The mlruns/ of the folder around it, the user's home for example, is not the project's."""
+    (tmp_path / "mlruns").mkdir()
+    project = tmp_path / "work" / "project"
+    inside = project / "deep" / "inside"
+    inside.mkdir(parents=True)
+    (project / sign).mkdir()
+    assert nearest_mlruns(inside) is None
+    (project / "mlruns").mkdir()
+    assert nearest_mlruns(inside) == project / "mlruns"
+    assert nearest_mlruns(project / "studies") == project / "mlruns"
+
+
+def test_a_study_of_no_project_keeps_its_runs_beside_it(tmp_path):
+    (tmp_path / "mlruns").mkdir()
+    lone = tmp_path / "home" / "things" / "mine"
+    (lone).mkdir(parents=True)
+    assert nearest_mlruns(lone) is None
+    (lone.parent / "mlruns").mkdir()
+    assert nearest_mlruns(lone) == lone.parent / "mlruns"

@@ -60,6 +60,21 @@ def limits(space: Any = TWO, **limits: Any) -> dict[str, Any]:
         ({"max_connections": 1}, r"limit of connections given without search_space; give the par"),
         ({"search_space": TWO, "budget": {"ms": 3}}, r"budget {'ms': 3} given; give a CostLimit"),
         ({"search_space": TWO, "budget": 3}, r"budget 3 given; give a CostLimit for each name"),
+        ({"fixed": {"a": 1}}, r"fixed given without search_space; give the parameters and their"),
+        ({"search_space": TWO, "fixed": ["a"]}, r"fixed \['a'\] given; give a dict of each fixed"),
+        (
+            {"search_space": TWO, "fixed": {"c": 1}},
+            r"fixed names the parameter 'c', of which search_space has no two choices",
+        ),
+        (
+            {"search_space": TWO, "fixed": {"a": "1"}},
+            r"fixed gives 'a' the choice '1'; its choices are 0, 1$",
+        ),
+        ({"search_space": TWO, "fixed": {"a": 1, "b": 0}}, r"fixed names all 2 .*leave one free"),
+        (
+            {"search_space": TWO, "fixed": {"a": 1}, "max_connections": 0},
+            r"no scheme with the fixed choices {'a': 1} keeps the budget connections; raise it",
+        ),
         (limits(ms={"at_most": "x"}), r"'ms' of 'x' over 0.0; give numbers"),
         (limits(ms={"at_most": 3, "base": 5}), r"'ms' of 3 allows nothing: .* costs 5; raise it"),
         (limits(ms={"at_most": math.nan}), r"'ms' of nan allows nothing"),

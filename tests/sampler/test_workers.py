@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -220,3 +220,56 @@ def test_where_all_is_seen_proposals_do_not_hang_on_who_has_ended():
             study.ask()
             found.append(proposed(study))
         assert found[0] == found[1]
+
+
+def warned_of(records: Sequence[Any], number: int) -> list[str]:
+    texts = [record.getMessage() for record in records]
+    return [text for text in texts if text.startswith(f"trial {number} is RUNNING")]
+
+
+def by_telling(study: optuna.Study, trial: optuna.Trial) -> None:
+    study.tell(trial.number, state=TrialState.FAIL)
+
+
+def by_going_on(study: optuna.Study, trial: optuna.Trial) -> None:
+    again = optuna.trial.Trial(study, trial._trial_id)
+    study.tell(again, objective(again))
+
+
+@pytest.mark.parametrize("end", [by_telling, by_going_on])
+@pytest.mark.parametrize(("preset", "batch"), [("default", 1), ("paper", 3)])
+def test_a_dead_trial_is_told_by_each_worker_at_its_first_held_up_batch(
+    preset, batch, end, tmp_path, caplog
+):
+    """Three fresh workers after a kill: each says which trial it is, and what ends it does."""
+    place = f"sqlite:{tmp_path / 'study.db'}"
+    dead = open_study(place, preset).ask()
+    objective(dead)
+    optuna.logging.enable_propagation()
+    study = open_study(place, preset)
+    for _ in range(3):
+        caplog.clear()
+        study = open_study(place, preset)
+        before = len(study.get_trials(deepcopy=False)) - 1
+        for finished in range(before, before + 2 * batch):
+            study.optimize(objective, n_trials=1)
+            told = warned_of(caplog.records, dead.number)
+            assert len(told) == (finished >= batch)  # said when the next trial is proposed
+            assert all(
+                "if that is dead, end it with study.tell(0, state=" in text for text in told
+            )
+    optuna.logging.disable_propagation()
+    version = study.get_trials(deepcopy=False)[-1].system_attrs[POLICY_KEY]["v"]
+    assert version == 0
+    end(study, dead)
+    study.optimize(objective, n_trials=1)
+    newest = study.get_trials(deepcopy=False)[-1]
+    assert newest.system_attrs[POLICY_KEY]["v"] == newest.number // batch
+
+
+def test_a_study_without_a_dead_trial_is_told_nothing(caplog, tmp_path):
+    optuna.logging.enable_propagation()
+    study = open_study(f"sqlite:{tmp_path / 'study.db'}", "default")
+    study.optimize(objective, n_trials=4)
+    optuna.logging.disable_propagation()
+    assert not [r for r in caplog.records if "RUNNING" in r.getMessage()]

@@ -17,7 +17,7 @@ from sat_optuna.errors import ConfigError, DataError, StudyError
 from sat_optuna.evaluate import calibration_batches, evaluate_network, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
-from sat_optuna.search.space import NETWORK_KEY
+from sat_optuna.search.space import NETWORK_KEY, ChoiceError
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
@@ -251,3 +251,101 @@ def test_a_trial_taken_over_repeats_its_reports_without_a_word(net, data):
     trial.report(1.0, 0)
     objective(trial)  # Optuna would warn of a second report of step 0, and warnings are errors
     assert study.trials[0].intermediate_values[0] == 1.0
+
+
+def stored(study):
+    """Everything that a study's storage has of it, in memory."""
+    trials = [
+        (t.number, t.state, t.value, t.params, t.user_attrs, t.system_attrs, t.intermediate_values)
+        for t in study.get_trials(deepcopy=True)
+    ]
+    return trials, dict(study.user_attrs)
+
+
+def both(net, data):
+    return (
+        SupernetObjective(net, data, calibration=32),
+        TrainObjective(net, data, epochs=2, config=CONFIG),
+    )
+
+
+def test_a_trial_of_no_study_is_scored_and_nothing_is_stored(net, data):
+    """`study.best_trial`, a trial that Optuna has not copied, FixedTrial: all give the value."""
+    for objective in both(net, data):
+        study, trial = trial_of("se", "none", "dia")
+        study.tell(trial, objective(trial))
+        before = stored(study)
+        fixed = optuna.trial.FixedTrial(study.best_params, number=7)
+        (own,) = study.get_trials(deepcopy=False)
+        for given in (study.best_trial, own, fixed):
+            attributes = dict(given.user_attrs)
+            assert objective(given) == study.best_value
+            assert given.user_attrs == attributes
+        assert stored(study) == before
+
+
+def test_a_scheme_that_was_trained_again_keeps_its_own_value(net, data):
+    """Each repeat has a seed of its own, which its trial brings along."""
+    objective = TrainObjective(net, data, epochs=1, config=CONFIG)
+    study = optuna.create_study(direction="maximize")
+    for _ in range(3):
+        study.enqueue_trial(dict(zip(NAMES, ("se", "se", "dia"), strict=True)))
+    study.optimize(objective, n_trials=3)
+    trials = study.get_trials()
+    losses = [trial.user_attrs["loss"] for trial in trials]
+    assert len(set(losses)) == 3
+    assert [objective(trial) for trial in trials] == [trial.value for trial in trials]
+
+
+def frozen(choices, kinds):
+    return optuna.trial.create_trial(
+        params=choices,
+        distributions=dict.fromkeys(
+            choices, optuna.distributions.CategoricalDistribution(("none", *kinds))
+        ),
+        value=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"),
+    [
+        (
+            optuna.trial.FixedTrial({"s1.b00": "se"}),
+            "has no choice for block 's2.b00'; give a trial with all 3 blocks of this network",
+        ),
+        (
+            optuna.trial.FixedTrial(dict.fromkeys(NAMES, 1)),
+            "was given 1 for block 's1.b00'; give it one of: 'none', 'se', 'dia'",
+        ),
+        (
+            optuna.trial.FixedTrial(dict.fromkeys(NAMES, "sge")),
+            "was given 'sge' for block 's1.b00'; give it one of: 'none', 'se', 'dia'",
+        ),
+        (  # of a deeper network
+            frozen(dict.fromkeys((*NAMES, "s3.b01"), "se"), ("se", "dia")),
+            "was given a choice for 's3.b01', which is no block of this network; its 3 blocks are",
+        ),
+        (  # of a search over another list of kinds
+            frozen(dict.fromkeys(NAMES, "se"), ("se",)),
+            "is of a search over other kinds than se, dia; give one of this network, or its",
+        ),
+        (frozen({"lr": "se"}, ("se",)), "has no choice for block 's1.b00'"),
+    ],
+)
+def test_a_trial_of_another_search_is_refused_in_one_sentence(net, data, trial, said):
+    for objective in both(net, data):
+        with pytest.raises(ChoiceError, match=said):
+            objective(trial)
+
+
+def test_a_trial_that_has_its_choices_already_keeps_them(net, data):
+    """Suggested before the objective is called, or attached again after its process died."""
+    objective = SupernetObjective(net, data, calibration=32)
+    study = optuna.create_study(direction="maximize")
+    trial = study.ask()
+    first = trial.suggest_categorical(NAMES[0], ("none", "se", "dia"))
+    again = optuna.trial.Trial(study, trial._trial_id)
+    study.tell(again, objective(again))
+    assert study.best_params[NAMES[0]] == first
+    assert objective(study.best_trial) == study.best_value

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -12,9 +14,10 @@ import pytest
 from optuna.trial import TrialState
 
 from sat_optuna.config.config import StudyConfig
-from sat_optuna.errors import StudyError, TrainingError
+from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.processes import worker_name
-from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, suggest_scheme
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, ChoiceError, suggest_scheme
 from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import (
     build_pruner,
@@ -176,6 +179,112 @@ def test_a_diverging_trial_fails_and_the_search_goes_on(tmp_path):
     assert "lower train.lr" in finished_trials(study)[2].user_attrs["error"]
 
 
+def states(study):
+    return [t.state.name for t in study.get_trials(deepcopy=False)]
+
+
+def plain_and_full():
+    names = Scheme.parameter_names(STAGES)
+    return [dict.fromkeys(names, choice) for choice in ("none", "se")]
+
+
+def test_enqueued_trials_are_run_in_their_places_and_counted(tmp_path):
+    """Two wait behind four: a total of six is these six, and eight have two proposals more."""
+    study = make(tmp_path)
+    run(study, trials=4)
+    for asked in plain_and_full():
+        study.enqueue_trial(asked)
+    assert run(study, trials=6) == 2
+    assert [t.params for t in finished_trials(study)][4:] == plain_and_full()
+    assert run(study, trials=8) == 2
+    assert [t.number for t in finished_trials(study)] == list(range(8))
+
+
+@pytest.mark.parametrize("enqueued", [3, 7])
+def test_more_enqueued_trials_than_are_missing_are_run_all_the_same(tmp_path, enqueued):
+    study = make(tmp_path)
+    run(study, trials=5)
+    for k in range(enqueued):
+        study.enqueue_trial({"s1.b00": ("none", "se")[k % 2]})
+    batches = []
+    assert run(study, trials=5, on_batch=lambda schemes: batches.append(len(schemes))) == enqueued
+    assert [t.params["s1.b00"] for t in finished_trials(study)][5:8] == ["none", "se", "none"]
+    assert batches == {3: [3], 7: [3, 4]}[enqueued]  # batches of four, the second one begun
+    assert run(study, trials=5) == 0
+
+
+def test_trials_enqueued_before_the_first_and_while_a_batch_is_scored_are_run(tmp_path):
+    study = make(tmp_path)
+    study.enqueue_trial(plain_and_full()[1])
+
+    def objective(trial):
+        if trial.number == 1:
+            study.enqueue_trial(plain_and_full()[0])
+        return score(trial)
+
+    assert run(study, objective, trials=4) == 5
+    assert finished_trials(study)[0].params == plain_and_full()[1]
+    assert finished_trials(study)[4].params == plain_and_full()[0]
+
+
+def test_a_search_with_enqueued_trials_goes_on_after_an_interruption(tmp_path):
+    study = make(tmp_path)
+    for asked in plain_and_full():
+        study.enqueue_trial(asked)
+
+    def objective(trial):
+        if trial.number == 1 and not interrupted:
+            interrupted.append(1)
+            raise KeyboardInterrupt
+        return score(trial)
+
+    interrupted = []
+    with pytest.raises(KeyboardInterrupt):
+        run(study, objective, trials=6)
+    assert run(make(tmp_path), objective, trials=6) == 5
+    assert [t.params for t in finished_trials(study)][:2] == plain_and_full()
+    assert states(study) == ["COMPLETE"] * 6
+
+
+@pytest.mark.parametrize("wrong", [1, 0, True, "1", "0", "SE", "sge", None, ["se"], 0.5])
+def test_an_enqueued_choice_that_no_block_has_fails_and_the_search_goes_on(tmp_path, wrong):
+    study = make(tmp_path)
+    run(study, trials=2)
+    study.enqueue_trial({"s2.b01": wrong})
+    study.enqueue_trial({"s2.b01": "se"})
+    said = f"trial 2 was given {wrong!r} for block 's2.b01'; give it one of: 'none', 'se'"
+    with pytest.warns(SatOptunaWarning, match=re.escape(said + "; the trial becomes FAIL")):
+        assert run(study, trials=7) == 5
+    assert states(study) == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 4
+    assert finished_trials(study)[2].user_attrs["error"] == said
+
+
+@pytest.mark.parametrize("name", ["s4.b00", "b00", "s1.b0", "1"])
+def test_an_enqueued_name_that_is_no_block_fails_and_the_search_goes_on(tmp_path, name):
+    study = make(tmp_path)
+    study.enqueue_trial({"s1.b00": "se", name: "se"})
+    said = (
+        f"trial 0 was given a choice for {name!r}, which is no block of this network; its 6 "
+        "blocks are s1.b00 to s3.b01"
+    )
+    with pytest.warns(SatOptunaWarning, match=re.escape(said)):
+        assert run(study, trials=3) == 3
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_from_python_a_wrong_enqueued_choice_is_one_sentence_and_the_study_goes_on():
+    study = optuna.create_study(
+        direction="maximize", sampler=build_sampler("policy", seed=0, batch=1)
+    )
+    study.enqueue_trial({"s1.b00": 1})
+    study.enqueue_trial({"s9.b00": "se"})
+    for said in ("was given 1 for block 's1.b00'", "'s9.b00', which is no block"):
+        with pytest.raises(ChoiceError, match=said):
+            study.optimize(score, n_trials=1)
+    study.optimize(score, n_trials=2)
+    assert states(study) == ["FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+
+
 def test_a_pruned_trial_keeps_its_last_report(tmp_path):
     def objective(trial):
         suggest_scheme(trial, STAGES, ("se",))
@@ -239,6 +348,21 @@ def test_no_such_study(tmp_path):
     (tmp_path / "broken.db").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(StudyError, match="cannot open"):
         open_storage(tmp_path / "broken.db")
+
+
+@pytest.mark.parametrize(
+    "name", ["what?", "50%", "my%20project", "%41", "a#b;c", "ünï côdé", "{x}", "a&b=c@d:e"]
+)
+def test_a_folder_of_any_name_holds_its_study(tmp_path, name):
+    """Nothing lands beside it, and the database that is found again is the one that was made."""
+    folder = tmp_path / name
+    folder.mkdir()
+    make(folder).ask()
+    assert len(make(folder).trials) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (folder / "study.db").stat().st_size > 0
+    with sqlite3.connect(folder / "study.db") as connection:
+        assert connection.execute("SELECT count(*) FROM trials").fetchone() == (1,)
 
 
 def test_best_ticket_is_the_first_of_the_highest(tmp_path):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
-from sat_optuna.errors import SatOptunaError
+from sat_optuna.errors import SatOptunaError, SatOptunaWarning
 from sat_optuna.processes import is_dead, worker_name
 from sat_optuna.tracking import MLflowLog, TrackingError, stale_runs, store_uri
 
@@ -470,7 +470,94 @@ study.optimize(lambda trial: 1.0, n_trials=1, callbacks=[MLflowLog(sys.argv[1])]
     assert "alembic" not in done.stderr.lower()
 
 
+ODD_FOLDERS = ["what?", "50%", "my%20project", "%41", "a#b;c", "ünï côdé", "{x}", "a&b=c@d:e"]
+
+
+@pytest.mark.parametrize("name", ODD_FOLDERS)
+def test_a_folder_of_any_name_holds_its_store_and_its_artifacts(
+    name, tmp_path, empty_store, monkeypatch
+):
+    """Nothing lands beside it, nor in a folder of the name as a URL would escape it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / name / "mlruns"
+    root.mkdir(parents=True)
+    shutil.copy(empty_store, root)
+    for _ in range(2):  # also where it is found again
+        log = opened(root)
+        log.log_trial(0, scheme="1", state="COMPLETE", artifact=("ticket.json", "{}"))
+    (run,) = runs_of(root)
+    assert [path.read_text() for path in (root / "artifacts").rglob("ticket.json")] == ["{}"]
+    assert run.data.tags["sat.state"] == "COMPLETE"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in root.iterdir()} == {"artifacts", "mlflow.db"}
+
+
+@pytest.mark.slow  # MLflow takes seconds to make its tables
+@pytest.mark.parametrize("name", ODD_FOLDERS[:4])
+def test_a_folder_of_any_name_gets_a_store(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    opened(tmp_path / name / "mlruns")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert runs_of(tmp_path / name / "mlruns") == []
+
+
 # --- a store that fails -------------------------------------------------------------------------
+
+
+def scored(trial: optuna.Trial) -> float:
+    return float(trial.suggest_categorical("s1.b00", ("none", "se")) == "se")
+
+
+def numbers(root: Path, name: str = "study") -> list[str]:
+    return sorted(run.data.tags["sat.trial"] for run in runs_of(root, name))
+
+
+@pytest.mark.parametrize("patience", [0.0, 600.0])
+def test_a_store_that_takes_nothing_for_a_while_ends_no_search(root, patience):
+    """Its artifacts' folder is in the way at trial 1; all are there at the latest at the end."""
+    log = MLflowLog(root)
+    log.patience = patience
+    study = optuna.create_study(study_name="study")
+    warned = pytest.warns(SatOptunaWarning, match=r"cannot log trial 1.*logged later")
+
+    def in_the_way(study: optuna.Study, trial: Any) -> None:
+        if trial.number == 1:
+            (root / "artifacts").mkdir()
+            (root / "mlflow.db").rename(root / "away.db")
+            (root / "mlflow.db").mkdir()
+        if trial.number == 3:
+            (root / "mlflow.db").rmdir()
+            (root / "away.db").rename(root / "mlflow.db")
+
+    with warned:
+        study.optimize(scored, n_trials=5, callbacks=[in_the_way, log])
+    assert numbers(root) == (["0"] if patience else ["0", "1", "2", "3", "4"])
+    log._close_at_exit()
+    assert numbers(root) == ["0", "1", "2", "3", "4"]
+    assert not log.is_behind
+
+
+@pytest.mark.slow  # MLflow waits 20 s for the lock
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_locked_store_ends_no_search_from_python(root, at):
+    """Locked when the callback opens its study, or later: the study is logged whole in the end."""
+    log = MLflowLog(root)
+    study = optuna.create_study(study_name="study")
+    other = sqlite3.connect(root / "mlflow.db", isolation_level=None, check_same_thread=False)
+
+    def locking(study: optuna.Study, trial: Any) -> None:
+        if trial.number == at:
+            other.execute("BEGIN EXCLUSIVE")
+
+    def letting_go(study: optuna.Study, trial: Any) -> None:
+        if trial.number == at:
+            other.execute("ROLLBACK")
+            log.patience, log._try_again = 0.0, 0.0
+
+    with pytest.warns(SatOptunaWarning, match=r"database is locked; the search goes on"):
+        study.optimize(scored, n_trials=3, callbacks=[locking, log, letting_go])
+    other.close()
+    assert numbers(root) == ["0", "1", "2"]
 
 
 @pytest.mark.slow  # MLflow waits 20 s for the lock

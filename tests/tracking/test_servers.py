@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from sat_optuna.errors import ServerError
+from sat_optuna.files import sqlite_url
 from sat_optuna.tracking import MLflowLog
 from sat_optuna.tracking.servers import serve_dashboard, serve_mlflow
 
@@ -236,6 +237,17 @@ def test_only_loopback_is_served(host):
         serve_dashboard("sqlite://", host=host)
     with pytest.raises(ServerError, match="no password"):
         serve_mlflow("mlruns", host=host)
+
+
+@pytest.mark.parametrize("name", ["what?", "my%20project", "{x}#"])
+def test_a_study_in_a_folder_of_any_name_is_served(tmp_path, name):
+    (tmp_path / name).mkdir()
+    url = sqlite_url(tmp_path / name / "study.db")
+    optuna.create_study(study_name="here", storage=url)
+    with serving("serve_dashboard", url, tmp_path) as (_, served):
+        studies = requests.get(f"{served}/api/studies", timeout=SECONDS).json()
+    assert [study["study_name"] for study in studies["study_summaries"]] == ["here"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_storage_that_is_no_database(tmp_path):
