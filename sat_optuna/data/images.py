@@ -49,6 +49,21 @@ class Images(ABC):
     def highest_label(self) -> int:
         """The highest label known so far, -1 where none is known."""
 
+    def class_counts(self) -> tuple[int, ...]:
+        """Return how many images each class has, in label order, up to `highest_label`.
+
+        Empty where the labels are not known without reading the images, as of a Dataset.
+        """
+        return ()
+
+    def majority_share(self) -> float | None:
+        """Return the share of the largest class, 0..1: what a constant answer would score.
+
+        None where the labels are not known without reading the images.
+        """
+        counts = self.class_counts()
+        return max(counts) / sum(counts) if counts else None
+
     @abstractmethod
     def batches(
         self, order: Tensor | None, batch_size: int, *, augment: Augment | None = None
@@ -144,6 +159,10 @@ class IndexedImages(Images):
     def highest_label(self) -> int:
         """The highest label, -1 where there is no image."""
         return int(self.labels.max()) if len(self) else -1
+
+    @override
+    def class_counts(self) -> tuple[int, ...]:
+        return tuple(torch.bincount(self.labels).tolist())
 
     @override
     def batches(

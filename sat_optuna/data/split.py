@@ -191,6 +191,27 @@ class Split:
         """The number of classes."""
         return len(self.class_names)
 
+    @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """How many images of each class `train` and `valid` hold, by the classes' names.
+
+        >>> x, y = torch.zeros(10, 3, 8, 8), [0] * 6 + [1] * 4
+        >>> Split.from_arrays(x, y, valid=0.5, classes=["cat", "dog"]).class_counts
+        {'train': {'cat': 3, 'dog': 2}, 'valid': {'cat': 3, 'dog': 2}}
+
+        A part whose labels are not known without reading its images, a Dataset's, is left out.
+        The test part is asked itself: `data.test.class_counts()`.
+        """
+        known = {"train": self.train.class_counts(), "valid": self.valid.class_counts()}
+        return {
+            part: {
+                name: counts[label] if label < len(counts) else 0
+                for label, name in enumerate(self.class_names)
+            }
+            for part, counts in known.items()
+            if counts
+        }
+
     @cached_property
     def test(self) -> Images:
         """The test part; no seed changes it.
