@@ -54,7 +54,9 @@ class DataConfig(Checked):
 
     name: str = _key("mnist5k", "see: sat-optuna ls datasets", registry="datasets")
     valid: float = _key(0.2, "share of the training part", least=0.01, most=0.9)
-    limit: int = _key(0, "training images kept, equally from each class; 0 keeps all", least=0)
+    limit: int = _key(
+        0, "training images kept, equally from each class as far as it has them; 0: all", least=0
+    )
     size: int = _key(0, "images are resized to size x size; 0 keeps theirs", least=0)
     root: str = _key(
         "", "folder of the data; empty: where `sat-optuna data get` puts it", decides=()

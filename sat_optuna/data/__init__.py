@@ -55,11 +55,12 @@ def load_dataset(
     Args:
         name: one of `DATASETS.names()`.
         seed: draws the split; the test part does not depend on it.
-        valid: share of the training part that becomes `valid`, 0 < valid < 1, stratified.
+        valid: share of the training part that becomes `valid`, 0 < valid < 1, stratified, with an
+            image of each class at least.
         root: folder of the data sets, for `imagefolder` the folder that holds `train`;
             `data_root()` if None.
-        limit: training images kept before the split, stratified, the same for every seed; all
-            if None.
+        limit: training images kept before the split, equally from each class as far as it has
+            them, the same for every seed; all if None.
         size: side in pixels the images are brought to (`imagefolder`, `stl10`).
         device: where the tensors shall live.
         workers: processes that decode images (`imagefolder` alone).

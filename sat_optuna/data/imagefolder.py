@@ -39,7 +39,7 @@ class ImageFolder(Source):
         paths, labels = _files(folder, classes)
         kept = limited(labels, options.limit, name=f"the image folder {folder}")
         paths, labels = tuple(paths[row] for row in kept.tolist()), labels[kept]
-        train, valid = stratified_split(labels, options.valid, options.seed)
+        train, valid = stratified_split(labels, options.valid, options.seed, names=classes)
         part = _images(paths, labels, _shape(paths[0], options.size), options)
         mean, std = _statistics(part.subset(train))
         part = part.normalised_by(mean, std)

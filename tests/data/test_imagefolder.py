@@ -109,9 +109,16 @@ def test_the_fingerprint_does_not_see_where_the_folder_lies(root):
     assert load_dataset("imagefolder", root=moved).fingerprint == before
 
 
-def test_a_limit_keeps_a_share_of_each_class(root):
-    split = load_dataset("imagefolder", root=root, limit=6, valid=0.5)
-    assert torch.bincount(split.train_and_valid.labels).tolist() == [4, 2]
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(4, [2, 2]), (6, [3, 3]), (7, [4, 3]), (13, [8, 5]), (15, [10, 5])]
+)
+def test_a_limit_keeps_equally_of_each_class_as_far_as_it_goes(root, limit, kept):
+    split = load_dataset("imagefolder", root=root, limit=limit, valid=0.5)
+    assert torch.bincount(split.train_and_valid.labels).tolist() == kept
+    assert all(min(counts.values()) for counts in split.class_counts.values())
+
+
+def test_a_limit_of_more_than_there_is_is_refused(root):
     with pytest.raises(DataError, match=r"limit = 16 .* has 15 training images in 2 classes"):
         load_dataset("imagefolder", root=root, limit=16)
 
