@@ -48,6 +48,9 @@ def _key(default: Any, comment: str, **metadata: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+MOST_SIZE = 4096  # pixels a side: a batch of 64 such images takes 13 GB
+
+
 @dataclass(frozen=True, slots=True)
 class DataConfig(Checked):
     """[data]: what is learnt from."""

@@ -55,6 +55,10 @@ class FashionMnist(ArraySource):
         )
 
     @override
+    def test_files(self, root: Path) -> tuple[Path, ...]:
+        return tuple(_folder(root) / file for file in FILES if file.startswith("t10k"))
+
+    @override
     def training_part(self, root: Path) -> Arrays:
         return _read_part(root, "train")
 

@@ -130,6 +130,7 @@ class IndexedImages(Images):
         labels: (N,) int64.
         mean: per channel, of pixels in [0, 1]; empty for floats, which are taken as they are.
         std: per channel, of pixels in [0, 1]; empty for floats.
+        white: the number that becomes 1 before mean and deviation are taken, 255 of bytes.
     """
 
     def __init__(
@@ -140,15 +141,17 @@ class IndexedImages(Images):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
+        white: int = 255,
     ) -> None:
         super().__init__(shape=shape, device=device)
         self.labels = labels.to(device)
         self.mean = mean
         self.std = std
-        # (pixel / 255 - mean) / std as one multiplication and one addition.
+        self.white = white
+        # (pixel / white - mean) / std as one multiplication and one addition.
         centre = torch.tensor(mean, dtype=torch.float64, device=device).view(-1, 1, 1)
         spread = torch.tensor(std, dtype=torch.float64, device=device).view(-1, 1, 1)
-        self._scale = (1 / (255 * spread)).float()
+        self._scale = (1 / (white * spread)).float()
         self._offset = (-centre / spread).float()
 
     @override

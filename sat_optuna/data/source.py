@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from sat_optuna.config.config import MOST_SIZE
+from sat_optuna.data.examined import Examined
 from sat_optuna.data.images import Images, TensorImages, channel_statistics, pixel_counts
 from sat_optuna.data.split import Split, even_subset, split_mark, stratified_split
 from sat_optuna.errors import DataError
@@ -38,8 +40,10 @@ class Options:
     workers: int
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise DataError(f"size is a number of pixels from 1, got {self.size}; 64 is usual")
+        if self.size is not None and not 1 <= self.size <= MOST_SIZE:
+            raise DataError(
+                f"size is a number of pixels from 1 to {MOST_SIZE}, got {self.size}; 64 is usual"
+            )
         if self.workers < 0:
             raise DataError(f"workers is a number of processes from 0, got {self.workers}")
 
@@ -69,6 +73,27 @@ class Source(ABC):
             DataError: it cannot be fetched; the sentence says which files to put where.
             WriteError: `root` cannot be written.
         """
+
+    def examine(self, options: Options) -> Examined:
+        """Look at the data and say all that is wrong with them; reads no pixels of the test part.
+
+        Here for a source that is read to be looked at: its first fault alone.
+        """
+        faults = []
+        try:
+            split = self.load(options)
+        except DataError as error:
+            return Examined(faults=(str(error),))
+        try:
+            split.check_test()
+        except DataError as error:
+            faults.append(str(error))
+        return Examined(
+            faults=tuple(faults),
+            remarks=split.remarks,
+            counts=split.class_counts,
+            shape=split.shape,
+        )
 
     def image_shape(self, size: int | None) -> tuple[int, int, int] | None:
         """Return (C, H, W) of its images where that is known without reading any, else None.
@@ -102,6 +127,11 @@ class ArraySource(Source):
     def class_names(self, root: Path) -> tuple[str, ...]:
         """Return the names in label order."""
 
+    def test_files(self, root: Path) -> tuple[Path, ...]:
+        """Return the files that the test part is read from."""
+        del root
+        return ()
+
     @abstractmethod
     def training_part(self, root: Path) -> Arrays:
         """Read what may be trained on."""
@@ -130,7 +160,16 @@ class ArraySource(Source):
             valid=part.subset(valid),
             train_and_valid=part,
             load_test=partial(self._load_test, options, len(names), mean, std),
+            find_test=partial(self._find_test, options.root),
         )
+
+    def _find_test(self, root: Path) -> None:
+        for file in self.test_files(root):
+            if not file.is_file():
+                raise DataError(
+                    f"{self.name} is not complete, {file} is missing; run: sat-optuna data get "
+                    f"{self.name}"
+                )
 
     def _load_test(
         self, options: Options, classes: int, mean: tuple[float, ...], std: tuple[float, ...]

@@ -47,6 +47,9 @@ class Split:
         train_and_valid: both, for retraining; normalised as `train` is, so that one network sees
             one normalisation.
         load_test: opens the test part; None where there is none.
+        find_test: makes sure that the test part is there and whole as far as can be told without
+            reading its pixels; None where there is nothing to look at.
+        remarks: what a user should know of how the data are read, a sentence each.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Split:
     valid: Images
     train_and_valid: Images
     load_test: Callable[[], Images] | None = None
+    find_test: Callable[[], object] | None = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.classes < 2:
@@ -236,6 +241,17 @@ class Split:
             )
         return self.load_test()
 
+    def check_test(self) -> None:
+        """Make sure that there is a test part to open later; reads none of its pixels.
+
+        Raises:
+            DataError: it is missing or faulty.
+        """
+        if self.load_test is None:
+            _ = self.test  # says so
+        elif self.find_test is not None:
+            self.find_test()
+
 
 def as_split(given: object) -> Split:
     """Return the Split that was given.
@@ -372,7 +388,12 @@ def even_subset(labels: Tensor, keep: int, *purpose: object) -> Tensor:
 
 
 def stratified_split(
-    labels: Tensor, share: float, seed: int, *, names: Sequence[str] | None = None
+    labels: Tensor,
+    share: float,
+    seed: int,
+    *,
+    names: Sequence[str] | None = None,
+    purpose: str = "split",
 ) -> tuple[Tensor, Tensor]:
     """Divide rows into train and valid, class by class; each class is in both.
 
@@ -381,6 +402,7 @@ def stratified_split(
         share: part of the rows that becomes valid, 0 < share < 1.
         seed: draws the rows.
         names: of the classes, for messages; None calls them by their labels.
+        purpose: what the draw is for; another one draws other rows.
 
     Returns:
         The rows of train and of valid, (n,) int64 each, ascending: round(share * N) in valid, of
@@ -403,7 +425,7 @@ def stratified_split(
             f"class {name} has {count}: each class needs an image to train on and one to validate "
             f"on; {_split_advice(count, classes, len(labels))}"
         )
-    valid = _drawn(labels, _covering(counts, total), "split", seed)
+    valid = _drawn(labels, _covering(counts, total), purpose, seed)
     held_back = torch.zeros(len(labels), dtype=torch.bool)
     held_back[valid] = True
     return (~held_back).nonzero().flatten(), valid
