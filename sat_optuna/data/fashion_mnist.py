@@ -37,7 +37,9 @@ class FashionMnist(ArraySource):
     name = "fashion-mnist"
     shape = (1, 28, 28)
     md5: ClassVar[Mapping[str, str]] = MD5
-    mirror: ClassVar[str] = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+    mirror: ClassVar[str] = (
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
+    )
 
     @override
     def class_names(self, root: Path) -> tuple[str, ...]:

@@ -199,11 +199,9 @@ def _pixels(path: Path, file: BinaryIO) -> NDArray[Any]:
             array = _turned(np.array(image.convert("RGB")), header.orientation)
     else:
         array = _turned(_deep_picture(file), header.orientation)
-    if array.shape[2] == 1:
-        array = np.broadcast_to(array, (*array.shape[:2], 3))
     if header.numbers != "bytes":
         _check_numbers(path, array)
-    return array
+    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
 
 
 def _deep_picture(file: BinaryIO) -> NDArray[Any]:
