@@ -229,8 +229,21 @@ def _known_headers(paths: Iterable[Path]) -> tuple[dict[Path, Header], list[str]
     return headers, faults
 
 
-def _odd(paths: Iterable[Path], headers: Iterable[Header], size: int | None) -> list[str]:
-    """Return a fault for each way in which images differ that cannot be trained on together."""
+def _odd(
+    paths: Iterable[Path],
+    headers: Iterable[Header],
+    size: int | None,
+    *,
+    like: Header | None = None,
+) -> list[str]:
+    """Return a fault for each way in which images differ that cannot be trained on together.
+
+    Args:
+        paths: the files.
+        headers: of the files.
+        size: that they are brought to, None for their own.
+        like: an image that all must be like; None takes what most are like.
+    """
     faults = []
     known = tuple(zip(paths, headers, strict=True))
     for of, what, remedy in (
@@ -243,8 +256,8 @@ def _odd(paths: Iterable[Path], headers: Iterable[Header], size: int | None) -> 
         ),
     ):
         found = Counter(of(header) for _, header in known)
-        if len(found) > 1 and not (size and "pixels" in what):
-            usual = found.most_common(1)[0][0]
+        usual = of(like) if like else found.most_common(1)[0][0] if found else None
+        if set(found) - {usual} and not (size and "pixels" in what):
             path, odd = next((p, of(h)) for p, h in known if of(h) != usual)
             faults.append(
                 f"image {path} has {what.format(odd)}, others have "
@@ -373,10 +386,8 @@ def _load_test(
     found = _test_files(listed, flat)
     if found.faults:
         raise DataError(found.faults[0])
-    # Held against an image to train on, for all parts must be alike.
-    paths = (part.paths[0], *found.paths)
-    headers = [read_header(path) for path in paths]
-    if faults := _odd(paths, headers, options.size):
+    headers = [read_header(path) for path in found.paths]
+    if faults := _odd(found.paths, headers, options.size, like=read_header(part.paths[0])):
         raise DataError(faults[0])
     images = _images(found, part.shape, part.scale, options)
     return images.normalised_by(part.mean, part.std)

@@ -1,7 +1,7 @@
 """One image file: what its header says, and its pixels with all their bits.
 
-Pillow reads pictures of 8 bits. Where it would cut or leave out something, the file is read
-otherwise: 16-bit colours in PNG by torchvision, in TIFF by tiff.py, arrays by NumPy.
+Pillow reads pictures of 8 bits. Where it would cut or leave out something, it is made to read all
+of it here or in tiff.py; arrays are NumPy's.
 
 Transparency is left out, and colours under it are kept as they are in the file; of an animation
 the first picture is taken; EXIF's orientation is applied.
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
@@ -206,22 +205,33 @@ def _pixels(path: Path, file: BinaryIO) -> NDArray[Any]:
 
 def _deep_picture(file: BinaryIO) -> NDArray[Any]:
     """Read a grey image of more than 8 bits, or a PNG of 16-bit colours: (H, W, 1 or 3)."""
-    start = file.read(26)
     file.seek(0)
+    start = file.read(26)
     if start[:8] != _PNG or start[25] not in (2, 4, 6):
         with _opened(file) as image:
             image.load()
             return np.array(image)[:, :, None]
-    from torchvision.io import ImageReadMode, decode_png
+    if start[25] == 4:  # grey and transparency: four bytes, as if they were four colours
+        high, low, *_ = np.moveaxis(_unpacked(file, "RGBA"), 2, 0)[..., None]
+    else:  # Pillow takes the first byte of each colour, or the second if told that it is high
+        mode = "RGB" if start[25] == 2 else "RGBA"
+        high, low = (_unpacked(file, f"{mode};16{order}")[:, :, :3] for order in "BL")
+    return high.astype(np.uint16) << 8 | low
 
-    packed = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-    array = decode_png(packed, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    return array[:, :, : 1 if start[25] == 4 else 3]
+
+def _unpacked(file: BinaryIO, raw_mode: str) -> NDArray[np.uint8]:
+    """Let Pillow unpack a PNG as if its pixels were of another kind of the same length."""
+    with _opened(file) as image:
+        tile: Any = image.tile[0]
+        image.tile = [(*tile[:3], raw_mode)]
+        image.load()
+        return np.array(image)
 
 
 def _opened(file: BinaryIO) -> Image.Image:
     file.seek(0)
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, that EXIF is corrupt
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             return Image.open(file, formats=_FORMATS)
@@ -286,11 +296,13 @@ def _orientation(image: Image.Image, *, late: bool) -> int:
     told = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"} & set(image.info)
     if image.format == "TIFF" or not (told or late):
         return 1
-    try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    # What cannot be read says nothing; the pixels are whole all the same.
-    except Exception:
-        return 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, that it is corrupt
+        try:
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # What cannot be read says nothing; the pixels are whole all the same.
+        except Exception:
+            return 1
     return found if found in range(1, 9) else 1
 
 
