@@ -15,6 +15,7 @@ from sat_optuna.config.limits import Checked
 from sat_optuna.ticket import AttentionSpec
 
 __all__ = [
+    "MOST_SIZE",
     "AttentionConfig",
     "DataConfig",
     "NetworkConfig",
@@ -60,7 +61,9 @@ class DataConfig(Checked):
     limit: int = _key(
         0, "training images kept, equally from each class as far as it has them; 0: all", least=0
     )
-    size: int = _key(0, "images are resized to size x size; 0 keeps theirs", least=0)
+    size: int = _key(
+        0, "images are resized to size x size; 0 keeps theirs", least=0, most=MOST_SIZE
+    )
     root: str = _key(
         "", "folder of the data; empty: where `sat-optuna data get` puts it", decides=()
     )

@@ -10,9 +10,10 @@ the first picture is taken; EXIF's orientation is applied.
 import stat
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ MOST_PIXELS = 89_478_485
 
 # Whatever the file is called, no others: Pillow would hand PostScript to another program.
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_Read = TypeVar("_Read")
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -101,7 +103,7 @@ def read_pixels(path: Path) -> NDArray[Any]:
     return _read(path, _pixels)
 
 
-def _read(path: Path, what: Any) -> Any:
+def _read(path: Path, what: Callable[[Path, BinaryIO], _Read]) -> _Read:
     file_size(path)
     try:
         with path.open("rb") as file:
@@ -216,14 +218,15 @@ def _deep_picture(file: BinaryIO) -> NDArray[Any]:
     else:  # Pillow takes the first byte of each colour, or the second if told that it is high
         mode = "RGB" if start[25] == 2 else "RGBA"
         high, low = (_unpacked(file, f"{mode};16{order}")[:, :, :3] for order in "BL")
-    return high.astype(np.uint16) << 8 | low
+    wide: NDArray[Any] = high.astype(np.uint16) << 8 | low
+    return wide
 
 
 def _unpacked(file: BinaryIO, raw_mode: str) -> NDArray[np.uint8]:
     """Let Pillow unpack a PNG as if its pixels were of another kind of the same length."""
+    image: Any
     with _opened(file) as image:
-        tile: Any = image.tile[0]
-        image.tile = [(*tile[:3], raw_mode)]
+        image.tile = [(*image.tile[0][:3], raw_mode)]
         image.load()
         return np.array(image)
 
@@ -243,7 +246,7 @@ def _opened(file: BinaryIO) -> Image.Image:
 
 def _npy(path: Path) -> NDArray[Any]:
     """Map an array (H, W) or (H, W, C) without reading its numbers."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.kind not in "biuf":
         raise DataError(f"image {path} is an array of {array.dtype}; give whole numbers or floats")
     if array.ndim not in (2, 3) or 0 in array.shape:
@@ -280,9 +283,9 @@ def _numbers_of(mode: str) -> Numbers:
     return "whole" if mode[0] == "I" else "bytes"
 
 
-def _largest(image: Image.Image) -> int:
+def _largest(image: Any) -> int:
     """Return the number that is white in a PPM file."""
-    args: Any = image.tile[0].args
+    args = image.tile[0][3]
     return int(args[1]) if isinstance(args, tuple) else 255
 
 

@@ -7,7 +7,7 @@ image of W * C words of at most 16 bits, and the words are put together again he
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -172,7 +172,7 @@ def _words(
         return np.array(image).astype(f"u{word // 8}")
 
 
-def _directory(tags: dict[int, Sequence[int]], order: str, place: int) -> bytes:
+def _directory(tags: Mapping[int, Sequence[int]], order: str, place: int) -> bytes:
     """Return a directory of numbers for the place in the file where it is put."""
     entries, more = [], b""
     end = place + 2 + 12 * len(tags) + 4

@@ -3,7 +3,7 @@
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,7 +11,7 @@ import numpy as np
 def tiff(
     pixels: Any,
     *,
-    order: str = "<",
+    order: Literal["<", ">"] = "<",
     photometric: int = 1,
     extras: Sequence[int] = (),
     planar: int = 1,
