@@ -32,7 +32,7 @@ epochs = 1
 def photos(tmp_path, monkeypatch) -> Path:
     """A study and its folder of images."""
     monkeypatch.chdir(tmp_path)
-    root = tmp_path / "my photos"
+    root: Path = tmp_path / "my photos"
     write_images(root, counts={"a cat": 12, "dog": 8}, pixels=(16, 16))
     write_images(root, counts={"a cat": 2, "dog": 3}, pixels=(16, 16), part="test")
     make_study(tmp_path, text=STUDY.format(root=root))

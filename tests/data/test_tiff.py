@@ -2,6 +2,7 @@
 
 import io
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ def numbers(kind: str, bands: int, shape: tuple[int, int] = (20, 21)) -> np.ndar
 @pytest.mark.parametrize("bands", [1, 3, 5])
 def test_every_way_of_packing_gives_the_numbers_back(kind, bands):
     wanted = numbers(kind, bands)
-    for order, planar, predictor, tile in product("<>", (1, 2), (0, 1, 2), (0, 16)):
+    orders: tuple[Literal["<", ">"], ...] = ("<", ">")
+    for order, planar, predictor, tile in product(orders, (1, 2), (0, 1, 2), (0, 16)):
         packed = tiff(wanted, order=order, planar=planar, predictor=predictor, tile=tile)
         header = tiff_header(io.BytesIO(packed))
         assert header is not None
