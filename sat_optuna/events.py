@@ -18,8 +18,8 @@ class Event:
     12
 
     Attributes:
-        step: what is being done: "pretrain", "search", "search random", "enumerate", "costs",
-            "retrain", "report"; "fit" for one training, "latency" for timed rounds, or
+        step: what is being done: "data", "pretrain", "search", "search random", "enumerate",
+            "costs", "retrain", "report"; "fit" for one training, "latency" for timed rounds, or
             "bench training" and the like for a benchmark.
         done: how much of it, 0 at the beginning.
         total: of how much.

@@ -1,22 +1,47 @@
-"""`sat-optuna check`: every fault of study.toml at once."""
+"""`sat-optuna check`: every fault of study.toml and of the data at once."""
+
+from collections.abc import Iterator
+from itertools import islice
 
 import click
 
 from sat_optuna.cli.console import Console
+from sat_optuna.data.examined import Examined
 from sat_optuna.pipeline.folder import open_study
 
 __all__ = ["check"]
+
+_NAMED = 20  # classes whose counts are shown
 
 
 @click.command(epilog="Example: sat-optuna check mine; next: sat-optuna run mine")
 @click.argument("study")
 @click.pass_obj
 def check(console: Console, *, study: str) -> None:
-    """Show every fault of study.toml at once; trains nothing."""
+    """Show every fault of study.toml and of the data at once; trains nothing."""
     opened = open_study(study)
-    stages = opened.check()
+    checked = opened.check()
+    stages, data = checked.stages, checked.data
     choices = (len(opened.config.attention.kinds) + 1) ** sum(stages)
+    for line in _lines(data):
+        console.result(line)
     console.result(
         f"{opened.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "
         f"{stages}, {choices:,} schemes; next: sat-optuna run {study}"
     )
+
+
+def _lines(data: Examined) -> Iterator[str]:
+    """Yield what the data hold: classes and counts of each part, the images' size, remarks."""
+    for part, counts in data.counts.items():
+        largest, share = data.majority(part)
+        named = ", ".join(f"{name} {count:,}" for name, count in islice(counts.items(), _NAMED))
+        more = f", ... of {len(counts)} classes" if len(counts) > _NAMED else ""
+        yield (
+            f"{part}: {sum(counts.values()):,} images, {named}{more}; always saying {largest} "
+            f"would score {share:.1%}"
+        )
+    if data.shape:
+        channels, height, width = data.shape
+        yield f"images: {height} x {width} pixels, {channels} channels"
+    yield from (f"data: {remark}" for remark in data.remarks)

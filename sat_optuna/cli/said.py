@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from sat_optuna.cli.console import Console
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.pipeline.folder import StudyFolder
-from sat_optuna.pipeline.results import Pretrained, Reported, Retrained, Searched
+from sat_optuna.pipeline.results import Opened, Pretrained, Reported, Retrained, Searched
 
 __all__ = ["steps_of"]
 
@@ -27,6 +27,8 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
 
     def said(event: Event) -> str | None:
         match event.made:
+            case Opened(remarks=remarks):
+                return "\n".join(f"data: {remark}" for remark in remarks)
             case Pretrained() as pretrained:
                 return _pretrained(study, pretrained)
             case Searched() as searched:

@@ -15,6 +15,7 @@ from sat_optuna.config.limits import Checked
 from sat_optuna.ticket import AttentionSpec
 
 __all__ = [
+    "MOST_SIZE",
     "AttentionConfig",
     "DataConfig",
     "NetworkConfig",
@@ -48,14 +49,21 @@ def _key(default: Any, comment: str, **metadata: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+MOST_SIZE = 4096  # pixels a side: a batch of 64 such images takes 13 GB
+
+
 @dataclass(frozen=True, slots=True)
 class DataConfig(Checked):
     """[data]: what is learnt from."""
 
     name: str = _key("mnist5k", "see: sat-optuna ls datasets", registry="datasets")
     valid: float = _key(0.2, "share of the training part", least=0.01, most=0.9)
-    limit: int = _key(0, "training images kept, equally from each class; 0 keeps all", least=0)
-    size: int = _key(0, "images are resized to size x size; 0 keeps theirs", least=0)
+    limit: int = _key(
+        0, "training images kept, equally from each class as far as it has them; 0: all", least=0
+    )
+    size: int = _key(
+        0, "images are resized to size x size; 0 keeps theirs", least=0, most=MOST_SIZE
+    )
     root: str = _key(
         "", "folder of the data; empty: where `sat-optuna data get` puts it", decides=()
     )

@@ -7,16 +7,24 @@ A data set is a `Source` (source.py) in a file of its own; `DATASETS` knows it b
 import os
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sat_optuna.config.config import DataConfig
 from sat_optuna.registry import Registry
 
 if TYPE_CHECKING:
-    from sat_optuna.data.source import Source
+    from sat_optuna.data.examined import Examined
+    from sat_optuna.data.source import Options, Source
     from sat_optuna.data.split import Split
 
-__all__ = ["DATASETS", "data_root", "get_dataset", "load_configured", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "data_root",
+    "examine_configured",
+    "get_dataset",
+    "load_configured",
+    "load_dataset",
+]
 
 DATASETS: Registry["type[Source]"] = Registry("data set")
 DATASETS.add("mnist5k", "sat_optuna.data.mnist5k:Mnist5k")
@@ -54,13 +62,15 @@ def load_dataset(
 
     Args:
         name: one of `DATASETS.names()`.
-        seed: draws the split; the test part does not depend on it.
-        valid: share of the training part that becomes `valid`, 0 < valid < 1, stratified.
-        root: folder of the data sets, for `imagefolder` the folder that holds `train`;
-            `data_root()` if None.
-        limit: training images kept before the split, stratified, the same for every seed; all
-            if None.
-        size: side in pixels the images are brought to (`imagefolder`, `stl10`).
+        seed: draws the split; the test part does not depend on it, but of an image folder without
+            `train`, where it is drawn too.
+        valid: share of the training part that becomes `valid`, 0 < valid < 1, stratified, with an
+            image of each class at least.
+        root: folder of the data sets, for `imagefolder` the folder that holds `train`, or a folder
+            for each class; `data_root()` if None.
+        limit: training images kept before the split, equally from each class as far as it has
+            them, the same for every seed; all if None.
+        size: side in pixels the images are brought to, at most 4096 (`imagefolder`, `stl10`).
         device: where the tensors shall live.
         workers: processes that decode images (`imagefolder` alone).
 
@@ -70,19 +80,19 @@ def load_dataset(
         DataError: files are missing or broken, or a setting does not fit the data.
     """
     source = DATASETS.get(name)()
-    from sat_optuna.data.source import Options
     from sat_optuna.device import known_device
 
-    options = Options(
-        root=_root(root),
-        seed=seed,
-        valid=valid,
-        limit=limit,
-        size=size,
-        device=str(known_device(device)),
-        workers=workers,
+    return source.load(
+        _options(
+            root=root,
+            seed=seed,
+            valid=valid,
+            limit=limit,
+            size=size,
+            device=str(known_device(device)),
+            workers=workers,
+        )
     )
-    return source.load(options)
 
 
 def get_dataset(name: str, root: str | PathLike[str] | None = None) -> Path:
@@ -100,16 +110,36 @@ def get_dataset(name: str, root: str | PathLike[str] | None = None) -> Path:
 
 def load_configured(config: DataConfig, *, seed: int, device: str = "cpu") -> "Split":
     """Read the data set that a study's [data] names; see `load_dataset`."""
-    return load_dataset(
-        config.name,
-        seed=seed,
-        valid=config.valid,
-        root=config.root or None,
-        limit=config.limit or None,
-        size=config.size or None,
-        device=device,
-        workers=config.workers,
-    )
+    return load_dataset(config.name, device=device, **_configured(config, seed))
+
+
+def examine_configured(config: DataConfig, *, seed: int) -> "Examined":
+    """Say what is wrong with the data set that a study's [data] names, all at once.
+
+    No pixels of the test part are read, and of a folder of images only a sample's.
+
+    Raises:
+        UnknownName: no data set of that name.
+    """
+    source = DATASETS.get(config.name)()
+    return source.examine(_options(device="cpu", **_configured(config, seed)))
+
+
+def _configured(config: DataConfig, seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "valid": config.valid,
+        "root": config.root or None,
+        "limit": config.limit or None,
+        "size": config.size or None,
+        "workers": config.workers,
+    }
+
+
+def _options(*, root: str | PathLike[str] | None, **settings: Any) -> "Options":
+    from sat_optuna.data.source import Options
+
+    return Options(root=_root(root), **settings)
 
 
 def _root(given: str | PathLike[str] | None) -> Path:

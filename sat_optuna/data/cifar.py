@@ -41,6 +41,10 @@ class _Cifar(ArraySource):
         return tuple(str(name) for name in names)
 
     @override
+    def test_files(self, root: Path) -> tuple[Path, ...]:
+        return (root / self.folder / self.test_file,)
+
+    @override
     def training_part(self, root: Path) -> Arrays:
         parts = [self._read_part(root / self.folder / file) for file in self.train_files]
         images, labels = zip(*parts, strict=True)

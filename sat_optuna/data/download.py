@@ -91,14 +91,16 @@ def unpack_gzip(packed: Path, target: Path) -> None:
 def unpack_tar(packed: Path, folder: str, files: Iterable[str], target: Path) -> None:
     """Write the members `folder`/`file` of a tar archive to `target`/`file`, and no others.
 
+    Links and whatever else is no file of bytes count as not there.
+
     Raises:
         OSError: one of them is not in the archive.
     """
     wanted = {f"{folder}/{file}": target / file for file in files}
     with tarfile.open(packed) as archive:
         for member in archive:
-            content = archive.extractfile(member) if member.name in wanted else None
-            if content is not None:
+            wants = member.isreg() and member.name in wanted
+            if wants and (content := archive.extractfile(member)) is not None:
                 with wanted.pop(member.name).open("wb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
     if wanted:

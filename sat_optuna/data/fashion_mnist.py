@@ -37,7 +37,9 @@ class FashionMnist(ArraySource):
     name = "fashion-mnist"
     shape = (1, 28, 28)
     md5: ClassVar[Mapping[str, str]] = MD5
-    mirror: ClassVar[str] = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+    mirror: ClassVar[str] = (
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
+    )
 
     @override
     def class_names(self, root: Path) -> tuple[str, ...]:
@@ -53,6 +55,10 @@ class FashionMnist(ArraySource):
             "Bag",
             "Ankle boot",
         )
+
+    @override
+    def test_files(self, root: Path) -> tuple[Path, ...]:
+        return tuple(_folder(root) / file for file in FILES if file.startswith("t10k"))
 
     @override
     def training_part(self, root: Path) -> Arrays:

@@ -1,20 +1,82 @@
 """Images that stay in their files and are decoded batch by batch, by workers if wanted."""
 
-import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from sat_optuna.data.images import IndexedImages
+from sat_optuna.data.pixels import Numbers, read_pixels
 from sat_optuna.errors import DataError
 
-__all__ = ["FolderImages", "read_image"]
+__all__ = ["BYTES", "FolderImages", "Scale", "read_image"]
+
+_WHITES: dict[Numbers, tuple[int, ...]] = {
+    "bytes": (255,),
+    "whole": (255, 1023, 4095, 16383, 65535),
+    "floats": (1, 255),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What the numbers of a data set's files mean: one scale for all of its parts.
+
+    >>> Scale.holding("whole", 3900.0)
+    Scale(numbers='whole', white=4095)
+
+    Attributes:
+        numbers: what all files hold.
+        white: the number that is white, which the network gets as 1 before it is normalised.
+    """
+
+    numbers: Numbers
+    white: int
+
+    @classmethod
+    def holding(cls, numbers: Numbers, highest: float) -> "Scale | None":
+        """Return the smallest usual scale that holds a number, None where there is none."""
+        fits = [white for white in _WHITES[numbers] if highest <= white]
+        return cls(numbers, fits[0]) if fits else None
+
+    @property
+    def dtype(self) -> type[np.uint8 | np.float32]:
+        """The type that images are handed on in."""
+        return np.uint8 if self.numbers == "bytes" else np.float32
+
+    def check(self, path: Path, array: NDArray[Any]) -> None:
+        """Make sure that an image's numbers fit.
+
+        Raises:
+            DataError: they are of another kind or too high.
+        """
+        kind = {"u": "whole", "i": "whole", "f": "floats"}[array.dtype.kind]
+        kind = "bytes" if array.dtype == np.uint8 else kind
+        if kind != self.numbers:
+            raise DataError(
+                f"image {path} holds {NUMBERS[kind]}, those to train on {NUMBERS[self.numbers]}; "
+                "bring all to one"
+            )
+        if (highest := array.max()) > self.white:
+            raise DataError(
+                f"image {path} has the number {highest}, and those to train on are read from 0 to "
+                f"{self.white}; bring all images to one range"
+            )
+
+    def __str__(self) -> str:
+        return f"{NUMBERS[self.numbers]}, read as 0 to {self.white}"
+
+
+NUMBERS = {"bytes": "8-bit numbers", "whole": "whole numbers", "floats": "floats"}
+BYTES = Scale("bytes", 255)
 
 
 class FolderImages(IndexedImages):
@@ -23,9 +85,10 @@ class FolderImages(IndexedImages):
     Args:
         paths: (N,) the files.
         labels: (N,) int64.
-        shape: (3, H, W) each image has or is brought to.
+        shape: (C, H, W) each image has or is brought to.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
+        scale: what their numbers mean.
         resize: bring each image to H x W (scaled, middle cut out); if not, another size is an
             error.
         workers: processes that decode; 0 decodes in this one.
@@ -40,12 +103,13 @@ class FolderImages(IndexedImages):
         shape: tuple[int, int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        scale: Scale = BYTES,
         resize: bool,
         workers: int,
         device: torch.device,
     ) -> None:
-        super().__init__(labels, shape=shape, mean=mean, std=std, device=device)
-        self.paths = paths
+        super().__init__(labels, shape=shape, mean=mean, std=std, device=device, white=scale.white)
+        self.paths, self.scale = paths, scale
         self._resize = resize
         self._workers = workers
 
@@ -63,7 +127,9 @@ class FolderImages(IndexedImages):
         return self._like(self.paths, self.labels, mean=mean, std=std)
 
     def raw(self, batch_size: int) -> Iterator[Tensor]:
-        """Yield all images as they are in their files: uint8 (n, C, H, W) on `device`.
+        """Yield all images in the numbers of their files: (n, C, H, W) on `device`.
+
+        They are uint8, or float32 where the files hold more than bytes.
 
         Raises:
             DataError: an image file is missing or broken.
@@ -85,6 +151,7 @@ class FolderImages(IndexedImages):
             shape=self.shape,
             mean=mean or self.mean,
             std=std or self.std,
+            scale=self.scale,
             resize=self._resize,
             workers=self._workers,
             device=device or self.device,
@@ -96,7 +163,7 @@ class FolderImages(IndexedImages):
         # sampler's; the Generator keeps the loader from drawing on torch's global one.
         on_gpu = self.device.type == "cuda"
         loader = DataLoader(
-            _Decoder(self.paths, self.shape, resize=self._resize),
+            _Decoder(self.paths, self.shape, self.scale, resize=self._resize),
             batch_size=None,
             sampler=[chunk.tolist() for chunk in chunks],
             num_workers=self._workers,
@@ -110,59 +177,88 @@ class FolderImages(IndexedImages):
 
 
 class _Decoder(Dataset["Tensor | str"]):
-    """Rows of a batch in, uint8 (n, 3, H, W) out.
+    """Rows of a batch in, (n, C, H, W) out, uint8 or float32.
 
     A fault comes out as its message: an exception would reach the user as the worker's traceback.
     """
 
     def __init__(
-        self, paths: tuple[Path, ...], shape: tuple[int, int, int], *, resize: bool
+        self,
+        paths: tuple[Path, ...],
+        shape: tuple[int, int, int],
+        scale: Scale,
+        *,
+        resize: bool,
     ) -> None:
         self._paths = paths
-        self._shape = shape
+        self._shape, self._scale = shape, scale
         self._resize = resize
 
     @override
     def __getitem__(self, rows: list[int]) -> Tensor | str:
-        batch = torch.empty((len(rows), *self._shape), dtype=torch.uint8)
+        bytes_alone = self._scale.numbers == "bytes"
+        dtype = torch.uint8 if bytes_alone else torch.float32
+        batch = torch.empty((len(rows), *self._shape), dtype=dtype)
         try:
             for index, row in enumerate(rows):
-                batch[index] = read_image(self._paths[row], self._shape, resize=self._resize)
+                batch[index] = read_image(
+                    self._paths[row], self._shape, self._scale, resize=self._resize
+                )
         except DataError as error:
             return str(error)
         return batch
 
 
-def read_image(path: Path, shape: tuple[int, int, int] | None, *, resize: bool) -> Tensor:
-    """Read one image file as red, green and blue; grey images become three equal channels.
+def read_image(
+    path: Path, shape: tuple[int, int, int] | None, scale: Scale = BYTES, *, resize: bool
+) -> Tensor:
+    """Read one image file; grey images become three equal channels.
 
     Args:
-        path: a file in any format Pillow reads.
-        shape: (3, H, W) wanted; None takes the image as it is.
+        path: the file.
+        shape: (C, H, W) wanted; None takes the image as it is.
+        scale: of the data set's numbers.
         resize: bring it to `shape`: scaled until it covers it, then the middle is cut out.
 
     Returns:
-        (3, H, W) uint8.
+        (C, H, W), uint8 of bytes, else float32 in the file's own numbers.
 
     Raises:
-        DataError: it is missing or broken, or of another size and not to be resized.
+        DataError: it is missing or broken, of another size and not to be resized, of other
+            channels, or its numbers do not fit the scale.
     """
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    # Pillow's decoders raise SyntaxError, zlib.error and more for the same broken file.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, zlib.error) as error:
-        reason = "missing" if isinstance(error, FileNotFoundError) else f"broken ({error})"
-        raise DataError(f"image {path} is {reason}; replace it or delete it") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"image {path} is too large ({error}); replace it or delete it") from error
+    array = read_pixels(path)
+    scale.check(path, array)
     if shape is not None:
-        height, width = shape[1:]
-        if resize:
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        elif image.size != (width, height):
+        channels, height, width = shape
+        if array.shape[2] != channels:
             raise DataError(
-                f"image {path} has {image.height} x {image.width} pixels, others have {height} x "
-                f"{width}; set size to bring all images to one size"
+                f"image {path} has {array.shape[2]} channels, others have {channels}; bring all "
+                "to one number"
             )
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if resize:
+            array = _fitted(array.astype(scale.dtype, copy=False), height, width)
+        elif array.shape[:2] != (height, width):
+            raise DataError(
+                f"image {path} has {array.shape[0]} x {array.shape[1]} pixels, others have "
+                f"{height} x {width}; set size to bring all images to one size"
+            )
+    # A copy that may be written: of mapped, mirrored or repeated pixels.
+    return torch.from_numpy(np.array(array, scale.dtype, order="C")).permute(2, 0, 1)
+
+
+def _fitted(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Bring (H, W, C) to another height and width as ImageOps.fit does."""
+    colour = array.dtype == np.uint8 and array.shape[2] == 3
+    bands = [array] if colour else [array[:, :, band] for band in range(array.shape[2])]
+    fitted = [
+        np.array(
+            ImageOps.fit(
+                Image.fromarray(np.ascontiguousarray(band)),
+                (width, height),
+                Image.Resampling.BILINEAR,
+            )
+        )
+        for band in bands
+    ]
+    return fitted[0] if colour else np.stack(fitted, axis=2)

@@ -50,6 +50,21 @@ class Images(ABC):
     def highest_label(self) -> int:
         """The highest label known so far, -1 where none is known."""
 
+    def class_counts(self) -> tuple[int, ...]:
+        """Return how many images each class has, in label order, up to `highest_label`.
+
+        Empty where the labels are not known without reading the images, as of a Dataset.
+        """
+        return ()
+
+    def majority_share(self) -> float | None:
+        """Return the share of the largest class, 0..1: what a constant answer would score.
+
+        None where the labels are not known without reading the images.
+        """
+        counts = self.class_counts()
+        return max(counts) / sum(counts) if counts else None
+
     @abstractmethod
     def batches(
         self, order: Tensor | None, batch_size: int, *, augment: Augment | None = None
@@ -116,6 +131,7 @@ class IndexedImages(Images):
         labels: (N,) int64.
         mean: per channel, of pixels in [0, 1]; empty for floats, which are taken as they are.
         std: per channel, of pixels in [0, 1]; empty for floats.
+        white: the number that becomes 1 before mean and deviation are taken, 255 of bytes.
     """
 
     def __init__(
@@ -126,15 +142,17 @@ class IndexedImages(Images):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         device: torch.device,
+        white: int = 255,
     ) -> None:
         super().__init__(shape=shape, device=device)
         self.labels = labels.to(device)
         self.mean = mean
         self.std = std
-        # (pixel / 255 - mean) / std as one multiplication and one addition.
+        self.white = white
+        # (pixel / white - mean) / std as one multiplication and one addition.
         centre = torch.tensor(mean, dtype=torch.float64, device=device).view(-1, 1, 1)
         spread = torch.tensor(std, dtype=torch.float64, device=device).view(-1, 1, 1)
-        self._scale = (1 / (255 * spread)).float()
+        self._scale = (1 / (white * spread)).float()
         self._offset = (-centre / spread).float()
 
     @override
@@ -145,6 +163,10 @@ class IndexedImages(Images):
     def highest_label(self) -> int:
         """The highest label, -1 where there is no image."""
         return int(self.labels.max()) if len(self) else -1
+
+    @override
+    def class_counts(self) -> tuple[int, ...]:
+        return tuple(torch.bincount(self.labels).tolist())
 
     @override
     def batches(

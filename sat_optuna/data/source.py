@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from sat_optuna.config.config import MOST_SIZE
+from sat_optuna.data.examined import Examined
 from sat_optuna.data.images import Images, TensorImages, channel_statistics, pixel_counts
-from sat_optuna.data.split import Split, stratified_split, stratified_subset
+from sat_optuna.data.split import Split, even_subset, split_mark, stratified_split
 from sat_optuna.errors import DataError
 
 __all__ = ["ArraySource", "Arrays", "Options", "Source", "limited"]
@@ -38,8 +40,10 @@ class Options:
     workers: int
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise DataError(f"size is a number of pixels from 1, got {self.size}; 64 is usual")
+        if self.size is not None and not 1 <= self.size <= MOST_SIZE:
+            raise DataError(
+                f"size is a number of pixels from 1 to {MOST_SIZE}, got {self.size}; 64 is usual"
+            )
         if self.workers < 0:
             raise DataError(f"workers is a number of processes from 0, got {self.workers}")
 
@@ -69,6 +73,27 @@ class Source(ABC):
             DataError: it cannot be fetched; the sentence says which files to put where.
             WriteError: `root` cannot be written.
         """
+
+    def examine(self, options: Options) -> Examined:
+        """Look at the data and say all that is wrong with them; reads no pixels of the test part.
+
+        Here for a source that is read to be looked at: its first fault alone.
+        """
+        faults = []
+        try:
+            split = self.load(options)
+        except DataError as error:
+            return Examined(faults=(str(error),))
+        try:
+            split.check_test()
+        except DataError as error:
+            faults.append(str(error))
+        return Examined(
+            faults=tuple(faults),
+            remarks=split.remarks,
+            counts=split.class_counts,
+            shape=split.shape,
+        )
 
     def image_shape(self, size: int | None) -> tuple[int, int, int] | None:
         """Return (C, H, W) of its images where that is known without reading any, else None.
@@ -102,6 +127,11 @@ class ArraySource(Source):
     def class_names(self, root: Path) -> tuple[str, ...]:
         """Return the names in label order."""
 
+    def test_files(self, root: Path) -> tuple[Path, ...]:
+        """Return the files that the test part is read from."""
+        del root
+        return ()
+
     @abstractmethod
     def training_part(self, root: Path) -> Arrays:
         """Read what may be trained on."""
@@ -117,19 +147,29 @@ class ArraySource(Source):
         images, labels = self._tensors(self.training_part(options.root), len(names), options.size)
         kept = limited(labels, options.limit, name=self.name)
         images, labels = images[kept], labels[kept]
-        train, valid = stratified_split(labels, options.valid, options.seed)
+        self._check_classes(labels, names)
+        train, valid = stratified_split(labels, options.valid, options.seed, names=names)
         mean, std = channel_statistics(pixel_counts(images[train]))
         part = TensorImages(images.to(options.device), labels, mean, std)
         return Split(
             name=self.name,
             class_names=names,
             shape=part.shape,
-            fingerprint=self._fingerprint(images, labels, options),
+            fingerprint=self._fingerprint(images, labels, options, split_mark(labels, valid)),
             train=part.subset(train),
             valid=part.subset(valid),
             train_and_valid=part,
             load_test=partial(self._load_test, options, len(names), mean, std),
+            find_test=partial(self._find_test, options.root),
         )
+
+    def _find_test(self, root: Path) -> None:
+        for file in self.test_files(root):
+            if not file.is_file():
+                raise DataError(
+                    f"{self.name} is not complete, {file} is missing; run: sat-optuna data get "
+                    f"{self.name}"
+                )
 
     def _load_test(
         self, options: Options, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
@@ -155,9 +195,17 @@ class ArraySource(Source):
             images = _resized(images, size)
         return images, torch.from_numpy(numbers)
 
-    def _fingerprint(self, images: Tensor, labels: Tensor, options: Options) -> str:
+    def _check_classes(self, labels: Tensor, names: tuple[str, ...]) -> None:
+        counts = torch.bincount(labels, minlength=len(names)).tolist()
+        if 0 in counts:
+            raise DataError(
+                f"class {names[counts.index(0)]!r} of {self.name} has no training image; replace "
+                "its files with whole ones"
+            )
+
+    def _fingerprint(self, images: Tensor, labels: Tensor, options: Options, mark: str) -> str:
         digest = hashlib.sha256(f"{self.name}\n{options.split_settings()}\n".encode())
-        digest.update(f"{tuple(images.shape)}\n".encode())
+        digest.update(f"{mark}{tuple(images.shape)}\n".encode())
         digest.update(images.numpy().data)
         digest.update(labels.numpy().data)
         return digest.hexdigest()
@@ -166,20 +214,23 @@ class ArraySource(Source):
 def limited(labels: Tensor, limit: int | None, *, name: str) -> Tensor:
     """Return the rows of the training part that `limit` keeps, ascending; all if it is None.
 
-    They do not depend on the seed: a limited data set is one data set, however it is split.
+    Equally from each class; one that has fewer images gives all it has. They do not depend on the
+    seed: a limited data set is one data set, however it is split.
 
     Raises:
-        DataError: `limit` is more than there is or less than an image a class.
+        DataError: `limit` is more than there is, or less than two images a class, one to train on
+            and one to validate on.
     """
     if limit is None:
         return torch.arange(len(labels))
     classes = int((torch.bincount(labels) > 0).sum())
-    if not classes <= limit <= len(labels):
+    least = min(2 * classes, len(labels))
+    if not least <= limit <= len(labels):
         raise DataError(
             f"limit = {limit} cannot be taken from {name}: it has {len(labels)} training images "
-            f"in {classes} classes; choose a number from {classes} to {len(labels)}"
+            f"in {classes} classes; choose a number from {least} to {len(labels)}"
         )
-    return stratified_subset(labels, limit, "limit")
+    return even_subset(labels, limit, "limit")
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """A data set in its parts, and how a training part is divided into train and valid."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,7 +22,14 @@ from sat_optuna.device import known_device
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
 
-__all__ = ["Split", "as_split", "stratified_split", "stratified_subset"]
+__all__ = [
+    "Split",
+    "as_split",
+    "even_subset",
+    "split_mark",
+    "stratified_split",
+    "stratified_subset",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +48,9 @@ class Split:
         train_and_valid: both, for retraining; normalised as `train` is, so that one network sees
             one normalisation.
         load_test: opens the test part; None where there is none.
+        find_test: makes sure that the test part is there and whole as far as can be told without
+            reading its pixels; None where there is nothing to look at.
+        remarks: what a user should know of how the data are read, a sentence each.
     """
 
     name: str
@@ -50,6 +61,8 @@ class Split:
     valid: Images
     train_and_valid: Images
     load_test: Callable[[], Images] | None = None
+    find_test: Callable[[], object] | None = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.classes < 2:
@@ -106,10 +119,13 @@ class Split:
             train, held = rows[: len(images)], rows[len(images) :]
             images = torch.cat([images, more.to(where)])
             labels = torch.cat([labels, more_labels.cpu()])
+            names = _class_names(classes, labels[train])
+            _check_known(labels[held], names, "valid")
+            if classes is None:
+                _check_covers(labels[held], names)
         else:
-            train, held = stratified_split(labels, _share(valid), seed)
-        names = _class_names(classes, labels[train])
-        _check_known(labels[held], names, "valid")
+            names = _class_names(classes, labels)
+            train, held = stratified_split(labels, _share(valid), seed, names=names)
         mean: tuple[float, ...] = ()
         std: tuple[float, ...] = ()
         if images.dtype == torch.uint8:
@@ -195,6 +211,27 @@ class Split:
         """The number of classes."""
         return len(self.class_names)
 
+    @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """How many images of each class `train` and `valid` hold, by the classes' names.
+
+        >>> x, y = torch.zeros(10, 3, 8, 8), [0] * 6 + [1] * 4
+        >>> Split.from_arrays(x, y, valid=0.5, classes=["cat", "dog"]).class_counts
+        {'train': {'cat': 3, 'dog': 2}, 'valid': {'cat': 3, 'dog': 2}}
+
+        A part whose labels are not known without reading its images, a Dataset's, is left out.
+        The test part is asked itself: `data.test.class_counts()`.
+        """
+        known = {"train": self.train.class_counts(), "valid": self.valid.class_counts()}
+        return {
+            part: {
+                name: counts[label] if label < len(counts) else 0
+                for label, name in enumerate(self.class_names)
+            }
+            for part, counts in known.items()
+            if counts
+        }
+
     @cached_property
     def test(self) -> Images:
         """The test part; no seed changes it.
@@ -207,6 +244,17 @@ class Split:
                 f"data {self.name!r} have no test part; give test=... where the Split is made"
             )
         return self.load_test()
+
+    def check_test(self) -> None:
+        """Make sure that there is a test part to open later; reads none of its pixels.
+
+        Raises:
+            DataError: it is missing or faulty.
+        """
+        if self.load_test is None:
+            _ = self.test  # says so
+        elif self.find_test is not None:
+            self.find_test()
 
 
 def as_split(given: object) -> Split:
@@ -276,6 +324,15 @@ def _check_known(labels: Tensor, names: Sequence[str], part: str) -> None:
         )
 
 
+def _check_covers(labels: Tensor, names: Sequence[str]) -> None:
+    counts = torch.bincount(labels, minlength=len(names)).tolist()
+    if 0 in counts:
+        raise DataError(
+            f"y of valid has no image of class {names[counts.index(0)]}, which is trained on; "
+            "give some, or name all classes in classes if it shall be so"
+        )
+
+
 def _digest(name: str, images: Tensor, *more: Tensor) -> str:
     digest = hashlib.sha256(f"{name}\n{images.dtype} {tuple(images.shape)}\n".encode())
     for tensor in (images, *more):
@@ -299,46 +356,136 @@ def stratified_subset(labels: Tensor, keep: int, *purpose: object) -> Tensor:
         (keep,) int64 rows, ascending. Drawn for the same purpose, a smaller `keep` takes of each
         class the first of the images that a larger one takes.
     """
-    counts = torch.bincount(labels)
+    return _drawn(labels, _quotas(torch.bincount(labels).tolist(), keep), *purpose)
+
+
+def even_subset(labels: Tensor, keep: int, *purpose: object) -> Tensor:
+    """Draw `keep` rows, equally from each class as far as its images go.
+
+    >>> labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2])
+    >>> labels[even_subset(labels, 6, "example")].tolist()
+    [0, 0, 0, 1, 1, 2]
+
+    A class that has fewer images than its part gives all of them, and the others share the rest.
+
+    Args:
+        labels: (N,) int64.
+        keep: how many rows, 0..N.
+        purpose: as in `stratified_subset`.
+
+    Returns:
+        (keep,) int64 rows, ascending.
+    """
+    counts = torch.bincount(labels).tolist()
+    level, left = max(counts), keep
+    for place, count in enumerate(sorted(counts)):
+        if count > left // (len(counts) - place):
+            level = left // (len(counts) - place)
+            break
+        left -= count
+    quotas = [min(count, level) for count in counts]
+    # What the division left over goes to the first of the larger classes, an image each.
+    larger = [label for label, count in enumerate(counts) if count > level]
+    for label in larger[: keep - sum(quotas)]:
+        quotas[label] += 1
+    return _drawn(labels, quotas, *purpose)
+
+
+def stratified_split(
+    labels: Tensor,
+    share: float,
+    seed: int,
+    *,
+    names: Sequence[str] | None = None,
+    purpose: str = "split",
+) -> tuple[Tensor, Tensor]:
+    """Divide rows into train and valid, class by class; each class is in both.
+
+    Args:
+        labels: (N,) int64.
+        share: part of the rows that becomes valid, 0 < share < 1.
+        seed: draws the rows.
+        names: of the classes, for messages; None calls them by their labels.
+        purpose: what the draw is for; another one draws other rows.
+
+    Returns:
+        The rows of train and of valid, (n,) int64 each, ascending: round(share * N) in valid, of
+        each class its share, but an image at least, and an image at least left to train on.
+
+    Raises:
+        DataError: `share` is out of range, or too small or too large for an image of each class
+            in both parts.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"valid is a share between 0 and 1, got {share}; 0.2 is usual")
+    counts = torch.bincount(labels).tolist()
+    total, classes = round(share * len(labels)), len(counts) - counts.count(0)
+    rarest = min((count, label) for label, count in enumerate(counts) if count)
+    if rarest[0] < 2 or not classes <= total <= len(labels) - classes:
+        count, label = rarest
+        name = repr(names[label]) if names else str(label)
+        raise DataError(
+            f"{len(labels)} training images of {classes} classes are too few for valid = {share}, "
+            f"class {name} has {count}: each class needs an image to train on and one to validate "
+            f"on; {_split_advice(count, classes, len(labels))}"
+        )
+    valid = _drawn(labels, _covering(counts, total), purpose, seed)
+    held_back = torch.zeros(len(labels), dtype=torch.bool)
+    held_back[valid] = True
+    return (~held_back).nonzero().flatten(), valid
+
+
+def split_mark(labels: Tensor, valid: Tensor) -> str:
+    """Return what a fingerprint must add for a split in which rare classes got more than a share.
+
+    Empty for a split that is by shares alone: that of every data set whose classes are large
+    enough, so that its fingerprint is that of version 0.2.0, which knew no other.
+    """
+    found = torch.bincount(labels[valid]).tolist()
+    plain = _quotas(torch.bincount(labels).tolist(), len(valid))
+    return "" if found == plain else f"valid {found}\n"
+
+
+def _split_advice(fewest: int, classes: int, images: int) -> str:
+    if fewest < 2:
+        return "add images of it or leave the class out"
+    # Rounded inwards, so that what is advised is accepted.
+    least, most = math.ceil(1000 * classes / images), 1000 - math.ceil(1000 * classes / images)
+    if least > most:
+        return "add images"
+    wanted = f"= {least / 1000}" if least == most else f"from {least / 1000} to {most / 1000}"
+    return f"add images or choose valid {wanted}"
+
+
+def _drawn(labels: Tensor, quotas: list[int], *purpose: object) -> Tensor:
+    """Draw so many rows of each class."""
     drawn = []
-    for label, quota in enumerate(_quotas(counts.tolist(), keep)):
+    for label, quota in enumerate(quotas):
         rows = (labels == label).nonzero().flatten()
         shuffled = rows[torch.randperm(len(rows), generator=generator_for(*purpose, label))]
         drawn.append(shuffled[:quota])
     return torch.cat(drawn).sort().values
 
 
-def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Divide rows into train and valid, class by class.
-
-    Args:
-        labels: (N,) int64.
-        share: part of the rows that becomes valid, 0 < share < 1.
-        seed: draws the rows.
-
-    Returns:
-        The rows of train and of valid, (n,) int64 each, ascending.
-
-    Raises:
-        DataError: `share` is out of range or leaves a part, or a class of train, empty.
-    """
-    if not 0 < share < 1:
-        raise DataError(f"valid is a share between 0 and 1, got {share}; 0.2 is usual")
-    valid = stratified_subset(labels, round(share * len(labels)), "split", seed)
-    held_back = torch.zeros(len(labels), dtype=torch.bool)
-    held_back[valid] = True
-    train = (~held_back).nonzero().flatten()
-    counts = torch.bincount(labels)
-    trained_on = torch.bincount(labels[train], minlength=len(counts))
-    short = ((counts > 0) & (trained_on == 0)).nonzero().flatten().tolist()
-    if not len(valid) or short:
-        fewest = short[0] if short else int(torch.where(counts > 0, counts, len(labels)).argmin())
-        raise DataError(
-            f"{len(labels)} training images are too few for valid = {share}, class {fewest} has "
-            f"{int(counts[fewest])}: each class needs an image to train on and valid at least one "
-            "in all; add images or change valid"
-        )
-    return train, valid
+def _covering(counts: list[int], total: int) -> list[int]:
+    """Return quotas by share, but at least 1 and at most all but 1 of each class."""
+    plain = _quotas(counts, total)
+    quotas = [
+        min(max(quota, 1), count - 1) if count else 0
+        for quota, count in zip(plain, counts, strict=True)
+    ]
+    share = total / sum(counts)
+    while (over := sum(quotas) - total) != 0:
+        step = -1 if over > 0 else 1
+        room = [
+            label
+            for label, count in enumerate(counts)
+            if count and 1 <= quotas[label] + step <= count - 1
+        ]
+        # The class that is furthest off its share on that side gives or takes.
+        furthest = max(room, key=lambda label: step * (share * counts[label] - quotas[label]))
+        quotas[furthest] += step
+    return quotas
 
 
 def _quotas(counts: list[int], total: int) -> list[int]:

@@ -26,7 +26,7 @@ class Stl10(ArraySource):
     name = "stl10"
     shape = (3, 96, 96)
     resizable = True
-    url: ClassVar[str] = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
+    url: ClassVar[str] = "https://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
     md5: ClassVar[str] = "91f7769df0f17e558f3565bffb0c7dfb"
 
     @override
@@ -43,6 +43,10 @@ class Stl10(ArraySource):
             "ship",
             "truck",
         )
+
+    @override
+    def test_files(self, root: Path) -> tuple[Path, ...]:
+        return tuple(root / "stl10_binary" / f"test_{part}.bin" for part in "Xy")
 
     @override
     def training_part(self, root: Path) -> Arrays:

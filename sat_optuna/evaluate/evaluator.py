@@ -1,6 +1,7 @@
 """Schemes of a supernet scored together, through the tree of their common prefixes."""
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -13,7 +14,7 @@ from torch import Tensor
 from sat_optuna.data.images import count_classes
 from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.device import memory_for
-from sat_optuna.errors import DataError, SchemeError
+from sat_optuna.errors import DataError, SatOptunaWarning, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
 from sat_optuna.evaluate.network import Evaluation, judge, weights_digest
 from sat_optuna.evaluate.parts import HEAD, Choices, Parts, PrefixStatistics, survey
@@ -142,8 +143,22 @@ class Evaluator:
     def score_all(
         self, *, limit: int = ENUMERATION_LIMIT, on_event: OnEvent = ignore
     ) -> dict[Scheme, Evaluation]:
-        """Score all schemes of the network; see `score_many` and `all_schemes`."""
-        return self.score_many(self.all_schemes(limit=limit), on_event=on_event)
+        """Score all schemes of the network; see `score_many` and `all_schemes`.
+
+        Warns where each of them scores what naming the largest class for every image would.
+        """
+        scores = self.score_many(self.all_schemes(limit=limit), on_event=on_event)
+        counts = self.images.class_counts()
+        hits = {round(score.accuracy * score.n / 100) for score in scores.values()}
+        if counts and hits == {max(counts)}:
+            warnings.warn(
+                f"each of the {len(scores)} schemes has the accuracy "
+                f"{100 * max(counts) / sum(counts):.2f} %, the majority class's share of these "
+                "images, so nothing tells them apart",
+                SatOptunaWarning,
+                stacklevel=2,
+            )
+        return scores
 
     def all_schemes(self, *, limit: int = ENUMERATION_LIMIT) -> tuple[Scheme, ...]:
         """Return all schemes in ascending order of their choices.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sat_optuna.pipeline.parts import StudyParts
     from sat_optuna.pipeline.results import (
+        Checked,
         Enumerated,
         Pretrained,
         Reported,
@@ -275,20 +276,24 @@ class StudyFolder:
         finally:
             lock.release()
 
-    def check(self) -> tuple[int, ...]:
+    def check(self) -> "Checked":
         """Make sure that network, data and search fit together; trains nothing.
 
+        Of the test part no pixels are read, of a folder of images a sample's.
+
         Returns:
-            The number of blocks of each stage.
+            The number of blocks of each stage, and what the data hold.
 
         Raises:
-            ConfigError: all faults of the network at once.
+            ConfigError: all faults of the network and of the data at once.
             StudyError: no scheme keeps the limits of the search.
             CompileError: train.compile, and torch.compile does not work here.
         """
-        stages = self.parts.check_fit()
+        from sat_optuna.pipeline.results import Checked
+
+        stages, data = self.parts.check_all()
         self.parts.check_search()
-        return stages
+        return Checked(stages=stages, data=data)
 
     def pretrain(self, *, on_event: OnEvent = ignore) -> "Pretrained":
         """Train the supernet under random schemes; goes on where it was stopped."""

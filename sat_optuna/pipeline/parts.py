@@ -1,5 +1,7 @@
 """What a study's steps work with, put together from study.toml; each is built once a process."""
 
+import math
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,12 @@ from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.view import view_of
 from sat_optuna.config.config import fingerprint
 from sat_optuna.cost.operations import CostModel
-from sat_optuna.data import DATASETS, load_configured
+from sat_optuna.data import DATASETS, examine_configured, load_configured
+from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
 from sat_optuna.errors import ConfigError, SatOptunaError
+from sat_optuna.events import Event, OnEvent
+from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
@@ -48,9 +53,21 @@ class StudyParts:
 
     @cached_property
     def data(self) -> Split:
-        """The data set, on the GPU where there is one."""
+        """The data set, on the GPU where there is one.
+
+        Raises:
+            DataError: it cannot be read, or a later step would find no whole test part.
+        """
         seed, device = self._config.seed, str(pick_device())
-        return load_configured(self._config.data, seed=seed, device=device)
+        split = load_configured(self._config.data, seed=seed, device=device)
+        split.check_test()
+        return split
+
+    def tell_of_data(self, on_event: OnEvent) -> None:
+        """Tell what a user should know of how the data are read; opens them."""
+        if self.data.remarks:
+            opened = Opened(remarks=self.data.remarks)
+            on_event(Event(step="data", done=1, total=1, made=opened, finished=True))
 
     def check_fit(self) -> tuple[int, ...]:
         """Make sure that backbone, modules and images fit together; nothing is trained.
@@ -62,6 +79,51 @@ class StudyParts:
             ConfigError: all faults at once.
         """
         return self._fitting_stages
+
+    def check_all(self) -> tuple[tuple[int, ...], Examined]:
+        """Make sure that network and data are without fault; see `check_fit`.
+
+        Returns:
+            The number of blocks of each stage, and what the data hold.
+
+        Raises:
+            ConfigError: all faults of both at once.
+        """
+        stages: tuple[int, ...] = ()
+        faults: list[str] = []
+        try:
+            stages = self.check_fit()
+        except ConfigError as error:
+            faults += error.faults
+        data = Examined()
+        try:
+            data = examine_configured(self._config.data, seed=self._config.seed)
+        except SatOptunaError as error:
+            faults.append(str(error))
+        faults += [*data.faults, *self._batch_faults(data)]
+        if stages and data.shape:
+            faults += self._input_faults(data.shape)
+        if faults:
+            raise ConfigError(str(self._study.folder / "study.toml"), dict.fromkeys(faults))
+        return stages, data
+
+    def _batch_faults(self, data: Examined) -> list[str]:
+        """Return why a batch of these data cannot be made."""
+        faults, batch = [], self._config.train.batch
+        images = sum(data.counts.get("train", {}).values())
+        if images and batch > images:
+            faults.append(
+                f"train.batch = {batch} is more than the {images} images to train on; write at "
+                f"most {images}"
+            )
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if data.shape and (taken := 4 * batch * math.prod(data.shape)) > memory:
+            shape = "x".join(map(str, data.shape))
+            faults.append(
+                f"a batch of {batch} images of {shape} takes {taken / 1e9:.0f} GB and this "
+                f"machine has {memory / 1e9:.0f} GB; set data.size, or lower train.batch"
+            )
+        return faults
 
     @cached_property
     def _fitting_stages(self) -> tuple[int, ...]:
@@ -118,11 +180,15 @@ class StudyParts:
             )
         return faults
 
-    def _input_faults(self) -> list[str]:
-        """Return why the data's images do not go through the network, if their size is known."""
+    def _input_faults(self, shape: tuple[int, int, int] | None = None) -> list[str]:
+        """Return why the data's images do not go through the network, if their size is known.
+
+        Args:
+            shape: (C, H, W) of them; None asks the data set, which may know it unread.
+        """
         data = self._config.data
         try:
-            shape = DATASETS.get(data.name)().image_shape(data.size or None)
+            shape = shape or DATASETS.get(data.name)().image_shape(data.size or None)
             if shape is None:
                 return []
             # Shapes alone; but what a plugin says of its own network is compared in values.

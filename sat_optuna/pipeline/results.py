@@ -8,10 +8,44 @@ from typing import TYPE_CHECKING
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
+    from sat_optuna.data.examined import Examined
     from sat_optuna.evidence.enumeration import Enumeration
     from sat_optuna.evidence.statistics import Comparison
 
-__all__ = ["Enumerated", "Pretrained", "Reported", "Retrained", "RunResult", "Searched"]
+__all__ = [
+    "Checked",
+    "Enumerated",
+    "Opened",
+    "Pretrained",
+    "Reported",
+    "Retrained",
+    "RunResult",
+    "Searched",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A study without a fault.
+
+    Attributes:
+        stages: number of blocks of each stage.
+        data: what its data set holds.
+    """
+
+    stages: tuple[int, ...]
+    data: "Examined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A study's data, opened to be trained on.
+
+    Attributes:
+        remarks: what a user should know of how they are read, a sentence each.
+    """
+
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,6 +179,8 @@ def _score(
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.study import finished_trials, hold_to, run_trials
 
+    if not study.uses_supernet:  # else the pretraining has told it
+        study.parts.tell_of_data(on_event)
     config, objective = study.config, study.parts.objective
     for scored in (study.optuna_study(), opened):  # a control is scored as its search was
         hold_to(scored, objective.scored_with())

@@ -69,6 +69,7 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
 
     config, path = study.config, study.supernet_path
     net = study.parts.fresh_supernet()
+    study.parts.tell_of_data(on_event)
     study.records.write("pretrain", record)  # first: a checkpoint without one is never trained on
     history = train_supernet(
         net,

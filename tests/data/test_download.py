@@ -1,10 +1,13 @@
 import errno
 import hashlib
+import io
+import tarfile
 
 import pytest
 
-from sat_optuna.data.cifar import Cifar10
+from sat_optuna.data.cifar import Cifar10, Cifar100
 from sat_optuna.data.download import fetch, staged, unpack_tar
+from sat_optuna.data.fashion_mnist import FashionMnist
 from sat_optuna.data.stl10 import Stl10
 from sat_optuna.errors import DataError, WriteError
 from tests.data.formats import tar_of, write_cifar10, write_stl10
@@ -55,6 +58,43 @@ def test_an_archive_without_a_file_is_refused(tmp_path):
     packed.write_bytes(tar_of(write_stl10(tmp_path)))
     with pytest.raises(OSError, match=r"set.tar.gz holds no stl10_binary/other"):
         unpack_tar(packed, "stl10_binary", ["train_y.bin", "other"], tmp_path)
+
+
+def odd_member(kind: bytes, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo("set/a")
+    member.type, member.linkname = kind, link
+    return member
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        odd_member(tarfile.SYMTYPE, "nowhere"),
+        odd_member(tarfile.SYMTYPE, "../../etc/passwd"),
+        odd_member(tarfile.LNKTYPE, "set/nothing"),
+        odd_member(tarfile.LNKTYPE, "set/b"),
+        odd_member(tarfile.DIRTYPE),
+        odd_member(tarfile.FIFOTYPE),
+        odd_member(tarfile.CHRTYPE),
+    ],
+    ids=lambda member: member.type.decode() + member.linkname,
+)
+def test_a_member_that_is_no_file_of_bytes_is_not_taken_for_one(tmp_path, member):
+    packed = tmp_path / "set.tar"
+    with tarfile.open(packed, "w") as archive:
+        true = tarfile.TarInfo("set/b")
+        true.size = 3
+        archive.addfile(true, io.BytesIO(b"abc"))
+        archive.addfile(member)
+    with pytest.raises(OSError, match=r"^set.tar holds no set/a$"):
+        unpack_tar(packed, "set", ["a", "b"], tmp_path)
+    assert (tmp_path / "b").read_bytes() == b"abc"
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("address", [Cifar10.url, Cifar100.url, Stl10.url, FashionMnist.mirror])
+def test_data_come_over_https(address):
+    assert address.startswith("https://")
 
 
 def stopped(root, fault: BaseException) -> None:

@@ -48,6 +48,16 @@ def test_batches_are_normalised_and_in_order(order, batch_size):
     assert torch.equal(torch.cat([y for _, y in got]), images.labels[rows])
 
 
+def test_the_classes_are_counted_and_the_largest_share_is_told():
+    images = some_images(10)  # labels 0, 1, 2, 0, ...
+    assert images.class_counts() == (4, 3, 3)
+    assert images.majority_share() == 0.4
+    rare = images.subset(torch.tensor([2, 0]))
+    assert (rare.class_counts(), rare.majority_share()) == ((1, 0, 1), 0.5)
+    empty = images.subset(torch.empty(0, dtype=torch.int64))
+    assert (empty.class_counts(), empty.majority_share()) == ((), None)
+
+
 def test_no_rows_are_no_batches():
     assert not list(some_images().batches(torch.empty(0, dtype=torch.int64), 4))
 

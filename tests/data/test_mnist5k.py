@@ -74,7 +74,7 @@ def test_a_limit_keeps_classes_equal_and_comes_before_the_split():
 
 @pytest.mark.parametrize("limit", [0, 9, 4001])
 def test_a_limit_that_does_not_fit_is_refused(limit):
-    with pytest.raises(DataError, match=f"limit = {limit} .* from 10 to 4000"):
+    with pytest.raises(DataError, match=f"limit = {limit} .* from 20 to 4000"):
         load_dataset("mnist5k", limit=limit)
 
 

@@ -6,7 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sat_optuna.data.split import Split, as_split, stratified_split, stratified_subset
+from sat_optuna.data.split import (
+    Split,
+    as_split,
+    even_subset,
+    split_mark,
+    stratified_split,
+    stratified_subset,
+)
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
 
@@ -39,14 +46,61 @@ def test_a_smaller_subset_of_equal_classes_lies_inside_a_larger_one(count, data)
     assert inner <= outer
 
 
-@given(classes, st.floats(0.05, 0.45), st.integers(0, 99))
-def test_train_and_valid_share_out_the_rows(counts, share, seed):
+@given(classes, st.integers(0, 99), st.data())
+def test_train_and_valid_share_out_the_rows_and_each_class_is_in_both(counts, seed, data):
     labels = shuffled_labels(counts, seed)
-    if round(share * len(labels)) == 0:
-        return
-    train, valid = stratified_split(labels, share, seed)
-    assert sorted([*train.tolist(), *valid.tolist()]) == list(range(len(labels)))
-    assert len(valid) == round(share * len(labels))
+    images = len(labels)
+    held = data.draw(st.integers(len(counts), images - len(counts)))
+    train, valid = stratified_split(labels, held / images, seed)
+    assert sorted([*train.tolist(), *valid.tolist()]) == list(range(images))
+    assert len(valid) == held
+    of_class = torch.bincount(labels[valid], minlength=len(counts)).tolist()
+    assert all(1 <= part < whole for part, whole in zip(of_class, counts, strict=True))
+    # Where the shares alone give each class its image, they are kept: the split of version 0.2.0.
+    plain = stratified_subset(labels, held, "split", seed)
+    kept = torch.bincount(labels[plain], minlength=len(counts)).tolist()
+    if all(1 <= part < whole for part, whole in zip(kept, counts, strict=True)):
+        assert torch.equal(valid, plain)
+        assert split_mark(labels, valid) == ""
+    else:
+        assert split_mark(labels, valid)
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "valid"),
+    [
+        ([190, 10, 2], 0.2, [37, 2, 1]),
+        ([300, 2, 2], 0.1, [28, 1, 1]),
+        ([4, 2, 2, 2], 0.5, [2, 1, 1, 1]),
+        ([3, 3, 94], 0.95, [2, 2, 91]),
+        ([1000, 0, 3], 0.01, [9, 0, 1]),
+    ],
+)
+def test_a_rare_class_gets_its_image_from_the_largest(counts, share, valid):
+    labels = shuffled_labels(counts, 0)
+    train, held = stratified_split(labels, share, 0)
+    assert torch.bincount(labels[held], minlength=len(counts)).tolist() == valid
+    left = torch.bincount(labels[train], minlength=len(counts)).tolist()
+    assert [a + b for a, b in zip(left, valid, strict=True)] == counts
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any), st.data())
+def test_an_even_subset_is_as_even_as_the_counts_allow(counts, data):
+    labels = shuffled_labels(counts, 0)
+    keep = data.draw(st.integers(0, len(labels)))
+    kept = torch.bincount(labels[even_subset(labels, keep, "any")], minlength=len(counts))
+    assert int(kept.sum()) == keep
+    cut = [int(part) for part, whole in zip(kept, counts, strict=True) if part < whole]
+    # A class that could give more gives as much as the fullest one, give or take one image.
+    assert not cut or min(cut) >= int(kept.max()) - 1
+
+
+@given(st.integers(2, 30), st.integers(2, 6), st.data())
+def test_an_even_subset_of_equal_classes_is_the_stratified_one(count, classes, data):
+    labels = shuffled_labels([count] * classes, 1)
+    keep = data.draw(st.integers(0, len(labels)))
+    rows = even_subset(labels, keep, "limit")
+    assert torch.equal(rows, stratified_subset(labels, keep, "limit"))
 
 
 def test_the_seed_alone_decides_the_split():
@@ -68,13 +122,22 @@ def test_a_share_out_of_range_is_refused(share):
         stratified_split(torch.zeros(10, dtype=torch.int64), share, 0)
 
 
-@pytest.mark.parametrize(("counts", "share"), [([2, 1], 0.1), ([2, 2], 0.9)])
-def test_a_split_that_leaves_a_part_empty_is_refused(counts, share):
-    with pytest.raises(
-        DataError,
-        match=rf"training images are too few for valid = {share}, class \d has [12]: each",
-    ):
-        stratified_split(shuffled_labels(counts, 0), share, 0)
+@pytest.mark.parametrize(
+    ("counts", "share", "named", "advice"),
+    [
+        ([2, 1], 0.1, "class 'b' has 1", "add images of it or leave the class out"),
+        ([200, 1, 9], 0.5, "class 'b' has 1", "add images of it or leave the class out"),
+        ([2, 2], 0.9, "class 'a' has 2", "add images or choose valid = 0.5"),
+        ([5, 5], 0.01, "class 'a' has 5", "add images or choose valid from 0.2 to 0.8"),
+        ([50, 40, 60], 0.013, "class 'b' has 40", "choose valid from 0.02 to 0.98"),
+    ],
+)
+def test_a_split_without_a_class_in_a_part_is_refused_and_names_it(counts, share, named, advice):
+    with pytest.raises(DataError) as caught:
+        stratified_split(shuffled_labels(counts, 0), share, 0, names="abc")
+    assert f"training images of {len(counts)} classes are too few for" in str(caught.value)
+    assert f"valid = {share}, {named}: each class needs an image to train" in str(caught.value)
+    assert str(caught.value).endswith(advice)
 
 
 def arrays(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -126,6 +189,14 @@ class TestFromArrays:
         )
         whole = Split.from_arrays(x[:20], y[:20], valid=(x[30:], y[30:]))  # the same statistics
         assert torch.equal(everything(data.test)[0], everything(whole.valid)[0])
+
+    def test_a_validation_part_without_a_class_is_refused_unless_all_are_named(self):
+        x, y = arrays()
+        more = x[:3], y[:3]  # no image of class 3
+        with pytest.raises(DataError, match=r"^y of valid has no image of class 3, which is tra"):
+            Split.from_arrays(x, y, valid=more)
+        data = Split.from_arrays(x, y, valid=more, classes=list("abcd"))
+        assert data.class_counts["valid"] == {"a": 1, "b": 1, "c": 1, "d": 0}
 
     def test_without_a_test_part_it_says_so_when_one_is_wanted(self):
         data = Split.from_arrays(*arrays(), name="mine")

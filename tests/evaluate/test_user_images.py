@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from sat_optuna.data.images import TensorImages
-from sat_optuna.errors import DataError
+from sat_optuna.errors import DataError, SatOptunaWarning
 from sat_optuna.evaluate import Evaluator
 from tests.networks import SHAPE, images, tiny_supernet
 
@@ -41,3 +41,15 @@ def test_the_scores_are_those_of_the_arrays(given):
 def test_what_cannot_be_scored_on_is_one_sentence(given, said):
     with pytest.raises(DataError, match=said):
         Evaluator(tiny_supernet(), given)
+
+
+@pytest.mark.parametrize("labels", [[3] * 17 + [0] * 6, [3] * 12 + [0] * 11])
+def test_where_all_schemes_score_the_majority_share_it_is_said(labels):
+    net = tiny_supernet()
+    with torch.no_grad():  # whatever the image, class 3 is answered
+        last = [part for part in net.backbone.modules() if isinstance(part, torch.nn.Linear)][-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.eye(5)[3])
+    share = f"{100 * labels.count(3) / 23:.2f} %"
+    with pytest.warns(SatOptunaWarning, match=rf"has the accuracy {share}, the majority class's"):
+        Evaluator(net, TensorImages(X, torch.tensor(labels))).score_all()

@@ -1,0 +1,224 @@
+"""`sat-optuna check` looks at the data: what is wrong is told before anything is trained."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sat_optuna.errors import DataError
+from sat_optuna.pipeline.folder import open_study
+from tests.cli.test_commands import error, run
+from tests.data.formats import write_images
+from tests.studies import make_study
+
+STUDY = """
+[data]
+name = "imagefolder"
+root = "{root}"
+[network]
+width = 4
+blocks = [1, 1, 1]
+[train]
+batch = 4
+[pretrain]
+epochs = 1
+"""
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> Path:
+    """A study and its folder of images."""
+    monkeypatch.chdir(tmp_path)
+    root: Path = tmp_path / "my photos"
+    write_images(root, counts={"a cat": 12, "dog": 8}, pixels=(16, 16))
+    write_images(root, counts={"a cat": 2, "dog": 3}, pixels=(16, 16), part="test")
+    make_study(tmp_path, text=STUDY.format(root=root))
+    return root
+
+
+def test_it_says_what_the_data_hold(photos):
+    printed = run("check", "tiny").stdout
+    assert "train: 16 images, a cat 10, dog 6; always saying a cat would score 62.5%" in printed
+    assert "valid: 4 images, a cat 2, dog 2; always saying a cat would score 50.0%" in printed
+    assert "test: 5 images, a cat 2, dog 3; always saying dog would score 60.0%" in printed
+    assert "images: 16 x 16 pixels, 3 channels" in printed
+    assert "has no fault: 3 blocks in stages (1, 1, 1), 8 schemes" in printed
+
+
+def no_root(root):
+    shutil.rmtree(root)
+
+
+def empty_class(root):
+    (root / "train" / "emu").mkdir()
+    (root / "test" / "emu").mkdir()
+
+
+def no_test(root):
+    shutil.rmtree(root / "test")
+
+
+def empty_test_class(root):
+    (root / "test" / "dog" / "000.png").rename(root / "elsewhere.png")
+    for path in (root / "test" / "dog").iterdir():
+        path.unlink()
+
+
+def other_test_classes(root):
+    (root / "test" / "dog").rename(root / "test" / "dogs")
+
+
+def other_valid_classes(root):
+    write_images(root, counts={"a cat": 2, "emu": 1}, pixels=(16, 16), part="val")
+
+
+def broken(root):
+    (root / "train" / "dog" / "003.png").write_bytes(b"")
+
+
+def broken_pixels(root):
+    path = root / "train" / "dog" / "003.png"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def broken_test(root):
+    (root / "test" / "dog" / "001.png").write_text("<html>404</html>")
+
+
+def mixed(root):
+    Image.new("RGB", (16, 30)).save(root / "train" / "dog" / "big.png")
+
+
+def mixed_test(root):
+    Image.new("RGB", (16, 30)).save(root / "test" / "dog" / "big.png")
+
+
+def one_class(root):
+    for part in ("train", "test"):
+        shutil.rmtree(root / part / "dog")
+
+
+def rare_class(root):
+    for number in range(1, 8):
+        (root / "train" / "dog" / f"00{number}.png").unlink()
+
+
+def pipe(root):
+    os.mkfifo(root / "test" / "dog" / "a.png")
+
+
+def constant(root):
+    for path in root.glob("train/*/*.png"):
+        Image.new("RGB", (16, 16), "grey").save(path)
+
+
+def deep_and_not(root):
+    Image.fromarray(np.full((16, 16), 999, np.uint16)).save(root / "train" / "dog" / "x.png")
+
+
+def large(root):
+    header = b"BM" + (0).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    header += (40).to_bytes(4, "little") + (13_000).to_bytes(4, "little") * 2
+    header += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+    (root / "train" / "dog" / "x.bmp").write_bytes(header)
+
+
+FAULTS = {
+    no_root: "image folder {root} is missing; an image folder holds train/<class>/*.png and",
+    empty_class: "class folder {root}/train/emu has no images (.bmp, ",
+    no_test: "image folder {root}/test is missing; an image folder holds train/<class>/*.png",
+    empty_test_class: "class folder {root}/test/dog has no images (.bmp, ",
+    other_test_classes: "{root}/test and {root}/train should hold the same classes, but dog, dogs",
+    other_valid_classes: "{root}/val and {root}/train should hold the same classes, but dog, emu",
+    broken: "image {root}/train/dog/003.png is broken (",
+    broken_pixels: "image {root}/train/dog/003.png is broken (",
+    broken_test: "image {root}/test/dog/001.png is broken (cannot identify image",
+    mixed: "image {root}/train/dog/big.png has 30 x 16 pixels, others have 16 x 16; set size to",
+    mixed_test: "image {root}/test/dog/big.png has 30 x 16 pixels, others have 16 x 16; set size",
+    one_class: "{root}/train holds one class, 'a cat'; give two at least",
+    rare_class: "class 'dog' has 1: each class needs an image to train on and one to validate on",
+    pipe: "image {root}/test/dog/a.png is no file of bytes; replace it or delete it",
+    constant: "all pixels of the images in {root}/train are equal, so nothing can be learnt",
+    deep_and_not: "image {root}/train/dog/x.png has whole numbers, others have 8-bit numbers;",
+    large: "image {root}/train/dog/x.bmp is too large (",
+}
+
+
+@pytest.mark.parametrize("damage", FAULTS, ids=lambda damage: damage.__name__)
+def test_a_faulty_folder_is_told_and_never_trained_on(photos, damage):
+    damage(photos)
+    said = FAULTS[damage].format(root=photos)
+    assert said in error("check", "tiny")
+    study = open_study("tiny")
+    with pytest.raises(DataError):  # the same, where the data are opened to be trained on
+        study.pretrain()
+    assert not study.supernet_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[network]", "limit = 999999\n[network]", "limit = 999999 cannot be taken from the im"),
+        ("[network]", "limit = 3\n[network]", "limit = 3 cannot be taken from the image folder"),
+        ("[network]", "size = 200000\n[network]", "data.size is 200000; write at most 4096"),
+        ("[network]", "valid = 0.02\n[network]", "are too few for valid = 0.02, class 'dog' has"),
+        ("batch = 4", "batch = 17", "train.batch = 17 is more than the 16 images to train on; w"),
+        ("batch = 4", "batch = 999999", "train.batch = 999999 is more than the 16 images to tr"),
+    ],
+)
+def test_a_key_that_does_not_fit_the_data_is_told(photos, old, new, said):
+    path = photos.parent / "studies" / "tiny" / "study.toml"
+    path.write_text(path.read_text().replace(old, new))
+    assert said in error("check", "tiny")
+
+
+def test_all_faults_are_told_at_once(photos):
+    for damage in (no_test, broken, mixed, empty_class):
+        if damage is not empty_class:
+            damage(photos)
+    (photos / "train" / "emu").mkdir()
+    path = photos.parent / "studies" / "tiny" / "study.toml"
+    path.write_text(path.read_text() + '[attention]\nkinds = ["spa"]\nspa = { reductio = 4 }\n')
+    message = error("check", "tiny")
+    assert "5 faults" in message
+    for damage in (no_test, broken, mixed, empty_class):
+        assert FAULTS[damage].format(root=photos) in message
+    assert "spa has no setting 'reductio'" in message
+
+
+def test_many_broken_images_are_counted_and_not_all_listed(photos):
+    for path in photos.glob("train/*/*.png"):
+        path.write_bytes(b"")
+    message = error("check", "tiny")
+    assert message.count("is broken (") == 10
+    assert "and 10 more broken images" in message
+
+
+@pytest.mark.parametrize("part", ["val", "flat"])
+def test_the_layouts_people_have_are_taken_and_said(photos, part):
+    if part == "val":
+        write_images(photos, counts={"a cat": 3, "dog": 2}, pixels=(16, 16), part="val")
+        said = [f"data: {photos}/val is validated on; valid = 0.2 is not used", "valid: 5 images"]
+    else:
+        shutil.rmtree(photos / "test")
+        for folder in (photos / "train").iterdir():
+            folder.rename(photos / folder.name)
+        (photos / "train").rmdir()
+        said = [
+            f"data: {photos} has no folder train: 20% of each class, drawn by seed 0, is the test",
+            "train: 13 images, a cat 8, dog 5",
+            "test: 4 images, a cat 2, dog 2",
+        ]
+    printed = run("check", "tiny").stdout
+    assert all(line in printed for line in said), printed
+    assert said[0] in run("pretrain", "tiny").stdout
+
+
+def test_named_data_that_are_not_there_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAT_OPTUNA_DATA", str(tmp_path / "none"))
+    make_study(tmp_path, text='[data]\nname = "cifar10"\n')
+    assert "run `sat-optuna data get cifar10`" in error("check", "tiny")
