@@ -3,18 +3,20 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sat_optuna.data.images import count_classes
+from sat_optuna.data.images import count_classes, labels_of
 from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
-from sat_optuna.evaluate.network import Evaluation, judge, weights_digest
+from sat_optuna.evaluate.network import Evaluation, by_class, judge, weights_digest
 from sat_optuna.evaluate.parts import HEAD, Choices, Parts, PrefixStatistics, survey
 from sat_optuna.evaluate.plan import EvaluationPlan, Need, node_seconds
 from sat_optuna.evaluate.results import SchemeResult
@@ -57,6 +59,7 @@ class Evaluator:
         cache: bytes of activations that may be kept from call to call, part of `memory`.
 
     Attributes:
+        classes: number of classes.
         chunk: images that a pass is run on; the last pass may have fewer.
         unit: schemes at most that are scored at once; no score depends on it.
 
@@ -82,7 +85,8 @@ class Evaluator:
         if not len(images):
             raise DataError("no image given to evaluate on; give at least one")
         with evaluating(net):
-            count_classes(partial(net, scheme=Scheme.uniform(net.stages, 0)), images)
+            plain = partial(net, scheme=Scheme.uniform(net.stages, 0))
+            self.classes = count_classes(plain, images)
         if min(chunk, memory, cache) < 0:
             raise DataError(
                 f"chunk = {chunk}, memory = {memory} and cache = {cache} given; give 0 or more"
@@ -135,7 +139,14 @@ class Evaluator:
         """
         asked = tuple(dict.fromkeys(schemes))
         units = self.results(asked, on_event=on_event)
-        found = {result.scheme: result.evaluation for unit in units for result in unit}
+        found = {
+            result.scheme: replace(
+                result.evaluation,
+                **by_class(result.mask(), self.labels, classes=self.classes),
+            )
+            for unit in units
+            for result in unit
+        }
         return {scheme: found[scheme] for scheme in asked}
 
     def score_all(
@@ -264,6 +275,11 @@ class Evaluator:
             )
             for choices, mask, loss in zip(schemes, masks, sums, strict=True)
         )
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of each image, (N,)."""
+        return np.asarray(labels_of(self.images).cpu().numpy())
 
     @property
     def cached_bytes(self) -> int:

@@ -1,11 +1,14 @@
 """How good one network is on images; the calibration set."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Evaluation",
     "accuracy",
+    "by_class",
     "bytes_of",
     "calibration_batches",
     "evaluate_network",
@@ -38,11 +42,32 @@ class Evaluation:
         accuracy: top-1, per cent, 0..100.
         loss: mean cross-entropy, nats.
         n: number of images.
+        class_hits: of each class, the images classified right.
+        class_counts: of each class, its images.
     """
 
     accuracy: float
     loss: float
     n: int
+    class_hits: tuple[int, ...] = ()
+    class_counts: tuple[int, ...] = ()
+
+    @property
+    def class_accuracies(self) -> tuple[float, ...]:
+        """Accuracy on each class, per cent; NaN for a class without an image."""
+        both = zip(self.class_hits, self.class_counts, strict=True)
+        return tuple(100 * hits / count if count else math.nan for hits, count in both)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the accuracies on the classes that have images, per cent.
+
+        >>> seen = Evaluation(accuracy=95.0, loss=0.3, n=40, class_hits=(38, 0), class_counts=(38, 2))
+        >>> seen.balanced_accuracy
+        50.0
+        """
+        known = [value for value in self.class_accuracies if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
 
 
 def accuracy(net: nn.Module, images: UserImages, *, scheme: Scheme | None = None) -> float:
@@ -75,20 +100,38 @@ def evaluate_network(
     images = scored_images(images, device=device)
     if not len(images):
         raise DataError("no image given to evaluate on; give at least one")
-    hits: list[Tensor] = []
+    seen: list[tuple[Tensor, Tensor]] = []
     losses: list[Tensor] = []
     with evaluating(net), torch.inference_mode():
         for x, labels in images.batches(None, batch):
             logits = net(x) if scheme is None else net(x, scheme)
             # Kept on the device: fetching each number would make a GPU wait for each batch.
             right, loss = judge(logits, labels)
-            hits.append(right.sum())
+            seen.append((right, labels))
             losses.append(loss)
+    rights, labels = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
     return Evaluation(
-        accuracy=100 * sum(hit.item() for hit in hits) / len(images),
+        accuracy=100 * int(rights.sum()) / len(images),
         loss=sum(loss.item() for loss in losses) / len(images),
         n=len(images),
+        **by_class(rights.numpy(), labels.numpy(), classes=logits.shape[1]),
     )
+
+
+def by_class(
+    right: NDArray[np.bool_], labels: NDArray[np.int64], *, classes: int
+) -> dict[str, tuple[int, ...]]:
+    """Return `class_hits` and `class_counts` of an Evaluation.
+
+    Args:
+        right: (N,), whether each image is classified right.
+        labels: (N,).
+        classes: number of classes.
+    """
+    return {
+        "class_hits": tuple(np.bincount(labels[right], minlength=classes).tolist()),
+        "class_counts": tuple(np.bincount(labels, minlength=classes).tolist()),
+    }
 
 
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from sat_optuna.data.images import Images
 from sat_optuna.data.loaders import UserImages
 from sat_optuna.data.split import Split
 from sat_optuna.errors import DataError, TrainingError
-from sat_optuna.evaluate import accuracy
+from sat_optuna.evaluate import evaluate_network
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.results import (
     RetrainJob,
@@ -208,7 +208,15 @@ def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...]) -> RetrainR
     )
     record = checkpoint.record() or {"history": []}
     history = [EpochRecord(**entry) for entry in record["history"]]
-    tested = accuracy(net, data.test)
-    result = RetrainResult(job.scheme, job.seed, tested, len(data.test), tuple(history))
+    tested = evaluate_network(net, data.test)
+    result = RetrainResult(
+        job.scheme,
+        job.seed,
+        tested.accuracy,
+        tested.n,
+        tuple(history),
+        tested.class_hits,
+        tested.class_counts,
+    )
     write_result(job, result)
     return result

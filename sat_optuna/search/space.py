@@ -8,10 +8,11 @@ from sat_optuna.cost.affine import AffineCost
 from sat_optuna.sampler import CostLimit
 from sat_optuna.scheme import Scheme
 
-__all__ = ["NETWORK_KEY", "WORKER_KEY", "cost_limit", "scheme_space", "suggest_scheme"]
+__all__ = ["COUNTS_KEY", "NETWORK_KEY", "WORKER_KEY", "cost_limit", "scheme_space", "suggest_scheme"]
 
 # Study attribute that says what a scheme of this study is a scheme of.
 NETWORK_KEY = "sat:network"
+COUNTS_KEY = "sat:valid-counts"  # validation images of each class
 # Trial attribute that names the process at work on it.
 WORKER_KEY = "sat:worker"
 
