@@ -62,7 +62,9 @@ class Evaluation:
     def balanced_accuracy(self) -> float:
         """Mean of the accuracies on the classes that have images, per cent.
 
-        >>> seen = Evaluation(accuracy=95.0, loss=0.3, n=40, class_hits=(38, 0), class_counts=(38, 2))
+        >>> seen = Evaluation(
+        ...     accuracy=95.0, loss=0.3, n=40, class_hits=(38, 0), class_counts=(38, 2)
+        ... )
         >>> seen.balanced_accuracy
         50.0
         """

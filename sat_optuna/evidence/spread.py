@@ -37,7 +37,7 @@ class Part:
 
     def __str__(self) -> str:
         return (
-            f"naming the largest class each time has {self.majority:.2f} %, "
+            f"naming the largest class each time gets {self.majority:.2f} % right, "
             f"chance {self.chance:.2f} %"
         )
 

@@ -269,6 +269,7 @@ class StudyFolder:
         """
         stages = self.parts.check_fit()
         self.parts.check_search()
+        self.parts.warn_of_start()
         return stages
 
     def pretrain(self, *, on_event: OnEvent = ignore) -> "Pretrained":

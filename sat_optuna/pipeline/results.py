@@ -9,6 +9,7 @@ from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.evidence.enumeration import Enumeration
+    from sat_optuna.evidence.spread import Spread
     from sat_optuna.evidence.statistics import Comparison
 
 __all__ = ["Enumerated", "Pretrained", "Reported", "Retrained", "RunResult", "Searched"]
@@ -40,6 +41,8 @@ class Searched:
         new: of these, finished now.
         left: what search.timeout left to do.
         caught_up: whether trials of earlier runs were logged to MLflow now.
+        spread: how far the accuracies of the complete trials lie apart; None for the control and
+            where there is none.
     """
 
     step: str
@@ -48,6 +51,7 @@ class Searched:
     new: int = 0
     left: int = 0
     caught_up: bool = False
+    spread: "Spread | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from sat_optuna.search.space import COUNTS_KEY, WORKER_KEY, suggest_scheme
 from sat_optuna.search.study import hold_to
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import materialise
+from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import fit
@@ -209,6 +210,7 @@ class TrainObjective(_SchemeObjective):
         super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
         self.on_event = on_event
         self.epochs, self.config = epochs, config or TrainConfig()
+        warn_of_blind_start(net, self.data.shape)
         self._way = {"epochs": epochs, "train": {**asdict(self.config), "compile": None}}
 
     def __call__(self, trial: optuna.Trial) -> float:

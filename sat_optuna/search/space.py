@@ -8,7 +8,14 @@ from sat_optuna.cost.affine import AffineCost
 from sat_optuna.sampler import CostLimit
 from sat_optuna.scheme import Scheme
 
-__all__ = ["COUNTS_KEY", "NETWORK_KEY", "WORKER_KEY", "cost_limit", "scheme_space", "suggest_scheme"]
+__all__ = [
+    "COUNTS_KEY",
+    "NETWORK_KEY",
+    "WORKER_KEY",
+    "cost_limit",
+    "scheme_space",
+    "suggest_scheme",
+]
 
 # Study attribute that says what a scheme of this study is a scheme of.
 NETWORK_KEY = "sat:network"
