@@ -129,15 +129,15 @@ def draw_search(
         (f"sampler: {name}", trials, "#e07a1f"),
     ):
         for complete, marker in ((True, "."), (False, "x")):
-            points = [(number, reward) for number, reward, whole in rows if whole is complete]
-            if points:
-                word = None if complete else f"pruned, {label}"
-                xs, ys = zip(*points, strict=True)
-                axes.plot(xs, ys, marker, color=colour, alpha=0.5, markersize=5, label=word)
-            if points and complete:
-                best = list(accumulate(ys, max))
-                word = f"best so far, {label}"
-                axes.step(xs, best, where="post", color=colour, lw=1.8, label=word)
+            numbers = [number for number, _, whole in rows if whole is complete]
+            rewards = [reward for _, reward, whole in rows if whole is complete]
+            if not rewards:
+                continue
+            word = None if complete else f"pruned, {label}"
+            axes.plot(numbers, rewards, marker, color=colour, alpha=0.5, markersize=5, label=word)
+            if complete:
+                best, word = list(accumulate(rewards, max)), f"best so far, {label}"
+                axes.step(numbers, best, where="post", color=colour, lw=1.8, label=word)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial (Optuna's number, from 0)", color=_INK)
     axes.set_ylabel("reward (accuracy points)", color=_INK)
@@ -182,7 +182,7 @@ def draw_blocks(
     )
     axes.set_xticks(places, names, rotation=90 if blocks > 12 else 0, fontsize=8)
     axes.set_xlim(-0.7, places[-1] + 0.7)
-    axes.set_ylabel("accuracy points that it adds", color=_INK)
+    axes.set_ylabel("validation points that it adds", color=_INK)
     _bare(axes)
     return _save(figure, path)
 
