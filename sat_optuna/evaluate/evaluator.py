@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from itertools import product
 
@@ -16,7 +15,7 @@ from sat_optuna.data.images import count_classes, labels_of
 from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.errors import DataError, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
-from sat_optuna.evaluate.network import Evaluation, by_class, judge, weights_digest
+from sat_optuna.evaluate.network import Evaluation, judge, weights_digest
 from sat_optuna.evaluate.parts import HEAD, Choices, Parts, PrefixStatistics, survey
 from sat_optuna.evaluate.plan import EvaluationPlan, Need, node_seconds
 from sat_optuna.evaluate.results import SchemeResult
@@ -140,9 +139,8 @@ class Evaluator:
         asked = tuple(dict.fromkeys(schemes))
         units = self.results(asked, on_event=on_event)
         found = {
-            result.scheme: replace(
-                result.evaluation,
-                **by_class(result.mask(), self.labels, classes=self.classes),
+            result.scheme: Evaluation.of(
+                result.mask(), self.labels, loss=result.loss, classes=self.classes
             )
             for unit in units
             for result in unit

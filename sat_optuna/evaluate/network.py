@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Evaluation",
     "accuracy",
-    "by_class",
     "bytes_of",
     "calibration_batches",
     "evaluate_network",
@@ -42,15 +41,37 @@ class Evaluation:
         accuracy: top-1, per cent, 0..100.
         loss: mean cross-entropy, nats.
         n: number of images.
-        class_hits: of each class, the images classified right.
+        class_hits: of each class, the images classified right; empty in a SchemeResult's, which
+            knows no labels.
         class_counts: of each class, its images.
     """
 
     accuracy: float
     loss: float
     n: int
-    class_hits: tuple[int, ...] = ()
-    class_counts: tuple[int, ...] = ()
+    class_hits: tuple[int, ...] = field(default=(), compare=False)
+    class_counts: tuple[int, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def of(
+        cls, right: NDArray[np.bool_], labels: NDArray[np.int64], *, loss: float, classes: int
+    ) -> "Evaluation":
+        """Return what comes of each image.
+
+        Args:
+            right: (N,), whether it is classified right.
+            labels: (N,).
+            loss: sum of the cross-entropies, nats.
+            classes: number of classes.
+        """
+        n = len(right)
+        return cls(
+            accuracy=100 * int(right.sum()) / n,
+            loss=loss / n,
+            n=n,
+            class_hits=tuple(np.bincount(labels[right], minlength=classes).tolist()),
+            class_counts=tuple(np.bincount(labels, minlength=classes).tolist()),
+        )
 
     @property
     def class_accuracies(self) -> tuple[float, ...]:
@@ -104,36 +125,18 @@ def evaluate_network(
         raise DataError("no image given to evaluate on; give at least one")
     seen: list[tuple[Tensor, Tensor]] = []
     losses: list[Tensor] = []
+    classes = 0
     with evaluating(net), torch.inference_mode():
         for x, labels in images.batches(None, batch):
             logits = net(x) if scheme is None else net(x, scheme)
             # Kept on the device: fetching each number would make a GPU wait for each batch.
             right, loss = judge(logits, labels)
+            classes = logits.shape[1]
             seen.append((right, labels))
             losses.append(loss)
     rights, labels = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
-    return Evaluation(
-        accuracy=100 * int(rights.sum()) / len(images),
-        loss=sum(loss.item() for loss in losses) / len(images),
-        n=len(images),
-        **by_class(rights.numpy(), labels.numpy(), classes=logits.shape[1]),
-    )
-
-
-def by_class(
-    right: NDArray[np.bool_], labels: NDArray[np.int64], *, classes: int
-) -> dict[str, tuple[int, ...]]:
-    """Return `class_hits` and `class_counts` of an Evaluation.
-
-    Args:
-        right: (N,), whether each image is classified right.
-        labels: (N,).
-        classes: number of classes.
-    """
-    return {
-        "class_hits": tuple(np.bincount(labels[right], minlength=classes).tolist()),
-        "class_counts": tuple(np.bincount(labels, minlength=classes).tolist()),
-    }
+    loss_sum = sum(loss.item() for loss in losses)
+    return Evaluation.of(rights.numpy(), labels.numpy(), loss=loss_sum, classes=classes)
 
 
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

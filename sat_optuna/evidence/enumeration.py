@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sat_optuna.errors import SchemeError
 from sat_optuna.evaluate import SchemeResult
 from sat_optuna.evaluate.journal import Journal
-from sat_optuna.evaluate.network import Evaluation, by_class
+from sat_optuna.evaluate.network import Evaluation
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.effects import Effect, block_effects
 from sat_optuna.evidence.spread import Part, Spread
@@ -197,7 +197,7 @@ class Enumeration:
     def is_complete(self) -> bool:
         """Whether all schemes are here, and not a sample of them."""
         choices = len(self.kinds) + 1
-        return len(self.schemes) == choices ** self.schemes.shape[1]
+        return bool(len(self.schemes) == choices ** sum(self.stages))
 
     @property
     def spread(self) -> Spread:
@@ -214,9 +214,8 @@ class Enumeration:
         if not len(self.labels):
             return None
         right = np.unpackbits(self.right[row], count=self.n).astype(np.bool_)
-        counted = by_class(right, self.labels, classes=self.classes)
-        accuracy, loss = float(self.accuracy[row]), float(self.loss[row])
-        return Evaluation(accuracy=accuracy, loss=loss, n=self.n, **counted).balanced_accuracy
+        counted = Evaluation.of(right, self.labels, loss=0.0, classes=self.classes)
+        return counted.balanced_accuracy
 
     def _standing(self, row: int) -> Standing:
         scheme = Scheme.of(self.schemes[row], self.stages)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 from sat_optuna.config.config import StudyConfig, fingerprint
 from sat_optuna.files import write_text
@@ -66,6 +67,12 @@ class RetrainResult:
     history: tuple[EpochRecord, ...]
     class_hits: tuple[int, ...] = ()
     class_counts: tuple[int, ...] = ()
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the accuracies on the classes that have images, per cent."""
+        both = zip(self.class_hits, self.class_counts, strict=True)
+        return fmean(100 * hits / count for hits, count in both if count)
 
 
 def retrain_fingerprint(config: StudyConfig) -> str:

@@ -155,33 +155,20 @@ class Outcome:
     @property
     def tested(self) -> "OnTest | None":
         """What is known of the test beside the accuracies; None in results of earlier versions."""
-        from sat_optuna.evaluate.network import Evaluation
         from sat_optuna.evidence.report import OnTest
         from sat_optuna.evidence.spread import Part
 
         part = Part.of(next(iter(self.results.values())).class_counts)
         if part is None:
             return None
-
-        seeds = self.study.config.retrain.seeds
-
-        def balanced(result: RetrainResult) -> float:
-            counted = result.class_hits, result.class_counts
-            return Evaluation(
-                accuracy=result.accuracy,
-                loss=0.0,
-                n=result.images,
-                class_hits=counted[0],
-                class_counts=counted[1],
-            ).balanced_accuracy
-
-        return OnTest(
-            part,
-            {
-                role: fmean(balanced(self.results[scheme, seed]) for seed in seeds)
-                for role, scheme in self.schemes.items()
-            },
-        )
+        balanced = {
+            role: fmean(
+                self.results[scheme, seed].balanced_accuracy
+                for seed in self.study.config.retrain.seeds
+            )
+            for role, scheme in self.schemes.items()
+        }
+        return OnTest(part, balanced)
 
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
         epochs = self.study.config.retrain.epochs
