@@ -102,7 +102,8 @@ class Ticket:
     True
 
     Attributes:
-        role: `ticket`, or the role of the control: plain, full, random-density, random-best.
+        role: `ticket`, or the role of the control: plain, full (full-KIND where there are several
+            kinds), random-density, random-best.
         scheme: which block carries what.
         backbone: its name in the backbone registry.
         backbone_settings: keyword arguments of the backbone, JSON values.
@@ -145,8 +146,10 @@ class Ticket:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise TicketError(f"ticket has role {self.role!r}; write one of {', '.join(ROLES)}")
+        if self.role not in ROLES and not self.role.startswith("full-"):
+            raise TicketError(
+                f"ticket has role {self.role!r}; write one of {', '.join(ROLES)}, or full-KIND"
+            )
         if [size >= 1 for size in self.input_shape] != [True, True, True]:
             raise TicketError(
                 f"ticket has input shape {self.input_shape}; write C, H and W, each at least 1"

@@ -140,7 +140,7 @@ STUDIES = {
 }
 # A later version may have more values of these kinds, but not more files, trials or runs: their
 # number is a value too.
-GROWING = ("trials", "tickets", "MLflow")
+GROWING = ("trials", "enumeration", "retrainings", "tickets", "MLflow")
 _UNEQUAL = {"latency_ms", "study_uuid", "mlflow_run", "sat_optuna", "fingerprint"}
 _UNEQUAL_TAGS = {"mlflow.parentRunId", "sat.key", "sat.study_uuid", "sat.worker"}
 

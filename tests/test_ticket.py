@@ -219,7 +219,7 @@ def test_each_key_takes_its_type_alone(key, value, keys):
             "role",
             "best",
             "ticket has role 'best'; "
-            "write one of ticket, plain, full, random-density, random-best",
+            "write one of ticket, plain, full, random-density, random-best, or full-KIND",
         ),
         (
             "scheme",

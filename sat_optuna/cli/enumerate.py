@@ -12,8 +12,6 @@ from sat_optuna.scheme import ENUMERATION_LIMIT
 
 __all__ = ["enumerate_all"]
 
-_SHOWN = ("scheme", "connections", "accuracy", "loss", "reward", "percentile")
-
 
 @click.command(
     "enumerate", epilog="Example: sat-optuna enumerate mine --top 20; first: sat-optuna pretrain"
@@ -66,10 +64,11 @@ def enumerate_all(
     else:
         rows = [{"role": f"best {n}"} | row for n, row in enumerate(summary["best"], start=1)]
         rows += [{"role": role} | row for role, row in summary["controls"].items()]
-        console.rows(rows, ("role", *_SHOWN), format)
+        console.rows(rows, tuple(rows[0]), format)
     if format == "table":
         console.result("")
         console.rows(summary["effects"], tuple(summary["effects"][0]), format)
+    console.remark(f"enumerate: {summary['spread']}")
     done = "scored" if found.new else "done already"
     console.remark(
         f"enumerate: {summary['schemes']:,} schemes {done}, in {found.page} and {found.table}; "

@@ -31,8 +31,9 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
                 return "\n".join(f"data: {remark}" for remark in remarks)
             case Pretrained() as pretrained:
                 return _pretrained(study, pretrained)
-            case Searched() as searched:
-                return _searched(study, searched)
+            case Searched(spread=spread) as searched:
+                told = f"\nsearch: {spread}" if spread else ""
+                return _searched(study, searched) + told
             case Retrained() as retrained:
                 return _retrained(study, retrained)
             case Reported(path=path, new=new):

@@ -21,6 +21,7 @@ __all__ = [
     "channel_statistics",
     "check_labels",
     "count_classes",
+    "labels_of",
     "pixel_counts",
 ]
 
@@ -273,6 +274,17 @@ def check_labels(images: Images, classes: int) -> None:
             f"the images have the label {images.highest_label} and the network {classes} classes; "
             f"number the classes 0 to {classes - 1}, or build the network with more"
         )
+
+
+def labels_of(images: Images) -> Tensor:
+    """Return the labels of all images in their order, (N,) int64.
+
+    Raises:
+        DataError: they must be read for it, and cannot be.
+    """
+    if isinstance(images, IndexedImages):
+        return images.labels
+    return torch.cat([labels for _, labels in images.batches(None, 500)])
 
 
 def pixel_counts(images: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from sat_optuna.data.images import count_classes
+from sat_optuna.data.images import count_classes, labels_of
 from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError, SatOptunaWarning, SchemeError
@@ -59,6 +60,7 @@ class Evaluator:
         cache: bytes of activations that may be kept from call to call, part of `memory`.
 
     Attributes:
+        classes: number of classes.
         chunk: images that a pass is run on; the last pass may have fewer.
         unit: schemes at most that are scored at once; no score depends on it.
 
@@ -84,7 +86,8 @@ class Evaluator:
         if not len(images):
             raise DataError("no image given to evaluate on; give at least one")
         with evaluating(net):
-            count_classes(partial(net, scheme=Scheme.uniform(net.stages, 0)), images)
+            plain = partial(net, scheme=Scheme.uniform(net.stages, 0))
+            self.classes = count_classes(plain, images)
         if min(chunk, memory, cache) < 0:
             raise DataError(
                 f"chunk = {chunk}, memory = {memory} and cache = {cache} given; give 0 or more"
@@ -137,7 +140,13 @@ class Evaluator:
         """
         asked = tuple(dict.fromkeys(schemes))
         units = self.results(asked, on_event=on_event)
-        found = {result.scheme: result.evaluation for unit in units for result in unit}
+        found = {
+            result.scheme: Evaluation.of(
+                result.mask(), self.labels, loss=result.loss, classes=self.classes
+            )
+            for unit in units
+            for result in unit
+        }
         return {scheme: found[scheme] for scheme in asked}
 
     def score_all(
@@ -285,6 +294,11 @@ class Evaluator:
             )
             for choices, mask, loss in zip(schemes, masks, sums, strict=True)
         )
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of each image, (N,)."""
+        return np.asarray(labels_of(self.images).cpu().numpy())
 
     @property
     def cached_bytes(self) -> int:

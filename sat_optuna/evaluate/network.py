@@ -1,11 +1,14 @@
 """How good one network is on images; the calibration set."""
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,11 +42,56 @@ class Evaluation:
         accuracy: top-1, per cent, 0..100.
         loss: mean cross-entropy, nats.
         n: number of images.
+        class_hits: of each class, the images classified right; empty in a SchemeResult's, which
+            knows no labels.
+        class_counts: of each class, its images.
     """
 
     accuracy: float
     loss: float
     n: int
+    class_hits: tuple[int, ...] = field(default=(), compare=False)
+    class_counts: tuple[int, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def of(
+        cls, right: NDArray[np.bool_], labels: NDArray[np.int64], *, loss: float, classes: int
+    ) -> "Evaluation":
+        """Return what comes of each image.
+
+        Args:
+            right: (N,), whether it is classified right.
+            labels: (N,).
+            loss: sum of the cross-entropies, nats.
+            classes: number of classes.
+        """
+        n = len(right)
+        return cls(
+            accuracy=100 * int(right.sum()) / n,
+            loss=loss / n,
+            n=n,
+            class_hits=tuple(np.bincount(labels[right], minlength=classes).tolist()),
+            class_counts=tuple(np.bincount(labels, minlength=classes).tolist()),
+        )
+
+    @property
+    def class_accuracies(self) -> tuple[float, ...]:
+        """Accuracy on each class, per cent; NaN for a class without an image."""
+        both = zip(self.class_hits, self.class_counts, strict=True)
+        return tuple(100 * hits / count if count else math.nan for hits, count in both)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the accuracies on the classes that have images, per cent.
+
+        >>> seen = Evaluation(
+        ...     accuracy=95.0, loss=0.3, n=40, class_hits=(38, 0), class_counts=(38, 2)
+        ... )
+        >>> seen.balanced_accuracy
+        50.0
+        """
+        known = [value for value in self.class_accuracies if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
 
 
 def accuracy(net: nn.Module, images: UserImages, *, scheme: Scheme | None = None) -> float:
@@ -77,21 +125,21 @@ def evaluate_network(
     images = scored_images(images, device=device)
     if not len(images):
         raise DataError("no image given to evaluate on; give at least one")
-    hits: list[Tensor] = []
+    seen: list[tuple[Tensor, Tensor]] = []
     losses: list[Tensor] = []
+    classes = 0
     room = memory_for(f"scoring in batches of {batch} images", "give a smaller batch")
     with room, evaluating(net), torch.inference_mode():
         for x, labels in images.batches(None, batch):
             logits = net(x) if scheme is None else net(x, scheme)
             # Kept on the device: fetching each number would make a GPU wait for each batch.
             right, loss = judge(logits, labels)
-            hits.append(right.sum())
+            classes = logits.shape[1]
+            seen.append((right, labels))
             losses.append(loss)
-    return Evaluation(
-        accuracy=100 * sum(hit.item() for hit in hits) / len(images),
-        loss=sum(loss.item() for loss in losses) / len(images),
-        n=len(images),
-    )
+    rights, labels = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
+    loss_sum = sum(loss.item() for loss in losses)
+    return Evaluation.of(rights.numpy(), labels.numpy(), loss=loss_sum, classes=classes)
 
 
 def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

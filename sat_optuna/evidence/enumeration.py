@@ -1,8 +1,6 @@
 """All schemes of a study scored: the best, where plain and full stand, what each block does.
 
-A main effect is the mean, over all choices of the other blocks, of the accuracy with a kind at a
-block less the accuracy without. All schemes are here, so its only chance is which images they were
-scored on: the interval is Student's over the images, of each image's own effect.
+All schemes are here, so the only chance in a main effect is which images they were scored on.
 """
 
 import json
@@ -17,15 +15,17 @@ from numpy.typing import NDArray
 from sat_optuna.errors import SchemeError
 from sat_optuna.evaluate import SchemeResult
 from sat_optuna.evaluate.journal import Journal
+from sat_optuna.evaluate.network import Evaluation
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.evidence.statistics import summarise
+from sat_optuna.evidence.effects import Effect, block_effects
+from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.files import write_atomically, write_text
 from sat_optuna.scheme import ENUMERATION_LIMIT, Scheme
 from sat_optuna.search.objective import SupernetObjective
 
-__all__ = ["Effect", "Enumeration", "Standing", "enumerate_schemes"]
+__all__ = ["Enumeration", "Standing", "enumerate_schemes"]
 
-_SLICE = 1024  # schemes whose images are unpacked at a time
+_UNKNOWN: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
 def enumerate_schemes(
@@ -67,7 +67,13 @@ def enumerate_schemes(
     else:
         units = evaluator.results(schemes, on_event=on_event)
         results = [result for unit in units for result in unit]
-    return Enumeration(results, kinds=objective.kinds, sparsity_weight=objective.sparsity_weight)
+    return Enumeration(
+        results,
+        kinds=objective.kinds,
+        sparsity_weight=objective.sparsity_weight,
+        labels=evaluator.labels,
+        classes=evaluator.classes,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,51 +84,42 @@ class Standing:
         scheme: its text.
         connections: blocks that carry attention.
         accuracy: per cent.
-        loss: mean cross-entropy, nats.
+        percentile: per cent of all schemes whose accuracy is lower, those equal counted half.
         reward: accuracy + weight x sparsity, in points.
-        percentile: per cent of all schemes whose reward is lower, those equal counted half.
+        reward_percentile: the same of the reward.
+        loss: mean cross-entropy, nats.
+        balanced_accuracy: mean over the classes, per cent; None where the labels are not known.
     """
 
     scheme: str
     connections: int
     accuracy: float
-    loss: float
-    reward: float
     percentile: float
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """What a kind does at a block.
-
-    Attributes:
-        block: Optuna's name of it.
-        kind: of attention.
-        points: accuracy points that it adds in the mean.
-        low, high: the 95 % interval.
-        least, most: points that it adds in the middle 95 % of the choices of the other blocks.
-    """
-
-    block: str
-    kind: str
-    points: float
-    low: float
-    high: float
-    least: float
-    most: float
+    reward: float
+    reward_percentile: float
+    loss: float
+    balanced_accuracy: float | None
 
 
 class Enumeration:
-    """The scores of all schemes.
+    """The scores of all schemes, or of a sample, of which there is no `standing`.
 
     Args:
-        results: of all schemes, each once.
+        results: of the schemes, each once.
         kinds: names of the kinds of attention.
         sparsity_weight: accuracy points for all connections dropped.
+        labels: of the images, (n,); empty where they are not known.
+        classes: number of classes.
     """
 
     def __init__(
-        self, results: Sequence[SchemeResult], *, kinds: Sequence[str], sparsity_weight: float
+        self,
+        results: Sequence[SchemeResult],
+        *,
+        kinds: Sequence[str],
+        sparsity_weight: float,
+        labels: NDArray[np.int64] = _UNKNOWN,
+        classes: int = 0,
     ) -> None:
         ordered = sorted(results, key=lambda result: result.scheme.choices)
         self.stages, self.kinds = ordered[0].scheme.stages, tuple(kinds)
@@ -135,6 +132,7 @@ class Enumeration:
         sparsity = [r.scheme.sparsity for r in ordered]
         self.accuracy = 100 * self.hits / self.n
         self.reward = self.accuracy + sparsity_weight * np.array(sparsity)
+        self.labels, self.classes = labels, classes
 
     @classmethod
     def read(cls, table: Path, *, kinds: Sequence[str], sparsity_weight: float) -> "Enumeration":
@@ -151,6 +149,9 @@ class Enumeration:
             read.n, read.schemes = int(arrays["images"]), arrays["schemes"]
             read.hits, read.loss, read.right = arrays["hits"], arrays["loss"], arrays["right"]
             read.reward = arrays["values"]
+            known = "labels" in arrays.files  # not in a table of an earlier version
+            read.labels = arrays["labels"].astype(np.int64) if known else _UNKNOWN
+            read.classes = int(arrays["classes"]) if known else 0
         read.kinds, read.sparsity_weight = tuple(kinds), sparsity_weight
         read.accuracy = 100 * read.hits / read.n
         return read
@@ -173,54 +174,60 @@ class Enumeration:
         return [self._standing(int(order[first])) for first in firsts]
 
     def effects(self) -> list[Effect]:
-        """Return the main effect of each kind at each block."""
-        by_image = self._right_by_choice()
-        names = Scheme.parameter_names(self.stages)
-        return [
-            self._effect(name, block, kind, by_image[block])
-            for block, name in enumerate(names)
-            for kind in range(1, len(self.kinds) + 1)
-        ]
-
-    def _effect(self, name: str, block: int, kind: int, by_image: NDArray[np.float64]) -> Effect:
-        spread = summarise((100 * (by_image[kind] - by_image[0])).tolist())
-        chosen = self.schemes[:, block]
-        # Sorted by their choices, the schemes with and without pair off in order.
-        contexts = self.accuracy[chosen == kind] - self.accuracy[chosen == 0]
-        least, most = np.quantile(contexts, (0.025, 0.975))
-        return Effect(
-            name,
-            self.kinds[kind - 1],
-            spread.mean,
-            spread.low,
-            spread.high,
-            float(least),
-            float(most),
+        """Return the main effect of each kind at each block; see `block_effects`."""
+        return block_effects(
+            self.schemes,
+            self.accuracy,
+            stages=self.stages,
+            kinds=self.kinds,
+            images=self.n,
+            right=self.right,
         )
 
-    def _right_by_choice(self) -> NDArray[np.float64]:
-        """Return (blocks, K + 1, images): the share of a choice's schemes right on each image."""
-        count, blocks = self.schemes.shape
+    def _contexts(self, effect: Effect) -> tuple[float, float]:
+        """Return what an effect is in the middle 95 % of the choices of the other blocks."""
+        chosen = self.schemes[:, Scheme.parameter_names(self.stages).index(effect.block)]
+        # Sorted by their choices, the schemes with and without pair off in order.
+        kind = self.kinds.index(effect.kind) + 1
+        points = self.accuracy[chosen == kind] - self.accuracy[chosen == 0]
+        least, most = np.quantile(points, (0.025, 0.975))
+        return float(least), float(most)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all schemes are here, and not a sample of them."""
         choices = len(self.kinds) + 1
-        sums = np.zeros((blocks, choices, self.n))
-        for start in range(0, count, _SLICE):
-            rows = slice(start, start + _SLICE)
-            right = np.unpackbits(self.right[rows], axis=1, count=self.n).astype(np.float32)
-            taken = self.schemes[rows, :, None] == np.arange(choices)  # (schemes, blocks, K + 1)
-            sums += np.einsum("sbc,si->bci", taken.astype(np.float32), right, optimize=True)
-        return np.asarray(sums * choices / count)
+        return bool(len(self.schemes) == choices ** sum(self.stages))
+
+    @property
+    def spread(self) -> Spread:
+        """How far the accuracies lie apart."""
+        texts = (str(Scheme.of(row, self.stages)) for row in self.schemes)
+        return Spread.of(zip(texts, self.accuracy.tolist(), strict=True), self._part)
+
+    @property
+    def _part(self) -> Part | None:
+        return Part.of(np.bincount(self.labels, minlength=self.classes).tolist())
+
+    def _balanced(self, row: int) -> float | None:
+        """Return a balanced accuracy, per cent; None where the labels are not known."""
+        if not len(self.labels):
+            return None
+        right = np.unpackbits(self.right[row], count=self.n).astype(np.bool_)
+        counted = Evaluation.of(right, self.labels, loss=0.0, classes=self.classes)
+        return counted.balanced_accuracy
 
     def _standing(self, row: int) -> Standing:
-        reward = self.reward[row]
-        below, equal = (self.reward < reward).sum(), (self.reward == reward).sum()
         scheme = Scheme.of(self.schemes[row], self.stages)
         return Standing(
-            str(scheme),
-            scheme.connections,
-            float(self.accuracy[row]),
-            float(self.loss[row]),
-            float(reward),
-            float(100 * (below + equal / 2) / len(self.reward)),
+            scheme=str(scheme),
+            connections=scheme.connections,
+            accuracy=float(self.accuracy[row]),
+            percentile=_percentile(self.accuracy, row),
+            reward=float(self.reward[row]),
+            reward_percentile=_percentile(self.reward, row),
+            loss=float(self.loss[row]),
+            balanced_accuracy=self._balanced(row),
         )
 
     def summary(self, *, top: int) -> dict[str, Any]:
@@ -232,9 +239,14 @@ class Enumeration:
         uniform = {"plain": 0} | {
             f"full {kind}": choice for choice, kind in enumerate(self.kinds, start=1)
         }
+        part = self._part
         return {
             "schemes": len(self.schemes),
             "images": self.n,
+            "spread": str(self.spread),
+            "distinct_accuracies": self.spread.accuracies,
+            "majority": part.majority if part else None,
+            "chance": part.chance if part else None,
             "kinds": list(self.kinds),
             "sparsity_weight": self.sparsity_weight,
             "best": [asdict(row) for row in self.best(top)],
@@ -243,14 +255,17 @@ class Enumeration:
                 for name, choice in uniform.items()
             },
             "best_by_density": [asdict(row) for row in self.best_by_density()],
-            "effects": [asdict(effect) for effect in self.effects()],
+            "effects": [
+                asdict(effect) | dict(zip(("least", "most"), self._contexts(effect), strict=True))
+                for effect in self.effects()
+            ],
         }
 
     def write(self, folder: str | Path, *, top: int) -> tuple[Path, Path, Path]:
         """Write enumeration.npz, .json and .md into a folder and return their paths.
 
         The npz holds `schemes` (N, blocks), `values` (N,), the rewards, `hits`, `loss`, and
-        `right`, a bit an image: `numpy.unpackbits(right, axis=1, count=images)`.
+        `right`, a bit an image: `numpy.unpackbits(right, axis=1, count=images)`, and `labels`.
         """
         folder = Path(folder)
         arrays: dict[str, Any] = {
@@ -260,6 +275,8 @@ class Enumeration:
             "loss": self.loss,
             "right": self.right,
             "images": np.array(self.n),
+            "labels": self.labels,
+            "classes": np.array(self.classes),
             "stages": np.array(self.stages),
         }
 
@@ -282,14 +299,17 @@ def enumeration_markdown(name: str, summary: Mapping[str, Any]) -> str:
         name: of the study.
         summary: of `Enumeration.summary`.
     """
-    standings = ("scheme", "connections", "accuracy", "loss", "reward", "percentile")
+    standings = tuple(summary["best"][0])
     controls = [{"control": role} | row for role, row in summary["controls"].items()]
     return "\n".join(
         [
             f"# All {summary['schemes']:,} schemes of {name}",
             "",
             f"Scored in the supernet on {summary['images']:,} validation images. reward: accuracy "
-            f"+ {summary['sparsity_weight']:g} x sparsity; percentile: of the reward, among all.",
+            f"+ {summary['sparsity_weight']:g} x sparsity; percentile: of the accuracy, "
+            "reward_percentile: of the reward, among all.",
+            "",
+            f"{summary['spread']}.",
             "",
             "## Best",
             "",
@@ -307,14 +327,20 @@ def enumeration_markdown(name: str, summary: Mapping[str, Any]) -> str:
             "",
             "Accuracy points that a kind adds at a block, the mean over all choices of the other "
             "blocks. low to high: 95 % interval over the images (Student's t of each image's own "
-            "effect). least to most: the middle 95 % of the choices of the other blocks.",
+            "effect; where no image differs at all, Wilson's of none in all). p: that it adds "
+            "nothing, not corrected. least to most: the middle 95 % of the choices of the other "
+            "blocks.",
             "",
-            *_table(
-                summary["effects"], ("block", "kind", "points", "low", "high", "least", "most")
-            ),
+            *_table(summary["effects"], tuple(summary["effects"][0])),
             "",
         ]
     )
+
+
+def _percentile(values: NDArray[np.float64], row: int) -> float:
+    """Return the per cent of values below one of them, those equal counted half."""
+    below, equal = (values < values[row]).sum(), (values == values[row]).sum()
+    return float(100 * (below + equal / 2) / len(values))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:

@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from sat_optuna.evidence.statistics import summarise
+from sat_optuna.evidence.effects import Effect
+from sat_optuna.evidence.statistics import summarise_accuracies
 from sat_optuna.files import write_atomically
 from sat_optuna.scheme import Scheme
 
-__all__ = ["draw_accuracies", "draw_search", "draw_ticket"]
+__all__ = ["draw_accuracies", "draw_blocks", "draw_search", "draw_ticket"]
 
 _NAMELESS = {"Software": None}  # without matplotlib's version, equal pictures have equal bytes
 _INK = "#22303c"
@@ -106,49 +107,102 @@ def _draw_block(
 
 
 def draw_search(
-    path: Path, rewards: Sequence[float], random: Sequence[float], *, name: str
+    path: Path,
+    trials: Sequence[tuple[int, float, bool]],
+    random: Sequence[tuple[int, float, bool]],
+    *,
+    name: str,
 ) -> Path:
     """Draw each trial's reward, and the best reward so far, beside those of random search.
 
     Args:
         path: the PNG file.
-        rewards: of the complete trials of the search, in their order, in accuracy points.
-        random: rewards of as many random schemes, in their order.
+        trials: of the search, in their order: Optuna's number, the reward in accuracy points, and
+            whether the trial is complete. One that was pruned is drawn as a cross.
+        random: those of the random schemes.
         name: of the sampler.
     """
     figure = Figure(figsize=(7.0, 3.4), layout="constrained")
     axes = figure.subplots()
-    for label, values, colour in (
-        (f"sampler: {name}", rewards, "#e07a1f"),
+    for label, rows, colour in (
         ("random schemes", random, "#9aa5b1"),
+        (f"sampler: {name}", trials, "#e07a1f"),
     ):
-        best = list(accumulate(values, max))
-        steps = range(1, len(values) + 1)
-        axes.plot(steps, values, ".", color=colour, alpha=0.45, markersize=5)
-        axes.step(steps, best, where="post", color=colour, lw=1.8, label=f"best so far, {label}")
+        for complete, marker in ((True, "."), (False, "x")):
+            numbers = [number for number, _, whole in rows if whole is complete]
+            rewards = [reward for _, reward, whole in rows if whole is complete]
+            if not rewards:
+                continue
+            word = None if complete else f"pruned, {label}"
+            axes.plot(numbers, rewards, marker, color=colour, alpha=0.5, markersize=5, label=word)
+            if complete:
+                best, word = list(accumulate(rewards, max)), f"best so far, {label}"
+                axes.step(numbers, best, where="post", color=colour, lw=1.8, label=word)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("trial", color=_INK)
+    axes.set_xlabel("trial (Optuna's number, from 0)", color=_INK)
     axes.set_ylabel("reward (accuracy points)", color=_INK)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
     _bare(axes)
     return _save(figure, path)
 
 
-def draw_accuracies(path: Path, accuracies: Mapping[str, Sequence[float]]) -> Path:
+def draw_blocks(
+    path: Path, effects: Sequence[Effect], scheme: Scheme, *, kinds: Sequence[str]
+) -> Path:
+    """Draw the effect of each kind at each block with its 95 % interval, from shallow to deep.
+
+    Args:
+        path: the PNG file.
+        effects: of all blocks, and at each block of all kinds.
+        scheme: the ticket; its choices are the filled points.
+        kinds: names of the kinds of attention.
+    """
+    blocks = len(scheme.choices)
+    figure = Figure(figsize=(min(14.0, max(7.0, 0.5 * blocks + 2)), 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = Scheme.parameter_names(scheme.stages)
+    gaps = [stage * 0.6 for stage, size in enumerate(scheme.stages) for _ in range(size)]
+    places = [block + gap for block, gap in enumerate(gaps)]
+    axes.axhline(0, color=_INK, lw=1)
+    step = 0.6 / len(kinds)
+    for effect in effects:
+        block, kind = names.index(effect.block), kinds.index(effect.kind)
+        x = places[block] + (kind - (len(kinds) - 1) / 2) * step
+        colour = _KINDS[kind % len(_KINDS)]
+        taken = scheme.choices[block] == kind + 1
+        axes.plot([x, x], [effect.low, effect.high], color=colour, lw=2.0, solid_capstyle="round")
+        face = colour if taken else "white"
+        axes.plot(x, effect.points, "o", color=colour, mfc=face, ms=7, mew=1.6)
+    for kind, name in enumerate(kinds):
+        axes.plot([], [], "o-", color=_KINDS[kind % len(_KINDS)], label=name.upper())
+    axes.plot([], [], "o", color=_INK, label="in the ticket")
+    axes.plot([], [], "o", color=_INK, mfc="white", label="not in it")
+    axes.legend(
+        frameon=False, ncols=len(kinds) + 2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8
+    )
+    axes.set_xticks(places, names, rotation=90 if blocks > 12 else 0, fontsize=8)
+    axes.set_xlim(-0.7, places[-1] + 0.7)
+    axes.set_ylabel("validation points that it adds", color=_INK)
+    _bare(axes)
+    return _save(figure, path)
+
+
+def draw_accuracies(path: Path, accuracies: Mapping[str, Sequence[float]], *, images: int) -> Path:
     """Draw the test accuracies of each network with their mean and its 95 % interval.
 
     Args:
         path: the PNG file.
         accuracies: by role, one accuracy for each seed, per cent.
+        images: number of images of the test set.
     """
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
     for column, (role, values) in enumerate(accuracies.items()):
-        colour = _ROLES.get(role, _INK)
-        spread = summarise(values)
+        colour = _ROLES.get(role, _ROLES["full"])
+        spread = summarise_accuracies(values, images=images)
         axes.plot([column - 0.12] * len(values), values, "o", color=colour, alpha=0.5, ms=5, mew=0)
-        half = spread.high - spread.mean
-        axes.errorbar(column + 0.1, spread.mean, yerr=half, fmt="s", color=colour, capsize=4)
+        ends = [[spread.mean - spread.low], [spread.high - spread.mean]]
+        axes.errorbar(column + 0.1, spread.mean, yerr=ends, fmt="s", color=colour, capsize=4)
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.5)
     axes.set_ylabel("test accuracy, %", color=_INK)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 from sat_optuna.config.config import StudyConfig, fingerprint
 from sat_optuna.files import write_text
@@ -54,6 +55,9 @@ class RetrainResult:
         accuracy: per cent of the test images, after the last epoch.
         images: number of test images.
         history: a record an epoch.
+        class_hits: of each class, the test images classified right; empty where they were not
+            counted.
+        class_counts: of each class, its test images.
     """
 
     scheme: Scheme
@@ -61,6 +65,14 @@ class RetrainResult:
     accuracy: float
     images: int
     history: tuple[EpochRecord, ...]
+    class_hits: tuple[int, ...] = ()
+    class_counts: tuple[int, ...] = ()
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the accuracies on the classes that have images, per cent."""
+        both = zip(self.class_hits, self.class_counts, strict=True)
+        return fmean(100 * hits / count for hits, count in both if count)
 
 
 def retrain_fingerprint(config: StudyConfig) -> str:
@@ -79,7 +91,13 @@ def read_result(job: RetrainJob) -> RetrainResult | None:
             return None
         history = tuple(EpochRecord(**entry) for entry in document["history"])
         return RetrainResult(
-            job.scheme, job.seed, float(document["accuracy"]), int(document["images"]), history
+            job.scheme,
+            job.seed,
+            float(document["accuracy"]),
+            int(document["images"]),
+            history,
+            tuple(document.get("class_hits", ())),
+            tuple(document.get("class_counts", ())),
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -93,6 +111,8 @@ def write_result(job: RetrainJob, result: RetrainResult) -> Path:
         "seed": result.seed,
         "accuracy": result.accuracy,
         "images": result.images,
+        "class_hits": result.class_hits,
+        "class_counts": result.class_counts,
         "history": [asdict(entry) for entry in result.history],
     }
     return write_text(job.result_path, json.dumps(document, indent=1) + "\n")

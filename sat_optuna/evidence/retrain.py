@@ -27,7 +27,7 @@ from sat_optuna.data.images import Images
 from sat_optuna.data.loaders import UserImages
 from sat_optuna.data.split import Split
 from sat_optuna.errors import DataError, TrainingError
-from sat_optuna.evaluate import accuracy
+from sat_optuna.evaluate import evaluate_network
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.results import (
     RetrainJob,
@@ -247,9 +247,18 @@ def _run(group: _Group, plugins: tuple[Path, ...]) -> list[RetrainResult]:
     histories = fit_together(begun)
     results = []
     for (job, _), training, history in zip(group.values(), begun, histories, strict=True):
-        test = _load(job.config).test
-        tested = accuracy(training.net, test)
-        results.append(RetrainResult(job.scheme, job.seed, tested, len(test), history))
+        tested = evaluate_network(training.net, _load(job.config).test)
+        results.append(
+            RetrainResult(
+                job.scheme,
+                job.seed,
+                tested.accuracy,
+                tested.n,
+                history,
+                tested.class_hits,
+                tested.class_counts,
+            )
+        )
         write_result(job, results[-1])
     return results
 

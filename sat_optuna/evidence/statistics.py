@@ -2,15 +2,25 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-__all__ = ["Comparison", "Summary", "compare", "detectable_differences", "holm", "summarise"]
+__all__ = [
+    "Comparison",
+    "Summary",
+    "compare",
+    "detectable_differences",
+    "holm",
+    "summarise",
+    "summarise_accuracies",
+    "wilson",
+]
 
 # Accuracy points: more than rounding errors of floats, less than one image of any test set.
 _ROUNDING = 1e-9
+_Z = 1.959963984540054  # 97.5 % of a normal variable lie below
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,55 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(mean, mean - half, mean + half, sd, n)
 
 
+def wilson(accuracy: float, images: int) -> tuple[float, float]:
+    """Return the 95 % score interval of an accuracy that images were drawn for (Wilson 1927).
+
+    >>> low, high = wilson(100.0, 100)
+    >>> round(low, 2), high
+    (96.3, 100.0)
+
+    Args:
+        accuracy: per cent of the images.
+        images: how many.
+    """
+    share, z2 = accuracy / 100, _Z**2
+    centre = share + z2 / (2 * images)
+    half = _Z * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
+    low, high = ((centre + side * half) / (1 + z2 / images) for side in (-1, 1))
+    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+
+
+def _newcombe(first: float, second: float, images: int) -> tuple[float, float]:
+    """Return how far the 95 % interval of first - second lies below and above it, in points.
+
+    Newcombe's interval (1998, method 10), of Wilson's for networks that err independently; for
+    networks that err on the same images it is an upper bound.
+    """
+    (low1, high1), (low2, high2) = wilson(first, images), wilson(second, images)
+    return math.hypot(first - low1, high2 - second), math.hypot(high1 - first, second - low2)
+
+
+def summarise_accuracies(values: Sequence[float], *, images: int) -> Summary:
+    """Return the mean of accuracies over seeds with an interval that lies in 0..100 per cent.
+
+    It is Student's over the seeds. Where the seeds do not differ at all, which is no certainty, it
+    is Wilson's over the images.
+
+    >>> spread = summarise_accuracies([90.0, 90.0, 90.0], images=100)
+    >>> round(spread.low, 2), round(spread.high, 2)
+    (82.56, 94.48)
+
+    Args:
+        values: one a seed, per cent.
+        images: number of images of the test set.
+    """
+    spread = summarise(values)
+    if spread.sd < _ROUNDING:
+        low, high = wilson(spread.mean, images)
+        return replace(spread, low=low, high=high)
+    return replace(spread, low=max(spread.low, 0.0), high=min(spread.high, 100.0))
+
+
 def holm(pvalues: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979); NaN stays NaN and does not count.
 
@@ -90,8 +149,16 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     return corrected
 
 
-def compare(ticket: Sequence[float], controls: Mapping[str, Sequence[float]]) -> list[Comparison]:
+def compare(
+    ticket: Sequence[float],
+    controls: Mapping[str, Sequence[float]],
+    *,
+    images: int | None = None,
+) -> list[Comparison]:
     """Compare a ticket with each control, seed by seed.
+
+    Where every seed has the same difference, which is no certainty, the interval is that of the
+    test set (Newcombe's), or NaN where its size is not given.
 
     >>> found = compare([91.0, 92.0, 93.0], {"plain": [90.0, 90.5, 92.5]})
     >>> found[0].difference.mean, found[0].within_noise
@@ -101,6 +168,7 @@ def compare(ticket: Sequence[float], controls: Mapping[str, Sequence[float]]) ->
         ticket: one accuracy for each seed, per cent.
         controls: by role, one accuracy for each seed, with the seeds in the same order. Leave out
             a control that is the ticket's own network: it would still count in Holm's correction.
+        images: number of images of the test set.
 
     Raises:
         ValueError: the numbers of seeds differ.
@@ -111,9 +179,23 @@ def compare(ticket: Sequence[float], controls: Mapping[str, Sequence[float]]) ->
     }
     raw = [_paired_p(values) for values in differences.values()]
     return [
-        Comparison(role, summarise(values), p)
-        for (role, values), p in zip(differences.items(), holm(raw), strict=True)
+        Comparison(role, _paired(ticket, controls[role], images), p)
+        for role, p in zip(differences, holm(raw), strict=True)
     ]
+
+
+def _paired(first: Sequence[float], second: Sequence[float], images: int | None) -> Summary:
+    """Return the mean difference with its interval."""
+    spread = summarise([a - b for a, b in zip(first, second, strict=True)])
+    low, high = spread.low, spread.high
+    if spread.sd < _ROUNDING:
+        below, above = math.nan, math.nan
+        if images:
+            mean = summarise(second).mean
+            below, above = _newcombe(mean + spread.mean, mean, images)
+        low, high = spread.mean - below, spread.mean + above
+    # In this order of arguments NaN stays NaN.
+    return replace(spread, low=max(low, -100.0), high=min(high, 100.0))
 
 
 def _paired_p(differences: Sequence[float]) -> float:
@@ -138,14 +220,13 @@ def detectable_differences(
 
     Returns:
         Two numbers. With this number of seeds: half the 95 % interval of a mean paired difference,
-        NaN for one seed. With this test set: 1.96 binomial standard errors of the difference
-        between two independent networks; for networks that err on the same images it is an upper
-        bound.
+        NaN for one seed and where the differences of no control differ. With this test set: half
+        the 95 % score interval (Newcombe) of the difference between two independent networks; for
+        networks that err on the same images it is an upper bound.
     """
     n = comparisons[0].difference.n
     pooled = math.sqrt(sum(c.difference.sd**2 for c in comparisons) / len(comparisons))
     # All differences share the ticket's runs, so there are no more than n - 1 degrees of freedom.
     by_seeds = float(stats.t.ppf(0.975, n - 1)) * pooled / math.sqrt(n) if n > 1 else math.nan
-    share = accuracy / 100
-    by_images = 196.0 * math.sqrt(2 * share * (1 - share) / images)
-    return by_seeds, by_images
+    by_images = _newcombe(accuracy, accuracy, images)[0]
+    return by_seeds if pooled > _ROUNDING else math.nan, by_images

@@ -293,6 +293,7 @@ class StudyFolder:
 
         stages, data = self.parts.check_all()
         self.parts.check_search()
+        self.parts.warn_of_start()
         return Checked(stages=stages, data=data)
 
     def pretrain(self, *, on_event: OnEvent = ignore) -> "Pretrained":

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.config.config import StudyConfig
@@ -20,6 +21,7 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score, Ticket
 
 if TYPE_CHECKING:
+    from sat_optuna.evidence.report import OnTest
     from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["RANDOM", "Outcome", "networks_step", "read_outcome"]
@@ -150,6 +152,24 @@ class Outcome:
         """Return the ticket of the first role that has this scheme."""
         return self.ticket(next(role for role, has in self.schemes.items() if has == scheme))
 
+    @property
+    def tested(self) -> "OnTest | None":
+        """What is known of the test beside the accuracies; None in results of earlier versions."""
+        from sat_optuna.evidence.report import OnTest
+        from sat_optuna.evidence.spread import Part
+
+        part = Part.of(next(iter(self.results.values())).class_counts)
+        if part is None:
+            return None
+        balanced = {
+            role: fmean(
+                self.results[scheme, seed].balanced_accuracy
+                for seed in self.study.config.retrain.seeds
+            )
+            for role, scheme in self.schemes.items()
+        }
+        return OnTest(part, balanced)
+
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
         epochs = self.study.config.retrain.epochs
         return tuple(
@@ -188,5 +208,6 @@ def read_outcome(study: "StudyFolder") -> Outcome:
 
     best = best_ticket(study.optuna_study())
     random_best = best_ticket(study.optuna_study(RANDOM)).scheme
-    schemes = control_schemes(best.scheme, random_best=random_best, seed=best.seed)
+    kinds = [spec.kind for spec in best.attention]
+    schemes = control_schemes(best.scheme, random_best=random_best, seed=best.seed, kinds=kinds)
     return Outcome(study, best, schemes)

@@ -27,6 +27,7 @@ from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space
 from sat_optuna.search.study import build_sampler
 from sat_optuna.supernet.placement import placement_faults
+from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import load_tensors
 from sat_optuna.training.loop import Checkpoint
@@ -198,6 +199,13 @@ class StudyParts:
         except SatOptunaError as error:
             return [str(error)]
         return []
+
+    def warn_of_start(self) -> None:
+        """Warn where no scheme can differ at the beginning, if the images' size is known."""
+        data = self._config.data
+        shape = DATASETS.get(data.name)().image_shape(data.size or None)
+        if shape is not None:
+            warn_of_blind_start(self._supernet(in_channels=shape[0], classes=2), shape)
 
     def _supernet(self, *, in_channels: int, classes: int) -> Supernet:
         network = self._config.network

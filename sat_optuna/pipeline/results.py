@@ -10,6 +10,7 @@ from sat_optuna.ticket import Ticket
 if TYPE_CHECKING:
     from sat_optuna.data.examined import Examined
     from sat_optuna.evidence.enumeration import Enumeration
+    from sat_optuna.evidence.spread import Spread
     from sat_optuna.evidence.statistics import Comparison
 
 __all__ = [
@@ -74,6 +75,8 @@ class Searched:
         new: of these, finished now.
         left: what search.timeout left to do.
         caught_up: whether trials of earlier runs were logged to MLflow now.
+        spread: how far the accuracies of the complete trials lie apart; None for the control and
+            where there is none.
     """
 
     step: str
@@ -82,6 +85,7 @@ class Searched:
     new: int = 0
     left: int = 0
     caught_up: bool = False
+    spread: "Spread | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

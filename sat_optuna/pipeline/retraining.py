@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.files import sha256_of
+from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
 from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
 from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
 from sat_optuna.pipeline.results import Reported, Retrained
-from sat_optuna.pipeline.search import random_control, searched_trials
+from sat_optuna.pipeline.search import random_control, scored_on, searched_trials
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -123,13 +124,15 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         # Which run logged the ticket is no matter of the report.
         "tickets": digest_of([replace(t, mlflow_run=None).to_json() for t in tickets.values()]),
         "trials": trials_digest(trials),
+        # Where all schemes were scored since, the table of blocks is of them.
+        "enumeration": (current_enumeration(study) or Done({})).made,
     }
     # A report that somebody has written into is left as it is.
     new = not study.records.is_finished("report", decided) or not all(
         file.exists() for file in files.values()
     )
     if new:
-        _write(outcome, tickets)
+        _write(outcome, tickets, on_event)
         made = {name: sha256_of(file) for name, file in files.items()}
         study.records.write("report", Done(decided, made, finished=True))
     result = Reported(path=path, tickets=tickets, new=new)
@@ -137,7 +140,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     return result
 
 
-def _write(outcome: Outcome, tickets: dict[str, Ticket]) -> None:
+def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> None:
     from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
     from sat_optuna.search.study import finished_trials
 
@@ -150,16 +153,23 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket]) -> None:
 
     def rows(suffix: str) -> list[TrialRow]:
         return [
-            TrialRow(t.number, t.user_attrs["scheme"], t.value, t.user_attrs["accuracy"])
+            TrialRow(
+                t.number,
+                t.user_attrs.get("scheme", ""),
+                t.value,
+                t.user_attrs.get("accuracy"),
+                t.state.name,
+            )
             for t in finished_trials(study.optuna_study(suffix))
-            if t.value is not None and t.state.name == "COMPLETE"
         ]
 
     write_report(
         study.folder,
         tickets,
-        SearchSummary(study.config.search.sampler, rows(""), rows(RANDOM)),
+        SearchSummary(study.config.search.sampler, rows(""), rows(RANDOM), scored_on(study)),
         images=next(iter(outcome.results.values())).images,
+        blocks=blocks_of(study, on_event),
+        tested=outcome.tested,
         latency=(
             f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "
             f"{outcome.LATENCY_BATCH} images in eval and inference mode, after warm-up."

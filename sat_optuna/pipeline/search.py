@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from sat_optuna.evidence.spread import Part, Spread
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["random_control", "search", "searched_trials"]
+__all__ = ["random_control", "scored_on", "search", "searched_trials"]
 
 
 def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched:
@@ -34,6 +35,7 @@ def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched
         total=study.config.search.trials,
         timeout=study.config.search.timeout,
         sampler=lambda: study.parts.sampler(),
+        pruner=study.config.search.pruner,
         log=StudyLog(study) if mlflow else None,
         on_event=on_event,
     )
@@ -61,6 +63,7 @@ def random_control(study: "StudyFolder", *, on_event: OnEvent) -> Searched:
         suffix=RANDOM,
         total=len(searched_trials(study)),
         sampler=lambda: build_sampler("random", seed=seed, batch=batch),
+        pruner="none",  # what is left of a sample that was pruned by its scores is not random
         on_event=on_event,
     )
 
@@ -73,6 +76,7 @@ def _bring(
     total: int,
     timeout: float = 0.0,
     sampler: Callable[[], Any],
+    pruner: str,
     log: StudyLog | None = None,
     on_event: OnEvent,
 ) -> Searched:
@@ -85,6 +89,7 @@ def _bring(
         total: finished trials, those of earlier runs too.
         timeout: seconds after which no new batch is begun; 0 for none.
         sampler: builds the sampler, where trials are missing.
+        pruner: its name.
         log: where each trial is logged to MLflow; None for nowhere.
         on_event: told of each trial.
     """
@@ -102,7 +107,7 @@ def _bring(
         built = sampler()
         if study.uses_supernet:
             study.check_supernet()
-        opened = _opened(study, step, suffix, record, built)
+        opened = _opened(study, step, suffix, record, built, pruner)
         with log.trials(opened) if log else nullcontext(_nowhere) as on_trial:
             _score(study, step, opened, total, timeout, on_trial, on_event)
         trials = finished_trials(opened)
@@ -116,9 +121,30 @@ def _bring(
         new=len(trials) - before,
         left=max(0, total - len(trials)),
         caught_up=caught_up,
+        spread=_spread(study, trials) if step == "search" else None,
     )
     on_event(Event(step=step, done=len(trials), total=total, made=result, finished=True))
     return result
+
+
+def scored_on(study: "StudyFolder") -> "Part | None":
+    """Return what the schemes of a search were scored on; None in one of an earlier version."""
+    from sat_optuna.evidence.spread import Part
+    from sat_optuna.search.space import COUNTS_KEY
+
+    return Part.of(study.optuna_study().user_attrs.get(COUNTS_KEY, ()))
+
+
+def _spread(study: "StudyFolder", trials: "Sequence[FrozenTrial]") -> "Spread | None":
+    """Return how far the complete trials' accuracies lie apart; None where there is none."""
+    from sat_optuna.evidence.spread import Spread
+
+    rows = [
+        (trial.user_attrs["scheme"], trial.user_attrs["accuracy"])
+        for trial in trials
+        if trial.state.name == "COMPLETE" and "accuracy" in trial.user_attrs
+    ]
+    return Spread.of(rows, scored_on(study)) if rows else None
 
 
 def _held(
@@ -144,7 +170,7 @@ def _held(
 
 
 def _opened(
-    study: "StudyFolder", step: str, suffix: str, record: Done, sampler: Any
+    study: "StudyFolder", step: str, suffix: str, record: Done, sampler: Any, pruner: str
 ) -> "optuna.Study":
     """Open the Optuna study for writing, made if missing; its record is written first."""
     from sat_optuna.search.study import UUID_KEY, build_pruner, create_study
@@ -155,7 +181,7 @@ def _opened(
         study.name + suffix,
         config=study.config,
         sampler=sampler,
-        pruner=build_pruner(study.config.search.pruner),
+        pruner=build_pruner(pruner),
     )
     made = {"uuid": opened.user_attrs[UUID_KEY]}
     study.records.write(_record_of(step), Done(record.decided, made))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sat_optuna.config.config import decided
 from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.files import sha256_of
+from sat_optuna.pipeline.blocks import current_enumeration, enumeration_decided
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
 from sat_optuna.pipeline.retraining import report, retrain
@@ -102,10 +103,8 @@ def score_all(
 
     table, weight = study.folder / "enumeration.npz", study.config.search.sparsity_weight
     study.check_supernet()
-    made = (study.records.get("pretrain") or Done({})).made
-    decided_by = {**decided(study.config, "search"), "weights": dict(made)}
     kinds = [spec.kind for spec in study.config.attention.kinds]
-    new = not study.records.is_current("enumeration", decided_by, {table.name: table})
+    new = current_enumeration(study) is None
     if new:
         scores = enumerate_schemes(
             study.parts.supernet_objective(cache=0, memory=memory),
@@ -116,7 +115,7 @@ def score_all(
     else:
         scores = Enumeration.read(table, kinds=kinds, sparsity_weight=weight)
     _, _, page = scores.write(study.folder, top=top)
-    record = Done(decided_by, {table.name: sha256_of(table)}, finished=True)
+    record = Done(enumeration_decided(study), {table.name: sha256_of(table)}, finished=True)
     study.records.write("enumeration", record)
     result = Enumerated(scores=scores, new=new, table=table, page=page)
     total = len(scores.schemes)

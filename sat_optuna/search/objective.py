@@ -10,21 +10,24 @@ from dataclasses import asdict
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import FixedTrial, FrozenTrial
 
 from sat_optuna.config.config import SearchConfig, TrainConfig
 from sat_optuna.config.limits import checked
 from sat_optuna.cost.operations import Cost, CostModel
+from sat_optuna.data.images import labels_of
 from sat_optuna.data.loaders import scored_images, training_images
 from sat_optuna.data.split import Split, as_split
 from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.space import WORKER_KEY, AnyTrial, suggest_scheme
+from sat_optuna.search.space import COUNTS_KEY, WORKER_KEY, AnyTrial, suggest_scheme
 from sat_optuna.search.study import hold_to, note_device
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import materialise
+from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import fit
@@ -49,6 +52,9 @@ class _SchemeObjective:
         device = next(net.parameters()).device
         self.train = training_images(self.data.train, device=device)
         self.valid = scored_images(self.data.valid, device=device)
+        self._valid_counts = torch.bincount(
+            labels_of(self.valid), minlength=self.data.classes
+        ).tolist()
         self.costs = CostModel(net, self.data.shape)
 
     def scored_with(self) -> dict[str, Any]:
@@ -81,6 +87,8 @@ class _SchemeObjective:
             return suggest_scheme(trial, self.stages, self.kinds)
         hold_to(trial.study, self.scored_with())
         note_device(trial.study, self.train.device.type)
+        if COUNTS_KEY not in trial.study.user_attrs:  # what an accuracy is to be compared with
+            trial.study.set_user_attr(COUNTS_KEY, self._valid_counts)
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)
@@ -97,6 +105,7 @@ class _SchemeObjective:
         if isinstance(trial, FrozenTrial | FixedTrial):
             return reward
         trial.set_user_attr("accuracy", evaluation.accuracy)
+        trial.set_user_attr("balanced_accuracy", evaluation.balanced_accuracy)
         trial.set_user_attr("loss", evaluation.loss)
         trial.set_user_attr("reward", reward)
         return reward
@@ -213,6 +222,7 @@ class TrainObjective(_SchemeObjective):
         super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
         self.on_event = on_event
         self.epochs, self.config = epochs, config or TrainConfig()
+        warn_of_blind_start(net, self.data.shape)
         train = {**asdict(self.config), "compile": None}
         if self.config.strategy == "auto":
             del train["strategy"]  # versions before had none, and their studies go on

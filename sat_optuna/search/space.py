@@ -13,6 +13,7 @@ from sat_optuna.sampler import CostLimit
 from sat_optuna.scheme import Scheme
 
 __all__ = [
+    "COUNTS_KEY",
     "NETWORK_KEY",
     "WORKER_KEY",
     "AnyTrial",
@@ -29,6 +30,7 @@ AnyTrial: TypeAlias = optuna.Trial | FrozenTrial | FixedTrial
 
 # Study attribute that says what a scheme of this study is a scheme of.
 NETWORK_KEY = "sat:network"
+COUNTS_KEY = "sat:valid-counts"  # validation images of each class
 # Trial attribute that names the process at work on it.
 WORKER_KEY = "sat:worker"
 

@@ -192,7 +192,7 @@ class MLflowLog:
         Args:
             key: identifies the retraining within its study; a retraining with another
                 configuration needs another key.
-            role: ticket, plain, full, random-density or random-best.
+            role: ticket, or that of the control.
             seed: of the retraining.
             scheme: the scheme's text form.
             metrics: its final numbers.

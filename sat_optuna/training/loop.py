@@ -33,6 +33,7 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for, seeded
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.random_schemes import draw_scheme
+from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import (
     EpochRecord,
@@ -126,14 +127,17 @@ def pretrain(
         ConfigError: `epochs`, `connect` or `draws` is none that may be.
         DataError, CheckpointError, TrainingError: as of `fit`.
     """
-    given = {"epochs": epochs, "connect": connect, "draws": draws}
-    checked("pretrain", PretrainConfig, given)
+    asked = {"epochs": epochs, "connect": connect, "draws": draws}
+    checked("pretrain", PretrainConfig, asked)
     draw = partial(
         draw_scheme, net.stages, len(net.specs), connect=connect, draws=draws, seed=seed
     )
+    given = data.train if isinstance(data, Split) else data
+    images = training_images(given, device=next(net.parameters()).device)
+    warn_of_blind_start(net, images.shape)
     return fit(
         net,
-        data.train if isinstance(data, Split) else data,
+        images,
         epochs=epochs,
         seed=seed,
         config=config,

@@ -25,6 +25,9 @@ def test_all_schemes_are_the_searchs_own_scores(tmp_path):
         done.stderr
     )
     assert "64 schemes scored, in" in done.stderr
+    assert "enumerate: 64 schemes have" in done.stderr
+    columns = ["role", "scheme", "connections", "accuracy", "percentile", "reward"]
+    assert done.stdout.split()[:6] == columns
     assert done.stderr.strip().endswith(f"{folder}/enumeration.npz; next: sat-optuna search tiny")
     roles = [line.split()[0:2] for line in done.stdout.splitlines()[1:6]]
     assert roles == [["best", "1"], ["best", "2"], ["best", "3"], ["plain", roles[3][1]],

@@ -41,6 +41,8 @@ def test_a_fresh_clone_trains_searches_and_retrains(road):
     for step in ("pretrain: 2 epochs", "search: 9 trials now", "retrain: ", "report: "):
         assert step in printed
     assert "done already" not in printed
+    assert "search: 9 schemes have" in printed
+    assert "; naming the largest class each time gets 10.00 % right, chance 10.00 %" in printed
     # 240 training images in batches of 32: 7 steps an epoch, 2 epochs.
     record = read_record(folder / "work" / "supernet.safetensors")
     assert (len(record["history"]), record["steps"]) == (2, 14)
@@ -99,7 +101,7 @@ def test_the_report_has_the_five_networks_and_its_figures(road):
         assert f"| {role} | `" in report
     assert "within noise" in report
     assert "1,000 images resolves" in report
-    for figure in ("ticket.png", "search.png", "accuracy.png"):
+    for figure in ("ticket.png", "blocks.png", "search.png", "accuracy.png"):
         assert f"figures/{figure}" in report
         assert (folder / "figures" / figure).read_bytes().startswith(b"\x89PNG")
     written = (folder / "figures" / "trials.csv").read_text()

@@ -1,5 +1,7 @@
 """Accuracy and loss of networks and schemes; the calibration set."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -47,9 +49,34 @@ def test_accuracy_and_loss_by_hand(batch):
     net = FirstPixels()
     got = evaluate_network(net, images, batch=batch)
     assert (got.accuracy, got.loss) == pytest.approx((100 * hits / 23, loss))
+    counts = [labels.tolist().count(label) for label in range(5)]
+    by_class = [
+        sum(int(logits[n].argmax() == label) for n in range(23) if labels[n] == label)
+        for label in range(5)
+    ]
     assert got == Evaluation(accuracy=got.accuracy, loss=got.loss, n=23)
+    assert (got.class_hits, got.class_counts) == (tuple(by_class), tuple(counts))
+    shares = [100 * hits / count for hits, count in zip(by_class, counts, strict=True)]
+    assert got.class_accuracies == pytest.approx(shares)
+    assert got.balanced_accuracy == pytest.approx(sum(shares) / 5)
     assert accuracy(net, images) == got.accuracy
     assert net.training
+
+
+@pytest.mark.parametrize("counts", [(190, 10, 2), (40, 0, 1), (5, 5, 5)])
+def test_a_network_that_names_one_class_has_the_balanced_accuracy_of_chance(counts):
+    class First(nn.Module):
+        def forward(self, x):
+            return torch.eye(3)[:1].expand(len(x), 3)
+
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
+    pixels = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+    got = evaluate_network(First(), TensorImages(pixels, labels, (0.5,), (0.5,)), batch=7)
+    assert got.accuracy == 100 * counts[0] / sum(counts)
+    assert got.class_hits == (counts[0], 0, 0)
+    assert got.class_counts == counts
+    assert got.balanced_accuracy == pytest.approx(100 / sum(map(bool, counts)))
+    assert [math.isnan(value) for value in got.class_accuracies] == [not n for n in counts]
 
 
 def test_a_scheme_is_evaluated_as_its_materialised_network():

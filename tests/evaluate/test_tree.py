@@ -56,7 +56,9 @@ def check(net, logits, *, images=IMAGES, calibration=CALIBRATION, chunk=CHUNK, c
     passes = -(-len(images) // chunk)
     tree = [logits[k * len(asked) + s] for s in range(len(asked)) for k in range(passes)]
     logits.clear()
-    assert got == alone(net, asked, images, calibration, chunk)
+    wanted = alone(net, asked, images, calibration, chunk)
+    assert got == wanted
+    assert [e.class_hits for e in got.values()] == [e.class_hits for e in wanted.values()]
     for ours, theirs in zip(tree, logits, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     assert len({e.loss for e in got.values()}) > len(asked) // 2  # they do differ

@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import permutations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,3 +51,19 @@ def test_every_role_has_a_scheme_and_the_ticket_is_first(ticket, random_best, se
     assert found["random-density"] == same_density(ticket, seed=seed)
     assert found["plain"].density == 0
     assert set(found["full"].choices) == {1}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "roles"),
+    [
+        (("se",), ["full"]),
+        (("se", "sge"), ["full-se", "full-sge"]),
+        (("timm:eca", "dia", "own"), ["full-timm-eca", "full-dia", "full-own"]),
+    ],
+)
+def test_each_kind_has_its_full_network(kinds, roles):
+    ticket = Scheme.parse("10-01")
+    found = control_schemes(ticket, random_best=ticket, seed=0, kinds=kinds)
+    assert [role for role in found if role.startswith("full")] == roles
+    for choice, role in enumerate(roles, start=1):
+        assert found[role] == Scheme.uniform((2, 2), choice)

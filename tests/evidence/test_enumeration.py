@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,7 +63,13 @@ def test_main_effects_by_hand(given, scores):
     ]
     other = by_name["s2.b00", "dia"]
     assert other.points == pytest.approx(np.mean(contexts))
-    assert (other.least, other.most) == pytest.approx(np.quantile(contexts, (0.025, 0.975)))
+    assert effect.p == pytest.approx(stats.ttest_1samp(each, 0.0).pvalue)
+    (row,) = (
+        row
+        for row in scores.summary(top=1)["effects"]
+        if (row["block"], row["kind"]) == ("s2.b00", "dia")
+    )
+    assert (row["least"], row["most"]) == pytest.approx(np.quantile(contexts, (0.025, 0.975)))
 
 
 def test_the_best_and_where_the_controls_stand(given, scores):
@@ -77,8 +84,38 @@ def test_the_best_and_where_the_controls_stand(given, scores):
         np.isclose(rewards, reward(full)).mean() / 2
         + ((rewards < reward(full)) & ~np.isclose(rewards, reward(full))).mean()
     )
-    assert standing["percentile"] == pytest.approx(100 * below)
+    assert standing["reward_percentile"] == pytest.approx(100 * below)
+    hits = np.array([r.hits for r in given])
+    wanted = (hits < full.hits).mean() + (hits == full.hits).mean() / 2
+    assert standing["percentile"] == pytest.approx(100 * wanted)
+    assert list(standing)[2:6] == ["accuracy", "percentile", "reward", "reward_percentile"]
     assert list(scores.summary(top=3)["controls"]) == ["plain", "full se", "full dia"]
+
+
+@pytest.mark.parametrize(("kinds", "stages"), [(1, (2, 1)), (2, (2, 1)), (1, (1,))])
+def test_schemes_that_do_not_differ_tell_nothing(kinds, stages, tmp_path):
+    labels = np.arange(IMAGES) % 3 // 2  # 14 of 0, 7 of 1
+    same = [replace(r, right=np.packbits(labels == 0).tobytes()) for r in results(kinds, stages)]
+    scores = Enumeration(same, kinds=KINDS[:kinds], sparsity_weight=2.0, labels=labels, classes=2)
+    assert scores.spread.tells_nothing
+    assert scores.spread.at_majority
+    assert str(scores.spread) == (
+        f"no scheme differed, so nothing can be told: {len(same)} schemes have 1 distinct "
+        "accuracy, 66.67 %; naming the largest class each time gets 66.67 % right, chance "
+        "50.00 %; the accuracy equals the largest class's share"
+    )
+    plain = scores.standing(Scheme.uniform(stages, 0))
+    assert (plain.percentile, plain.balanced_accuracy) == (50.0, 50.0)
+    assert plain.reward_percentile > 50  # its bonus for sparsity alone
+    widest = 100 * stats.binomtest(0, IMAGES).proportion_ci(method="wilson").high
+    for effect in scores.effects():
+        assert effect.points == pytest.approx(0)
+        assert effect.p == 1.0
+        assert (effect.low, effect.high) == pytest.approx((-widest, widest))
+    table, _, page = scores.write(tmp_path, top=1)
+    assert str(scores.spread) in page.read_text()
+    again = Enumeration.read(table, kinds=KINDS[:kinds], sparsity_weight=2.0)
+    assert again.summary(top=2) == scores.summary(top=2)
 
 
 def test_the_best_of_each_density(given, scores):

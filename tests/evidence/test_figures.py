@@ -1,11 +1,14 @@
 """Figures are real pictures, with something on them, the same bytes each time."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from sat_optuna.errors import WriteError
-from sat_optuna.evidence.figures import draw_accuracies, draw_search, draw_ticket
+from sat_optuna.evidence.effects import Effect
+from sat_optuna.evidence.figures import draw_accuracies, draw_blocks, draw_search, draw_ticket
 from sat_optuna.scheme import Scheme
 
 ACCURACIES = {
@@ -21,12 +24,27 @@ def ticket(path, text="110-010-001", kinds=("se",)):
     return draw_ticket(path, Scheme.parse(text), kinds=kinds, title=f"ticket {text}")
 
 
-def search(path, rewards=(90.0, 92.0, 91.0), random=(90.5, 90.0)):
-    return draw_search(path, rewards, random, name="policy")
+def search(path, rewards=(90.0, 92.0, 91.0), random=(90.5, 90.0), pruned=()):
+    rows, others = (
+        [(number, reward, number not in pruned) for number, reward in enumerate(values)]
+        for values in (rewards, random)
+    )
+    return draw_search(path, rows, others, name="policy")
+
+
+def blocks(path, text="110-010-001", kinds=("se",), half=0.4):
+    scheme = Scheme.parse(text)
+    effects = [
+        Effect(name, kind, points, points - half, points + half, p=0.5)
+        for points, (name, kind) in enumerate(
+            product(Scheme.parameter_names(scheme.stages), kinds), start=-3
+        )
+    ]
+    return draw_blocks(path, effects, scheme, kinds=kinds)
 
 
 def accuracies(path, values=ACCURACIES):
-    return draw_accuracies(path, values)
+    return draw_accuracies(path, values, images=100)
 
 
 def pixels(path):
@@ -43,7 +61,7 @@ def share_of(picture, colour):
     return np.all(np.abs(picture[..., :3] - wanted) < 0.02, axis=-1).mean()
 
 
-@pytest.mark.parametrize("draw", [ticket, search, accuracies])
+@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies])
 def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     first, second = draw(tmp_path / "figures" / "one.png"), draw(tmp_path / "two.png")
     assert first == tmp_path / "figures" / "one.png"
@@ -55,7 +73,7 @@ def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     assert len(list(first.parent.iterdir())) == 1
 
 
-@pytest.mark.parametrize("draw", [ticket, search, accuracies])
+@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies])
 def test_a_figure_that_cannot_be_written_is_said(tmp_path, draw):
     (tmp_path / "file").write_text("old")
     with pytest.raises(WriteError):
@@ -94,6 +112,27 @@ def test_random_search_has_its_own_line(tmp_path):
 @pytest.mark.parametrize("rewards", [(90.0,), (90.0, 90.0), tuple(range(300))])
 def test_searches_of_any_length_are_drawn(tmp_path, rewards):
     assert share_of(pixels(search(tmp_path / "search.png", rewards, rewards)), "#e07a1f") > 0
+
+
+def test_pruned_trials_are_drawn_and_are_never_the_best(tmp_path):
+    whole = share_of(pixels(search(tmp_path / "all.png")), "#e07a1f")
+    # Without its best trial the line is flat: the step of one point up to it is not there.
+    pruned = pixels(search(tmp_path / "pruned.png", pruned={1}))
+    assert 0 < share_of(pruned, "#e07a1f") < whole
+    none = pixels(search(tmp_path / "none.png", rewards=(), random=(90.0,)))
+    assert share_of(none, "#e07a1f") == 0
+    assert share_of(pixels(search(tmp_path / "each.png", pruned={0, 1, 2})), "#e07a1f") == 0
+
+
+def test_each_kind_at_each_block_has_its_interval(tmp_path):
+    one = pixels(blocks(tmp_path / "one.png"))
+    assert share_of(one, "#1f77b4") == 0
+    wide = pixels(blocks(tmp_path / "wide.png", half=2.0))
+    assert share_of(wide, "#e07a1f") > share_of(one, "#e07a1f") > 0
+    two = pixels(blocks(tmp_path / "two.png", "120-011", ("se", "sge")))
+    assert min(share_of(two, colour) for colour in ("#e07a1f", "#1f77b4")) > 0
+    many = pixels(blocks(tmp_path / "many.png", "1" * 36 + "-" + "0" * 18))
+    assert np.all(many[:, [0, -1], :3] == 1)
 
 
 def test_equal_accuracies_and_single_ones_are_drawn(tmp_path):

@@ -2,15 +2,27 @@
 
 import csv
 import io
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import TicketError
-from sat_optuna.evidence.report import SearchSummary, TrialRow, results_table, write_report
+from sat_optuna.evidence.effects import Effect
+from sat_optuna.evidence.report import (
+    Blocks,
+    OnTest,
+    SearchSummary,
+    TrialRow,
+    results_table,
+    write_report,
+)
+from sat_optuna.evidence.spread import Part
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import AttentionSpec, Score, Ticket
 
@@ -29,9 +41,24 @@ SEARCH = SearchSummary(
     trials=[
         TrialRow(0, "100-000-000", 96.5, 95.0),
         TrialRow(1, "110-010-001", 97.25, 96.3),
+        TrialRow(2, "111-111-100", 99.0, 98.8, "PRUNED"),
         TrialRow(3, "110-010-001", 97.25, 96.3),
+        TrialRow(4, "111-111-111", None, None, "FAIL"),
     ],
     random=[TrialRow(0, "111-000-000", 96.9, 95.6), TrialRow(1, "110-010-001", 97.25, 96.3)],
+    valid=Part(images=1000, largest=110, classes=10),
+)
+BLOCKS = Blocks(
+    [
+        Effect(name, "se", points, points - 0.3, points + 0.3, p=p)
+        for name, points, p in zip(
+            Scheme.parameter_names((3, 3, 3)),
+            (0.9, 0.1, -0.6, 0.0, 0.2, -0.1, 0.05, 0.0, 0.3),
+            (1e-6, 0.5, 1e-3, 1.0, 0.2, 0.5, 0.7, 1.0, 0.04),
+            strict=True,
+        )
+    ],
+    "Measured somehow.",
 )
 
 
@@ -64,15 +91,22 @@ def tickets(rows=NOISY, config=None):
     }
 
 
-def report(folder, given=None, images=1000):
-    path = write_report(
-        folder / "quickstart",
-        given or tickets(),
-        SEARCH,
-        images=images,
-        latency="latency is the median of 31 interleaved forward passes.",
-        hardware="x86_64 Linux, 2 CPU threads",
-    )
+def report(
+    folder, given=None, images=1000, search=SEARCH, blocks=BLOCKS, largest=110, drawn=False
+):
+    given = given or tickets()
+    # A test of words does not wait for pictures.
+    with nullcontext() if drawn else patch("sat_optuna.evidence.report._draw"):
+        path = write_report(
+            folder / "quickstart",
+            given,
+            search,
+            images=images,
+            latency="latency is the median of 31 interleaved forward passes.",
+            hardware="x86_64 Linux, 2 CPU threads",
+            blocks=blocks,
+            tested=OnTest(Part(images, largest, 10), dict.fromkeys(given, 95.5)),
+        )
     assert path == folder / "quickstart" / "report.md"
     return path.read_text(encoding="utf-8")
 
@@ -92,9 +126,9 @@ def test_the_whole_report(tmp_path):
 
 
 def test_the_table_has_the_five_networks_with_mean_n_and_interval():
-    head, _, *rows = results_table(tickets()).splitlines()
+    head, _, *rows = results_table(tickets(), images=1000).splitlines()
     assert head.startswith(
-        "| network | scheme | test accuracy % | n | 95 % interval | parameters "
+        "| network | scheme | test accuracy % | n | 95 % interval | balanced % | parameters "
     )
     assert [row.split("|")[1].strip() for row in rows] == list(NOISY)
     for row in rows:
@@ -136,18 +170,19 @@ def test_a_control_with_the_tickets_scheme_is_the_same_network_and_no_test(tmp_p
 
 def test_another_network_of_equal_accuracies_is_not_the_same_network(tmp_path):
     text = report(tmp_path, rewritten(plain=NOISY["ticket"][1]))
-    assert "| plain | +0.00 | +0.00 to +0.00 | 1.000 | within noise |" in text
+    assert f"| plain | +0.00 | {MINUS}1.50 to +1.50 | 1.000 | within noise |" in text
 
 
 def test_equal_differences_are_not_called_certain(tmp_path):
     text = report(tmp_path, rewritten(plain=(97.0, 97.3, 96.8)))
-    assert "| plain | +0.10 | +0.10 to +0.10 | 0.750 | within noise |" in text
+    assert f"| plain | +0.10 | {MINUS}1.41 to +1.62 | 0.750 | within noise |" in text
 
 
 def test_a_ticket_without_attention_is_the_plain_network(tmp_path):
     rows = NOISY | dict.fromkeys(("ticket", "random-density", "random-best"), NOISY["plain"])
     text = report(tmp_path, tickets(rows))
-    assert "attention in 0 of 9 blocks (density 0.00)" in text
+    assert "The search found `000-000-000`: attention in no block, by trial 1 of 5 (" in text
+    assert ": it is the plain network itself; " in text
     for role in ("plain", "random-density", "random-best"):
         assert f"| {role} | 0 | {DASH} | {DASH} | the same network |" in text
     assert "Holm's correction over 1 control " in text
@@ -157,7 +192,9 @@ def test_one_seed_decides_nothing(tmp_path):
     one = {role: replace(ticket, scores=ticket.scores[:1]) for role, ticket in tickets().items()}
     text = report(tmp_path, one)
     assert f"| plain | +0.10 | {DASH} | {DASH} | one seed decides nothing |" in text
-    assert f"| plain | `000-000-000` | 97.00 | 1 | {DASH} | 17,000 | 810,000 | 2.50 |" in text
+    assert (
+        f"| plain | `000-000-000` | 97.00 | 1 | {DASH} | 95.50 | 17,000 | 810,000 | 2.50 |" in text
+    )
     assert "nan" not in text
     assert "within noise** and must not be read as a ranking" in text
 
@@ -189,7 +226,7 @@ def test_tickets_of_other_seeds_are_not_compared(tmp_path, kept, said):
 def test_tickets_that_were_not_retrained_are_refused():
     given = {role: replace(ticket, scores=()) for role, ticket in tickets().items()}
     with pytest.raises(TicketError, match="retrain all networks with the same seeds"):
-        results_table(given)
+        results_table(given, images=1000)
 
 
 @pytest.mark.parametrize(
@@ -233,18 +270,141 @@ def test_a_compiled_retraining_is_said(tmp_path, compiled):
     assert line.endswith(", compiled by torch") == compiled
 
 
-def test_all_that_the_report_shows_lies_beside_it(tmp_path):
+def sentences(text):
+    """The paragraph below the title, sentence by sentence."""
+    return text.split("\n\n")[1].replace("**", "").split(". ")
+
+
+def test_the_first_two_sentences_are_the_result(tmp_path):
+    found, sure, *_ = sentences(report(tmp_path))
+    assert found == (
+        "The search found `110-010-001`: attention in 4 of 9 blocks (SE in s1.b00, s1.b01, "
+        "s2.b01, s3.b02), by trial 1 of 5 (3 complete, 1 pruned, 1 failed)"
+    )
+    assert sure.startswith("Trained from scratch it has 97.13 % of the test images right (mean")
+    assert f": +0.20 points ({MINUS}1.18 to +1.58) against plain, within noise; +0.03" in sure
+    assert sure.endswith("against full, within noise")
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("largest", [593_75, 10])
+def test_a_search_in_which_nothing_differed_says_so_first(tmp_path, pruned, largest):
+    rows = [TrialRow(n, f"{n:09b}"[:3] + "-000-000", 60 + n, 59.375) for n in (0, 64, 128, 192)]
+    rows += [TrialRow(4, "111-000-000", 80.0, 78.0, "PRUNED")] * pruned
+    search = SearchSummary("policy", rows, rows[:2], Part(100_000, largest, 10))
+    text = report(tmp_path, search=search)
+    first, _, *_ = sentences(text)
+    assert first.startswith("Nothing can be told: all 4 schemes that the search scored have the s")
+    assert "59.38 %" in text
+    assert "4 schemes have 1 distinct accuracy, 59.38 %; naming the largest class each" in text
+    assert ("equals the largest class's share" in text) == (largest == 593_75)
+
+
+def test_the_digits_are_explained_and_each_kind_has_its_full_network(tmp_path):
+    given = {
+        role: replace(ticket, attention=(AttentionSpec(kind="se"), AttentionSpec(kind="sge")))
+        for role, ticket in tickets().items()
+    }
+    given["full-sge"] = replace(given["full"], scheme=Scheme.parse("222-222-222"))
+    given["full-se"] = given.pop("full")
+    text = report(tmp_path, given)
+    assert "with a dash between stages: 0 none, 1 SE, 2 SGE." in text
+    assert "# quickstart: in which blocks of resnet20 does SE / SGE pay?" in text
+    assert text.count("against full-se, within noise") == 1
+    assert text.count("against full-sge, within noise") == 1
+
+
+def test_the_table_of_blocks_answers_the_title(tmp_path):
     text = report(tmp_path)
-    for name in ("ticket", "search", "accuracy"):
+    assert "| s1.b00 | SE | +0.90 | +0.60 to +1.20 | pays | yes |" in text
+    assert f"| s1.b02 | SE | {MINUS}0.60 | {MINUS}0.90 to {MINUS}0.30 | costs |  |" in text
+    # p = 0.04 alone would do, but it is one of nine.
+    assert "| s3.b02 | SE | +0.30 | +0.00 to +0.60 | not told from 0 | yes |" in text
+    assert (
+        f"SE in s1.b00 pays (+0.90), SE in s1.b02 costs ({MINUS}0.60); the other 7 of 9 effects "
+        "are not told from 0." in text
+    )
+
+
+def test_without_a_table_the_random_schemes_tell_the_blocks(tmp_path):
+    chance = np.random.default_rng(0)
+    choices = chance.integers(0, 2, (60, 9))
+    rows = [
+        TrialRow(n, str(Scheme.of(row, (3, 3, 3))), 0.0, float(90 + 2 * row[4] + noise))
+        for n, (row, noise) in enumerate(zip(choices, chance.normal(0, 0.5, 60), strict=True))
+    ]
+    search = replace(SEARCH, random=rows)
+    text = report(tmp_path, search=search, blocks=None)
+    assert "Block by block, in points of validation accuracy, SE in s2.b01 pays (+" in text
+    assert "choices of 60 random schemes, the control of the search" in text
+    assert "proposals are not random" in text
+    few = report(tmp_path / "few", search=replace(SEARCH, random=rows[:9]), blocks=None)
+    assert "The random schemes are too few to tell the 9 effects" in few
+    assert "blocks.png" not in few
+
+
+def test_a_network_no_better_than_the_largest_class_is_named(tmp_path):
+    text = report(tmp_path, rewritten(full=(59.3, 59.4, 59.4)), largest=593)
+    assert "naming the largest class each time gets 59.30 % right, chance 10.00 %" in text
+    assert (
+        "**No better than naming the largest class each time**, with one seed or more: full."
+        in text
+    )
+    assert "No better than" not in report(tmp_path / "b")
+
+
+@pytest.mark.parametrize("seen", [60.0, 99.9])
+def test_a_retraining_that_holds_is_not_remarked(tmp_path, seen):
+    assert "Far below the search" not in with_search(tmp_path, seen, NOISY["ticket"][1], 1000)
+
+
+@pytest.mark.parametrize(
+    ("tested", "images", "far"), [(20.0, 1000, True), (90.0, 1000, True), (90.0, 20, False)]
+)
+def test_a_retraining_far_below_the_search_is_remarked(tmp_path, tested, images, far):
+    text = with_search(tmp_path, 97.0, (tested, tested + 0.2, tested - 0.2), images)
+    said = f"**Far below the search**: from scratch the ticket has {tested:.2f} %, where the"
+    assert (said in text) == far
+
+
+def with_search(folder, seen, values, images):
+    given = rewritten(ticket=values, random_best=values)
+    valid = Score(split="valid", value=seen, seed=0, epochs=10)
+    given["ticket"] = replace(given["ticket"], scores=(valid, *given["ticket"].scores))
+    return report(folder, given, images=images, largest=1)
+
+
+def test_seeds_that_do_not_differ_are_no_certainty(tmp_path):
+    text = report(
+        tmp_path,
+        rewritten(
+            **dict.fromkeys(
+                ("ticket", "plain", "full", "random_density", "random_best"), (59.375,) * 3
+            )
+        ),
+        images=64,
+        largest=38,
+    )
+    assert "| ticket | `110-010-001` | 59.38 | 3 | 47.15 to 70.54 | 95.50 |" in text
+    assert "± 0.00" not in text
+    assert "In none of the comparisons do the 3 seeds differ, which is no certainty" in text
+    assert "+0.00 to +0.00" not in text
+
+
+def test_all_that_the_report_shows_lies_beside_it(tmp_path):
+    text = report(tmp_path, drawn=True)
+    for name in ("ticket", "blocks", "search", "accuracy"):
         assert f"](figures/{name}.png)" in text
         assert imread(tmp_path / "quickstart" / "figures" / f"{name}.png").ndim == 3
     written = (tmp_path / "quickstart" / "figures" / "trials.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(written)))
-    assert [row["search"] for row in rows] == ["policy"] * 3 + ["random-control"] * 2
-    assert [float(row["reward"]) for row in rows[:3]] == [96.5, 97.25, 97.25]
-    assert rows[2] | {"accuracy": "96.3"} == {
+    assert [row["search"] for row in rows] == ["policy"] * 5 + ["random-control"] * 2
+    assert [row["reward"] for row in rows[:5]] == ["96.5", "97.25", "99.0", "97.25", ""]
+    assert [row["state"] for row in rows[1:5]] == ["COMPLETE", "PRUNED", "COMPLETE", "FAIL"]
+    assert rows[3] == {
         "search": "policy",
         "number": "3",
+        "state": "COMPLETE",
         "scheme": "110-010-001",
         "reward": "97.25",
         "accuracy": "96.3",
@@ -252,10 +412,10 @@ def test_all_that_the_report_shows_lies_beside_it(tmp_path):
 
 
 def test_the_same_tickets_give_the_same_files(tmp_path):
-    report(tmp_path / "a")
-    report(tmp_path / "b")
+    report(tmp_path / "a", drawn=True)
+    report(tmp_path / "b", drawn=True)
     files = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 5
+    assert len(files) == 6
     for path in files:
         again = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == again.read_bytes()

@@ -25,6 +25,8 @@ RESULT = RetrainResult(
     accuracy=97.35000000000001,
     images=1000,
     history=(EpochRecord(epoch=0, loss=0.5, accuracy=80.0, lr=0.1),),
+    class_hits=(950, 20, 0),
+    class_counts=(960, 40, 0),
 )
 
 
@@ -45,6 +47,7 @@ def test_a_result_comes_back_as_it_was(job):
     assert path.name == "110-010-001.seed1.json"
     assert job.weights_path.name == "110-010-001.seed1.safetensors"
     assert read_result(job) == RESULT
+    assert RESULT.balanced_accuracy == pytest.approx(100 * (950 / 960 + 20 / 40) / 2)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from sat_optuna.evidence.statistics import (
     detectable_differences,
     holm,
     summarise,
+    summarise_accuracies,
 )
 
 PROBABILITIES = st.lists(st.floats(0, 1), max_size=8)
@@ -173,8 +174,8 @@ def test_detectable_of_a_worked_example():
     # Differences 1 2 3 and 0 -1 1: both of standard deviation 1; t with 2 degrees is 4.303.
     by_seeds, by_images = detectable_differences(comparisons, accuracy=90, images=1000)
     assert by_seeds == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
-    # sqrt(2 * 0.9 * 0.1 / 1000) = 0.013416
-    assert by_images == pytest.approx(1.96 * 1.3416, abs=1e-3)
+    # Wilson's interval of 900 in 1000 is 0.87986 to 0.91706: sqrt(0.02014^2 + 0.01706^2).
+    assert by_images == pytest.approx(2.639, abs=5e-3)
 
 
 def test_detectable_by_the_test_set_is_what_two_equal_networks_differ_by():
@@ -187,9 +188,41 @@ def test_detectable_by_the_test_set_is_what_two_equal_networks_differ_by():
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 100.0])
-def test_detectable_of_a_network_that_never_errs_is_nothing(accuracy):
-    comparisons = compare([accuracy] * 3, {"plain": [accuracy] * 3})
-    assert detectable_differences(comparisons, accuracy=accuracy, images=10) == (0.0, 0.0)
+def test_networks_that_never_err_are_not_known_perfectly(accuracy):
+    (entry,) = comparisons = compare([accuracy] * 3, {"plain": [accuracy] * 3}, images=10)
+    by_seeds, by_images = detectable_differences(comparisons, accuracy=accuracy, images=10)
+    assert math.isnan(by_seeds)
+    # Wilson's interval of 10 in 10 begins at 10 / (10 + 1.96^2) = 0.7225.
+    assert by_images == pytest.approx(27.75, abs=0.01)
+    assert (entry.difference.low, entry.difference.high) == pytest.approx((-by_images, by_images))
+
+
+@pytest.mark.parametrize(("share", "images"), [(0.9, 60), (0.59375, 64), (1.0, 1000), (0.0, 7)])
+def test_seeds_that_do_not_differ_have_the_interval_of_the_images(share, images):
+    values = [100 * share] * 3
+    spread = summarise_accuracies(values, images=images)
+    wanted = stats.binomtest(round(share * images), images).proportion_ci(method="wilson")
+    assert (spread.low, spread.high) == pytest.approx((100 * wanted.low, 100 * wanted.high))
+    (entry,) = compare(values, {"plain": values}, images=images)
+    assert entry.difference.low < 0 < entry.difference.high
+    (entry,) = compare(values, {"plain": values})
+    assert math.isnan(entry.difference.low)
+
+
+@pytest.mark.parametrize("values", [[99.0, 100.0, 97.5], [1.0, 0.0, 4.0], [100.0, 100.0, 99.0]])
+def test_intervals_end_at_0_and_100_per_cent(values):
+    spread, student = summarise_accuracies(values, images=50), summarise(values)
+    assert student.low < 0 or student.high > 100
+    assert (spread.low, spread.high) == (max(student.low, 0.0), min(student.high, 100.0))
+    (entry,) = compare([100.0, 100.0, 60.0], {"plain": [0.0, 30.0, 0.0]})
+    assert entry.difference.high == 100.0
+
+
+def test_newcombes_interval_of_a_published_example():
+    # Newcombe (1998), table II, case (b), method 10: 9/10 - 3/10 is 0.1705 to 0.8090.
+    (entry,) = compare([90.0] * 3, {"plain": [30.0] * 3}, images=10)
+    assert entry.difference.low == pytest.approx(17.05, abs=0.01)
+    assert entry.difference.high == pytest.approx(80.90, abs=0.01)
 
 
 def test_detectable_by_one_seed_is_not_known():
@@ -197,4 +230,5 @@ def test_detectable_by_one_seed_is_not_known():
         compare([9.0], {"plain": [8.0]}), accuracy=50, images=100
     )
     assert math.isnan(by_seeds)
-    assert by_images == pytest.approx(196 * math.sqrt(2 / 4 / 100))
+    # Wilson's interval of 50 in 100 is 0.40383 to 0.59617: 0.09617 * sqrt(2).
+    assert by_images == pytest.approx(13.600, abs=1e-3)

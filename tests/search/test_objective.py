@@ -17,7 +17,7 @@ from sat_optuna.errors import ConfigError, DataError, StudyError
 from sat_optuna.evaluate import calibration_batches, evaluate_network, score_scheme
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
-from sat_optuna.search.space import NETWORK_KEY, ChoiceError
+from sat_optuna.search.space import COUNTS_KEY, NETWORK_KEY, ChoiceError
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
@@ -103,6 +103,8 @@ def test_supernet_objective_scores_with_the_schemes_own_statistics(net, data):
     network = study.user_attrs[NETWORK_KEY]
     assert network["attention"][1] == {"kind": "dia", "sharing": "stage", "settings": {}}
     assert network["dataset_fingerprint"] == data.fingerprint
+    assert study.user_attrs[COUNTS_KEY] == torch.bincount(data.valid.labels, minlength=10).tolist()
+    assert stored["balanced_accuracy"] == expected.balanced_accuracy
     assert network["backbone_settings"] == {"width": 4, "stem_stride": 4, "blocks": [1, 1, 1]}
 
 

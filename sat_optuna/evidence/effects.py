@@ -1,0 +1,115 @@
+"""What a kind of attention does at a block: its main effect, with an interval.
+
+Accuracy is regressed on the choices, a column for each kind at each block (none is the base). On
+all schemes the coefficient is the plain mean difference with and without the kind; on some of them
+it is what least squares tells of it. Its error has two parts, of which each source has its own:
+
+    images    the validation images are a sample: Student's t over each image's own effect
+    schemes   not all schemes are there: the residual of the regression
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from sat_optuna.evidence.statistics import holm, wilson
+from sat_optuna.scheme import Scheme
+
+__all__ = ["UNTOLD", "Effect", "block_effects", "readings"]
+
+UNTOLD = "not told from 0"
+
+_SLICE = 256  # schemes whose images are unpacked at a time
+_ROUNDING = 1e-9  # accuracy points
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a kind does at a block.
+
+    Attributes:
+        block: Optuna's name of it.
+        kind: of attention.
+        points: accuracy points that it adds in the mean.
+        low, high: the 95 % interval.
+        p: two-sided, that it adds nothing.
+    """
+
+    block: str
+    kind: str
+    points: float
+    low: float
+    high: float
+    p: float
+
+
+def block_effects(
+    schemes: NDArray[np.uint8],
+    accuracy: NDArray[np.float64],
+    *,
+    stages: Sequence[int],
+    kinds: Sequence[str],
+    images: int,
+    right: NDArray[np.uint8] | None = None,
+) -> list[Effect]:
+    """Return the effect of each kind at each block; none where the schemes are too few.
+
+    Where nothing differs at all, the interval is what so many images can tell: Wilson's of no
+    image in all.
+
+    Args:
+        schemes: (S, blocks) choices, drawn without looking at a score, or all there are.
+        accuracy: (S,), per cent.
+        stages: number of blocks of each stage.
+        kinds: names of the kinds.
+        images: number of images; 0 where it is not known.
+        right: (S, bytes), a packed bit an image, as of `SchemeResult`; None where it is not known
+            which images were right: the intervals then are of the schemes alone.
+    """
+    count, blocks = schemes.shape
+    choices = len(kinds) + 1
+    taken = schemes[:, :, None] == np.arange(1, choices)  # (S, blocks, K)
+    design = np.column_stack([np.ones(count), taken.reshape(count, -1)])
+    terms = design.shape[1]
+    # Trained networks differ from seed to seed: of them there is never all.
+    complete = right is not None and len(np.unique(schemes, axis=0)) == choices**blocks
+    if np.linalg.matrix_rank(design) < terms or (count == terms and not complete):
+        return []
+    inverse = np.linalg.inv(design.T @ design)
+    points = inverse @ (design.T @ accuracy)
+    variance, freedom = np.zeros(terms), math.inf
+    if not complete:
+        freedom = count - terms
+        residual = accuracy - design @ points
+        variance += np.diag(inverse) * float(residual @ residual) / freedom
+    if right is not None:
+        each = np.zeros((terms, images))
+        for start in range(0, count, _SLICE):
+            rows = slice(start, start + _SLICE)
+            bits = np.unpackbits(right[rows], axis=1, count=images).astype(np.float64)
+            each += design[rows].T @ bits
+        variance += (100 * inverse @ each).var(axis=1, ddof=1) / images
+        freedom = min(freedom, images - 1)
+    errors = np.sqrt(variance)
+    names = [(block, kind) for block in Scheme.parameter_names(stages) for kind in kinds]
+    least = wilson(0.0, images)[1] if images else 100.0
+    effects = []
+    for (block, kind), mean, error in zip(names, points[1:], errors[1:], strict=True):
+        nothing = error < _ROUNDING
+        half = least if nothing else float(stats.t.ppf(0.975, freedom)) * error
+        p = 1.0 if nothing else 2 * float(stats.t.sf(abs(mean) / error, freedom))
+        low, high = max(mean - half, -100.0), min(mean + half, 100.0)
+        effects.append(Effect(block, kind, float(mean), float(low), float(high), p))
+    return effects
+
+
+def readings(effects: Sequence[Effect]) -> list[str]:
+    """Return what can be said of each effect, of all of them at once (Holm, 5 %)."""
+    return [
+        UNTOLD if not p < 0.05 else "pays" if effect.points > 0 else "costs"
+        for effect, p in zip(effects, holm([effect.p for effect in effects]), strict=True)
+    ]
