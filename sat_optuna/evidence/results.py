@@ -1,8 +1,10 @@
 """Results of retrainings: what was asked, what came out, where it is kept; no torch."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sat_optuna.config.config import StudyConfig, fingerprint
 from sat_optuna.files import write_text
@@ -12,10 +14,17 @@ from sat_optuna.training.checkpoint import EpochRecord
 __all__ = [
     "RetrainJob",
     "RetrainResult",
+    "kept_in",
     "read_result",
     "retrain_fingerprint",
     "write_result",
 ]
+
+
+def kept_in(folder: Path, scheme: Scheme, seed: int) -> tuple[Path, Path]:
+    """Return where the result and the weights of a retraining are kept in a folder."""
+    name = f"{scheme}.seed{seed}"
+    return folder / f"{name}.json", folder / f"{name}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +46,12 @@ class RetrainJob:
     @property
     def result_path(self) -> Path:
         """Where the result is kept."""
-        return self.folder / f"{self.scheme}.seed{self.seed}.json"
+        return kept_in(self.folder, self.scheme, self.seed)[0]
 
     @property
     def weights_path(self) -> Path:
         """Where the weights are kept."""
-        return self.folder / f"{self.scheme}.seed{self.seed}.safetensors"
+        return kept_in(self.folder, self.scheme, self.seed)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,7 @@ class RetrainResult:
     history: tuple[EpochRecord, ...]
 
 
-def retrain_fingerprint(config: StudyConfig) -> str:
+def retrain_fingerprint(config: StudyConfig | Mapping[str, Any]) -> str:
     """Return the fingerprint of what decides a retraining, beside its scheme and seed."""
     return fingerprint(config, "retrain")
 

@@ -28,7 +28,7 @@ __all__ = ["RANDOM", "Outcome", "networks_step", "read_outcome"]
 RANDOM = ".random"
 
 
-def networks_step(config: StudyConfig) -> str:
+def networks_step(config: StudyConfig | Mapping[str, Any]) -> str:
     """Return the step whose record has the digests of what the retrainings made."""
     return f"networks-{retrain_fingerprint(config)}"
 

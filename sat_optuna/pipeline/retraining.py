@@ -3,6 +3,7 @@
 import platform
 from contextlib import closing
 from dataclasses import replace
+from shlex import quote
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     if not outcome.is_written:
         raise StudyError(
             f"{len(outcome.missing)} of {len(outcome.jobs)} retrainings of study {study.name!r} "
-            f"are missing, or their tickets; run: sat-optuna retrain {study.name}"
+            f"are missing, or their tickets; run: sat-optuna retrain {study.argument}"
         )
     names = ("ticket.png", "search.png", "accuracy.png", "trials.csv")
     path = study.folder / "report.md"
@@ -137,7 +138,7 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket]) -> None:
     if outcome.measured is None or not outcome.results:
         raise StudyError(
             f"the costs or the results of study {study.name!r} are missing from {study.work}; "
-            f"move {study.tickets} away and run: sat-optuna retrain {study.name}"
+            f"move {quote(str(study.tickets))} away and run: sat-optuna retrain {study.argument}"
         )
 
     def rows(suffix: str) -> list[TrialRow]:

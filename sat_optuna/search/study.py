@@ -32,6 +32,7 @@ __all__ = [
     "finished_trials",
     "hold_to",
     "load_study",
+    "name_of",
     "run_trials",
 ]
 
@@ -130,6 +131,12 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
             f"the trials of study {study.study_name!r} were scored with another "
             f"{' and '.join(changed)} than is given now; bring that back, or make a new study"
         )
+
+
+def name_of(storage: RDBStorage, uuid: str) -> str | None:
+    """Return the name of the study that has a uuid, whatever its folder is called now."""
+    studies = storage.get_all_studies()
+    return next((s.study_name for s in studies if s.user_attrs.get(UUID_KEY) == uuid), None)
 
 
 def load_study(storage: RDBStorage, name: str) -> optuna.Study:

@@ -122,16 +122,21 @@ def pretrain(
 
     Raises:
         ConfigError: `epochs`, `connect` or `draws` is none that may be.
+        BackboneError, AttentionError: images of this size do not go through the network, or it is
+            not what the tables say of it.
         DataError, CheckpointError, TrainingError: as of `fit`.
     """
     given = {"epochs": epochs, "connect": connect, "draws": draws}
     checked("pretrain", PretrainConfig, given)
+    part = data.train if isinstance(data, Split) else data
+    images = training_images(part, device=next(net.parameters()).device)
+    net.check_input(images.shape)
     draw = partial(
         draw_scheme, net.stages, len(net.specs), connect=connect, draws=draws, seed=seed
     )
     return fit(
         net,
-        data.train if isinstance(data, Split) else data,
+        images,
         epochs=epochs,
         seed=seed,
         config=config,
