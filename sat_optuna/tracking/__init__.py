@@ -6,6 +6,21 @@ which takes seconds.
 """
 
 from sat_optuna.tracking.log import MLflowLog
-from sat_optuna.tracking.store import MLFLOW_SETTINGS, TrackingError, stale_runs, store_uri
+from sat_optuna.tracking.store import (
+    MLFLOW_SETTINGS,
+    TrackingError,
+    check_store,
+    stale_runs,
+    store_file,
+    store_uri,
+)
 
-__all__ = ["MLFLOW_SETTINGS", "MLflowLog", "TrackingError", "stale_runs", "store_uri"]
+__all__ = [
+    "MLFLOW_SETTINGS",
+    "MLflowLog",
+    "TrackingError",
+    "check_store",
+    "stale_runs",
+    "store_file",
+    "store_uri",
+]
