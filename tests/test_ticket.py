@@ -15,7 +15,8 @@ from sat_optuna.errors import TicketError, WriteError
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ROLES, SCHEMA, SHARINGS, AttentionSpec, Score, Ticket
 
-NAMES = st.text(max_size=6)
+# No control characters: nothing that is read may hold one.
+NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=6)
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 COUNTS = st.integers(0, 2**60)
 JSON = st.recursive(

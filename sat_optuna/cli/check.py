@@ -3,7 +3,7 @@
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.folder import StudyFolder, find_study
 
 __all__ = ["check"]
 
@@ -12,11 +12,16 @@ __all__ = ["check"]
 @click.argument("study")
 @click.pass_obj
 def check(console: Console, *, study: str) -> None:
-    """Show every fault of study.toml at once; trains nothing."""
-    opened = open_study(study)
+    """Show every fault of study.toml at once; trains nothing.
+
+    The study's [plugins] are run, for they register what it names.
+    """
+    opened = StudyFolder(find_study(study))
+    if opened.plugins:
+        console.remark(f"running the study's plugins: {', '.join(map(str, opened.plugins))}")
     stages = opened.check()
     choices = (len(opened.config.attention.kinds) + 1) ** sum(stages)
     console.result(
         f"{opened.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "
-        f"{stages}, {choices:,} schemes; next: sat-optuna run {study}"
+        f"{stages}, {choices:,} schemes; next: sat-optuna run {opened.argument}"
     )

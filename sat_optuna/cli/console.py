@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.errors import SatOptunaWarning, readable
 from sat_optuna.events import Event, OnEvent
 
 __all__ = ["FORMAT", "INTERRUPTED", "Console"]
@@ -47,7 +47,7 @@ class Console:
     ) -> None:
         # Ours are sentences for the user; the libraries' are for their developers.
         if issubclass(category, SatOptunaWarning) and not self.quiet:
-            click.echo(f"Warning: {message}", err=True)
+            click.echo(readable(f"Warning: {message}"), err=True)
 
     def result(self, text: str) -> None:
         """Print a line of the result."""
@@ -56,7 +56,7 @@ class Console:
     def remark(self, text: str) -> None:
         """Print a line that is not the result."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(readable(text), err=True)
 
     def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], format: str) -> None:
         """Print rows as a table, as one JSON document (a list of objects) or as CSV."""

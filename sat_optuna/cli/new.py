@@ -1,6 +1,7 @@
 """`sat-optuna new`: write a commented study.toml."""
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -17,6 +18,11 @@ __all__ = ["new"]
 @click.pass_obj
 def new(console: Console, *, study: str) -> None:
     """Write studies/STUDY/study.toml, every key with its default and a comment."""
-    folder = Path(study) if Path(study).name != study else STUDIES / study
+    name = Path(study).name
+    if not name.strip() or name == ".." or not name.isprintable():
+        raise click.UsageError(
+            f"{study!r} is no name for a study, whose folder is called so; give one such as mine"
+        )
+    folder = Path(study) if name != study else STUDIES / study
     path = write_config(folder / "study.toml", StudyConfig())
-    console.result(f"{path} written; edit it, then: sat-optuna check {study}")
+    console.result(f"{path} written; edit it, then: sat-optuna check {quote(study)}")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sat_optuna.config.config import AttentionConfig, StudyConfig
 from sat_optuna.config.reader import parse_config, plugins_of, read_toml
 from sat_optuna.config.template import to_toml, write_config
-from sat_optuna.errors import ConfigError
+from sat_optuna.errors import ConfigError, SatOptunaWarning
 from sat_optuna.ticket import SHARINGS, AttentionSpec
 
 KNOWN = {
@@ -187,8 +187,8 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             "attention.kinds has 'sgee'; did you mean 'sge'? known: dia, se, sge",
         ),
         (
-            '[attention]\nkinds = ["se"]\ndia = {}',
-            "unknown key 'attention.dia'; name it in attention.kinds or drop it",
+            '[attention]\nkinds = ["se"]\nnothing = {}',
+            "unknown key 'attention.nothing'; name it in attention.kinds or drop it",
         ),
         ('[attention]\nkind = ["se"]', "unknown key 'attention.kind'; did you mean 'kinds'?"),
         (
@@ -247,10 +247,24 @@ def test_a_fault_is_one_sentence(text, said):
     assert faults(text) == [said]
 
 
+@pytest.mark.parametrize("kinds", ['"sge"', '"dia"', '"dia", "sge"'])
+def test_the_templates_line_of_se_is_no_fault_under_other_kinds(kinds):
+    written = to_toml(StudyConfig())
+    assert 'kinds = ["se"]' in written
+    assert "\nse = { reduction = 16" in written
+    config = parse(written.replace('kinds = ["se"]', f"kinds = [{kinds}]"))
+    assert [f'"{spec.kind}"' for spec in config.attention.kinds] == kinds.split(", ")
+
+
+def test_settings_of_a_kind_that_kinds_does_not_name_are_said_to_be_unused():
+    words = "attention.dia is set, and attention.kinds does not name dia, so it is not used"
+    with pytest.warns(SatOptunaWarning, match=words):
+        parse('[attention]\nkinds = ["se"]\ndia = { sharing = "stage" }')
+
+
 def test_a_table_of_a_kind_there_is_gets_no_hint_to_a_misspelt_one():
     assert faults('[attention]\nkinds = ["see"]\nse = {}') == [
         "attention.kinds has 'see'; did you mean 'se'? known: dia, se, sge",
-        "unknown key 'attention.se'; name it in attention.kinds or drop it",
     ]
 
 
