@@ -23,7 +23,7 @@ def open_storage(db: Path) -> RDBStorage:
     Raises:
         StudyError: it cannot be opened.
     """
-    if db.exists() and not all(os.access(place, os.W_OK) for place in (db, db.parent)):
+    if db.exists() and not (_is_writable(db) and _is_writable(db.parent)):
         raise StudyError(
             f"cannot open {db}, for it or its folder is read-only and SQLite writes beside what "
             "it reads; copy the study to a disk that can be written, or make both writable"
@@ -52,6 +52,10 @@ def open_storage(db: Path) -> RDBStorage:
     sqlalchemy.event.listen(storage.engine, "connect", fast)
     storage.engine.dispose()
     return storage
+
+
+def _is_writable(place: Path) -> bool:
+    return os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextmanager

@@ -454,3 +454,13 @@ def test_what_is_no_toml_is_said_with_its_place(tmp_path, content, reason):
     assert reason in str(caught.value)
     assert str(caught.value).endswith("; correct it there")
     assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "study.toml"
+    for mark in (b"", b"\xef\xbb\xbf"):
+        path.write_bytes(mark + b"seed = 3\n")
+        assert read_toml(path) == {"seed": 3}
+    path.write_bytes(b"\xff\xfes\x00")  # UTF-16
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read_toml(path)

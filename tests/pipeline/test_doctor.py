@@ -139,9 +139,9 @@ def test_a_database_that_is_none_is_a_finding_not_a_crash(root):
         folder.mkdir()
         (folder / "study.db").write_bytes(content)
     broken, empty = (about(found(root, root / n), f"study {n}") for n in ("text", "empty"))
-    assert [finding.state for finding in broken + empty] == ["look", "look"]
+    assert [finding.state for finding in broken + empty] == ["look", "ok"]
     assert f"cannot open {root / 'text' / 'study.db'}" in broken[0].finding
-    assert "study.db holds no study; run: sat-optuna run " in empty[0].finding
+    assert "not searched yet; run: sat-optuna run " in empty[0].finding
 
 
 def test_a_study_under_another_name_is_said(root, left):
