@@ -39,7 +39,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _edits(one: str, other: str) -> int:
     """Return how many letters to change, add, leave out or swap make one text of another."""
-    before, last = [0] * (len(other) + 1), [*range(len(other) + 1)]
+    before: list[int] = [0] * (len(other) + 1)
+    last: list[int] = [*range(len(other) + 1)]
     for i, letter in enumerate(one, start=1):
         row = [i]
         for j, wanted in enumerate(other, start=1):

@@ -1,6 +1,7 @@
 """The command line: `sat-optuna COMMAND STUDY|TICKET`; one command a file, imported when run."""
 
 import importlib
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -136,8 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             auto_envvar_prefix="SAT_OPTUNA",
         )
     except click.ClickException as error:
-        error.message = readable(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(readable(shown.getvalue()), nl=False, err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo(

@@ -197,7 +197,8 @@ def _run(job: RetrainJob, ticket: Ticket, plugins: tuple[Path, ...]) -> RetrainR
             f"fingerprint is {data.fingerprint[:16]} and was {ticket.dataset_fingerprint[:16]}; "
             "bring the files back, or make a new study"
         )
-    checkpoint = Checkpoint(job.weights_path, retrain_fingerprint(job.config))
+    identity = f"{retrain_fingerprint(job.config)} {job.scheme} seed {job.seed}"
+    checkpoint = Checkpoint(job.weights_path, identity)
     net = retrain(
         ticket,
         data,

@@ -84,6 +84,7 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
     """Run the jobs without a result; each is noted as it comes."""
     from sat_optuna.evidence.retrain import run_jobs
 
+    outcome.check_weights()
     study, total = outcome.study, len(outcome.jobs)
     jobs = [(job, outcome.ticket_for(job.scheme)) for job in outcome.missing]
     done = total - len(jobs)

@@ -122,21 +122,18 @@ def pretrain(
 
     Raises:
         ConfigError: `epochs`, `connect` or `draws` is none that may be.
-        BackboneError, AttentionError: images of this size do not go through the network, or it is
+        BackboneError, AttentionError: the images are too small for a module, or the network is
             not what the tables say of it.
         DataError, CheckpointError, TrainingError: as of `fit`.
     """
     given = {"epochs": epochs, "connect": connect, "draws": draws}
     checked("pretrain", PretrainConfig, given)
-    part = data.train if isinstance(data, Split) else data
-    images = training_images(part, device=next(net.parameters()).device)
-    net.check_input(images.shape)
     draw = partial(
         draw_scheme, net.stages, len(net.specs), connect=connect, draws=draws, seed=seed
     )
     return fit(
         net,
-        images,
+        data.train if isinstance(data, Split) else data,
         epochs=epochs,
         seed=seed,
         config=config,
@@ -237,6 +234,8 @@ class _Loop:
         record = checkpoint.record() if checkpoint else None
         with evaluating(net):
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
+        if isinstance(net, Supernet):
+            net.check_input(images.shape)
         self.step = TrainingStep(net, config, self._arithmetic(record))
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []

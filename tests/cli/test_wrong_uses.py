@@ -101,6 +101,7 @@ USES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, str]] = {
     "trials before a search": (nothing, ("trials", "tiny"), 1, "no search was run yet"),
     "a report before a search": (nothing, ("report", "tiny"), 1, "no search was run yet"),
     "a ticket before a search": (nothing, ("ticket", "tiny"), 1, "no search was run yet"),
+    "a retraining before a search": (nothing, ("retrain", "tiny"), 1, "no search was run yet"),
     "a search before pretraining": (
         nothing, ("search", "tiny", "--no-mlflow"), 1, "has 0 of 2 epochs; run: sat-optuna pretr"
     ),

@@ -284,8 +284,28 @@ def test_a_result_that_was_edited_is_made_again(copy):
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "accuracy": 99.9}))
     (folder / "tickets" / "ticket.json").unlink()
-    assert sat.open_study(folder).retrain(mlflow=False).tickets.keys() == before.keys()
+    with pytest.warns(SatOptunaWarning, match=r"seed0.json is not what the retraining wrote"):
+        assert sat.open_study(folder).retrain(mlflow=False).tickets.keys() == before.keys()
     assert json.loads(path.read_text()) == document
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_weights_of_another_seed_are_not_taken_for_a_missing_result(copy, finished):
+    _, folder = copy
+    (ours, *_) = sorted((folder / "work" / "retrain").glob("*/*.seed0.json"))
+    weights = ours.with_suffix(".safetensors")
+    shutil.copy(str(weights).replace("seed0", "seed1"), weights)
+    ours.unlink()
+    (folder / "tickets" / "ticket.json").unlink()
+    if not finished:  # as if it had been stopped within: no digest is noted yet
+        (record,) = (folder / "work" / "done").glob("networks-*.json")
+        document = json.loads(record.read_text())
+        for name in (ours.name, weights.name):
+            del document["made"][name]
+        record.write_text(json.dumps(document))
+    with pytest.raises(SatOptunaError, match=r"bytes have changed since|another configuration"):
+        sat.open_study(folder).retrain(mlflow=False)
+    assert not ours.exists()
 
 
 def test_an_on_event_that_raises_ends_the_step_and_the_study_goes_on(copy):
