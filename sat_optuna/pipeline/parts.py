@@ -122,7 +122,7 @@ class StudyParts:
                 with torch.device(device):
                     net = self._supernet(in_channels=shape[0], classes=2)
                     net.check_input(shape)
-            self._check_single(net, shape)
+                self._check_single(net, shape)
         except SatOptunaError as error:
             return [str(error)]
         return []

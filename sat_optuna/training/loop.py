@@ -234,8 +234,8 @@ class _Loop:
         record = checkpoint.record() if checkpoint else None
         with evaluating(net):
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
-        if isinstance(net, Supernet):
-            net.check_input(images.shape)
+        if check := getattr(net, "check_input", None):  # a supernet's
+            check(images.shape)
         self.step = TrainingStep(net, config, self._arithmetic(record))
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []

@@ -143,9 +143,9 @@ def test_optuna_dashboard_answers_pages_of_this_machine_alone(storage, tmp_path)
         here = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}
         answer = requests.get(studies, headers=here, timeout=SECONDS)
         for page in (f"{url}/dashboard/", studies):
-            headers = requests.get(page, timeout=SECONDS).headers
-            assert headers["X-Frame-Options"] == "DENY"
-            assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+            shown = requests.get(page, timeout=SECONDS).headers
+            assert shown["X-Frame-Options"] == "DENY"
+            assert "frame-ancestors 'none'" in shown["Content-Security-Policy"]
         assert len(answer.json()["study_summaries"]) == 1
 
 
