@@ -17,6 +17,7 @@ SatOptunaError
 A module that needs a type for itself alone derives it from SatOptunaError in its own file.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -35,14 +36,45 @@ __all__ = [
     "WriteError",
     "errors_as",
     "one_line",
+    "readable",
 ]
+
+_LONGEST = 2000  # characters of a line
+# What moves a terminal's cursor, turns the direction of writing or cannot be written at all.
+_UNWRITABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_CREDENTIALS = (
+    re.compile(r"(://)[^/:@\s]+:(?!\d+(?:[/?#\s]|$))\S*@"),  # a password, not host:port/path; it
+    re.compile(r"(://)[^/\s]*@"),  # may hold @ and slashes, so the last @ ends it
+    re.compile(r"((?:^|[?&])(?:password|passwd|pwd|token)=)[^&\s]*", re.IGNORECASE),
+)
+
+
+def readable(text: str) -> str:
+    r"""Return a text as it is shown: no password in a URL, no control characters, no endless line.
+
+    >>> readable("cannot reach postgresql://me:p@ss@host/db")
+    'cannot reach postgresql://host/db'
+    >>> readable("\x1b[31mred"), len(readable("x" * 100_000)) < 2000
+    ('\\x1b[31mred', True)
+
+    Every error of this package is shown through it.
+    """
+    for credentials in _CREDENTIALS:
+        text = credentials.sub(r"\1", text)
+    text = _UNWRITABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return "\n".join(
+        line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 4 :]}"
+        for line in text.split("\n")
+    )
 
 
 class SatOptunaError(Exception):
-    """Root of the tree; `str` of it is the message as given (KeyError's own would add quotes)."""
+    """Root of the tree; `str` of it is the message, readable (KeyError's own would add quotes)."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
+        return readable(str(self.args[0])) if self.args else ""
 
 
 class SatOptunaWarning(UserWarning):

@@ -4,22 +4,31 @@ A SQLite file is named by a URL, whose special characters a path may hold.
 """
 
 import contextlib
+import errno
 import hashlib
+import math
 import os
+import re
 import secrets
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sat_optuna.errors import WriteError
 
 __all__ = [
+    "check_is_file",
     "check_writable",
     "sha256_of",
-    "sqlite_file",
     "sqlite_url",
+    "unusable_values",
     "write_atomically",
     "write_text",
 ]
+
+_DEEPEST = 32  # a ticket's configuration is four deep
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -61,6 +70,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def check_is_file(path: Path) -> None:
+    """Make sure that reading a file comes to an end, as that of a pipe or a device may not.
+
+    Raises:
+        OSError: it is not there, or is no file: a folder, a pipe, a device.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
 def check_writable(path: Path) -> None:
     """Make sure that a file can be written at `path`; call it before a long computation.
 
@@ -89,6 +111,37 @@ def write_text(path: Path, text: str) -> Path:
     return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def unusable_values(document: Any) -> Iterator[str]:
+    """Yield a phrase for each value of a JSON or TOML document that nothing here could handle.
+
+    >>> [*unusable_values({"a": [1, "red"], "b": {"c": float("inf")}})]
+    ['b.c is inf; write a finite number']
+
+    Such are nests deeper than any of ours, numbers that are not finite or need more than 64 bits,
+    and texts with control characters, which a file system, a database or a terminal would choke on
+    or obey.
+    """
+    todo = [("", document, 0)]
+    while todo:
+        key, value, depth = todo.pop()
+        if depth > _DEEPEST:
+            yield f"{key[:60]} ... is nested more than {_DEEPEST} deep; write it flat"
+            return
+        if isinstance(value, dict):
+            held = [(f"{key}.{k}" if key else k, v, depth + 1) for k, v in value.items()]
+            todo += reversed(held)
+            if any(_CONTROL.search(str(k)) for k in value):
+                yield f"{key or 'it'} has a key with control characters; remove them"
+        elif isinstance(value, list):
+            todo += [(key, item, depth + 1) for item in reversed(value)]
+        elif isinstance(value, str) and _CONTROL.search(value):
+            yield f"{key} has control characters; remove them"
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            yield f"{key} is a whole number of more than 64 bits; write a smaller one"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{key} is {value}; write a finite number"
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hex digits."""
     with path.open("rb") as stream:
@@ -108,16 +161,3 @@ def sqlite_url(path: Path) -> str:
         return url
     # MLflow makes the folder of a sqlite:/// URL as it is written, escapes and all; of this none.
     return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
-
-
-def sqlite_file(url: str) -> Path | None:
-    """Return the file that a URL of SQLAlchemy's names; None where it is of another database.
-
-    >>> sqlite_file(sqlite_url(Path("/tmp/100%?/study.db"))), sqlite_file("https://mlflow:5000")
-    (PosixPath('/tmp/100%?/study.db'), None)
-    """
-    from sqlalchemy.engine import make_url
-
-    if not url.startswith("sqlite"):
-        return None
-    return Path(make_url(url).database or "")

@@ -1,6 +1,5 @@
 """Names for things that can be plugged in; listing names imports nothing that they stand for."""
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,16 +13,52 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint at the known name that is nearest, or the empty string if none is near.
+    """Return a hint at the known name that is nearest, or the empty text where none is near.
 
     >>> nearest("Sgee", ("se", "sge", "dia"))
     "; did you mean 'sge'?"
 
-    Upper and lower case count as the same.
+    >>> nearest("optimizer", ("compile", "batch", "lr"))
+    ''
+
+    Near is what a third of its letters makes of it, changed, added, left out or swapped, or what
+    it begins or ends. Upper and lower case count as the same.
     """
-    lowered = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
-    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
+    known, asked, most = [*known], name.lower(), max(1, len(name) // 3)
+    edits = {
+        other: _edits(asked, other.lower())
+        for other in known
+        if abs(len(other) - len(name)) <= most
+    }
+    near = min(edits, key=lambda other: edits[other], default="")
+    if not near or edits[near] > most:
+        parts = [other for other in known if _is_part(asked, other.lower())]
+        near = min(parts, key=lambda other: abs(len(other) - len(name)), default="")
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def _edits(one: str, other: str) -> int:
+    """Return how many letters to change, add, leave out or swap make one text of another."""
+    before: list[int] = [0] * (len(other) + 1)
+    last: list[int] = [*range(len(other) + 1)]
+    for i, letter in enumerate(one, start=1):
+        row = [i]
+        for j, wanted in enumerate(other, start=1):
+            row.append(min(last[j] + 1, row[-1] + 1, last[j - 1] + (letter != wanted)))
+            if i > 1 and j > 1 and (one[i - 2], letter) == (wanted, other[j - 2]):
+                row[-1] = min(row[-1], before[j - 2] + 1)
+        before, last = last, row
+    return last[-1]
+
+
+def _is_part(one: str, other: str) -> bool:
+    """Tell whether a text, of four letters at least, begins or ends another."""
+    part, whole = sorted((one, other), key=len)
+    return len(part) >= 4 and (whole.startswith(part) or whole.endswith(part))
+
+
+def _no_hint(_name: str) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +76,17 @@ class Registry(Generic[T]):
     >>> numbers.names(), numbers.get("three"), numbers.get("fraction")
     (('fraction', 'three'), 3, <class 'fractions.Fraction'>)
 
-    Attributes:
+    Args:
         kind: what the things are, for messages.
+        hint: of a name that is not there, what is known of it: "; it is ... ," or the empty text.
+
+    Attributes:
+        kind: as given.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, hint: Callable[[str], str] = _no_hint) -> None:
         self.kind = kind
+        self._hint = hint
         self._entries: dict[str, T | str] = {}
         self._families: dict[str, _Family[T]] = {}
 
@@ -123,8 +163,12 @@ class Registry(Generic[T]):
             UnknownName: no such name.
         """
         if name not in self:
-            near = nearest(name, self) or ";"
+            near = self.near(name) or ";"
             raise UnknownName(f"no {self.kind} {name!r}{near} known: {', '.join(self)}")
+
+    def near(self, name: str) -> str:
+        """Return a hint at what a name that is not there may mean, or the empty text."""
+        return self._hint(name) or nearest(name, self)
 
     def names(self) -> tuple[str, ...]:
         """Return all names, sorted; those of families come after the others."""

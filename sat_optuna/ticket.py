@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sat_optuna.errors import SchemeError, TicketError
-from sat_optuna.files import write_text
+from sat_optuna.files import check_is_file, unusable_values, write_text
 from sat_optuna.scheme import Scheme
 
 __all__ = [
@@ -196,6 +196,8 @@ class Ticket:
             raise TicketError(
                 f"{source} is no ticket: it has no schema number; give a ticket's JSON file"
             )
+        for fault in unusable_values(document):
+            raise TicketError(f"{source}: {fault}")
         schema = document.pop("schema")
         if type(schema) is not int or schema != SCHEMA:
             raise TicketError(
@@ -219,7 +221,8 @@ class Ticket:
             TicketError: the file does not exist or is no ticket.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            check_is_file(Path(path))
+            text = Path(path).read_text(encoding="utf-8-sig")  # an editor may have put a BOM
         except (OSError, UnicodeDecodeError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or error
             raise TicketError(

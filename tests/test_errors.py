@@ -38,7 +38,7 @@ def test_the_tree_is_the_one_drawn():
 
 def test_all_names_are_public():
     names = {kind.__name__ for kind in TYPES}
-    assert set(errors.__all__) == names | {"SatOptunaWarning", "errors_as", "one_line"}
+    assert set(errors.__all__) == names | {"SatOptunaWarning", "errors_as", "one_line", "readable"}
 
 
 @pytest.mark.parametrize(

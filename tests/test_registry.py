@@ -115,3 +115,34 @@ def test_names_and_checks_import_nothing():
         "assert not {'torch', 'numpy', 'optuna'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("optimizer", ("batch", "compile", "lr", "momentum", "schedule")),
+        ("metric", ("batch", "objective", "sampler", "trials")),
+        ("weights", ("blocks", "stem_stride", "width")),
+        ("depth", ("blocks", "width")),
+        ("xyz", ("se", "sge", "eca")),
+        ("", ("se", "sge")),
+    ],
+)
+def test_no_name_is_offered_where_none_is_near(name, known):
+    assert nearest(name, known) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant", "known"),
+    [
+        ("trails", "trials", ("batch", "sampler", "trials")),  # two letters swapped
+        ("WIDHT", "width", ("blocks", "width")),
+        ("mnist", "mnist5k", ("fashion-mnist", "mnist5k", "stl10")),  # the beginning
+        ("train", "retrain", ("run", "retrain", "search")),  # the end
+        ("batchsize", "batch", ("batch", "lr")),
+        ("resnet200", "resnet20", ("resnet18", "resnet20", "resnet50")),
+        ("sf", "se", ("dia", "se")),
+    ],
+)
+def test_the_name_that_was_meant_is_offered(name, meant, known):
+    assert nearest(name, known) == f"; did you mean {meant!r}?"

@@ -15,11 +15,13 @@ from sat_optuna.errors import TicketError, WriteError
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ROLES, SCHEMA, SHARINGS, AttentionSpec, Score, Ticket
 
-NAMES = st.text(max_size=6)
+# No control characters: nothing that is read may hold one.
+NAMES = st.text(max_size=6).map(lambda text: "".join(filter(str.isprintable, text)))
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 COUNTS = st.integers(0, 2**60)
+WHOLE = st.integers(-(2**63) + 1, 2**63 - 1)
 JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), FLOATS, NAMES),
+    st.one_of(st.none(), st.booleans(), WHOLE, FLOATS, NAMES),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=5,
 )
@@ -28,9 +30,7 @@ SPECS = st.builds(
     AttentionSpec,
     kind=NAMES,
     sharing=st.sampled_from(SHARINGS),
-    settings=st.dictionaries(
-        NAMES, st.one_of(st.booleans(), st.integers(), FLOATS, NAMES), max_size=2
-    ),
+    settings=st.dictionaries(NAMES, st.one_of(st.booleans(), WHOLE, FLOATS, NAMES), max_size=2),
 )
 SCORES = st.builds(
     Score,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sat_optuna.backbones.unsuited import instead_of
 from sat_optuna.errors import SatOptunaError, errors_as
 from sat_optuna.registry import Registry, nearest
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKBONES", "add_backbone", "backbone_stages", "build_backbone"]
 
-BACKBONES: Registry[Callable[..., "nn.Module"]] = Registry("backbone")
+BACKBONES: Registry[Callable[..., "nn.Module"]] = Registry("backbone", hint=instead_of)
 _STAGES: dict[str, tuple[int, ...]] = {}
 _GIVEN = ("in_channels", "classes")
 

@@ -23,6 +23,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sat_optuna.backbones.contract import Backbone, BackboneError, Block
+from sat_optuna.backbones.unsuited import instead_of
 
 __all__ = [
     "BlockEntry",
@@ -210,8 +211,14 @@ def network_entry(model: nn.Module) -> NetworkEntry:
         importlib.import_module(table)
     entry = _NETWORKS.get(type(model))
     if entry is None:
+        name = type_name(type(model))
+        if instead := instead_of(name):
+            raise BackboneError(
+                f"network type {name} is in no table{instead} so take that, or enter this one "
+                "with sat_optuna.backbones.tables.add_network"
+            )
         raise BackboneError(
-            f"network type {type_name(type(model))} is in no table; register it with "
+            f"network type {name} is in no table; register it with "
             "sat_optuna.backbones.tables.add_network, or derive it from Backbone"
         )
     return entry

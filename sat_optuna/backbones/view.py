@@ -20,7 +20,7 @@ from sat_optuna.backbones.tables import (
 )
 from sat_optuna.errors import errors_as
 
-__all__ = ["BlockView", "NetworkView", "take_own_attention", "view_of"]
+__all__ = ["BlockView", "NetworkView", "carrying_own", "take_own_attention", "view_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,12 +146,29 @@ def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
         if views:
             stages.append(tuple(views))
     if not stages:
-        wanted = "block that carries attention of its own" if own else "residual block"
+        wanted = (
+            "block that carries attention of its own"
+            if own
+            else "residual block with a branch and a shortcut"
+        )
         raise BackboneError(
             f"network {kind} has no {wanted}; there is nowhere to plug "
             "attention, so choose another network"
         )
     return NetworkView(model, tuple(stages), tuple(before), entry)
+
+
+def carrying_own(view: NetworkView) -> int:
+    """Return how many blocks carry attention themselves, beside the slot that the view gives them.
+
+    None of a view made with `own=True`, whose slots are where that attention was.
+    """
+    blocks = [block for stage in view.blocks for block in stage if block.own is None]
+    entries = [(block.module, block_entry(block.module, view.model)) for block in blocks]
+    return sum(
+        entry is not None and entry.own is not None and entry.own.module_of(module) is not None
+        for module, entry in entries
+    )
 
 
 def take_own_attention(view: NetworkView) -> tuple[tuple[nn.Module | None, ...], ...]:

@@ -1,6 +1,7 @@
 """The command line: `sat-optuna COMMAND STUDY|TICKET`; one command a file, imported when run."""
 
 import importlib
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import click
 from typing_extensions import override
 
-from sat_optuna.errors import SatOptunaError
+from sat_optuna.errors import SatOptunaError, readable
 
 __all__ = ["main", "sat_optuna"]
 
@@ -117,7 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         INTERRUPTED.set()  # where Python drops the exception, within a destructor, this is left
         raise KeyboardInterrupt
 
+    def dropped(unraisable: "sys.UnraisableHookArgs") -> None:
+        # Of an interrupt within a destructor Python prints a traceback; it is heard all the same.
+        if not (INTERRUPTED.is_set() and unraisable.exc_type is KeyboardInterrupt):
+            hook(unraisable)
+
     INTERRUPTED.clear()
+    hook, sys.unraisablehook = sys.unraisablehook, dropped
     # SIGTERM closes trials, runs and child processes the way Ctrl-C does.
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, interrupt)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may ignore it
@@ -131,9 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except click.ClickException as error:
         if isinstance(error, click.UsageError):
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            click.echo(readable(shown.getvalue()), nl=False, err=True)
         else:
-            click.echo(wrapped(f"Error: {error.format_message()}", sys.stderr), err=True)
+            text = readable(f"Error: {error.format_message()}")
+            click.echo(wrapped(text, sys.stderr), err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo(
@@ -144,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if isinstance(code, int) else 0

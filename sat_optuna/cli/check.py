@@ -7,7 +7,7 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.data.examined import Examined
-from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.folder import StudyFolder, find_study
 
 __all__ = ["check"]
 
@@ -18,8 +18,13 @@ _NAMED = 20  # classes whose counts are shown
 @click.argument("study")
 @click.pass_obj
 def check(console: Console, *, study: str) -> None:
-    """Show every fault of study.toml and of the data at once; trains nothing."""
-    opened = open_study(study)
+    """Show every fault of study.toml and of the data at once; trains nothing.
+
+    The study's [plugins] are run, for they register what it names.
+    """
+    opened = StudyFolder(find_study(study))
+    if opened.plugins:
+        console.remark(f"running the study's plugins: {', '.join(map(str, opened.plugins))}")
     checked = opened.check()
     stages, data = checked.stages, checked.data
     choices = (len(opened.config.attention.kinds) + 1) ** sum(stages)
@@ -27,7 +32,7 @@ def check(console: Console, *, study: str) -> None:
         console.result(line)
     console.result(
         f"{opened.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "
-        f"{stages}, {choices:,} schemes; next: sat-optuna run {study}"
+        f"{stages}, {choices:,} schemes; next: sat-optuna run {opened.argument}"
     )
 
 

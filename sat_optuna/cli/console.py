@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import click
 
-from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.errors import SatOptunaWarning, readable
 from sat_optuna.events import Event, OnEvent
 
 __all__ = ["FORMAT", "INTERRUPTED", "Console", "wrapped"]
@@ -52,7 +52,7 @@ class Console:
     ) -> None:
         # Ours are sentences for the user; the libraries' are for their developers.
         if issubclass(category, SatOptunaWarning) and not self.quiet:
-            click.echo(wrapped(f"Warning: {message}", sys.stderr), err=True)
+            click.echo(wrapped(readable(f"Warning: {message}"), sys.stderr), err=True)
 
     def result(self, text: str) -> None:
         """Print a line of the result."""
@@ -61,7 +61,7 @@ class Console:
     def remark(self, text: str) -> None:
         """Print a line that is not the result."""
         if not self.quiet:
-            click.echo(wrapped(text, sys.stderr), err=True)
+            click.echo(wrapped(readable(text), sys.stderr), err=True)
 
     def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], format: str) -> None:
         """Print rows as a table, as one JSON document (a list of objects) or as CSV."""

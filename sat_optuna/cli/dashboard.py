@@ -3,8 +3,7 @@
 import click
 
 from sat_optuna.cli.console import Console
-from sat_optuna.files import sqlite_url
-from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.folder import StudyFolder, find_study
 
 __all__ = ["PORT", "dashboard"]
 
@@ -17,12 +16,12 @@ PORT = click.IntRange(1, 65535)
 @click.pass_obj
 def dashboard(console: Console, *, study: str, port: int) -> None:
     """Browse the trials in optuna-dashboard, on this machine only, until Ctrl-C."""
-    opened = open_study(study)
+    opened = StudyFolder(find_study(study))
     opened.optuna_study()
     from sat_optuna.tracking.servers import serve_dashboard
 
     serve_dashboard(
-        sqlite_url(opened.db),
+        opened.storage,
         port=port,
         on_ready=lambda url: console.result(f"optuna-dashboard: {url} (Ctrl-C ends it)"),
     )

@@ -72,5 +72,5 @@ def enumerate_all(
     done = "scored" if found.new else "done already"
     console.remark(
         f"enumerate: {summary['schemes']:,} schemes {done}, in {found.page} and {found.table}; "
-        f"next: sat-optuna search {opened.name}"
+        f"next: sat-optuna search {opened.argument}"
     )

@@ -1,6 +1,7 @@
 """`sat-optuna new`: write a commented study.toml."""
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -22,7 +23,12 @@ __all__ = ["new"]
 @click.pass_obj
 def new(console: Console, *, study: str, example: bool) -> None:
     """Write studies/STUDY/study.toml, every key with its default and a comment."""
-    folder = Path(study) if Path(study).name != study else STUDIES / study
+    name = Path(study).name
+    if not name.strip() or name == ".." or not name.isprintable():
+        raise click.UsageError(
+            f"{study!r} is no name for a study, whose folder is called so; give one such as mine"
+        )
+    folder = Path(study) if name != study else STUDIES / study
     path = write_config(folder / "study.toml", EXAMPLE if example else StudyConfig())
     then = "run it: sat-optuna run" if example else "edit it, then: sat-optuna check"
-    console.result(f"{path} written; {then} {study}")
+    console.result(f"{path} written; {then} {quote(study)}")

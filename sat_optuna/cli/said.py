@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from shlex import quote
 
 from sat_optuna.cli.console import Console
 from sat_optuna.events import Event, OnEvent
@@ -40,7 +41,7 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
                 if not new:
                     return f"report: done already, {path}"
                 ticket = study.tickets / "ticket.json"
-                return f"report: {path} written; next: sat-optuna show {ticket}"
+                return f"report: {path} written; next: sat-optuna show {quote(str(ticket))}"
         return None
 
     return said
@@ -51,7 +52,7 @@ def _pretrained(study: StudyFolder, result: Pretrained) -> str:
         return f"pretrain: done already, {result.epochs} epochs in {result.path}"
     return (
         f"pretrain: {result.epochs} epochs, loss {result.loss:.3f}; {result.path} written, "
-        f"next: sat-optuna search {study.name}"
+        f"next: sat-optuna search {study.argument}"
     )
 
 
@@ -59,14 +60,14 @@ def _searched(study: StudyFolder, result: Searched) -> str:
     if result.left:
         return (
             f"{result.step}: stopped by search.timeout with {result.left} trials to go; "
-            f"the same command goes on: sat-optuna search {study.name}"
+            f"the same command goes on: sat-optuna search {study.argument}"
         )
     if not result.new:
         where = ", now logged to MLflow" if result.caught_up else f" in {result.db}"
         return f"{result.step}: done already, {result.trials} trials{where}"
     return (
         f"{result.step}: {result.new} trials now, {result.trials} in all, in {result.db}; "
-        f"next: sat-optuna retrain {study.name}"
+        f"next: sat-optuna retrain {study.argument}"
     )
 
 
@@ -75,5 +76,5 @@ def _retrained(study: StudyFolder, result: Retrained) -> str:
         return f"retrain: done already, {result.networks} networks in {result.folder}"
     return (
         f"retrain: {result.networks} networks; tickets written to {study.tickets}; "
-        f"next: sat-optuna report {study.name}"
+        f"next: sat-optuna report {study.argument}"
     )

@@ -1,10 +1,12 @@
 """`sat-optuna ticket`: write the best scheme as a ticket."""
 
+from shlex import quote
+
 import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.show import picture
-from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.folder import StudyFolder, find_study
 
 __all__ = ["ticket"]
 
@@ -15,8 +17,8 @@ __all__ = ["ticket"]
 @click.pass_obj
 def ticket(console: Console, *, study: str, trial: int | None) -> None:
     """Write the best trial's scheme to tickets/trial-N.json, before any retraining."""
-    opened = open_study(study)
+    opened = StudyFolder(find_study(study))
     found = opened.ticket(trial)
     path = found.save(opened.tickets / f"trial-{found.trial}.json")
     console.result(picture(found.scheme, [spec.kind for spec in found.attention]))
-    console.result(f"{path} written; next: sat-optuna show {path}")
+    console.result(f"{path} written; next: sat-optuna show {quote(str(path))}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
-from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.folder import StudyFolder, find_study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -33,7 +33,7 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
 
     Which trials of live processes hold up the sampler is said below the list.
     """
-    folder = open_study(study)
+    folder = StudyFolder(find_study(study))
     opened = folder.optuna_study()
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
@@ -45,7 +45,7 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     if stale:
         console.remark(
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "
-            f"sat-optuna search {folder.name}"
+            f"sat-optuna search {folder.argument}"
         )
     for blocker in blocking_trials(opened):
         console.remark(str(blocker))

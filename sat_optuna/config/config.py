@@ -307,8 +307,13 @@ def decided(config: StudyConfig | Mapping[str, Any], step: Step) -> dict[str, An
     return {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}
 
 
-def fingerprint(config: StudyConfig, step: Step) -> str:
-    """Return 16 hex digits that change with any key that decides a step's result."""
+def fingerprint(config: StudyConfig | Mapping[str, Any], step: Step) -> str:
+    """Return 16 hex digits that change with any key that decides a step's result.
+
+    Args:
+        config: a configuration, or the `to_dict()` of one.
+        step: the step that is asked about.
+    """
     text = json.dumps(decided(config, step), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

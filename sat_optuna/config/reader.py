@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, Protocol
 
 from sat_optuna.config.config import AttentionConfig, StudyConfig
 from sat_optuna.config.limits import fitted
-from sat_optuna.errors import ConfigError
-from sat_optuna.registry import nearest
+from sat_optuna.errors import ConfigError, SatOptunaWarning
+from sat_optuna.files import check_is_file, unusable_values
+from sat_optuna.registry import Registry, nearest
 from sat_optuna.scheme import MAX_KINDS
 from sat_optuna.ticket import SHARINGS, AttentionSpec
 
@@ -31,19 +33,23 @@ class Names(Protocol):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the tables of a study.toml, nothing about them checked.
+    """Return the tables of a study.toml, nothing about them checked but that they can be handled.
 
     Raises:
         ConfigError: it cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        check_is_file(path)
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows writes a BOM
     except OSError as error:
         raise ConfigError(
             str(path), [f"cannot be read ({error.strerror}); make one with: sat-optuna new NAME"]
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), [f"is not TOML: {error}; correct it there"]) from error
+    if faults := [*unusable_values(document)]:
+        raise ConfigError(str(path), faults)
+    return document
 
 
 def plugins_of(document: Mapping[str, Any]) -> tuple[str, ...]:
@@ -144,7 +150,8 @@ class _Reader:
         known = self._names.get(registry or "")
         if known is None or name in known:
             return ""
-        return f"{nearest(name, known) or ';'} known: {', '.join(known)}"
+        near = known.near(name) if isinstance(known, Registry) else nearest(name, known)
+        return f"{near or ';'} known: {', '.join(known)}"
 
     def attention(self, given: Mapping[str, Any]) -> tuple[AttentionSpec, ...]:
         """Read `kinds` and the table of settings of each kind."""
@@ -154,10 +161,17 @@ class _Reader:
         for key, table in given.items():
             if key in specs:
                 specs[key] = self._spec(table, specs[key])
+            elif key in defaults or key in self._names.get("modules", ()):
+                usual = defaults.get(key, self._usual(key))
+                if self._spec(table, usual) != usual:  # the template's own line needs no word
+                    warnings.warn(
+                        f"attention.{key} is set, and attention.kinds does not name {key}, so "
+                        "it is not used",
+                        SatOptunaWarning,
+                        stacklevel=2,
+                    )
             elif key != "kinds" and kinds:
-                known = key in self._names.get("modules", ())
-                near = None if known else nearest(key, ("kinds", *kinds))
-                hint = near or "; name it in attention.kinds or drop it"
+                hint = nearest(key, ("kinds", *kinds)) or "; name it in attention.kinds or drop it"
                 self.fault(f"attention.{key}", f"unknown key 'attention.{key}'{hint}")
         return tuple(specs.values())
 

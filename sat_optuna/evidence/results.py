@@ -1,9 +1,11 @@
 """Results of retrainings: what was asked, what came out, where it is kept; no torch."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from sat_optuna.config.config import StudyConfig, fingerprint
 from sat_optuna.files import write_text
@@ -13,10 +15,17 @@ from sat_optuna.training.checkpoint import EpochRecord
 __all__ = [
     "RetrainJob",
     "RetrainResult",
+    "kept_in",
     "read_result",
     "retrain_fingerprint",
     "write_result",
 ]
+
+
+def kept_in(folder: Path, scheme: Scheme, seed: int) -> tuple[Path, Path]:
+    """Return where the result and the weights of a retraining are kept in a folder."""
+    name = f"{scheme}.seed{seed}"
+    return folder / f"{name}.json", folder / f"{name}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +47,12 @@ class RetrainJob:
     @property
     def result_path(self) -> Path:
         """Where the result is kept."""
-        return self.folder / f"{self.scheme}.seed{self.seed}.json"
+        return kept_in(self.folder, self.scheme, self.seed)[0]
 
     @property
     def weights_path(self) -> Path:
         """Where the weights are kept."""
-        return self.folder / f"{self.scheme}.seed{self.seed}.safetensors"
+        return kept_in(self.folder, self.scheme, self.seed)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +84,7 @@ class RetrainResult:
         return fmean(100 * hits / count for hits, count in both if count)
 
 
-def retrain_fingerprint(config: StudyConfig) -> str:
+def retrain_fingerprint(config: StudyConfig | Mapping[str, Any]) -> str:
     """Return the fingerprint of what decides a retraining, beside its scheme and seed."""
     return fingerprint(config, "retrain")
 

@@ -271,12 +271,13 @@ def _training(number: int, job: RetrainJob, ticket: Ticket) -> Training:
             f"fingerprint is {data.fingerprint[:16]} and was {ticket.dataset_fingerprint[:16]}; "
             "bring the files back, or make a new study"
         )
+    identity = f"{retrain_fingerprint(job.config)} {job.scheme} seed {job.seed}"
     return Training(
         _fresh(ticket, data.train_and_valid, seed=job.seed),
         data.train_and_valid,
         epochs=job.config.retrain.epochs,
         seed=job.seed,
         config=job.config.train,
-        checkpoint=Checkpoint(job.weights_path, retrain_fingerprint(job.config)),
+        checkpoint=Checkpoint(job.weights_path, identity),
         on_event=partial(_tell_share, number),
     )

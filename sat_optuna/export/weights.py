@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,7 +21,12 @@ from sat_optuna.errors import CheckpointError, TicketError, UnknownName, WriteEr
 from sat_optuna.export.network import differing_tensors, meta_network
 from sat_optuna.supernet.materialise import TicketNetwork, build_network
 from sat_optuna.ticket import Ticket
-from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
+from sat_optuna.training.checkpoint import (
+    check_digest,
+    load_tensors,
+    read_record,
+    save_checkpoint,
+)
 
 __all__ = [
     "load_ticket",
@@ -107,16 +113,19 @@ def read_ticket(path: Path) -> Ticket:
 
     Raises:
         TicketError: there is no ticket in it.
-        CheckpointError: there is no such file, or it is cut off.
+        CheckpointError: there is no such file, it is cut off, or its bytes have changed.
     """
-    return _ticket_in(_readable(path, read_record), path)
+    ticket = _ticket_in(_readable(path, read_record), path)
+    _readable(path, check_digest)
+    return ticket
 
 
 def _ticket_in(record: Mapping[str, Any], path: Path) -> Ticket:
     if "ticket" not in record:
         raise TicketError(
             f"{path} holds weights without a ticket, which alone says of what network; write both "
-            f"into one file with: sat-optuna export TICKET --to safetensors --weights {path}"
+            f"into one file with: sat-optuna export TICKET --to safetensors "
+            f"--weights {quote(str(path))}"
         )
     if record.get("schema") != _SCHEMA:
         raise TicketError(
@@ -199,19 +208,19 @@ def _check_registered(ticket: Ticket, path: Path) -> None:
         ) from error
 
 
-def _readable(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def _readable(path: Path, read: Callable[[Path], _T]) -> _T:
     """Return what `read` finds in a file; its errors speak of trainings, and these do not."""
     try:
         return read(path)
     except CheckpointError as error:
         if path.is_dir():
             raise CheckpointError(f"{path} is a folder; give a file in it") from error
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(f"there is no file {path}; give one that is there") from error
-        if _starts_with_brace(path):
+        if path.is_file() and _starts_with_brace(path):
             raise TicketError(
                 f"{path} is a ticket without weights; write both into one file with: "
-                f"sat-optuna export {path} --to safetensors"
+                f"sat-optuna export {quote(str(path))} --to safetensors"
             ) from error
         if error.__cause__ is None:
             raise TicketError(

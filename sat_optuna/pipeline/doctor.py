@@ -1,15 +1,13 @@
 """Is this installation well, what did dead processes leave, and what waits for live ones?"""
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sat_optuna.errors import SatOptunaError
-from sat_optuna.files import sqlite_file
+from sat_optuna.errors import SatOptunaError, readable
 
 __all__ = ["Finding", "examine"]
 
@@ -69,10 +67,9 @@ def _device() -> Finding:
 
 
 def _store(mlruns: Path) -> Iterator[Finding]:
-    from sat_optuna.tracking import stale_runs, store_uri
+    from sat_optuna.tracking import stale_runs, store_file, store_uri
 
-    uri = re.sub(r"//[^/@\s]*@", "//", store_uri(mlruns))  # no password
-    file = sqlite_file(store_uri(mlruns))
+    uri, file = readable(store_uri(mlruns)), store_file(mlruns)
     if file is None:  # a server is not asked: it may take minutes to fail
         yield Finding("mlflow store", "ok", uri)
         return
@@ -94,18 +91,18 @@ def _study(folder: Path) -> Iterator[Finding]:
     """Look at a search and at the random one that it is held against, both in study.db."""
     import optuna
 
-    from sat_optuna.search.storage import open_storage
+    from sat_optuna.pipeline.folder import StudyFolder
     from sat_optuna.search.study import finished_trials, load_study
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
-    db = folder / "study.db"
-    if not db.exists():
-        remedy = f"not searched yet; run: sat-optuna run {folder.name}"
-        yield Finding(f"study {folder.name}", "ok", remedy)
-        return
+    looked_at = StudyFolder(folder)
+    db = looked_at.db
     try:
-        storage = open_storage(db)
-        load_study(storage, folder.name)
+        if not looked_at.has_search():
+            remedy = f"not searched yet; run: sat-optuna run {looked_at.argument}"
+            yield Finding(f"study {folder.name}", "ok", remedy)
+            return
+        storage = looked_at.storage
         studies = [load_study(storage, name) for name in optuna.get_all_study_names(storage)]
     except SatOptunaError as error:
         yield Finding(f"study {folder.name}", "look", str(error))
@@ -113,8 +110,8 @@ def _study(folder: Path) -> Iterator[Finding]:
     for study in studies:
         subject = f"study {study.study_name}"
         yield Finding(subject, "ok", f"finished trials: {len(finished_trials(study))}, in {db}")
-        command = "search" if study.study_name == folder.name else "retrain"
-        remedy = f"sat-optuna {command} {folder.name}"
+        command = "search" if study.study_name == looked_at.search_name else "retrain"
+        remedy = f"sat-optuna {command} {looked_at.argument}"
         if stale := [trial.number for trial in stale_trials(study)]:
             yield Finding(
                 subject,

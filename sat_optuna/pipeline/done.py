@@ -73,9 +73,9 @@ class Records:
         record = self.get(step)
         if record is None:
             raise StudyError(
-                f"{there} is there and no record of what decided it, as in a study that an "
-                f"earlier version began; finish study {self._study!r} with that version, or "
-                "make a new study"
+                f"{there} is there and no record of what decided it, as where work/ was removed "
+                f"or an earlier version began study {self._study!r}; bring work/ back from a "
+                "copy, finish it with that version, or make a new study"
             )
         if changed := differences(record.decided, _plain(decided)):
             raise StudyError(

@@ -1,17 +1,19 @@
 """The folder of a study: what lies where, who may write, and each step of its road."""
 
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.config.config import StudyConfig, decided, with_trials
-from sat_optuna.errors import StudyError
+from sat_optuna.errors import SatOptunaWarning, StudyError
 from sat_optuna.events import OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Records
-from sat_optuna.pipeline.reading import read_study
+from sat_optuna.pipeline.reading import plugin_files, read_study
 from sat_optuna.pipeline.threads import computing_with
 from sat_optuna.scheme import ENUMERATION_LIMIT
 
@@ -46,32 +48,34 @@ def find_study(study: str | Path) -> Path:
 
     given = Path(study)
     given = given.parent if given.name == "study.toml" else given
-    text = str(given)
-    for folder in (given, STUDIES / given):
-        if (folder / "study.toml").is_file():
-            return folder.resolve()
+    text = str(given) if str(study) else ""
+    for folder in (given, STUDIES / given) if text else ():
+        with suppress(OSError, ValueError):  # a name that is too long, or holds a NUL byte
+            if (folder / "study.toml").exists():
+                return folder.resolve()
     known = sorted(path.parent.name for path in STUDIES.glob("*/study.toml"))
     listed = f"known: {', '.join(known)}" if known else "there is none here yet"
     raise StudyError(
         f"no study {text!r}: neither {text}/study.toml nor {STUDIES / text}/study.toml exists"
-        f"{nearest(text, known) or ';'} {listed}; make one with: sat-optuna new {given.name}"
+        f"{nearest(text, known) or ';'} {listed}; make one with: sat-optuna new "
+        f"{quote(given.name) if 0 < len(given.name) < 256 else 'NAME'}"
     )
 
 
 def nearest_mlruns(folder: Path) -> Path | None:
-    """Return the mlruns/ of a folder or of its nearest parent that has one, within the project.
+    """Return the mlruns/ of a folder or of its nearest parent that has one, within its project.
 
-    A project's folder holds pyproject.toml, .git or studies/; where none does, the project is
-    taken to be the folder's parent.
+    A project's own folder is the first that holds studies/, pyproject.toml or .git; what lies
+    above it, in the user's home perhaps, is somebody else's.
     """
-    upwards = (folder, *folder.parents)
-    signs = ("pyproject.toml", ".git", STUDIES)
-    projects = (p for p in upwards if any((p / sign).exists() for sign in signs))
-    project = next(projects, folder.parent)
-    for parent in upwards[: upwards.index(project) + 1]:
-        if (parent / "mlruns").is_dir():
-            return parent / "mlruns"
-    return None
+    nearest: Path | None = None
+    for parent in (folder, *folder.parents):
+        if nearest is None and (parent / "mlruns").is_dir():
+            nearest = parent / "mlruns"
+        if any((parent / mark).exists() for mark in (STUDIES, "pyproject.toml", ".git")):
+            return nearest
+    # In no project at all: the folder's own, or none.
+    return nearest if nearest == folder / "mlruns" else None
 
 
 class StudyFolder:
@@ -80,13 +84,24 @@ class StudyFolder:
     Each step is skipped where its result is there, and goes on where it was stopped. While a step
     runs, no other process can run one in the same folder.
 
-    Attributes:
+    Args:
         folder: holds study.toml; absolute.
-        config: its resolved configuration.
+        config: its resolved configuration; None: read when it is first asked for, which runs the
+            study's plugins. Looking at a search asks for none.
+
+    Attributes:
+        folder: as given.
     """
 
-    def __init__(self, folder: Path, config: StudyConfig) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: StudyConfig | None = None) -> None:
+        self.folder = folder
+        if config is not None:
+            self.__dict__["config"] = config
+
+    @cached_property
+    def config(self) -> StudyConfig:
+        """The resolved configuration."""
+        return read_study(self.folder)
 
     @property
     def name(self) -> str:
@@ -94,9 +109,15 @@ class StudyFolder:
         return self.folder.name
 
     @property
+    def argument(self) -> str:
+        """What a command line calls the study, quoted for a shell."""
+        known = (STUDIES / self.name).resolve() == self.folder
+        return quote(self.name if known else str(self.folder))
+
+    @property
     def plugins(self) -> tuple[Path, ...]:
         """The files that [plugins] lists."""
-        return tuple(self.folder / name for name in self.config.plugins.modules)
+        return plugin_files(self.folder)
 
     @property
     def db(self) -> Path:
@@ -158,6 +179,26 @@ class StudyFolder:
 
         return open_storage(self.db)
 
+    @cached_property
+    def search_name(self) -> str:
+        """Name of the search in Optuna and MLflow: the folder's, or what it was at its begin.
+
+        A search is known by its uuid. So that of a folder that was renamed or copied goes on.
+        """
+        from sat_optuna.search.study import name_of
+
+        record = self.records.get("search")
+        uuid = record.made.get("uuid") if record else None
+        begun = name_of(self.storage, uuid) if uuid and self.db.exists() else None
+        if begun not in (None, self.name):
+            warnings.warn(
+                f"the search of study {self.name!r} was begun as {begun!r}, in a folder that was "
+                f"renamed or copied since; it goes on, as {begun!r} in Optuna and MLflow",
+                SatOptunaWarning,
+                stacklevel=2,
+            )
+        return begun or self.name
+
     def has_search(self, suffix: str = "") -> bool:
         """Tell whether the search was begun, or with a suffix one that belongs to it.
 
@@ -167,12 +208,13 @@ class StudyFolder:
         import optuna
 
         names = optuna.get_all_study_names(self.storage) if self.db.exists() else []
-        if names and self.name not in names:
+        if names and self.search_name not in names:
             raise StudyError(
-                f"{self.db} holds no study {self.name!r}; it holds: {', '.join(names)}; give the "
-                "folder its old name back, or move study.db away to begin anew"
+                f"{self.db} holds no study {self.name!r}; it holds: {', '.join(names)}; bring its "
+                "work/ along, which says whose it is, give the folder its old name back, or move "
+                "study.db away to begin anew"
             )
-        return self.name + suffix in names
+        return self.search_name + suffix in names
 
     def check_supernet(self) -> None:
         """Make sure that the supernet's file is the one that the pretraining made.
@@ -190,7 +232,7 @@ class StudyFolder:
             done = len(read_record(path)["history"]) if record else 0
             raise StudyError(
                 f"the supernet of study {self.name!r} has {done} of {self.config.pretrain.epochs} "
-                f"epochs; run: sat-optuna pretrain {self.name}"
+                f"epochs; run: sat-optuna pretrain {self.argument}"
             )
         if sha256_of(path) != record.made[path.name]:
             raise StudyError(
@@ -209,13 +251,13 @@ class StudyFolder:
         if not self.has_search():
             state = "holds no study" if self.db.exists() else "does not exist"
             raise StudyError(
-                f"no search was run yet: {self.db} {state}; run: sat-optuna run {self.name}"
+                f"no search was run yet: {self.db} {state}; run: sat-optuna run {self.argument}"
             )
         if not self.has_search(suffix):
             raise StudyError(
-                f"{self.db} holds no random control yet; run: sat-optuna retrain {self.name}"
+                f"{self.db} holds no random control yet; run: sat-optuna retrain {self.argument}"
             )
-        return load_study(self.storage, self.name + suffix)
+        return load_study(self.storage, self.search_name + suffix)
 
     def waiting(self, suffix: str = "") -> int:
         """Return how many enqueued trials the Optuna study has that nobody has begun."""
@@ -243,7 +285,7 @@ class StudyFolder:
         if trial not in finished or "scheme" not in finished[trial].user_attrs:
             raise StudyError(
                 f"study {self.name!r} has no finished trial {trial}; "
-                f"look at: sat-optuna trials {self.name}"
+                f"look at: sat-optuna trials {self.argument}"
             )
         return ticket_of(opened, finished[trial])
 
@@ -268,7 +310,7 @@ class StudyFolder:
                 "one; wait for it, or end it, and run the same command again"
             ) from error
         # Others may have written since, or moved files away: nothing is taken from before.
-        for kept in ("records", "storage", "parts"):
+        for kept in ("records", "storage", "search_name", "parts"):
             self.__dict__.pop(kept, None)
         try:
             with computing_with(self.config.threads):

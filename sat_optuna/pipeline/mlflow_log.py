@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import SatOptunaWarning
-from sat_optuna.files import sqlite_file
 from sat_optuna.pipeline.done import Done, digest_of
 
 if TYPE_CHECKING:
@@ -31,13 +30,12 @@ class StudyLog:
     """
 
     def __init__(self, study: "StudyFolder") -> None:
-        from sat_optuna.tracking import store_uri
+        from sat_optuna.tracking import store_file, store_uri
 
         self._study = study
-        uri = store_uri(study.mlruns)
         # A digest, since a store's address may hold a password.
-        self._step = f"mlflow-{digest_of(uri)[:12]}"
-        self._file = sqlite_file(uri)
+        self._step = f"mlflow-{digest_of(store_uri(study.mlruns))[:12]}"
+        self._file = store_file(study.mlruns)
 
     def has_trials(self, trials: "Sequence[FrozenTrial]") -> bool:
         """Tell whether all these trials are in the store."""

@@ -1,6 +1,7 @@
 """What a study has come to: its networks by role, their costs and results, what is missing."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.config.config import StudyConfig
+from sat_optuna.errors import SatOptunaWarning, StudyError
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -30,7 +32,7 @@ __all__ = ["RANDOM", "Outcome", "networks_step", "read_outcome"]
 RANDOM = ".random"
 
 
-def networks_step(config: StudyConfig) -> str:
+def networks_step(config: StudyConfig | Mapping[str, Any]) -> str:
     """Return the step whose record has the digests of what the retrainings made."""
     return f"networks-{retrain_fingerprint(config)}"
 
@@ -98,14 +100,38 @@ class Outcome:
         found = {}
         for job in self.jobs:
             digest = record.made.get(job.result_path.name)
-            if digest and job.result_path.is_file() and sha256_of(job.result_path) == digest:
+            if not digest or not job.result_path.is_file():
+                continue
+            if sha256_of(job.result_path) == digest:
                 found[job.scheme, job.seed] = read_result(job)
+            else:
+                warnings.warn(
+                    f"{job.result_path} is not what the retraining wrote: its bytes have changed "
+                    "since, so `retrain` makes it again",
+                    SatOptunaWarning,
+                    stacklevel=2,
+                )
         return {key: result for key, result in found.items() if result}
 
     @property
     def missing(self) -> tuple[RetrainJob, ...]:
         """The jobs without a result."""
         return tuple(job for job in self.jobs if (job.scheme, job.seed) not in self.results)
+
+    def check_weights(self) -> None:
+        """Make sure that finished weights, where a result is missing, are still what they were.
+
+        Raises:
+            StudyError: they are not.
+        """
+        record = self.study.records.get(networks_step(self.study.config)) or Done({})
+        for path in (job.weights_path for job in self.missing):
+            digest = record.made.get(path.name)
+            if digest and path.is_file() and sha256_of(path) != digest:
+                raise StudyError(
+                    f"{path} is not what the retraining made: its bytes have changed since; bring "
+                    "it back from a copy, or move it away to train that network again"
+                )
 
     def add(self, result: RetrainResult) -> None:
         """Take in a result that was written now, and note its digest and that of its weights."""

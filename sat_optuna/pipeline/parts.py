@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,14 @@ import torch
 
 from sat_optuna.attention import ATTENTION, OWN, attention_faults
 from sat_optuna.backbones import BACKBONES, build_backbone
-from sat_optuna.backbones.view import view_of
+from sat_optuna.backbones.contract import BackboneError
+from sat_optuna.backbones.view import carrying_own, view_of
 from sat_optuna.config.config import fingerprint
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
-from sat_optuna.errors import ConfigError, SatOptunaError
+from sat_optuna.errors import ConfigError, SatOptunaError, SatOptunaWarning, errors_as
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
@@ -137,6 +139,7 @@ class StudyParts:
                     network.backbone, in_channels=3, classes=2, **network.settings
                 )
                 view = view_of(backbone, own=own)
+            self._say_stacked(carrying_own(view))
             stages, faults = view.stage_sizes, placement_faults(kinds, view)
         except SatOptunaError as error:
             others = [spec for spec in kinds if spec.kind != OWN]
@@ -149,6 +152,18 @@ class StudyParts:
         if faults:
             raise ConfigError(str(self._study.folder / "study.toml"), faults)
         return stages
+
+    def _say_stacked(self, blocks: int) -> None:
+        """Warn where attention comes on top of what the network's blocks carry themselves."""
+        kinds = " and ".join(spec.kind for spec in self._config.attention.kinds)
+        if blocks:
+            warnings.warn(
+                f"{blocks} blocks of {self._config.network.backbone} carry attention of their "
+                f"own, and {kinds} comes on top of it; to ask which of their own is needed, set "
+                'kinds = ["own"] under [attention]',
+                SatOptunaWarning,
+                stacklevel=2,
+            )
 
     def _script_faults(self) -> list[str]:
         """Return which names the running script registers, where retraining cannot find them."""
@@ -195,7 +210,9 @@ class StudyParts:
             # Shapes alone; but what a plugin says of its own network is compared in values.
             for device in ("meta", "cpu") if self._study.plugins else ("meta",):
                 with torch.device(device):
-                    self._supernet(in_channels=shape[0], classes=2).check_input(shape)
+                    net = self._supernet(in_channels=shape[0], classes=2)
+                    net.check_input(shape)
+                self._check_single(net, shape)
         except SatOptunaError as error:
             return [str(error)]
         return []
@@ -206,6 +223,37 @@ class StudyParts:
         shape = DATASETS.get(data.name)().image_shape(data.size or None)
         if shape is not None:
             warn_of_blind_start(self._supernet(in_channels=shape[0], classes=2), shape)
+
+    def _check_single(self, net: Supernet, shape: tuple[int, int, int]) -> None:
+        """Make sure that the network takes a batch of one image, where the study makes one.
+
+        BatchNorm of a single value a channel has no variance, and torch refuses it.
+
+        Raises:
+            BackboneError: it does not.
+        """
+        train, search = self._config.train, self._config.search
+        rest = search.recalibrate and search.calibration % search.calibration_chunk == 1
+        singles = {
+            "train.batch = 1": train.batch == 1,
+            f"search.calibration = {search.calibration} in chunks of {search.calibration_chunk}": (
+                search.objective == "supernet" and rest
+            ),
+        }
+        for key, single in singles.items():
+            remedy = "choose other numbers, larger images or another module"
+            for choice in range(len(net.specs) + 1) if single else ():
+                kind = net.specs[choice - 1].kind if choice else "without attention it"
+                device = next(net.parameters()).device
+                with errors_as(
+                    BackboneError,
+                    f"{key} makes a batch of one image, and {kind} needs more in "
+                    f"{self._config.network.backbone}",
+                    remedy,
+                ):
+                    net.train()(
+                        torch.zeros(1, *shape, device=device), Scheme.uniform(net.stages, choice)
+                    )
 
     def _supernet(self, *, in_channels: int, classes: int) -> Supernet:
         network = self._config.network

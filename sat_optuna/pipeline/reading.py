@@ -1,18 +1,19 @@
 """Reading a study.toml or a ticket, with the plugins it needs."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from sat_optuna.config.config import StudyConfig
-from sat_optuna.config.plugins import load_plugins
+from sat_optuna.config.plugins import PluginError, load_plugins
 from sat_optuna.config.reader import Names, parse_config, plugins_of, read_toml
-from sat_optuna.errors import TicketError, UnknownName
+from sat_optuna.errors import SatOptunaWarning, TicketError, UnknownName
 from sat_optuna.export import SUFFIXES
 from sat_optuna.files import sha256_of
 from sat_optuna.ticket import Ticket
 
-__all__ = ["is_exported", "open_ticket", "read_study", "study_of"]
+__all__ = ["is_exported", "open_ticket", "plugin_files", "read_study", "study_of"]
 
 
 def read_study(folder: Path) -> StudyConfig:
@@ -28,15 +29,32 @@ def read_study(folder: Path) -> StudyConfig:
 
     path = folder / "study.toml"
     document = read_toml(path)
-    load_plugins(folder / name for name in plugins_of(document))
+    load_plugins(plugin_files(folder))
     known: dict[str, Names] = {
         "backbones": BACKBONES,
         "datasets": DATASETS,
         "modules": _Kinds(),
     }
     config = parse_config(document, source=str(path), known=known, default_sharing=DEFAULT_SHARING)
-    digests = tuple(sha256_of(folder / name) for name in config.plugins.modules)
+    digests = tuple(sha256_of(file) for file in plugin_files(folder))
     return replace(config, plugins=replace(config.plugins, sha256=digests))
+
+
+def plugin_files(folder: Path) -> tuple[Path, ...]:
+    """Return the Python files that a study's [plugins] lists; none is run.
+
+    Raises:
+        ConfigError: study.toml cannot be read.
+        PluginError: a file lies outside of the study's folder.
+    """
+    files = tuple(folder / name for name in plugins_of(read_toml(folder / "study.toml")))
+    for file in files:
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise PluginError(
+                f"plugin {file} lies outside of its study's folder, so that another study's or "
+                "program's code would run; put the file beside study.toml"
+            )
+    return files
 
 
 def study_of(path: Path) -> Path | None:
@@ -51,9 +69,10 @@ def is_exported(path: Path) -> bool:
 
 
 def open_ticket(path: Path) -> Ticket:
-    """Read a ticket, and run the plugins of the study in whose tickets/ or exports/ it lies.
+    """Read a ticket; where nothing registers what it names, run the plugins of its study.
 
-    Plugins are code, so they are those of the study.toml beside it, never what the ticket says.
+    Plugins are code, so they are those of the study in whose tickets/ or exports/ the ticket
+    lies, never what the ticket says; that they are run is said in a warning.
 
     Args:
         path: a ticket's JSON file, or what `export --to safetensors` wrote.
@@ -66,10 +85,20 @@ def open_ticket(path: Path) -> Ticket:
     """
     ticket = _read_ticket(path)
     folder = study_of(path)
-    if folder is not None:
-        plugins = plugins_of(read_toml(folder / "study.toml"))
-        load_plugins(folder / name for name in plugins)
-    _check_known(ticket, path, folder)
+    try:
+        _check_known(ticket, path, folder)
+    except UnknownName:
+        files = plugin_files(folder) if folder else ()
+        if not files:
+            raise
+        warnings.warn(
+            f"running {', '.join(map(str, files))}, for the ticket is of a network that this "
+            "study's plugins register",
+            SatOptunaWarning,
+            stacklevel=2,
+        )
+        load_plugins(files)
+        _check_known(ticket, path, folder)
     return ticket
 
 

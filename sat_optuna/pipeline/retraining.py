@@ -3,6 +3,7 @@
 import platform
 from contextlib import closing
 from dataclasses import replace
+from shlex import quote
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
     """Run the jobs without a result; each is noted as it comes."""
     from sat_optuna.evidence.retrain import run_jobs
 
+    outcome.check_weights()
     study, total = outcome.study, len(outcome.jobs)
     jobs = [(job, outcome.ticket_for(job.scheme)) for job in outcome.missing]
     done = total - len(jobs)
@@ -114,7 +116,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     if not outcome.is_written:
         raise StudyError(
             f"{len(outcome.missing)} of {len(outcome.jobs)} retrainings of study {study.name!r} "
-            f"are missing, or their tickets; run: sat-optuna retrain {study.name}"
+            f"are missing, or their tickets; run: sat-optuna retrain {study.argument}"
         )
     names = ("ticket.png", "search.png", "accuracy.png", "trials.csv")
     path = study.folder / "report.md"
@@ -148,7 +150,7 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
     if outcome.measured is None or not outcome.results:
         raise StudyError(
             f"the costs or the results of study {study.name!r} are missing from {study.work}; "
-            f"move {study.tickets} away and run: sat-optuna retrain {study.name}"
+            f"move {quote(str(study.tickets))} away and run: sat-optuna retrain {study.argument}"
         )
 
     def rows(suffix: str) -> list[TrialRow]:

@@ -4,16 +4,18 @@ Each takes a study's folder, whose lock the caller holds, tells `on_event` how f
 returns what it came to. A step whose result is there imports no torch.
 """
 
+import warnings
 from typing import TYPE_CHECKING
 
 from sat_optuna.config.config import decided
+from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.events import GETTING_READY, Event, OnEvent
-from sat_optuna.files import sha256_of
+from sat_optuna.files import check_writable, sha256_of
 from sat_optuna.pipeline.blocks import current_enumeration, enumeration_decided
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
 from sat_optuna.pipeline.retraining import report, retrain
-from sat_optuna.pipeline.search import search
+from sat_optuna.pipeline.search import search, searched_trials
 
 if TYPE_CHECKING:
     from sat_optuna.pipeline.folder import StudyFolder
@@ -23,9 +25,14 @@ __all__ = ["pretrain", "report", "retrain", "run", "score_all", "search"]
 
 def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
     """Go the whole road; where search.timeout ends the search, it ends there."""
-    if not study.db.exists():  # where it does, the search was begun: no torch for nothing
+    from sat_optuna.tracking import check_store
+
+    if not study.has_search():  # where it was begun: no torch for nothing
         first = "pretrain" if study.uses_supernet else "search"
         on_event(Event(step=first, done=0, total=1, message=GETTING_READY))
+        check_writable(study.db)
+        if mlflow:
+            check_store(study.mlruns)
         study.parts.check_search()
     if study.uses_supernet:
         pretrain(study, on_event=on_event)
@@ -53,6 +60,8 @@ def pretrain(study: "StudyFolder", *, on_event: OnEvent) -> Pretrained:
     record, loss = Done(decided(study.config, "pretrain")), None
     if path.exists():
         record = study.records.held("pretrain", record.decided, there=str(path))
+    elif study.has_search():
+        _check_searched(study)
     if record.finished:
         study.check_supernet()
     else:
@@ -60,6 +69,22 @@ def pretrain(study: "StudyFolder", *, on_event: OnEvent) -> Pretrained:
     result = Pretrained(path=path, epochs=epochs, loss=loss)
     on_event(Event(step="pretrain", done=epochs, total=epochs, made=result, finished=True))
     return result
+
+
+def _check_searched(study: "StudyFolder") -> None:
+    """Make sure, before a supernet is trained anew, that the search there is may go on with it.
+
+    Raises:
+        StudyError: no record says what the search was scored with, or something else decided it.
+    """
+    searched_trials(study)
+    warnings.warn(
+        f"the supernet that study {study.name!r} was searched with is gone; it is trained again, "
+        "and the search goes on only if it comes out bit for bit the same, which takes the same "
+        "machine, versions and number of threads",
+        SatOptunaWarning,
+        stacklevel=2,
+    )
 
 
 def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> float:

@@ -47,8 +47,10 @@ class TicketCosts:
             By what is counted: the counts of plain, ticket and full, the increments over plain in
             per cent, and the ticket's share of full's increment (None where full has none).
         """
-        model = CostModel(self._supernet, self._shape)
-        costs = {role: model.cost(scheme) for role, scheme in self._schemes.items()}
+        remedy = "correct the ticket's input_shape"
+        with errors_as(TicketError, f"images of {self._shape} cannot be run here", remedy):
+            model = CostModel(self._supernet, self._shape)
+            costs = {role: model.cost(scheme) for role, scheme in self._schemes.items()}
         counts = {}
         for what in _COUNTED:
             plain, found, full = (getattr(cost, what) for cost in costs.values())

@@ -3,16 +3,17 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from sat_optuna.config.config import decided, differences, fingerprint
 from sat_optuna.errors import CheckpointError, StudyError
 from sat_optuna.evaluate import calibration_batches
-from sat_optuna.evidence.results import RetrainJob, read_result, retrain_fingerprint
+from sat_optuna.evidence.results import kept_in, retrain_fingerprint
 from sat_optuna.export import SUFFIXES
 from sat_optuna.export.fold import FoldReport, fold_constant
 from sat_optuna.export.weights import load_weights, read_ticket
 from sat_optuna.files import sha256_of
-from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.folder import StudyFolder
 from sat_optuna.pipeline.outcome import networks_step
 from sat_optuna.pipeline.reading import is_exported, open_ticket, study_of
 from sat_optuna.scheme import Scheme
@@ -42,7 +43,7 @@ class TicketFile:
         self.exported = is_exported(path)
         self.ticket = open_ticket(path)
         folder = None if self.exported else study_of(path)
-        self.study = None if folder is None else open_study(folder)
+        self.study = None if folder is None else StudyFolder(folder)
 
     def weights(self, scheme: Scheme, given: Path | None, seed: int | None) -> Path:
         """Return the file that holds the weights of a scheme.
@@ -65,8 +66,8 @@ class TicketFile:
             return given  # reading its tensors will say what is wrong with it
         if "ticket" in record:
             return given  # loading it compares its ticket with the network
-        ours = self.study and fingerprint(self.study.config, "pretrain")
-        pretrained = ours is not None and record.get("fingerprint") == ours
+        ours = fingerprint(self.ticket.config, "pretrain")
+        pretrained = self.study is not None and record.get("fingerprint") == ours
         if pretrained or given.name == _SUPERNET:
             raise CheckpointError(
                 f"{given} holds the weights of the supernet, not of scheme {scheme}; give those "
@@ -83,43 +84,57 @@ class TicketFile:
     def retrained(self, scheme: Scheme, seed: int | None) -> Path:
         """Return the file of the study's own weights of a scheme, for a seed or the first one.
 
+        Which these are is said by the configuration in the ticket; study.toml may have changed.
+
         Raises:
-            StudyError: there is none, or study.toml has changed since the ticket was made.
+            StudyError: there is none, or its bytes have changed.
         """
         if self.study is None:
             raise StudyError(
                 f"ticket {self.path} does not lie in the tickets/ of a study, whose weights could "
                 "be taken; give them with --weights FILE"
             )
-        config = self.study.config
-        stored, given = (decided(c, "retrain") for c in (self.ticket.config, config))
-        if found := differences(stored, given):
-            raise StudyError(
-                f"ticket {self.path} was made with another study.toml ({'; '.join(found)}); "
-                "restore it, or give the ticket's weights with --weights FILE"
-            )
-        seed = config.retrain.seeds[0] if seed is None else seed
+        config = self.ticket.config
+        if seed is None:
+            tested = [score.seed for score in self.ticket.scores if score.split == "test"]
+            seed = (tested or config.get("retrain", {}).get("seeds") or [0])[0]
         folder = self.study.work / "retrain" / retrain_fingerprint(config)
-        job = RetrainJob(scheme, seed, config, folder)
-        if read_result(job) and not job.weights_path.is_file():
-            raise StudyError(
-                f"the weights {job.weights_path} were removed; move {job.result_path} and "
-                f"{self.path} away and run: sat-optuna retrain {self.study.name}, or give weights "
-                "with --weights FILE"
-            )
-        if read_result(job) is None:
-            raise StudyError(
-                f"scheme {scheme} was not retrained here with seed {seed}; run: sat-optuna "
-                f"retrain {self.study.name}, or give its weights with --weights FILE"
-            )
+        result, weights = kept_in(folder, scheme, seed)
+        self._check_plugins(self.study.folder)
         record = self.study.records.get(networks_step(config))
-        digest = record.made.get(job.weights_path.name) if record else None
-        if digest and sha256_of(job.weights_path) != digest:
+        digest = record.made.get(weights.name) if record else None
+        other = ", or give weights with --weights FILE"
+        if not weights.is_file() and (digest or result.is_file()):
             raise StudyError(
-                f"{job.weights_path} is not what the retraining made: its bytes have changed "
-                "since; bring that file back from a copy, or give weights with --weights FILE"
+                f"the weights {weights} were removed; move {quote(str(result))} and "
+                f"{quote(str(self.path))} away and run: sat-optuna retrain "
+                f"{self.study.argument}{other}"
             )
-        return job.weights_path
+        if not weights.is_file():
+            changed = differences(*(decided(c, "retrain") for c in (config, self.study.config)))
+            asked = f"restore its study.toml ({'; '.join(changed)}) and run" if changed else "run"
+            raise StudyError(
+                f"scheme {scheme} was not retrained here with seed {seed}; {asked}: sat-optuna "
+                f"retrain {self.study.argument}{other}"
+            )
+        if digest != sha256_of(weights):
+            known = "its bytes have changed since" if digest else "no record says that it is"
+            raise StudyError(
+                f"{weights} is not what the retraining made: {known}; bring work/ back from a "
+                f"copy{other}"
+            )
+        return weights
+
+    def _check_plugins(self, folder: Path) -> None:
+        """Make sure that the ticket's plugins hold the code that its network was trained with."""
+        plugins = self.ticket.config.get("plugins", {})
+        digests = plugins.get("sha256", [])
+        for name, digest in zip(plugins.get("modules", []), digests, strict=False):
+            if not (folder / name).is_file() or sha256_of(folder / name) != digest:
+                raise StudyError(
+                    f"plugin {folder / name} is not the one that ticket {self.path} was made "
+                    "with; restore it, or give the ticket's weights with --weights FILE"
+                )
 
     def default_out(self, to: str, *, folded: bool) -> Path:
         """Return the file to write without --out: in exports/ of the study, or beside `path`."""
@@ -149,9 +164,14 @@ def folded(
         )
     keep = given.ticket.scheme
     _check_first_kind(given.ticket)
+    config = given.study.config
+    if changed := differences(*(decided(c, "search") for c in (given.ticket.config, config))):
+        raise StudyError(
+            f"ticket {given.path} was made with another study.toml ({'; '.join(changed)}), which "
+            "says what --fold-constant takes means over; restore it"
+        )
     full = replace(given.ticket, role="full", scheme=Scheme.uniform(keep.stages, 1))
     network = load_weights(full, given.weights(full.scheme, weights, seed))
-    config = given.study.config
     images = given.study.parts.data.train
     search = config.search
     batches = calibration_batches(

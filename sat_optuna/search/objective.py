@@ -20,6 +20,7 @@ from sat_optuna.data.images import labels_of
 from sat_optuna.data.loaders import scored_images, training_images
 from sat_optuna.data.split import Split, as_split
 from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
+from sat_optuna.evaluate.network import weights_digest
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
@@ -58,8 +59,9 @@ class _SchemeObjective:
         self.costs = CostModel(net, self.data.shape)
 
     def scored_with(self) -> dict[str, Any]:
-        """Return what decides the scores of a study, beside the weights, in JSON values."""
+        """Return what decides the scores of a study, in JSON values."""
         return {
+            "weights": weights_digest(self.net),
             "backbone": self.net.backbone_name,
             "backbone_settings": dict(self.net.backbone_settings),
             "attention": [asdict(spec) for spec in self.net.specs],

@@ -1,5 +1,6 @@
 """Optuna's storage of a study: a SQLite file that is opened, and written, with one sentence."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +24,25 @@ def open_storage(db: Path) -> RDBStorage:
     Raises:
         StudyError: it cannot be opened.
     """
+    if db.exists() and not (_is_writable(db) and _is_writable(db.parent)):
+        raise StudyError(
+            f"cannot open {db}, for it or its folder is read-only and SQLite writes beside what "
+            "it reads; copy the study to a disk that can be written, or make both writable"
+        )
     options = {"connect_args": {"timeout": 60}}
     try:
         storage = RDBStorage(sqlite_url(db), engine_kwargs=options)
     except Exception as error:
-        raise StudyError(
-            f"cannot open {db} ({str(error).splitlines()[0]}); is it a study's database on a disk "
-            "with room? restore it, or move it away to start the search again"
-        ) from error
+        reason = str(error).splitlines()[0]
+        damaged = any(
+            words in reason for words in ("not a database", "malformed", "no such table")
+        )
+        remedy = (
+            "bring it back from a copy, or move it away to begin the search anew"
+            if damaged
+            else "see to that and run the same command again, for what it holds is kept"
+        )
+        raise StudyError(f"cannot open {db} ({reason}); {remedy}") from error
 
     def fast(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
@@ -41,6 +53,10 @@ def open_storage(db: Path) -> RDBStorage:
     sqlalchemy.event.listen(storage.engine, "connect", fast)
     storage.engine.dispose()
     return storage
+
+
+def _is_writable(place: Path) -> bool:
+    return os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ __all__ = [
     "finished_trials",
     "hold_to",
     "load_study",
+    "name_of",
     "note_device",
     "run_trials",
 ]
@@ -156,6 +157,12 @@ def note_device(study: optuna.Study, device: str) -> None:
             SatOptunaWarning,
             stacklevel=2,
         )
+
+
+def name_of(storage: RDBStorage, uuid: str) -> str | None:
+    """Return the name of the study that has a uuid, whatever its folder is called now."""
+    studies = storage.get_all_studies()
+    return next((s.study_name for s in studies if s.user_attrs.get(UUID_KEY) == uuid), None)
 
 
 def load_study(storage: RDBStorage, name: str) -> optuna.Study:

@@ -1,6 +1,7 @@
 """From a trial of a search to a ticket."""
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 import optuna
@@ -96,7 +97,7 @@ def best_ticket(study: optuna.Study) -> Ticket:
     if not complete:
         raise StudyError(
             f"study {study.study_name!r} has no complete trial; "
-            f"run: sat-optuna search {study.study_name}, and look at sat-optuna trials"
+            f"run: sat-optuna search {quote(study.study_name)}, and look at sat-optuna trials"
         )
     search = study.user_attrs.get(CONFIG_KEY, {}).get("search", {})
     if search.get("replicates", 1) > 1:

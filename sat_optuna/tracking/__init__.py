@@ -10,7 +10,9 @@ from sat_optuna.tracking.store import (
     MLFLOW_SETTINGS,
     StoreLockedError,
     TrackingError,
+    check_store,
     stale_runs,
+    store_file,
     store_uri,
 )
 
@@ -19,6 +21,8 @@ __all__ = [
     "MLflowLog",
     "StoreLockedError",
     "TrackingError",
+    "check_store",
     "stale_runs",
+    "store_file",
     "store_uri",
 ]

@@ -19,21 +19,28 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from sat_optuna.errors import ServerError
-from sat_optuna.files import sqlite_url
-from sat_optuna.tracking import MLFLOW_SETTINGS, store_uri
+from sat_optuna.errors import ServerError, errors_as
+from sat_optuna.tracking.store import MLFLOW_SETTINGS, bring_artifacts, store_file, store_uri
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from optuna.storages import BaseStorage
 
 __all__ = ["serve_dashboard", "serve_mlflow"]
 
 _START_SECONDS = 180.0  # on a busy machine MLflow's imports alone take 10 s
 _STOP_SECONDS = 10.0
+# No other page may show this one within itself, where a user would click on what is not seen.
+_UNFRAMED = (("X-Frame-Options", "DENY"), ("Content-Security-Policy", "frame-ancestors 'none'"))
+# By the header Host. MLflow's own list has 10.*, which 10.evil.example matches.
+_HERE = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*", "[::1]", "[[]::1]:*")
+# Kills a group of processes once its own input ends, as it does when the parent is gone.
+_KEEPER = 'read group || exit; read end; kill -s KILL -- "-$group"'
 
 
 def _ignore(_url: str) -> None:
@@ -41,7 +48,7 @@ def _ignore(_url: str) -> None:
 
 
 def serve_dashboard(
-    storage_url: str,
+    storage: "BaseStorage | str",
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
@@ -50,7 +57,7 @@ def serve_dashboard(
     """Serve optuna-dashboard on a study's storage until the process is told to end.
 
     Args:
-        storage_url: Optuna's URL of an existing storage, for example
+        storage: an open storage of Optuna's, or the URL of an existing one, for example
             `sqlite:///studies/mnist5k-se/study.db`.
         host: a loopback address, or localhost.
         port: the port to listen on; 0 takes a free one.
@@ -64,7 +71,7 @@ def serve_dashboard(
     with _until_told_to_end():
         server_class = _ServerV6 if ":" in host else _Server
         try:
-            server = make_server(host, port, _dashboard(storage_url), server_class, _SilentHandler)
+            server = make_server(host, port, _dashboard(storage), server_class, _SilentHandler)
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from error
         with server:
@@ -94,7 +101,7 @@ def serve_mlflow(
     _check_host(host)
     uri = _served_uri(Path(root))
     port = _free_port(host, port)
-    with _until_told_to_end(), tempfile.TemporaryFile() as log:
+    with _until_told_to_end(), tempfile.TemporaryFile() as log, _keeper() as keep:
         # The server gets its own session, so Ctrl-C reaches only this process, which ends it.
         child = subprocess.Popen(
             _mlflow_command(Path(root), host, port),
@@ -104,6 +111,7 @@ def serve_mlflow(
             env=_mlflow_environment(uri),
             start_new_session=True,
         )
+        keep(child.pid)
         try:
             _wait_until_healthy(_url(host, port), child, log)
             on_ready(_url(host, port))
@@ -111,6 +119,30 @@ def serve_mlflow(
             raise ServerError(f"the MLflow server has ended with code {code}: {_last_line(log)}")
         finally:
             _end_group(child)
+
+
+@contextlib.contextmanager
+def _keeper() -> Iterator[Callable[[int], None]]:
+    """Yield what is told a group of processes; it dies with this process, by kill -9 too."""
+    keeper = subprocess.Popen(
+        ["/bin/sh", "-c", _KEEPER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    stdin = cast("IO[bytes]", keeper.stdin)
+
+    def keep(group: int) -> None:
+        stdin.write(f"{group}\n".encode())
+        stdin.flush()
+
+    try:
+        yield keep
+    finally:
+        keeper.kill()  # before its input ends: the group is gone, and its number may be another's
+        stdin.close()
+        keeper.wait()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -126,35 +158,39 @@ class _SilentHandler(WSGIRequestHandler):
         """Do nothing: no line is printed for a request."""
 
 
-def _dashboard(storage_url: str) -> "WSGIApplication":
+def _dashboard(storage: "BaseStorage | str") -> "WSGIApplication":
     import sqlalchemy.exc
     from optuna.storages import RDBStorage
     from optuna_dashboard import wsgi
 
     try:
-        # A running search locks SQLite for short times, so wait up to 60 s instead of 5 s.
-        patience = {"timeout": 60} if storage_url.startswith("sqlite") else {}
-        storage = RDBStorage(storage_url, engine_kwargs={"connect_args": patience})
+        if isinstance(storage, str):
+            # A running search locks SQLite for short times, so wait up to 60 s instead of 5 s.
+            patience = {"timeout": 60} if storage.startswith("sqlite") else {}
+            storage = RDBStorage(storage, engine_kwargs={"connect_args": patience})
         return _only_from_here(wsgi(storage))
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ServerError(
-            f"optuna-dashboard cannot read {storage_url}: {reason}; "
+            f"optuna-dashboard cannot read {storage}: {reason}; "
             "give the folder of a study that this version has written"
         ) from error
 
 
 def _only_from_here(dashboard: "WSGIApplication") -> "WSGIApplication":
-    """Refuse requests that a foreign web page makes the browser send.
+    """Refuse requests that a foreign web page makes the browser send, and to be framed by one.
 
     optuna-dashboard itself checks neither the header Host nor Origin. Without the check of Host, a
     page could rebind its own name to 127.0.0.1 and delete studies.
     """
 
     def guarded(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        def unframed(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            return start(status, [*headers, *_UNFRAMED], *more)
+
         host, origin = f"//{environ.get('HTTP_HOST', '')}", environ.get("HTTP_ORIGIN")
         if _is_loopback(_hostname(host)) and (origin is None or _is_loopback(_hostname(origin))):
-            return dashboard(environ, start)
+            return dashboard(environ, unframed)
         start("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"only pages of this machine may ask\n"]
 
@@ -162,21 +198,26 @@ def _only_from_here(dashboard: "WSGIApplication") -> "WSGIApplication":
 
 
 def _served_uri(root: Path) -> str:
-    uri = store_uri(root)
+    uri, database = store_uri(root), root.resolve() / "mlflow.db"
     if uri.startswith(("http:", "https:")):
         raise ServerError(
             f"MLFLOW_TRACKING_URI names the server {uri}, which has a UI of its own; "
             "open it in a browser, or unset the variable to see the runs of this folder"
         )
-    database = root.resolve() / "mlflow.db"
-    if uri == sqlite_url(database) and not database.exists():
-        raise ServerError(f"{root} holds no mlflow.db: no run was logged there; run a study first")
+    if store_file(root) == database:
+        if not database.exists():
+            raise ServerError(
+                f"{root} holds no mlflow.db: no run was logged there; run a study first"
+            )
+        with errors_as(ServerError, f"cannot read {database}", "bring it back from a copy"):
+            bring_artifacts(root)
     return uri
 
 
 def _mlflow_command(root: Path, host: str, port: int) -> list[str]:
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1"]
     command += ["--artifacts-destination", str(root.resolve() / "artifacts")]
+    command += ["--allowed-hosts", ",".join((*_HERE, host))]
     return [*command, "--host", host, "--port", str(port)]
 
 

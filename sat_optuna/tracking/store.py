@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sat_optuna.errors import SatOptunaError
-from sat_optuna.files import sqlite_url
+from sat_optuna.errors import SatOptunaError, errors_as
+from sat_optuna.files import check_writable, sqlite_url
 from sat_optuna.processes import is_dead
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ __all__ = [
     "RunStore",
     "StoreLockedError",
     "TrackingError",
+    "bring_artifacts",
+    "check_store",
     "stale_runs",
+    "store_file",
     "store_uri",
 ]
 
@@ -64,6 +67,75 @@ def store_uri(root: str | Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(_database(root))
 
 
+def store_file(root: str | Path) -> Path | None:
+    """Return the SQLite file that holds MLflow's runs; None where they are kept elsewhere."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not (uri := os.environ.get("MLFLOW_TRACKING_URI")):
+        return _database(root)
+    with contextlib.suppress(ArgumentError):
+        url = make_url(uri)
+        if url.get_backend_name() == "sqlite" and url.database:
+            return Path(url.database)
+    return None
+
+
+def bring_artifacts(root: str | Path) -> None:
+    """Correct where artifacts lie, in a project that was moved or copied: in root/artifacts.
+
+    MLflow stores absolute paths and has no command to change them. Without this a copied project
+    would show the old one's artifacts, and write to its folder.
+
+    Args:
+        root: the folder that holds mlflow.db.
+    """
+    here = (Path(root).resolve() / "artifacts").as_uri()
+    with contextlib.closing(sqlite3.connect(_database(root), timeout=60)) as connection:
+        if not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
+        ).fetchone():
+            return
+        located = "SELECT artifact_location FROM experiments"
+        for (old,) in connection.execute(located).fetchall():
+            folder, _, name = (old or "").rpartition("/artifacts/")
+            if not folder.startswith("file:") or "/" in name or old == f"{here}/{name}":
+                continue
+            with connection:
+                connection.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+                    (f"{here}/{name}", old),
+                )
+                connection.execute(
+                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
+                    " WHERE substr(artifact_uri, 1, ?) = ?",
+                    (f"{here}/{name}", len(old) + 1, len(old) + 1, f"{old}/"),
+                )
+
+
+def check_store(root: str | Path) -> None:
+    """Make sure, without importing MLflow, that a file of runs can be written and is a database.
+
+    A server is not asked.
+
+    Raises:
+        TrackingError: it cannot, or is none.
+        WriteError: its folder cannot be written.
+    """
+    if (file := store_file(root)) is None:
+        return
+    check_writable(file)
+    if file.exists():
+        remedy = "bring it back from a copy, or add --no-mlflow to go on without"
+        with errors_as(TrackingError, f"cannot read MLflow's store {file}", remedy):
+            _check_database(file)
+
+
+def _check_database(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
 class RunStore:
     """The runs of one MLflow store.
 
@@ -82,6 +154,8 @@ class RunStore:
             os.environ.setdefault(name, value)
         with self.guarded("open the log"):
             self._client = _connect(self.uri, _database(root))
+            if store_file(root) == _database(root):
+                bring_artifacts(root)
 
     @contextlib.contextmanager
     def guarded(self, doing: str) -> Iterator[None]:
@@ -99,7 +173,7 @@ class RunStore:
                 "--no-mlflow to go on without"
             )
             kind = StoreLockedError if "database is locked" in reason else TrackingError
-            raise kind(re.sub(r"//[^/@\s]*@", "//", what), advice) from error  # no password
+            raise kind(what, advice) from error
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment of that name, which is made if it is missing.
@@ -116,7 +190,6 @@ class RunStore:
                 f"mlflow experiments restore --experiment-id {found.experiment_id}, "
                 "or add --no-mlflow to go on without"
             )
-        self._move_artifacts(found.artifact_location, self._artifacts(name))
         return str(found.experiment_id)
 
     def experiments(self) -> list[str]:
@@ -183,26 +256,6 @@ class RunStore:
                 tags=[RunTag(key, text) for key, text in tags.items()] if i == last else [],
             )
 
-    def _move_artifacts(self, old: str, new: str) -> None:
-        """Correct the artifacts' paths if the project's folder was moved or copied.
-
-        MLflow stores absolute paths and has no command to change them. Without this it would write
-        to the old folder.
-        """
-        database = _database(self._root)
-        if self.uri != sqlite_url(database) or old == new or not old.startswith("file:"):
-            return
-        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-            connection.execute(
-                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
-                (new, old),
-            )
-            connection.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
-                " WHERE substr(artifact_uri, 1, ?) = ?",
-                (new, len(old) + 1, len(old) + 1, f"{old}/"),
-            )
-
     def _artifacts(self, name: str) -> str:
         # A study's name may contain a slash or be "..", which must not lead out of the folder.
         folder = quote(name, safe=" ").lstrip(".") or "study"
@@ -238,8 +291,7 @@ def _connect(uri: str, database: Path) -> "MlflowClient":
         if not database.exists():
             _make_database(database)
         # MLflow itself would try for minutes to open a file that is no database.
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        _check_database(database)
     return MlflowClient(uri)
 
 

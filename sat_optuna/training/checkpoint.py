@@ -1,9 +1,12 @@
 """Checkpoints: tensors and a JSON record in one safetensors file; no pickle anywhere.
 
-The record can be read without importing torch, so that finding a step done costs nothing.
+The record can be read without importing torch, so that finding a step done costs nothing. A digest
+of both lies in the file, and is compared before the tensors are used.
 """
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import platform
@@ -11,16 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sat_optuna.errors import CheckpointError
-from sat_optuna.files import write_atomically
+from sat_optuna.files import check_is_file, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "EpochRecord",
+    "check_digest",
     "environment",
     "load_tensors",
     "read_record",
@@ -78,7 +82,10 @@ def save_checkpoint(
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    payload = save(plain, metadata={_KEY: json.dumps(record)})
+    text = json.dumps(record)
+    digest = _digest(io.BytesIO(save(plain)), text)
+    # One entry, since safetensors writes several in any order: the same content, the same bytes.
+    payload = save(plain, metadata={_KEY: f"{text}\n{digest}"})
     return write_atomically(path, lambda temporary: temporary.write_bytes(payload))
 
 
@@ -88,33 +95,70 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such file, or it is cut or not ours.
     """
-    from safetensors import SafetensorError, safe_open
-
+    text, _ = _metadata(path)
     try:
-        with safe_open(path, framework="numpy") as stored:  # checks header and length
-            text = (stored.metadata() or {}).get(_KEY, "null")
         record = json.loads(text)
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"there is no checkpoint {path}; run the training that writes it"
-        ) from error
-    except (OSError, SafetensorError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(record, dict):
         raise _unreadable(path, "it is not of this program")
     return record
 
 
+def check_digest(path: Path) -> None:
+    """Make sure that tensors and record are bit for bit those that were written.
+
+    A file of version 0.2.0 and earlier holds no digest, and passes.
+
+    Raises:
+        CheckpointError: there is no such file, it is cut, or its bytes have changed.
+    """
+    text, wanted = _metadata(path)
+    with path.open("rb") as stream:
+        changed = wanted and _digest(stream, text) != wanted
+    if changed:
+        reason = "its bytes have changed since it was written"
+        raise _unreadable(path, reason) from ValueError(reason)
+
+
+def _metadata(path: Path) -> tuple[str, str]:
+    """Return the record's text and the digest; the empty text where there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        check_is_file(path)
+        with safe_open(path, framework="numpy") as stored:  # checks header and length
+            text, _, digest = (stored.metadata() or {}).get(_KEY, "null").partition("\n")
+            return text, digest
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"there is no checkpoint {path}; run the training that writes it"
+        ) from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _digest(stream: BinaryIO, text: str) -> str:
+    """Return the SHA-256 of a safetensors file's tensors and of the record's text."""
+    header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    header.pop("__metadata__", None)
+    digest = hashlib.sha256(json.dumps([text, header], sort_keys=True).encode())
+    while part := stream.read(2**20):
+        digest.update(part)
+    return digest.hexdigest()
+
+
 def load_tensors(path: Path) -> "dict[str, Tensor]":
     """Return the tensors of a checkpoint, on the CPU.
 
     Raises:
-        CheckpointError: there is no such file, or it is cut or not ours.
+        CheckpointError: there is no such file, it is cut or not ours, or its bytes have changed.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     read_record(path)
+    check_digest(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -122,6 +166,9 @@ def load_tensors(path: Path) -> "dict[str, Tensor]":
 
 
 def _unreadable(path: Path, reason: object) -> CheckpointError:
+    # What the system says of a disk or of rights says nothing against the file.
+    healthy = isinstance(reason, OSError) and not isinstance(reason, IsADirectoryError)
+    first = "see to that" if healthy else "move it away"
     return CheckpointError(
-        f"cannot read checkpoint {path}: {reason}; move it away and run the same command again"
+        f"cannot read checkpoint {path}: {reason}; {first} and run the same command again"
     )

@@ -125,6 +125,8 @@ def pretrain(
 
     Raises:
         ConfigError: `epochs`, `connect` or `draws` is none that may be.
+        BackboneError, AttentionError: the images are too small for a module, or the network is
+            not what the tables say of it.
         DataError, CheckpointError, TrainingError: as of `fit`.
     """
     asked = {"epochs": epochs, "connect": connect, "draws": draws}
@@ -276,6 +278,8 @@ class _Loop:
         record = checkpoint.record() if checkpoint else None
         with evaluating(net):
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
+        if check := getattr(net, "check_input", None):  # a supernet's
+            check(images.shape)
         self.step = TrainingStep(net, config, *self._way(record))
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []

@@ -293,3 +293,28 @@ class TestBuilding:
             net = Supernet("reads", attention=["se"], in_channels=3, classes=5, seed=0)
             net.check_input(SHAPE)
         assert all(value.is_meta for value in net.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("vgg11", "no residual block with a branch and a shortcut, and the nearest .* 'resnet18'"),
+        ("densenet121", "no residual block with a branch and a shortcut, .* 'resnet50'"),
+        ("vit_b_16", "no residual block with a branch .* 'timm:convnext_tiny'"),
+        ("squeezenet1_0", "no residual block with a branch .* 'resnet18'"),
+        ("efficientnet_b0", "its like that works is 'timm:efficientnet_b0'"),
+        ("mobilenet_v3_small", "its like that works is 'timm:mobilenetv3_large_100'"),
+    ],
+)
+def test_a_network_without_a_place_for_attention_names_the_nearest_that_has_one(name, instead):
+    import torchvision
+
+    from sat_optuna.backbones import BACKBONES
+    from sat_optuna.errors import UnknownName
+
+    with pytest.raises(UnknownName, match=f"no backbone '{name}'; .*{instead}"):
+        BACKBONES.check(name)
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)()
+    with pytest.raises(BackboneError, match=instead):
+        view_of(model)

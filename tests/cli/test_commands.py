@@ -121,29 +121,6 @@ def test_a_study_may_be_given_by_its_file(project):
     assert "has no fault" in run("check", "studies/tiny/study.toml").output
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("trials", "tiny"), ("report", "tiny"), ("ticket", "tiny"), ("retrain", "tiny")],
-    ids=lambda arguments: arguments[0],
-)
-def test_nothing_searched_yet_says_so(project, arguments):
-    make_study(project)
-    message = error(*arguments)
-    assert "no search was run yet" in message
-    assert "run: sat-optuna run tiny" in message
-
-
-def test_search_wants_the_supernet_first(project):
-    make_study(project)
-    message = error("search", "tiny", "--no-mlflow")
-    assert "has 0 of 2 epochs; run: sat-optuna pretrain tiny" in message
-
-
-def test_usage_errors_exit_with_2():
-    assert "Missing argument" in run("search", code=2).stderr
-    assert "not in the range" in run("search", "x", "--trials", "0", code=2).stderr
-
-
 def test_ls(project):
     names = json.loads(run("ls", "modules", "--format", "json").stdout)
     ours = [row for row in names if ":" not in row["name"]]
@@ -257,17 +234,6 @@ def test_doctor_looks_at_the_studies_it_is_given(project):
     assert "no study 'nope'" in run("doctor", "nope", code=1).stderr
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("pretrian", "no command 'pretrian'; did you mean 'pretrain'? see sat-optuna --help"),
-        ("xyzzy", "no command 'xyzzy'; see sat-optuna --help"),
-    ],
-)
-def test_a_command_that_is_none_is_named_with_the_one_that_was_meant(given, said):
-    assert run(given, code=2).stderr.endswith(f"Error: {said}\n")
-
-
 def test_signals_are_handled_as_before_afterwards(capsys):
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.getsignal(number) for number in numbers]
@@ -307,6 +273,7 @@ raise SystemExit(cli.main(["steps"]))
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
-    assert "Exception ignored in" in done.stderr
+    assert "Exception ignored in" not in done.stderr
+    assert "Traceback" not in done.stderr
     assert (done.returncode, done.stdout) == (130, "0\n1\n"), done.stderr
     assert "Interrupted; the same command" in done.stderr

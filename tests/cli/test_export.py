@@ -25,7 +25,9 @@ from sat_optuna.evidence.results import (
 from sat_optuna.evidence.retrain import retrain
 from sat_optuna.export.fold import fold_constant
 from sat_optuna.export.weights import load_ticket, load_weights, read_ticket
+from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.outcome import networks_step
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score, Ticket
 from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
@@ -71,6 +73,8 @@ def trained(tmp_path_factory):
             checkpoint=Checkpoint(job.weights_path, fingerprint),
         )
         write_result(job, RetrainResult(scheme, 0, 50.0, 1000, ()))
+        made = {path.name: sha256_of(path) for path in (job.result_path, job.weights_path)}
+        study.records.add(networks_step(config), made)
     ticket.save(folder / "tickets" / "ticket.json")
     return folder
 
@@ -159,6 +163,8 @@ def test_the_memory_format_of_the_training_is_kept(study):
     save_checkpoint(
         weights, tensors, read_record(weights) | {"memory_format": "torch.channels_last"}
     )
+    opened = open_study(study)
+    opened.records.add(networks_step(opened.config), {weights.name: sha256_of(weights)})
     run(study / "tickets" / "ticket.json", "--to", "safetensors")
     network = load_ticket(study / "exports" / "ticket-10-01-10.safetensors")
     assert not network.get_parameter("backbone.stages.0.0.conv2.weight").is_contiguous()
@@ -171,15 +177,81 @@ def test_weights_that_are_not_there_say_what_to_run(study):
     other = replace(Ticket.load(ticket), scheme=Scheme.parse("01-01-01"))
     message = error(other.save(study / "tickets" / "trial-3.json"), "--to", "onnx")
     assert "scheme 01-01-01 was not retrained here with seed 0" in message
-    assert "or give its weights with --weights FILE" in message
+    assert "or give weights with --weights FILE" in message
     assert not (study / "exports").exists()
 
 
-def test_weights_of_another_configuration_are_not_taken(study):
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("batch = 32", "batch = 16"),
+        lambda text: text.replace("[retrain]\n", "[retrain]\nseeds = [5, 6, 7]\n"),
+        lambda text: text.replace("epochs = 1", "epochs = 3") + '[attention]\nkinds = ["sge"]\n',
+        lambda text: "this is no TOML any more",
+    ],
+    ids=["batch", "seeds", "kinds and epochs", "no TOML"],
+)
+def test_a_finished_ticket_is_exported_whatever_became_of_study_toml(study, edit):
+    ticket, toml = study / "tickets" / "ticket.json", study / "study.toml"
+    run(ticket, "--to", "safetensors")
+    out = study / "exports" / "ticket-10-01-10.safetensors"
+    before = out.read_bytes()
+    out.unlink()
+    toml.write_text(edit(toml.read_text()))
+    run(ticket, "--to", "safetensors")
+    assert out.read_bytes() == before
+
+
+def test_what_was_never_retrained_names_the_study_toml_that_is_needed(study):
     toml = study / "study.toml"
     toml.write_text(toml.read_text().replace("batch = 32", "batch = 16"))
+    message = error(study / "tickets" / "ticket.json", "--to", "onnx", "--seed", 1)
+    assert "restore its study.toml (train.batch: 32 is stored, 16 is given) and run: " in message
+    message = error(study / "tickets" / "ticket.json", "--to", "onnx", "--fold-constant")
+    assert "another study.toml (train.batch: 32 is stored, 16 is given), which says" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda study: flip(checkpoint_of(study)), "its bytes have changed since; bring work/"),
+        (
+            lambda study: shutil.copy(checkpoint_of(study, FULL), checkpoint_of(study)),
+            "its bytes have changed since; bring work/",
+        ),
+        (
+            lambda study: shutil.rmtree(study / "work" / "done"),
+            "no record says that it is; bring work/ back",
+        ),
+    ],
+    ids=["a flipped bit", "other weights", "no records"],
+)
+def test_weights_are_known_by_their_bytes(study, change, words):
+    change(study)
     message = error(study / "tickets" / "ticket.json", "--to", "onnx")
-    assert "was made with another study.toml (train.batch: 32 is stored, 16 is given)" in message
+    assert "is not what the retraining made: " in message
+    assert words in message
+
+
+def flip(path, at=-1):
+    held = bytearray(path.read_bytes())
+    held[at] ^= 1
+    path.write_bytes(held)
+
+
+@pytest.mark.parametrize("place", [b'"value', b'"scheme', b"0", None], ids=str)
+def test_an_exported_file_with_a_flipped_bit_is_not_used(study, place):
+    run(study / "tickets" / "ticket.json", "--to", "safetensors")
+    out = study / "exports" / "ticket-10-01-10.safetensors"
+    content = out.read_bytes()
+    place = place and place.replace(b'"', b'\\"')  # JSON within JSON
+    flip(out, -1 if place is None else content.index(place) + len(place) - 1)
+    for arguments in (["show", "--no-latency"], ["export", "--to", "onnx"]):
+        done = CliRunner().invoke(group, [arguments[0], str(out), *arguments[1:]])
+        assert done.exit_code == 1, done.output
+        assert f"{out}" in done.stderr
+        assert "Traceback" not in done.output
+    assert leftovers(study / "exports") == [out.name]
 
 
 def test_weights_of_another_network_are_refused(study):

@@ -3,10 +3,18 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from sat_optuna.cli import sat_optuna as group
+from sat_optuna.config.config import StudyConfig
 from sat_optuna.files import sha256_of
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.storage import open_storage
+from sat_optuna.search.study import build_sampler, create_study
 from sat_optuna.ticket import Ticket
+from tests.networks import tiny_supernet
 from tests.studies import make_study, sat_optuna, trials
+from tests.tickets import ticket_of
 
 PLUGIN = '''
 """A network, a module and a data set of one's own."""
@@ -180,6 +188,70 @@ def test_a_broken_plugin_is_one_sentence(project, text, said):
     done = sat_optuna("check", "own", cwd=project, code=1)
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def marked(project):
+    """A study whose plugin leaves a file where it is run, and a search that was begun."""
+    folder = project / "studies" / "own"
+    plugin = folder / "my_net.py"
+    plugin.write_text(f"open({str(project / 'ran')!r}, 'w').close()\n" + plugin.read_text())
+    create_study(
+        open_storage(folder / "study.db"),
+        "own",
+        config=StudyConfig(),
+        sampler=build_sampler("random", seed=0, batch=1),
+    )
+    ticket_of(tiny_supernet(), Scheme.parse("10-010-1")).save(folder / "tickets" / "ours.json")
+    return project
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("trials", "own"), 0),
+        (("doctor", "own"), 0),
+        (("ls", "studies"), 0),
+        (("ls", "backbones"), 0),
+        (("ticket", "own"), 1),  # no trial yet
+        (("show", "studies/own/tickets/ours.json", "--no-latency"), 0),
+        (("export", "studies/own/tickets/ours.json", "--to", "onnx"), 1),  # never retrained
+    ],
+)
+def test_looking_runs_no_code_of_the_study(marked, monkeypatch, arguments, code):
+    monkeypatch.chdir(marked)
+    done = CliRunner().invoke(group, arguments)
+    assert done.exit_code == code, done.output
+    assert "no search was run" not in done.output
+    if arguments[0] != "export":  # which compares study.toml, to say what to run
+        assert not (marked / "ran").exists()
+
+
+def test_what_runs_code_says_so_first(marked):
+    plugin = marked / "studies" / "own" / "my_net.py"
+    said = sat_optuna("check", "own", cwd=marked).stderr
+    assert said == f"running the study's plugins: {plugin}\n"
+    path = marked / "studies" / "own" / "tickets" / "ours.json"
+    path.write_text(path.read_text().replace('"resnet20"', '"mine"'))
+    done = sat_optuna("show", str(path), cwd=marked, code=1)
+    assert f"running {plugin}, for the ticket is of a network that this study's" in done.stderr
+    assert (marked / "ran").exists()
+
+
+@pytest.mark.parametrize("way", ["../../outside.py", "absolute", "link"])
+def test_a_plugin_from_outside_of_the_studys_folder_is_refused(marked, monkeypatch, way):
+    folder, outside = marked / "studies" / "own", marked / "outside.py"
+    outside.write_text(f"open({str(marked / 'ran')!r}, 'w').close()\n")
+    if way == "link":
+        (folder / "link.py").symlink_to(outside)
+    name = {"absolute": str(outside), "link": "link.py"}.get(way, way)
+    (folder / "study.toml").write_text(TOML.replace("my_net.py", name))
+    monkeypatch.chdir(marked)
+    for arguments in (("check", "own"), ("run", "own"), ("pretrain", "own")):
+        done = CliRunner().invoke(group, arguments)
+        assert done.exit_code == 1
+        assert "lies outside of its study's folder" in done.stderr
+    assert not (marked / "ran").exists()
 
 
 def test_other_code_than_the_study_was_begun_with_is_refused(project):

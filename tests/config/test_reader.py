@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sat_optuna.config.config import AttentionConfig, StudyConfig, decided
 from sat_optuna.config.reader import parse_config, plugins_of, read_toml
 from sat_optuna.config.template import to_toml, write_config
-from sat_optuna.errors import ConfigError
+from sat_optuna.errors import ConfigError, SatOptunaWarning
 from sat_optuna.ticket import SHARINGS, AttentionSpec
 
 KNOWN = {
@@ -204,8 +204,8 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             "attention.kinds has 'sgee'; did you mean 'sge'? known: dia, se, sge",
         ),
         (
-            '[attention]\nkinds = ["se"]\ndia = {}',
-            "unknown key 'attention.dia'; name it in attention.kinds or drop it",
+            '[attention]\nkinds = ["se"]\nnothing = {}',
+            "unknown key 'attention.nothing'; name it in attention.kinds or drop it",
         ),
         ('[attention]\nkind = ["se"]', "unknown key 'attention.kind'; did you mean 'kinds'?"),
         (
@@ -287,10 +287,24 @@ def test_a_fault_is_one_sentence(text, said):
     assert faults(text) == [said]
 
 
+@pytest.mark.parametrize("kinds", ['"sge"', '"dia"', '"dia", "sge"'])
+def test_the_templates_line_of_se_is_no_fault_under_other_kinds(kinds):
+    written = to_toml(StudyConfig())
+    assert 'kinds = ["se"]' in written
+    assert "\nse = { reduction = 16" in written
+    config = parse(written.replace('kinds = ["se"]', f"kinds = [{kinds}]"))
+    assert [f'"{spec.kind}"' for spec in config.attention.kinds] == kinds.split(", ")
+
+
+def test_settings_of_a_kind_that_kinds_does_not_name_are_said_to_be_unused():
+    words = "attention.dia is set, and attention.kinds does not name dia, so it is not used"
+    with pytest.warns(SatOptunaWarning, match=words):
+        parse('[attention]\nkinds = ["se"]\ndia = { sharing = "stage" }')
+
+
 def test_a_table_of_a_kind_there_is_gets_no_hint_to_a_misspelt_one():
     assert faults('[attention]\nkinds = ["see"]\nse = {}') == [
         "attention.kinds has 'see'; did you mean 'se'? known: dia, se, sge",
-        "unknown key 'attention.se'; name it in attention.kinds or drop it",
     ]
 
 
@@ -480,3 +494,13 @@ def test_what_is_no_toml_is_said_with_its_place(tmp_path, content, reason):
     assert reason in str(caught.value)
     assert str(caught.value).endswith("; correct it there")
     assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "study.toml"
+    for mark in (b"", b"\xef\xbb\xbf"):
+        path.write_bytes(mark + b"seed = 3\n")
+        assert read_toml(path) == {"seed": 3}
+    path.write_bytes(b"\xff\xfes\x00")  # UTF-16
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read_toml(path)

@@ -107,7 +107,8 @@ def test_a_store_elsewhere_is_shown_without_its_password(root, monkeypatch):
 
 def test_a_study_that_was_not_searched_says_how(root):
     (study,) = about(found(root, root / "mine"), "study mine")
-    assert (study.state, study.finding) == ("ok", "not searched yet; run: sat-optuna run mine")
+    said = f"not searched yet; run: sat-optuna run {root / 'mine'}"
+    assert (study.state, study.finding) == ("ok", said)
 
 
 def test_trials_of_a_living_process_are_left_alone(left):
@@ -124,12 +125,12 @@ def test_trials_of_a_dead_process_are_found_in_the_search_and_in_its_control(roo
     assert stale.state == "look"
     assert stale.finding == (
         "a dead process left the trials [1, 2] unfinished, which holds up the sampler; "
-        "finish them with: sat-optuna search mine"
+        f"finish them with: sat-optuna search {folder}"
     )
     _, control = about(findings, "study mine.random")
     assert control.state == "look"
     assert "trials [1] " in control.finding
-    assert control.finding.endswith("finish them with: sat-optuna retrain mine")
+    assert control.finding.endswith(f"finish them with: sat-optuna retrain {folder}")
 
 
 def test_a_database_that_is_none_is_a_finding_not_a_crash(root):
@@ -138,9 +139,9 @@ def test_a_database_that_is_none_is_a_finding_not_a_crash(root):
         folder.mkdir()
         (folder / "study.db").write_bytes(content)
     broken, empty = (about(found(root, root / n), f"study {n}") for n in ("text", "empty"))
-    assert [finding.state for finding in broken + empty] == ["look", "look"]
+    assert [finding.state for finding in broken + empty] == ["look", "ok"]
     assert f"cannot open {root / 'text' / 'study.db'}" in broken[0].finding
-    assert "holds no study 'empty'" in empty[0].finding
+    assert "not searched yet; run: sat-optuna run " in empty[0].finding
 
 
 def test_a_study_under_another_name_is_said(root, left):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import sat_optuna as sat
-from sat_optuna.errors import SatOptunaError, StudyError
+from sat_optuna.errors import SatOptunaError, SatOptunaWarning, StudyError
 from sat_optuna.events import Event
 from sat_optuna.pipeline.folder import nearest_mlruns
 from sat_optuna.ticket import ROLES
@@ -189,19 +189,107 @@ def other_bytes(folder):
     path.write_bytes(held)
 
 
-def test_a_supernet_that_was_trained_again_does_not_go_on_with_the_old_search(copy):
+def test_a_supernet_of_another_seed_is_not_trained_beside_the_search(copy):
+    _, folder = copy
+    (folder / "work" / "supernet.safetensors").unlink()
+    edit(folder, "seed = 0", "seed = 1")
+    with pytest.raises(StudyError, match="seed: 0 is stored, 1 is given"):
+        sat.open_study(folder).pretrain()
+    assert not (folder / "work" / "supernet.safetensors").exists()
+
+
+def other_threads(count):
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    return lambda: torch.set_num_threads(before)
+
+
+def test_a_search_without_its_work_is_refused_before_a_supernet_is_trained_anew(copy):
     _, folder = copy
     shutil.rmtree(folder / "work")
-    edit(folder, "seed = 0", "seed = 1")
-    sat.open_study(folder).pretrain()
-    edit(folder, "seed = 1", "seed = 0")
-    with pytest.raises(StudyError, match="seed: 1 is stored, 0 is given"):
+    before = (folder / "study.db").read_bytes()
+    with pytest.raises(StudyError, match=r"no record of what decided it, as where work/ was rem"):
         sat.run_study(folder, mlflow=False)
-    (folder / "work" / "supernet.safetensors").unlink()
-    study = sat.open_study(folder)
-    study.pretrain()
-    with pytest.raises(StudyError, match=r"study 'tiny' in .*study\.db is there and no record"):
+    assert (folder / "study.db").read_bytes() == before
+    assert not list(folder.glob("work/**/*.safetensors"))
+
+
+@pytest.mark.parametrize("change", ["threads", "noise", "nothing"])
+def test_a_supernet_that_is_gone_must_come_out_bit_for_bit_the_same(copy, change, request):
+    """Trained anew with other threads its file differs; noise under the same record as well."""
+    import torch
+
+    from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
+
+    _, folder = copy
+    path = folder / "work" / "supernet.safetensors"
+    whole = path.read_bytes()
+    if change == "noise":
+        tensors = {k: v + 1 if v.is_floating_point() else v for k, v in load_tensors(path).items()}
+        save_checkpoint(path, tensors, read_record(path))
+    else:
+        path.unlink()
+        if change == "threads":
+            request.addfinalizer(other_threads(torch.get_num_threads() + 1))
+        with pytest.warns(SatOptunaWarning, match="was searched with is gone; it is trained"):
+            sat.open_study(folder).pretrain()
+        assert (path.read_bytes() == whole) == (change == "nothing")
+    study = sat.open_study(folder, trials=10)
+    if change == "nothing":
+        assert study.search(mlflow=False).new == 1
+        return
+    with pytest.raises(StudyError, match=r"the supernet's bytes: '|its bytes have changed since"):
         study.search(mlflow=False)
+    assert len(study.optuna_study().trials) == 9
+
+
+def test_threads_that_changed_since_pretraining_or_since_the_search_began_are_said(copy, request):
+    import torch
+
+    _, folder = copy
+    now = torch.get_num_threads()
+    request.addfinalizer(other_threads(now + 1))
+    with pytest.warns(SatOptunaWarning) as said:
+        sat.open_study(folder, trials=10).search(mlflow=False)
+    words = [str(w.message) for w in said if "begun elsewhere" in str(w.message)]
+    assert [text.partition(" was begun")[0] for text in words] == [
+        "study 'tiny'",
+        "its supernet, supernet.safetensors,",
+    ]
+    assert all(f"(threads: {now} then, {now + 1} now)" in text for text in words)
+
+
+def test_a_renamed_or_copied_study_goes_on_under_its_uuid(copy):
+    project, folder = copy
+    before = trials(project)
+    for place in (folder.with_name("copied"), folder.with_name("with a space")):
+        shutil.copytree(folder, place)
+    folder.rename(folder.with_name("renamed"))
+    for name in ("copied", "with a space", "renamed"):
+        study = sat.open_study(folder.with_name(name), trials=10)
+        with pytest.warns(SatOptunaWarning, match=f"study '{name}' was begun as 'tiny', in"):
+            assert study.search(mlflow=False).new == 1
+        done = sat_optuna("trials", name, "--format", "json", cwd=project)
+        assert json.loads(done.stdout)[:9] == before
+        assert len(json.loads(done.stdout)) == 10
+        assert f"the search of study '{name}' was begun as 'tiny'" in done.stderr
+        found = sat_optuna("doctor", name, "--format", "json", cwd=project)
+        assert "finished trials: 10" in found.stdout
+
+
+def test_a_search_whose_work_did_not_come_along_is_not_begun_anew_beside_it(copy):
+    _, folder = copy
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    shutil.rmtree(moved / "work")
+    before = (moved / "study.db").read_bytes()
+    with pytest.raises(
+        StudyError, match=r"holds no study 'moved'; it holds: tiny.*bring its work"
+    ):
+        sat.run_study(moved, mlflow=False)
+    assert (moved / "study.db").read_bytes() == before
 
 
 def test_the_study_of_another_folder_is_not_continued(copy, tmp_path):
@@ -223,8 +311,28 @@ def test_a_result_that_was_edited_is_made_again(copy):
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "accuracy": 99.9}))
     (folder / "tickets" / "ticket.json").unlink()
-    assert sat.open_study(folder).retrain(mlflow=False).tickets.keys() == before.keys()
+    with pytest.warns(SatOptunaWarning, match=r"seed0.json is not what the retraining wrote"):
+        assert sat.open_study(folder).retrain(mlflow=False).tickets.keys() == before.keys()
     assert json.loads(path.read_text()) == document
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_weights_of_another_seed_are_not_taken_for_a_missing_result(copy, finished):
+    _, folder = copy
+    (ours, *_) = sorted((folder / "work" / "retrain").glob("*/*.seed0.json"))
+    weights = ours.with_suffix(".safetensors")
+    shutil.copy(str(weights).replace("seed0", "seed1"), weights)
+    ours.unlink()
+    (folder / "tickets" / "ticket.json").unlink()
+    if not finished:  # as if it had been stopped within: no digest is noted yet
+        (record,) = (folder / "work" / "done").glob("networks-*.json")
+        document = json.loads(record.read_text())
+        for name in (ours.name, weights.name):
+            del document["made"][name]
+        record.write_text(json.dumps(document))
+    with pytest.raises(SatOptunaError, match=r"bytes have changed since|another configuration"):
+        sat.open_study(folder).retrain(mlflow=False)
+    assert not ours.exists()
 
 
 def test_an_on_event_that_raises_ends_the_step_and_the_study_goes_on(copy):

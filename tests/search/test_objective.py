@@ -1,5 +1,6 @@
 """Both objectives: what they return, store and report, and that they leave the supernet alone."""
 
+import copy
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,13 @@ def test_a_study_is_scored_with_one_network_data_and_weight_and_is_maximised(net
     other = SupernetObjective(net, data, calibration=32, sparsity_weight=0.5)
     with pytest.raises(StudyError, match="scored with another sparsity_weight than is given"):
         study.optimize(other, n_trials=1)
+    trained = copy.deepcopy(net)
+    pretrain(trained, data, epochs=1, seed=1, config=CONFIG)
+    one_bit = copy.deepcopy(net)
+    next(one_bit.buffers())[0] += 2**-20
+    for weights in (trained, one_bit):
+        with pytest.raises(StudyError, match="scored with another weights than is given"):
+            study.optimize(SupernetObjective(weights, data, calibration=32), n_trials=1)
     less = load_dataset("mnist5k", seed=0, limit=190)
     with pytest.raises(StudyError, match="scored with another dataset_fingerprint than is given"):
         study.optimize(SupernetObjective(net, less, calibration=32), n_trials=1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -142,6 +143,10 @@ def test_optuna_dashboard_answers_pages_of_this_machine_alone(storage, tmp_path)
             assert deleted.status_code == 403
         here = {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}
         answer = requests.get(studies, headers=here, timeout=SECONDS)
+        for page in (f"{url}/dashboard/", studies):
+            shown = requests.get(page, timeout=SECONDS).headers
+            assert shown["X-Frame-Options"] == "DENY"
+            assert "frame-ancestors 'none'" in shown["Content-Security-Policy"]
         assert len(answer.json()["study_summaries"]) == 1
 
 
@@ -170,11 +175,16 @@ def test_mlflow_lists_trials_as_child_runs_with_their_scheme(root, tmp_path):
             f"{url}/get-artifact?path=ticket.json&run_uuid={children['010-111']}", timeout=SECONDS
         )
         assert ticket.json() == {"scheme": "010-111"}
-        foreign = requests.get(url, headers={"Host": "evil.example"}, timeout=SECONDS)
-        assert foreign.status_code == 403
+        for foreign in ("evil.example", "10.evil.example", "192.168.1.7", "172.16.evil.example"):
+            for page in (url, f"{api}/experiments/get-by-name?experiment_name=small"):
+                answer = requests.get(page, headers={"Host": foreign}, timeout=SECONDS)
+                assert answer.status_code == 403, foreign
+        for ours in ("localhost", "localhost:8000", "127.0.0.1:8000"):  # a tunnel's end, too
+            answer = requests.get(url, headers={"Host": ours}, timeout=SECONDS)
+            assert answer.status_code == 200
 
         processes = family(server.pid)
-        assert 2 <= len(processes) <= 4
+        assert 3 <= len(processes) <= 5
         server.send_signal(signal.SIGTERM)
         assert server.communicate(timeout=60) == ("ended\n", "")
         assert server.returncode == 0
@@ -183,9 +193,35 @@ def test_mlflow_lists_trials_as_child_runs_with_their_scheme(root, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_server_that_is_killed_leaves_no_mlflow_behind(root, tmp_path):
+    with serving("serve_mlflow", root, tmp_path) as (server, _):
+        processes = family(server.pid)
+        server.kill()
+        server.wait()
+        wait_until(lambda: all(ended(pid) for pid in processes))
+
+
+@pytest.mark.slow
+def test_the_ui_of_a_copied_project_shows_its_own_artifacts(root, tmp_path):
+    copied = tmp_path / "a copy"
+    shutil.copytree(root, copied / "mlruns")
+    (path,) = (p for p in copied.glob("mlruns/**/ticket.json") if "010-111" in p.read_text())
+    path.write_text('{"scheme": "mine"}')
+    with serving("serve_mlflow", copied / "mlruns", tmp_path) as (_, url):
+        run = path.parents[1].name
+        asked = f"{url}/get-artifact?path=ticket.json&run_uuid={run}"
+        assert requests.get(asked, timeout=SECONDS).json() == {"scheme": "mine"}
+
+
+@pytest.mark.slow
 def test_an_mlflow_server_that_dies_is_reported(root, tmp_path):
     with serving("serve_mlflow", root, tmp_path) as (server, _):
-        os.kill(family(server.pid)[1], signal.SIGKILL)
+        (mlflow,) = (
+            pid
+            for pid in family(server.pid)
+            if b"mlflow\0ui\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        os.kill(mlflow, signal.SIGKILL)
         _, said = server.communicate(timeout=60)
         assert server.returncode == 1
         assert "ServerError: the MLflow server has ended with code -9" in said
@@ -268,6 +304,25 @@ def test_runs_on_a_server_have_its_ui(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000")
     with pytest.raises(ServerError, match=r"http://tracking.example:5000, which has a UI"):
         serve_mlflow(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:secret@tracking.example:5000",
+        "http://me:se@cr/et@tracking.example:5000",
+        "http://secret@tracking.example:5000",
+    ],
+)
+def test_a_password_is_shown_nowhere(tmp_path, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ServerError, match=r"//tracking.example:5000, which has") as caught:
+        serve_mlflow(tmp_path)
+    assert not any(part in str(caught.value) for part in ("secret", "se@cr", "me:"))
+    with pytest.raises(ServerError) as caught:
+        serve_dashboard("postgresql+nothing://me:se@cret@db.example/x?password=secret", port=0)
+    assert "secret" not in str(caught.value)
+    assert "cret@" not in str(caught.value)
 
 
 def test_ipv6_loopback_is_served_too(storage):

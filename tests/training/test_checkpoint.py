@@ -93,6 +93,21 @@ def test_a_file_that_is_too_long_is_refused(path):
         read_record(path)
 
 
+@pytest.mark.parametrize("where", range(12))
+def test_a_flipped_bit_anywhere_is_refused(path, where):
+    whole = bytearray(path.read_bytes())
+    whole[(len(whole) - 1) * where // 11] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=f"cannot read checkpoint {path}: "):
+        load_tensors(path)
+
+
+def test_a_file_without_a_digest_is_read_as_before(tmp_path):
+    path = tmp_path / "old.safetensors"
+    save_file({"weight": torch.ones(2)}, path, metadata={"sat_optuna": '{"fingerprint": "a"}'})
+    assert load_tensors(path)["weight"].tolist() == [1, 1]
+
+
 FOREIGN = {
     "text": b"accuracy,loss\n0.1,0.2\n",
     "huge length": b"\xff" * 100,

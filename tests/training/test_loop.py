@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
+from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.data.images import TensorImages
 from sat_optuna.data.split import Split
@@ -211,6 +212,29 @@ def test_epochs_that_are_no_number_of_passes_are_refused(epochs):
     for train, name in ((fit, "fit"), (pretrain, "pretrain")):
         with pytest.raises(ConfigError, match=f"^{name}: epochs is {epochs}; {told}$"):
             train(supernet(), images(), epochs=epochs, seed=0)
+
+
+@pytest.mark.parametrize("as_loader", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "channels", "words"),
+    [
+        ("spa", 1, "images of 1x8x8 come to stage 3 of resnet20 with 2 pixels a side and spa nee"),
+        ("sge", 3, r"images of shape \(1, 8, 8\) do not go through the"),
+    ],
+)
+def test_pretraining_checks_the_network_before_its_first_step(kind, channels, words, as_loader):
+    settings = {"in_channels": channels, "classes": 3, "width": 8, "blocks": (1, 1, 1)}
+    net = Supernet("resnet20", attention=(kind,), seed=0, **settings)
+    given: Any = images()
+    if as_loader:
+        x, y = next(given.batches(None, 40))
+        given = DataLoader(TensorDataset(x, y), 8)
+    before = [value.clone() for value in net.state_dict().values()]
+    told: list[Event] = []
+    with pytest.raises((BackboneError, DataError), match=words):
+        pretrain(net, given, epochs=1, seed=0, config=CONFIG, on_event=told.append)
+    assert told == []
+    assert all(map(torch.equal, before, net.state_dict().values()))
 
 
 def test_settings_of_pretraining_are_checked_before_it_begins():
