@@ -33,6 +33,7 @@ def table(*arguments):
     return CliRunner().invoke(export, ["--backbone", "resnet20", *arguments], obj=console)
 
 
+@pytest.mark.slow
 def test_a_row_for_each_module_format_and_batch(tmp_path):
     out = tmp_path / "m.json"
     seen: list[Event] = []

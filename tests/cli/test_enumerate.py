@@ -50,6 +50,7 @@ def test_all_schemes_are_the_searchs_own_scores(tmp_path):
     assert "was made with another configuration: seed: 0 is stored, 1 is given" in said
 
 
+@pytest.mark.slow
 def test_limits_are_said_in_one_sentence_with_the_cost(tmp_path):
     make_study(tmp_path, text=DEEP.replace("epochs = 2", "epochs = 1"))
     sat_optuna("pretrain", "tiny", cwd=tmp_path)

@@ -306,6 +306,7 @@ def test_a_wrong_name_is_refused_before_anything_is_read(tmp_path):
     assert "opset 18 given with safetensors, which has none" in message
 
 
+@pytest.mark.slow
 def test_an_export_of_a_plugin_is_read_in_its_study_and_says_so_elsewhere(study, tmp_path):
     (study / "mine.py").write_text(
         "from sat_optuna.backbones import add_backbone\n"

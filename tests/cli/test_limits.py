@@ -67,6 +67,7 @@ def test_blocks_that_cannot_be_fixed_are_one_sentence_before_anything_is_trained
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_limits_that_nothing_keeps_are_one_sentence(project):
     study_of(project, "max_macs = 7", "none")
     for command in ("search", "check", "run"):
@@ -77,6 +78,7 @@ def test_limits_that_nothing_keeps_are_one_sentence(project):
     assert not list((project / "studies" / "none" / "work").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_replicates_lead_to_the_ticket_that_all_trials_speak_for(project):
     study_of(project, 'objective = "train"\nepochs = 1\nreplicates = 3', "again")
     sat_optuna("search", "again", "--no-mlflow", "--trials", "12", cwd=project)
@@ -87,6 +89,7 @@ def test_replicates_lead_to_the_ticket_that_all_trials_speak_for(project):
     }
 
 
+@pytest.mark.slow
 def test_a_supernet_and_its_search_go_on_whether_networks_are_compiled_or_not(project):
     folder = study_of(project, "", "compiled")
     sat_optuna("pretrain", "compiled", cwd=project)

@@ -158,6 +158,7 @@ def test_check_knows_what_the_plugin_registers(project):
     assert "has no fault: 3 blocks in stages (3,), 8 schemes" in said
 
 
+@pytest.mark.slow
 def test_the_whole_road_runs_on_it_in_every_process(project):
     sat_optuna("run", "own", "--no-mlflow", cwd=project)
     assert len(trials(project, "own")) == 4
@@ -254,6 +255,7 @@ def test_a_plugin_from_outside_of_the_studys_folder_is_refused(marked, monkeypat
     assert not (marked / "ran").exists()
 
 
+@pytest.mark.slow
 def test_other_code_than_the_study_was_begun_with_is_refused(project):
     sat_optuna("pretrain", "own", cwd=project)
     plugin = project / "studies" / "own" / "my_net.py"

@@ -40,9 +40,9 @@ def test_an_index_shows_a_page_whose_links_work(wheel):
         metadata = Parser().parsestr(archive.read(name).decode())
     assert metadata["Project-URL"] == "Paper, https://arxiv.org/abs/2207.07858"
     assert "attention" in metadata["Keywords"]
-    classifiers = metadata.get_all("Classifier")
+    classifiers = metadata.get_all("Classifier", [])
     assert all(f"Programming Language :: Python :: 3.{n}" in classifiers for n in (11, 12, 13))
-    page = metadata.get_payload()
+    page = str(metadata.get_payload())
     assert page.startswith("# sat_optuna\n")
     targets = re.findall(r"\]\(([^)]*)\)", page)
     assert targets
