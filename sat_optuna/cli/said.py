@@ -65,8 +65,9 @@ def _searched(study: StudyFolder, result: Searched) -> str:
     if not result.new:
         where = ", now logged to MLflow" if result.caught_up else f" in {result.db}"
         return f"{result.step}: done already, {result.trials} trials{where}"
+    best = f"; best {result.best}" if result.best else ""
     return (
-        f"{result.step}: {result.new} trials now, {result.trials} in all, in {result.db}; "
+        f"{result.step}: {result.new} trials now, {result.trials} in all, in {result.db}{best}; "
         f"next: sat-optuna retrain {study.argument}"
     )
 

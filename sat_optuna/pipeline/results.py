@@ -75,6 +75,7 @@ class Searched:
         new: of these, finished now.
         left: what search.timeout left to do.
         caught_up: whether trials of earlier runs were logged to MLflow now.
+        best: the scheme of the highest reward and what it scored, in words.
         spread: how far the accuracies of the complete trials lie apart; None for the control and
             where there is none.
     """
@@ -85,6 +86,7 @@ class Searched:
     new: int = 0
     left: int = 0
     caught_up: bool = False
+    best: str = ""
     spread: "Spread | None" = None
 
 

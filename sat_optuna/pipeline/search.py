@@ -125,10 +125,22 @@ def _bring(
         new=len(trials) - before,
         left=max(0, total - len(trials)),
         caught_up=caught_up,
+        best=_best(trials),
         spread=_spread(study, trials) if step == "search" else None,
     )
     on_event(Event(step=step, done=len(trials), total=total, made=result, finished=True))
     return result
+
+
+def _best(trials: "Sequence[FrozenTrial]") -> str:
+    scored = [t for t in trials if t.value is not None and "accuracy" in t.user_attrs]
+    if not scored:
+        return ""
+    best = max(scored, key=_reward)
+    return (
+        f"{best.user_attrs['scheme']} with validation accuracy {best.user_attrs['accuracy']:.2f} %"
+        f" and reward {_reward(best):.3f}"
+    )
 
 
 def scored_on(study: "StudyFolder") -> "Part | None":

@@ -47,6 +47,9 @@ def test_a_fresh_clone_trains_searches_and_retrains(road):
     record = read_record(folder / "work" / "supernet.safetensors")
     assert (len(record["history"]), record["steps"]) == (2, 14)
     study = load_study(open_storage(folder / "study.db"), "tiny")
+    best = study.best_trial
+    found = f"accuracy {best.user_attrs['accuracy']:.2f} % and reward {best.value:.3f}; next"
+    assert f"; best {best.user_attrs['scheme']} with validation {found}" in printed
     assert [t.number for t in study.trials] == list(range(9))
     assert len(load_study(open_storage(folder / "study.db"), "tiny.random").trials) == 9
     tickets = [Ticket.load(folder / "tickets" / f"{role}.json") for role in ROLES]
