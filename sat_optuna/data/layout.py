@@ -84,7 +84,10 @@ def layout_of(root: Path) -> Layout:
         valid = next((root / name for name in _VALID if (root / name).is_dir()), None)
         return Layout(root / "train", valid, root / "test")
     if not root.is_dir():
-        raise DataError(f"image folder {root} is missing; {_LAYOUT}")
+        raise DataError(
+            f"image folder {root} is missing; {_LAYOUT}; it may lie anywhere: write its path as "
+            "root under [data] in study.toml"
+        )
     folders = _folders(root)
     if parts := [name for name in folders if name.lower() in _PARTS]:
         raise DataError(

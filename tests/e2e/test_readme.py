@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from sat_optuna.data.mnist5k import packaged_file
 from tests.studies import environment, make_study, sat_optuna
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -16,7 +18,8 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE = blocks("python")
+RECIPE, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA = blocks("python")
+FOLDER, PLUGIN = blocks("toml")
 
 
 def run(code, cwd):
@@ -28,6 +31,56 @@ def run(code, cwd):
         text=True,
         check=False,
     )
+
+
+SMALL = """
+[network]
+width = 4
+[train]
+batch = 8
+[pretrain]
+epochs = 1
+[search]
+trials = 3
+calibration = 16
+[retrain]
+epochs = 1
+"""
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 24 photographs for each of two classes: pieces of scikit-learn's two."""
+    for name in ("china", "flower"):
+        whole = Image.open(packaged_file("scikit-learn", f"sklearn/datasets/images/{name}.jpg"))
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(24):
+            left, top = 20 * (number % 6), 80 * (number // 6)
+            piece = whole.crop((left, top, left + 100, top + 100))
+            piece.save(tmp_path / "photos" / name / f"{number}.jpg")
+    return tmp_path / "photos"
+
+
+@pytest.mark.slow
+def test_a_folder_of_images_comes_to_a_report(tmp_path, photos):
+    assert len(FOLDER.splitlines()) < 15
+    text = FOLDER.replace("/home/me/photos", str(photos)) + SMALL
+    folder = make_study(tmp_path, "photos", text)
+    said = sat_optuna("check", "photos", cwd=tmp_path).stdout
+    assert "china 15, flower 15" in said
+    sat_optuna("run", "photos", cwd=tmp_path)
+    assert (folder / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_a_network_and_a_folder_come_to_a_table_of_blocks(tmp_path, photos):
+    assert len(RECIPE.splitlines()) <= 18
+    code = RECIPE.replace("/home/me/photos", str(photos)).replace("size=64", "size=32")
+    code = code.replace("epochs=5", "epochs=1").replace("data)))", "data, calibration=16)))")
+    quick = code.replace("sat.pretrain(", "small = sat.TrainConfig(batch=8)\nsat.pretrain(")
+    done = run(quick.replace("seed=0, on_event", "seed=0, config=small, on_event"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^s\d\.b\d\d -?[\d.]+ -?[\d.]+ -?[\d.]+$", done.stdout, re.M)) == 8
 
 
 @pytest.mark.slow
@@ -58,11 +111,12 @@ def test_a_pretrained_network_keeps_its_logits(tmp_path):
 
 
 def test_the_plugin_that_the_readme_shows_is_a_study(tmp_path):
-    folder = make_study(tmp_path, "own", blocks("toml")[0])
-    text = NETWORK + MODULE
+    folder = make_study(tmp_path, "own", PLUGIN)
+    text = NETWORK + MODULE + DATA
     (folder / "my_net.py").write_text(text)
     said = sat_optuna("check", "own", cwd=tmp_path).stdout
     assert "4 blocks in stages (4,), 16 schemes" in said
+    assert "train: 160 images, upright 80, lying 80" in said
 
 
 @pytest.mark.parametrize("heading", ["Run it", "Test it"])
