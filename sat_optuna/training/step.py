@@ -4,6 +4,7 @@ import contextlib
 import math
 import weakref
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -198,7 +199,7 @@ class TrainingStep:
             group["lr"] = self._rate
 
         # Without a cycle: the memory of a graph is free as soon as nobody needs the step.
-        this: TrainingStep = weakref.proxy(self)
+        this = cast("TrainingStep", weakref.proxy(self))
 
         def step(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             return this._step(x, labels, None)
