@@ -114,3 +114,35 @@ def test_what_is_said_of_speed():
     assert masked["what"].startswith("masked forward")
     bounds = f"{masked['ratio_low']:.2f} to {masked['ratio_high']:.2f}"
     assert f"takes {masked['ratio']:.2f} times ({bounds}) a hand-written" in flat
+
+
+def test_what_is_said_of_a_gpu():
+    path = ROOT / "studies" / "bench-gpu" / "gpu.json"
+    results, flat = (
+        json.loads(path.read_text(encoding="utf-8"))["results"],
+        " ".join(README.split()),
+    )
+    steps = {
+        (f"width {width}", row["strategy"], row["precision"]): row
+        for row in results["training, eager and graph"]
+        for width in (16, 32)
+        if f"width {width}," in row["network"]
+    }
+    narrow, wide = (
+        steps[width, "graph", "float32"]["times_eager"].split()[0]
+        for width in ("width 16", "width 32")
+    )
+    assert f"{wide} times as fast on an H100 as eagerly; of width 16 {narrow} times)" in flat
+    low, high = (
+        steps[width, "graph", "bfloat16"]["images_per_s"]
+        / steps[width, "graph", "float32"]["images_per_s"]
+        for width in ("width 16", "width 32")
+    )
+    assert f"another {low:.1f} to {high:.1f} times as fast" in flat
+    ways = {row["strategy"]: row for row in results["retraining together"]}
+    five, alone = ways["graph, 5 together"], ways["graph, one after the other"]
+    assert f"{five['times_eager'].split()[0]} times as fast as one after the other eagerly" in flat
+    said = (
+        f"{five['images_per_s'] / alone['images_per_s']:.1f} times as fast as one after the other"
+    )
+    assert f"{said} by graph" in flat

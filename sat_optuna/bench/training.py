@@ -116,7 +116,8 @@ def _header(plan: TrainingPlan) -> dict[str, Any]:
 def _loops(network: Network, plan: TrainingPlan, on_event: OnEvent) -> Iterator[dict[str, Any]]:
     """Time an epoch of our loop in each setting, and of the usual loop, which may augment."""
     images = network.images(network.steps * network.batch)
-    config = replace(plan.config, batch=network.batch)
+    # Each `fit` would record a graph anew, for a few steps; studies/bench-gpu measures graphs.
+    config = replace(plan.config, batch=network.batch, strategy="eager")
     supernet = network.supernet()
 
     def fresh() -> nn.Module:

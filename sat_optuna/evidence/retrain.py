@@ -108,7 +108,7 @@ def run_jobs(
     """Run jobs in parallel processes, and yield each result as it comes.
 
     Each process uses as many threads as the study's `threads` says. Where there is a GPU one
-    process trains as many at a time as pays there. A job that was stopped goes on from its
+    process trains them, small networks several at a time. A job that was stopped goes on from its
     checkpoint.
 
     Args:
@@ -123,7 +123,8 @@ def run_jobs(
     if not jobs:
         return
     device, config = pick_device(), jobs[0][0].config
-    together = together_for(config.train, device)
+    params = max(ticket.params for _, ticket in jobs)
+    together = together_for(config.train, device, params=params)
     groups = [range(n, min(n + together, len(jobs))) for n in range(0, len(jobs), together)]
     count = min(len(groups), workers or max(1, cores() // config.threads))
     count = 1 if device.type == "cuda" else count

@@ -94,6 +94,8 @@ class StaticStep:
             self._forget_gradients()
             if graph is not None:
                 _release_generator(x.device)
+            elif isinstance(error, torch.OutOfMemoryError):
+                raise  # a step without a graph would not fit either
             warnings.warn(
                 "this network's step cannot be recorded as a CUDA graph "
                 f"({str(error).splitlines()[0]}), and is made without one, which is slower; set "

@@ -4,8 +4,9 @@
     python studies/bench-gpu/measure.py FOLDER      this alone; --cut for sizes a CPU can do
 
 Each entry of `MEASUREMENTS` has seconds of its own, the most valuable first; what fails or takes
-longer is recorded, and the rest goes on. FOLDER/gpu.json and FOLDER/table.md are written after
-each one.
+longer is recorded, and the rest goes on. All but the last have 280 s together, of the 285 s of
+.ci/gpu; by the seconds of the first run they should take some 230 s. FOLDER/gpu.json and
+FOLDER/table.md are written after each one.
 """
 
 import argparse
@@ -53,17 +54,17 @@ class Measurement:
 
 
 MEASUREMENTS: Mapping[str, Measurement] = {
-    "training, resnet20": Measurement(training.resnet20, 45),
-    "training, eager and graph": Measurement(strategies.steps, 30),
-    "retraining together": Measurement(strategies.together, 60),
-    "scoring": Measurement(scoring.all_schemes, 60),
-    "training, resnet56": Measurement(training.resnet56, 50),
-    "inference": Measurement(inference.increments, 40),
-    "training steps": Measurement(inference.training_steps, 35),
-    "searching": Measurement(searching.studies, 40),
-    "training, wide resnet20": Measurement(training.wide_resnet20, 40),
-    "training, wide resnet56": Measurement(training.wide_resnet56, 45),
-    "seeds batched by torch.func": Measurement(strategies.batched, 30),
+    "training, resnet20": Measurement(training.resnet20, 30),
+    "training, eager and graph": Measurement(strategies.steps, 18),
+    "retraining together": Measurement(strategies.together, 35),
+    "scoring": Measurement(scoring.all_schemes, 45),
+    "training, resnet56": Measurement(training.resnet56, 28),
+    "inference": Measurement(inference.increments, 22),
+    "training steps": Measurement(inference.training_steps, 10),
+    "training, wide resnet20": Measurement(training.wide_resnet20, 26),
+    "training, wide resnet56": Measurement(training.wide_resnet56, 26),
+    "searching": Measurement(searching.studies, 28),
+    "seeds batched by torch.func": Measurement(strategies.batched, 12),
     "training, compiled": Measurement(strategies.compiled, 60),
 }
 

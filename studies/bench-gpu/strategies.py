@@ -6,7 +6,7 @@ What cannot be recorded as a graph warns, and is then a measurement that failed.
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -38,14 +38,12 @@ ROUNDS = 6  # the fewest that have an interval
 SEEDS, SCHEMES = 4, 5
 
 
-def steps(*, cut: bool) -> list[dict[str, Any]]:
+def steps(*, cut: bool) -> Iterator[dict[str, Any]]:
     """Time steps of ResNet-20 with SE, eager and as a graph, in widths 16 and 32."""
     hows = (FLOAT32,) if cut else (FLOAT32, BFLOAT16)
     ways = [(strategy, how) for how in hows for strategy in ("eager", "graph")]
-    rows = []
     for width in (16,) if cut else (16, 32):
-        rows += _steps(Network(width=width, attention=True, steps=20), ways, cut=cut)
-    return rows
+        yield from _steps(Network(width=width, attention=True, steps=20), ways, cut=cut)
 
 
 def compiled(*, cut: bool) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Memory that is really used up: one sentence, and everything goes on with smaller batches."""
 
 import gc
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -38,12 +39,15 @@ def wide(device):
     ).to(device)
 
 
-def test_training_says_it_and_goes_on_with_smaller_batches(little_memory):
+@pytest.mark.parametrize("strategy", ["eager", "graph"])
+def test_training_says_it_and_goes_on_with_smaller_batches(little_memory, strategy):
+    config = TrainConfig(batch=LARGE, strategy=strategy)
     net, data = wide(little_memory).backbone, images(LARGE, little_memory)
     with pytest.raises(DeviceMemoryError, match=rf"in batches of {LARGE} images \(.*iB more"):
-        fit(net, data, epochs=1, seed=0, config=TrainConfig(batch=LARGE))
+        fit(net, data, epochs=1, seed=0, config=config)
     gc.collect()
-    fit(net, data.subset(torch.arange(64)), epochs=1, seed=0, config=TrainConfig(batch=32))
+    few = data.subset(torch.arange(64))
+    fit(net, few, epochs=1, seed=0, config=replace(config, batch=32))
 
 
 def test_scoring_says_it_and_leaves_the_network_as_it_was(little_memory):

@@ -54,7 +54,7 @@ def test_auto_on_a_cpu_with_bfloat16(flag):
 @pytest.mark.parametrize("net", [supernet(), supernet(width=8), depthwise()])
 def test_auto_elsewhere_is_float32_and_contiguous(net):
     assert auto(net, {"avx2", "avx512_f"}) == PLAIN
-    assert auto(net, set(BFLOAT16_FLAGS), GPU) == PLAIN  # not measured
+    assert auto(net, set(BFLOAT16_FLAGS), GPU) == PLAIN  # see studies/bench-gpu
 
 
 @pytest.mark.parametrize("width", [8, 16])

@@ -1,5 +1,7 @@
 """The static step is the usual one: the same weights, momentum and records, bit for bit."""
 
+import gc
+import weakref
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sat_optuna.bench.training_plan import Network
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.data.split import Split
 from sat_optuna.errors import CheckpointError, SatOptunaWarning
@@ -18,7 +21,7 @@ from sat_optuna.training import step as steps
 from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
 from sat_optuna.training.loop import Checkpoint, fit
 from sat_optuna.training.precision import Arithmetic
-from sat_optuna.training.step import TrainingStep, strategy_for
+from sat_optuna.training.step import TrainingStep, strategy_for, together_for
 from tests.training.test_loop import (
     CONFIG,
     Stop,
@@ -140,13 +143,49 @@ def test_a_supernet_and_float16_are_trained_step_by_step():
 def test_auto_is_looked_up_by_device_and_parameters(monkeypatch):
     net = nn.Linear(9, 1)  # 10 parameters
 
-    def auto(device):
-        return strategy_for(TrainConfig(), net, device, precision="float32", drawn=False)
+    def auto(device, **asked):
+        config = TrainConfig(**asked)
+        return strategy_for(config, net, device, precision="float32", drawn=False)
 
-    assert auto(CPU) == auto(GPU) == "eager"  # nothing was measured
     for most, picked in ((9, "eager"), (10, "graph")):
         monkeypatch.setattr(steps, "STRATEGIES", {"cpu": 0, "cuda": most})
         assert (auto(CPU), auto(GPU)) == ("eager", picked)
+        assert auto(GPU, compile=True) == "eager"
+        assert auto(GPU, compile=True, strategy="graph") == "graph"
+
+
+@pytest.mark.parametrize(
+    ("network", "picked", "together"),
+    [
+        (Network(), "graph", 5),
+        (Network(width=32), "graph", 5),  # the largest that was measured
+        (Network(width=33), "eager", 1),
+        (Network(backbone="resnet56"), "graph", 5),
+        (Network(backbone="resnet56", width=32), "eager", 1),
+    ],
+)
+def test_what_was_measured_on_a_gpu_is_what_auto_means_there(network, picked, together):
+    supernet, config = network.supernet(), TrainConfig()
+    net = materialise(supernet, Scheme.uniform(supernet.stages, 1))
+    params = sum(parameter.numel() for parameter in net.parameters())
+    assert strategy_for(config, net, GPU, precision="float32", drawn=False) == picked
+    assert together_for(config, GPU, params=params) == together
+    assert strategy_for(config, net, CPU, precision="float32", drawn=False) == "eager"
+    assert together_for(config, CPU, params=params) == 1
+    assert (params == steps.STRATEGIES["cuda"]) == (network == Network(width=32))
+
+
+def test_a_step_that_nobody_needs_is_gone_at_once():
+    """With the memory of its graph, which no allocation would ask for."""
+    step = TrainingStep(WithUnused(), CONFIG, Arithmetic("float32", "contiguous"), "graph")
+    step(*next(images().batches(None, 8)), rate=0.1)
+    held = weakref.ref(step)
+    gc.disable()
+    try:
+        del step
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_a_training_goes_on_by_the_strategy_it_was_begun_with(tmp_path):

@@ -110,9 +110,15 @@ def test_one_that_diverges_ends_all_and_says_so(tmp_path):
     assert read_record(good.checkpoint.path)["history"]
 
 
-def test_how_many_at_a_time_is_looked_up(monkeypatch):
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert together_for(TrainConfig(), cpu) == together_for(TrainConfig(), gpu) == 1
+def test_how_many_at_a_time_is_looked_up_for_small_networks_that_are_graphs(monkeypatch):
     monkeypatch.setattr(steps, "TOGETHER", {"cpu": 1, "cuda": 20})
-    assert (together_for(TrainConfig(), cpu), together_for(TrainConfig(), gpu)) == (1, 20)
-    assert together_for(TrainConfig(compile=True), gpu) == 1
+    monkeypatch.setattr(steps, "STRATEGIES", {"cpu": 100, "cuda": 100})
+
+    def together(device="cuda", params=100, **asked):
+        return together_for(TrainConfig(**asked), torch.device(device), params=params)
+
+    assert (together("cpu"), together("cuda"), together("cuda", 101)) == (1, 20, 1)
+    assert (together(strategy="graph"), together(params=101, strategy="graph")) == (20, 1)
+    assert together(strategy="eager") == together(precision="float16") == 1
+    assert together(precision="bfloat16", memory_format="channels_last") == 20
+    assert together(compile=True) == together(compile=True, strategy="graph") == 1
