@@ -14,7 +14,7 @@ from training import spread
 
 __all__ = ["all_schemes"]
 
-CHUNKS: tuple[int, ...] = (0, 2500)  # images a pass; 0 is the default, 500 on a GPU
+CHUNKS: tuple[int, ...] = (0, 500)  # images a pass; 0 is the default, here 2,500
 ROUNDS = 3
 SAMPLE = 4  # schemes timed one by one in a round, others each time
 
