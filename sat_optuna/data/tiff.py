@@ -76,10 +76,13 @@ def transparency(page: tifffile.TiffPage) -> int:
 
 def _pillow_reads_whole(page: tifffile.TiffPage) -> bool:
     bits, kind = page.bitspersample, page.sampleformat
+    big_endian = page.parent.byteorder == ">"
+    if big_endian and page.parent.is_bigtiff:  # Pillow knows none of these
+        return False
     if page.samplesperpixel == 1:  # of whole numbers, of such with a sign, of floats
         known = {1: {1, 2, 4, 8, 12, 16, 32}, 2: {16, 32}, 3: {32}}
-        # Of the other byte order it knows few kinds, and turns what libtiff has turned already.
-        turned = page.parent.byteorder == ">" and (bits == 32 or kind == 2)
+        # Few kinds of these it knows, and turns what libtiff has turned already.
+        turned = big_endian and (bits == 32 or kind == 2)
         return bits in known.get(kind, ()) and not turned
     colours = {0: 1, 1: 1, 2: 3, 5: 4, 6: 3, 8: 3}.get(page.photometric)
     return bits == 8 and kind == 1 and page.samplesperpixel - transparency(page) == colours

@@ -15,7 +15,7 @@ from tests.data.formats import write_tiff
 
 PACKED: tuple[dict[str, Any], ...] = (
     {},
-    {"rowsperstrip": 3},
+    {"rowsperstrip": 3, "bigtiff": True},
     {"tile": (16, 16)},
     {"compression": "lzma", "rowsperstrip": 3},
     {"compression": "zlib", "predictor": 2, "rowsperstrip": 3},
@@ -85,6 +85,14 @@ def test_several_pages_are_refused(tmp_path, kind, more):
             read(path)
 
 
+@pytest.mark.parametrize("side", [20, 10])
+def test_a_smaller_copy_behind_the_image_is_passed_over(tmp_path, side):
+    wanted, path = numbers("u2", 5), tmp_path / "a.tif"
+    write_tiff(path, wanted)
+    write_tiff(path, wanted[:side], append=True, subfiletype=1 if side == 20 else 0)
+    np.testing.assert_array_equal(read_pixels(path), wanted)
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "said"),
     [
@@ -132,13 +140,21 @@ def test_lzw_that_pillow_reads_whole_needs_no_imagecodecs(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("packed", PACKED)
-@pytest.mark.parametrize("keep", [0.002, 0.05, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0.002, 0.05, 0.5, 0.9])
 def test_a_file_cut_off_anywhere_is_named(tmp_path, keep, packed):
     path = tmp_path / "a.tif"
     write_tiff(path, numbers("u2", 3), photometric="rgb", **packed)
     content = path.read_bytes()
-    path.write_bytes(content[: max(9, int(keep * len(content)))])
+    path.write_bytes(content[: max(8, int(keep * len(content)))])
     with pytest.raises(
         DataError, match=rf"^image {path} is broken \(\w.*\); replace it or delete"
     ):
         read_pixels(path)
+
+
+def test_a_file_without_pixels_is_broken(tmp_path):
+    path = tmp_path / "a.tif"
+    write_tiff(path, numbers("u2", 5))
+    retag(path, ImageLength=0)
+    with pytest.raises(DataError, match=rf"^image {path} is broken \(it has no pixels\); replace"):
+        read_header(path)
