@@ -1,7 +1,7 @@
 """One image file: what its header says, and its pixels with all their bits.
 
 Pillow reads pictures of 8 bits. Where it would cut or leave out something, it is made to read all
-of it here or in tiff.py; arrays are NumPy's.
+of it here, or tifffile reads it (tiff.py); arrays are NumPy's.
 
 Transparency is left out, and colours under it are kept as they are in the file; of an animation
 the first picture is taken; EXIF's orientation is applied.
@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from tifffile import TiffPage
 
-from sat_optuna.data.tiff import TiffHeader, tiff_header, tiff_pixels
+from sat_optuna.data.tiff import deep_page, page_pixels, transparency
 from sat_optuna.errors import DataError, one_line
 
 __all__ = [
@@ -114,7 +115,7 @@ def _read(path: Path, what: Callable[[Path, BinaryIO], _Read]) -> _Read:
         raise DataError(f"image {path} is missing; replace it or delete it") from error
     except MemoryError:
         raise
-    # Pillow's decoders raise SyntaxError, zlib.error, struct.error and more for a broken file.
+    # Pillow and tifffile raise SyntaxError, zlib.error, struct.error and more for a broken file.
     except Exception as error:
         reason = " ".join(str(error).split()) or one_line(error)
         raise DataError(f"image {path} is broken ({reason}); replace it or delete it") from error
@@ -129,38 +130,27 @@ def _header(path: Path, file: BinaryIO) -> Header:
         numbers: Numbers = "floats" if kind == "f" else "whole"
         numbers = "bytes" if kind == "b" or array.dtype == np.uint8 else numbers
         found = Header(3 if channels == 1 else channels, height, width, numbers)
-    elif (tiff := tiff_header(file)) and not tiff.pillow_reads_whole:
-        found = _tiff_header(path, tiff)
+    elif page := deep_page(file):
+        found = _tiff_header(path, page)
     else:
-        if tiff:
-            _check_pages(path, tiff)
         found = _picture_header(path, file)
     return found
 
 
-def _tiff_header(path: Path, tiff: TiffHeader) -> Header:
-    _check_pages(path, tiff)
-    height, width, orientation = tiff.first(257, 0), tiff.first(256, 0), tiff.first(274, 1)
-    if height * width * tiff.samples * max(1, max(tiff.bits) // 16) > MOST_PIXELS:
+def _tiff_header(path: Path, page: TiffPage) -> Header:
+    height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
+    if height * width * samples * max(1, page.bitspersample // 16) > MOST_PIXELS:
         raise DataError(
-            f"image {path} is too large ({height} x {width} pixels of {tiff.samples} bands, and "
-            f"at most {MOST_PIXELS:,} numbers are read); scale it down or delete it"
+            f"image {path} is too large ({height} x {width} pixels of {samples} bands, and at "
+            f"most {MOST_PIXELS:,} numbers are read); scale it down or delete it"
         )
-    if orientation > 4:
+    if page.tags.valueof(274, 1) > 4:
         height, width = width, height
-    numbers: Numbers = "floats" if tiff.kind == "f" else "whole"
-    numbers = "bytes" if tiff.kind == "u" and max(tiff.bits) <= 8 else numbers
-    channels = 3 if tiff.bands == 1 else tiff.bands
+    bands = samples - transparency(page)
+    numbers: Numbers = "floats" if page.sampleformat == 3 else "whole"
+    numbers = "bytes" if page.dtype == np.uint8 else numbers
     # Its orientation needs no mark: Pillow has always applied that of a TIFF.
-    return Header(channels, height, width, numbers, transparent=tiff.transparency > 0)
-
-
-def _check_pages(path: Path, tiff: TiffHeader) -> None:
-    if tiff.stacked:
-        raise DataError(
-            f"image {path} has several pages of one size, and one image is wanted; save the "
-            "bands as one array (H, W, C) in a .npy file, or each page as a file"
-        )
+    return Header(3 if bands == 1 else bands, height, width, numbers, transparent=bands < samples)
 
 
 def _picture_header(path: Path, file: BinaryIO) -> Header:
@@ -191,9 +181,8 @@ def _pixels(path: Path, file: BinaryIO) -> NDArray[Any]:
         array = np.array(_npy(path))
         array = array.astype(np.uint8) * 255 if array.dtype.kind == "b" else array
         array = array[:, :, None] if array.ndim == 2 else array
-    elif (tiff := tiff_header(file)) and not tiff.pillow_reads_whole:
-        file.seek(0)
-        array = _turned(tiff_pixels(file.read(), tiff), tiff.first(274, 1))
+    elif page := deep_page(file):
+        array = _turned(page_pixels(page), page.tags.valueof(274, 1))
     elif header.numbers == "bytes":
         with _opened(file) as image:
             image.load()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 FASHION = (
@@ -135,6 +136,17 @@ def write_images(
             picture = rng.integers(0, 256, (*pixels, 3), np.uint8)
             Image.fromarray(picture).save(folder / f"{number:03}.png")
     return root
+
+
+def write_tiff(path: Path, pixels: Any, *, planar: bool = False, **more: Any) -> None:
+    """Pixels (H, W, C), as bands unless `more` says otherwise."""
+    layout = {"photometric": "minisblack"}
+    if pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    else:
+        layout["planarconfig"] = "separate" if planar else "contig"
+        pixels = np.moveaxis(pixels, 2, 0) if planar else pixels
+    tifffile.imwrite(path, pixels, **{**layout, **more})
 
 
 def tar_of(folder: Path) -> bytes:

@@ -8,9 +8,8 @@ from PIL import Image
 
 from sat_optuna.data import get_dataset
 from sat_optuna.errors import DataError
-from tests.data.formats import write_images
+from tests.data.formats import write_images, write_tiff
 from tests.data.reading import load_dataset, paths
-from tests.data.tiffs import tiff
 
 
 @pytest.fixture
@@ -234,7 +233,7 @@ def array(scale, dtype, bands):
 def bands(scale, dtype, **more):
     def save(x, path):
         pixels = np.stack([x * scale] * 5, axis=2).astype(dtype)
-        path.with_suffix(".tif").write_bytes(tiff(pixels, **more))
+        write_tiff(path.with_suffix(".tif"), pixels, **more)
 
     return save
 
@@ -248,8 +247,8 @@ DEEP = {
     "8 bits in 16": (saved("png", 255, np.uint16), 255, 3),
     "floats to 1": (saved("tif", 1, np.float32), 1, 3),
     "floats to 255": (saved("tif", 255, np.float32), 255, 3),
-    "16-bit bands": (bands(65535, np.uint16, predictor=2), 65535, 5),
-    "big-endian bands": (bands(4095, np.uint16, order=">", planar=2), 4095, 5),
+    "16-bit bands": (bands(65535, np.uint16, compression="zlib", predictor=2), 65535, 5),
+    "big-endian bands": (bands(4095, np.uint16, byteorder=">", planar=True), 4095, 5),
     "double bands": (bands(1, np.float64), 1, 5),
     "byte arrays": (array(255, np.uint8, 4), 255, 4),
     "12-bit arrays": (array(4095, np.int64, 6), 4095, 6),

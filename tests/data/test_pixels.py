@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from sat_optuna.data import pixels as module
 from sat_optuna.data.pixels import Header, read_header, read_pixels
 from sat_optuna.errors import DataError
-from tests.data.tiffs import tiff
+from tests.data.formats import write_tiff
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (9, 7, 3), np.uint8)
@@ -89,7 +89,7 @@ def test_grey_of_more_than_eight_bits_keeps_its_numbers(tmp_path, array, suffix,
 
 def test_big_endian_16_bits_keep_their_numbers(tmp_path):
     path = tmp_path / "a.tif"  # mode I;16B
-    path.write_bytes(tiff(DEEP[:, :, :1], order=">"))
+    write_tiff(path, DEEP[:, :, :1], byteorder=">")
     with Image.open(path) as image:
         assert image.mode == "I;16B"
     np.testing.assert_array_equal(read_pixels(path)[:, :, 2], DEEP[:, :, 0])
@@ -104,7 +104,8 @@ def test_the_orientation_of_exif_is_applied(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     if kind == "deep tif":
-        path.write_bytes(tiff(DEEP[:, :, :3], photometric=2, orientation=orientation))
+        turn = [(0x0112, "H", 1, orientation, True)]
+        write_tiff(path, DEEP[:, :, :3], photometric="rgb", extratags=turn)
         wanted = DEEP[:, :, :3]
     elif kind == "deep png":
         path.write_bytes(png16(DEEP[:, :, :3], late_exif=exif.tobytes()[6:]))
@@ -227,7 +228,7 @@ def test_too_many_pixels_are_refused_before_they_are_unpacked(tmp_path, side):
 def test_too_large_arrays_and_bands_are_refused_by_their_headers(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_PIXELS", 100)
     np.save(tmp_path / "a.npy", DEEP)
-    (tmp_path / "a.tif").write_bytes(tiff(DEEP))
+    write_tiff(tmp_path / "a.tif", DEEP)
     for name in ("a.npy", "a.tif"):
         with pytest.raises(DataError, match=rf"image .*{name} is too large \(.* at most 100 num"):
             read_header(tmp_path / name)
