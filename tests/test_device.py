@@ -16,8 +16,10 @@ from sat_optuna.device import DeviceError, DeviceMemoryError, known_device
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.evaluate import Evaluator, evaluate_network, score_scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
+from sat_optuna.search.study import MACHINE_KEY
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training import precision
+from sat_optuna.training.checkpoint import environment
 from sat_optuna.training.loop import fit
 from sat_optuna.training.precision import Arithmetic, arithmetic_for, pick_device
 from tests.networks import SHAPE, tiny_supernet
@@ -135,8 +137,9 @@ def test_a_study_is_whole_after_a_trial_without_memory(tmp_path, trains):
 def test_a_study_that_goes_on_on_another_device_says_so():
     objective = SupernetObjective(tiny_supernet(), data(), calibration=0)
     study = optuna.create_study(direction="maximize")
-    study.set_user_attr("sat:device", "cuda")  # as CUDA_VISIBLE_DEVICES="" leaves it
-    with pytest.warns(SatOptunaWarning, match="was begun on cuda, and cpu computes now; it goes"):
+    here = environment("cuda", torch.get_num_threads())  # as CUDA_VISIBLE_DEVICES="" leaves it
+    study.set_user_attr(MACHINE_KEY, here)
+    with pytest.warns(SatOptunaWarning, match=r"begun elsewhere \(device: cuda then, cpu now\)"):
         study.optimize(objective, n_trials=1)
 
 

@@ -31,9 +31,10 @@ def ticket_of(net: Supernet, scheme: Scheme) -> Ticket:
     )
 
 
-def network_and_ticket(kind: str = "se", scheme: Scheme = SMALL) -> tuple[TicketNetwork, Ticket]:
-    """A tiny network with one kind of attention, in eval mode, and its ticket."""
-    net = tiny_supernet([default_spec(kind)], blocks=scheme.stages)
+def network_and_ticket(*kinds: str, scheme: Scheme = SMALL) -> tuple[TicketNetwork, Ticket]:
+    """A tiny network with these kinds of attention, SE by default, in eval mode; its ticket."""
+    specs = [default_spec(kind) for kind in kinds or ("se",)]
+    net = tiny_supernet(specs, blocks=scheme.stages)
     return materialise(net, scheme).eval(), ticket_of(net, scheme)
 
 

@@ -205,9 +205,11 @@ class StudyFolder:
         Raises:
             StudyError: study.db holds searches, but not that of this study.
         """
+        if not self.db.exists():
+            return False
         import optuna
 
-        names = optuna.get_all_study_names(self.storage) if self.db.exists() else []
+        names = optuna.get_all_study_names(self.storage)
         if names and self.search_name not in names:
             raise StudyError(
                 f"{self.db} holds no study {self.name!r}; it holds: {', '.join(names)}; bring its "

@@ -1,12 +1,11 @@
 """The search of a study and its random control, brought to their total of finished trials."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sat_optuna.errors import SatOptunaWarning, StudyError
+from sat_optuna.errors import StudyError
 from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.mlflow_log import StudyLog
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["random_control", "scored_on", "search", "searched_trials"]
-
-# Study attribute that says what machine, versions and threads its first trials were scored with.
-MACHINE_KEY = "sat:machine"
 
 
 def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched:
@@ -219,14 +215,24 @@ def _score(
 ) -> None:
     """Score trials until there are enough of them."""
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
-    from sat_optuna.search.study import finished_trials, hold_to, run_trials
+    from sat_optuna.search.study import (
+        finished_trials,
+        hold_to,
+        run_trials,
+        warn_of_other_machine,
+    )
+    from sat_optuna.training.checkpoint import read_record
 
     if not study.uses_supernet:  # else the pretraining has told it
         study.parts.tell_of_data(on_event)
     config, objective = study.config, study.parts.objective
     for scored in (study.optuna_study(), opened):  # a control is scored as its search was
         hold_to(scored, objective.scored_with())
-    _hold_to_machine(study, opened)
+    if study.uses_supernet:
+        begun = read_record(study.supernet_path)["environment"]
+        name = study.supernet_path.name
+        device = objective.train.device.type
+        warn_of_other_machine(f"the supernet of {study.name!r}, {name},", begun, device)
     trials = finished_trials(opened)
     best = max((t for t in trials if t.value is not None), key=_reward, default=None)
     done = len(trials)
@@ -257,32 +263,6 @@ def _score(
         on_batch=objective.score_ahead if isinstance(objective, SupernetObjective) else None,
         on_trial=on_trial,
     )
-
-
-def _hold_to_machine(study: "StudyFolder", opened: "optuna.Study") -> None:
-    """Note what machine, versions and threads score, or say that they are others than before."""
-    import torch
-
-    from sat_optuna.training.checkpoint import environment, read_record
-
-    device = next(study.parts.objective.net.parameters()).device.type
-    here = environment(device, torch.get_num_threads())
-    begun = {f"study {study.name!r}": opened.user_attrs.get(MACHINE_KEY, here)}
-    if study.uses_supernet:
-        begun[f"its supernet, {study.supernet_path.name},"] = read_record(study.supernet_path)[
-            "environment"
-        ]
-    for what, was in begun.items():
-        if changed := [key for key in here if was.get(key) != here[key]]:
-            said = "; ".join(f"{key}: {was.get(key)} then, {here[key]} now" for key in changed)
-            warnings.warn(
-                f"{what} was begun elsewhere ({said}); the search goes on, but its last bits may "
-                "differ from those of an unbroken one",
-                SatOptunaWarning,
-                stacklevel=4,
-            )
-    if MACHINE_KEY not in opened.user_attrs:
-        opened.set_user_attr(MACHINE_KEY, here)
 
 
 def _reward(trial: "FrozenTrial") -> float:

@@ -25,7 +25,7 @@ from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import COUNTS_KEY, WORKER_KEY, AnyTrial, suggest_scheme
-from sat_optuna.search.study import hold_to, note_device
+from sat_optuna.search.study import hold_to, note_machine
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.start import warn_of_blind_start
@@ -88,7 +88,7 @@ class _SchemeObjective:
         if isinstance(trial, FrozenTrial | FixedTrial):
             return suggest_scheme(trial, self.stages, self.kinds)
         hold_to(trial.study, self.scored_with())
-        note_device(trial.study, self.train.device.type)
+        note_machine(trial.study, self.train.device.type)
         if COUNTS_KEY not in trial.study.user_attrs:  # what an accuracy is to be compared with
             trial.study.set_user_attr(COUNTS_KEY, self._valid_counts)
         trial.set_user_attr(WORKER_KEY, worker_name())

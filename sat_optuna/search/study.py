@@ -30,10 +30,11 @@ from sat_optuna.search.space import (
 )
 from sat_optuna.search.storage import writing
 from sat_optuna.search.unfinished import stale_trials
+from sat_optuna.training.checkpoint import environment
 
 __all__ = [
     "CONFIG_KEY",
-    "DEVICE_KEY",
+    "MACHINE_KEY",
     "UUID_KEY",
     "build_pruner",
     "build_sampler",
@@ -42,13 +43,15 @@ __all__ = [
     "hold_to",
     "load_study",
     "name_of",
-    "note_device",
+    "note_machine",
     "run_trials",
+    "warn_of_other_machine",
 ]
 
 CONFIG_KEY = "sat:config"
 UUID_KEY = "sat:uuid"
-DEVICE_KEY = "sat:device"
+# What machine, versions, threads and device the first trials were scored with.
+MACHINE_KEY = "sat:machine"
 
 
 def build_sampler(
@@ -145,17 +148,36 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
         )
 
 
-def note_device(study: optuna.Study, device: str) -> None:
-    """Note on which type of device a study is scored; warn where it was begun on another."""
-    begun = study.user_attrs.get(DEVICE_KEY)
+def note_machine(study: optuna.Study, device: str) -> None:
+    """Note what scores a study: machine, versions, threads, device; warn where it was another.
+
+    Args:
+        study: whose trials are scored now.
+        device: its type.
+    """
+    begun = study.user_attrs.get(MACHINE_KEY)
     if begun is None:
-        study.set_user_attr(DEVICE_KEY, device)
-    elif begun != device:
+        study.set_user_attr(MACHINE_KEY, _machine(device))
+    else:
+        warn_of_other_machine(f"study {study.study_name!r}", begun, device)
+
+
+def _machine(device: str) -> dict[str, Any]:
+    import torch  # not for those who only read a study
+
+    return environment(device, torch.get_num_threads())
+
+
+def warn_of_other_machine(what: str, begun: Mapping[str, Any], device: str) -> None:
+    """Warn where something was begun with another machine, version, device or thread count."""
+    here = _machine(device)
+    if changed := [key for key in here if begun.get(key) != here[key]]:
+        said = "; ".join(f"{key}: {begun.get(key)} then, {here[key]} now" for key in changed)
         warnings.warn(
-            f"study {study.study_name!r} was begun on {begun}, and {device} computes now; it goes "
-            "on, but the last bits of a score may differ",
+            f"{what} was begun elsewhere ({said}); the search goes on, but its last bits may "
+            "differ from those of an unbroken one",
             SatOptunaWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -134,12 +134,9 @@ def pretrain(
     draw = partial(
         draw_scheme, net.stages, len(net.specs), connect=connect, draws=draws, seed=seed
     )
-    given = data.train if isinstance(data, Split) else data
-    images = training_images(given, device=next(net.parameters()).device)
-    warn_of_blind_start(net, images.shape)
     return fit(
         net,
-        images,
+        data.train if isinstance(data, Split) else data,
         epochs=epochs,
         seed=seed,
         config=config,
@@ -280,6 +277,8 @@ class _Loop:
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
         if check := getattr(net, "check_input", None):  # a supernet's
             check(images.shape)
+            if draw:
+                warn_of_blind_start(cast("Supernet", net), images.shape)
         self.step = TrainingStep(net, config, *self._way(record))
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []

@@ -230,7 +230,7 @@ def test_a_network_type_in_no_table_is_named_with_the_way_to_register_it():
 def test_a_network_without_residual_blocks_says_so():
     with torch.device("meta"):
         net = build_backbone("timm:lcnet_050", in_channels=3, classes=2)
-    with pytest.raises(BackboneError, match=r"MobileNetV3 has no residual block; there is now"):
+    with pytest.raises(BackboneError, match=r"MobileNetV3 has no residual block with a bran"):
         view_of(net)
 
 

@@ -16,6 +16,7 @@ def project(tmp_path_factory):
     return tmp_path_factory.mktemp("project")
 
 
+@pytest.mark.slow
 def test_a_search_within_limits_proposes_nothing_above_them(project):
     """The limits are below what half of all schemes cost, so chance would not do it."""
     study_of(project, "max_connections = 3\nmax_params = 11300")
@@ -28,6 +29,7 @@ def test_a_search_within_limits_proposes_nothing_above_them(project):
     assert len({row["scheme"] for row in rows}) == 13
 
 
+@pytest.mark.slow
 def test_fixed_blocks_are_in_every_scheme_and_the_free_ones_searched_within_the_limits(project):
     fixed = 'fixed = { "s1.b00" = "se", "s3.b01" = "none", s2.b00 = "se" }\nmax_connections = 4'
     study_of(project, fixed, "fixed")
@@ -101,6 +103,7 @@ def test_a_supernet_and_its_search_go_on_whether_networks_are_compiled_or_not(pr
     assert len(trials(project, "compiled")) == 8
 
 
+@pytest.mark.slow
 def test_check_says_where_nothing_can_be_compiled(project):
     folder = study_of(project, "", "uncompiled")
     text = (folder / "study.toml").read_text()

@@ -157,6 +157,8 @@ def test_more_schemes_than_a_slice():
     assert effects[3].points == pytest.approx(100 * (on - off) / IMAGES)
 
 
+# Nothing is trained here.
+@pytest.mark.filterwarnings("ignore:each of the 8 schemes has the accuracy")
 def test_every_scheme_is_scored_from_python_as_the_search_scores_it(tmp_path):
     data = load_dataset("mnist5k", seed=0, limit=100)
     net = Supernet(

@@ -8,12 +8,12 @@ from tests.studies import STUDY, make_study
 
 
 def checked(project, text):
-    return open_study(make_study(project, text=text)).check()
+    return open_study(make_study(project, text=text)).check().stages
 
 
 @pytest.mark.parametrize("backbone", ["timm:regnety_002", "timm:mobilenetv3_small_050"])
 def test_attention_on_top_of_a_networks_own_points_to_own(tmp_path, backbone):
-    text = f'[data]\nname = "cifar10"\n[network]\nbackbone = "{backbone}"\n'
+    text = f'[network]\nbackbone = "{backbone}"\n'
     words = r'carry attention of their own, and se comes on top of it; .*kinds = \["own"\]'
     with pytest.warns(SatOptunaWarning, match=words):
         checked(tmp_path / "se", text)

@@ -110,6 +110,7 @@ def killed_again_and_again(tmp_path, sampler, strides):
     assert told(broken) == told(tmp_path / "unbroken.db")
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_any_write_equals_an_unbroken_one(tmp_path):
     # Kills in the middle of asking, of suggesting, of scoring and of telling.
     killed_again_and_again(tmp_path, "policy", (1, 4, 19, 38, 27, 44))

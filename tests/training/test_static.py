@@ -221,4 +221,4 @@ def test_a_study_holds_its_strategy_and_one_of_an_older_version_goes_on():
 
 
 def split():
-    return Split.from_arrays(torch.rand(12, 1, 8, 8), torch.arange(12) % 3)
+    return Split.from_arrays(torch.rand(30, 1, 8, 8), torch.arange(30) % 3)
