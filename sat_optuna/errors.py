@@ -45,7 +45,7 @@ _UNWRITABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _CREDENTIALS = (
-    re.compile(r"(://)[^/:@\s]+:(?!\d+(?:[/?#\s]|$))\S*@"),  # a password, not host:port/path; it
+    re.compile(r"(://)[^/:@\s]+:(?!\d+(?:[/?#\s][^@]*$|$))\S*@"),  # a password, no port; it
     re.compile(r"(://)[^/\s]*@"),  # may hold @ and slashes, so the last @ ends it
     re.compile(r"((?:^|[?&])(?:password|passwd|pwd|token)=)[^&\s]*", re.IGNORECASE),
 )

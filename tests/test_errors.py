@@ -15,6 +15,7 @@ from sat_optuna.errors import (
     errors_as,
     one_line,
 )
+from sat_optuna.tracking import TrackingError
 
 TYPES = [
     kind
@@ -91,3 +92,13 @@ def test_config_error_crosses_process_borders_whole():
     error = ConfigError("study.toml", (fault for fault in ("one", "two")))
     again = pickle.loads(pickle.dumps(error))
     assert (again.source, again.faults, str(again)) == ("study.toml", ("one", "two"), str(error))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:12/34@h/db", "postgresql://me:p@ss@h/db", "mysql://me:5432@h/db"],
+)
+def test_a_password_is_shown_nowhere(url):
+    assert errors.readable(f"cannot reach {url} now").endswith("://h/db now")
+    assert TrackingError(f"cannot open {url}").what.endswith("://h/db")
+    assert errors.readable("http://h:5000/a and b@c.org") == "http://h:5000/a and b@c.org"

@@ -233,7 +233,12 @@ class RetrainConfig(Checked):
     seeds: tuple[int, ...] = _key(
         lambda: (0, 1, 2), "one retraining a seed, at least 3", least=0, fewest=3, decides=()
     )
-    workers: int = _key(0, "retrainings at the same time; 0: one a core", least=0, decides=())
+    workers: int = _key(
+        0,
+        "retrainings at the same time; 0: as many as the cores take",
+        least=0,
+        decides=(),
+    )
 
 
 @dataclass(frozen=True, slots=True)

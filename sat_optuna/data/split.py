@@ -424,6 +424,11 @@ def stratified_split(
     if rarest[0] < 2 or not classes <= total <= len(labels) - classes:
         count, label = rarest
         name = repr(names[label]) if names else str(label)
+        if purpose == "flat test":
+            raise DataError(
+                f"{len(labels)} images of {classes} classes are too few to test on {share:.0%} of "
+                f"each, class {name} has {count}; add images, or make train/ and test/ folders"
+            )
         raise DataError(
             f"{len(labels)} training images of {classes} classes are too few for valid = {share}, "
             f"class {name} has {count}: each class needs an image to train on and one to validate "

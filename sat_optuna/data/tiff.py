@@ -79,6 +79,8 @@ def _pillow_reads_whole(page: tifffile.TiffPage) -> bool:
     big_endian = page.parent.byteorder == ">"
     if big_endian and page.parent.is_bigtiff:  # Pillow knows none of these
         return False
+    if page.photometric == 0 and bits > 8:  # it does not turn white into black again
+        return False
     if page.samplesperpixel == 1:  # of whole numbers, of such with a sign, of floats
         known = {1: {1, 2, 4, 8, 12, 16, 32}, 2: {16, 32}, 3: {32}}
         # Few kinds of these it knows, and turns what libtiff has turned already.

@@ -99,9 +99,12 @@ def block_effects(
     least = wilson(0.0, images)[1] if images else 100.0
     effects = []
     for (block, kind), mean, error in zip(names, points[1:], errors[1:], strict=True):
-        nothing = error < _ROUNDING
-        half = least if nothing else float(stats.t.ppf(0.975, freedom)) * error
-        p = 1.0 if nothing else 2 * float(stats.t.sf(abs(mean) / error, freedom))
+        exact = error < _ROUNDING  # the same in all schemes and images
+        half = least if exact else float(stats.t.ppf(0.975, freedom)) * error
+        if exact:
+            p = 1.0 if abs(mean) < _ROUNDING else 0.0
+        else:
+            p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
         low, high = max(mean - half, -100.0), min(mean + half, 100.0)
         effects.append(Effect(block, kind, float(mean), float(low), float(high), p))
     return effects

@@ -338,6 +338,7 @@ def _against(role: str, entry: Comparison | None) -> str:
     )
     word = "better" if spread.mean > 0 else "worse"
     word = "within noise" if entry.within_noise else word
+    word = "one seed, which decides nothing" if math.isnan(entry.p) else word
     return f"{_signed(spread.mean)} points{interval} against {role}, {word}"
 
 
@@ -518,7 +519,9 @@ def _resolution(comparisons: Sequence[Comparison], mean: float, images: int) -> 
         "networks that err independently (half of Newcombe's 95 % score interval; less where they "
         "err on the same images)."
     )
-    if all(entry.within_noise for entry in comparisons):
+    if all(math.isnan(entry.p) for entry in comparisons):
+        parts.append("One seed decides nothing: the noise is not known.")
+    elif all(entry.within_noise for entry in comparisons):
         parts.append(
             "No control differs from the ticket by more than the noise: the order of the networks "
             "is **within noise** and must not be read as a ranking."

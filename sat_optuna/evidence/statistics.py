@@ -100,7 +100,8 @@ def wilson(accuracy: float, images: int) -> tuple[float, float]:
     centre = share + z2 / (2 * images)
     half = _Z * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
     low, high = ((centre + side * half) / (1 + z2 / images) for side in (-1, 1))
-    return 100 * max(low, 0.0), 100 * min(high, 1.0)
+    # Rounding must not leave the accuracy outside.
+    return min(100 * max(low, 0.0), accuracy), max(100 * min(high, 1.0), accuracy)
 
 
 def _newcombe(first: float, second: float, images: int) -> tuple[float, float]:

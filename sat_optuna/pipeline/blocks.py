@@ -38,7 +38,7 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
     """Return the effects of a study whose schemes are scored in a supernet.
 
     They are of all schemes where these were scored, else of a sample that is scored now. Each
-    choice comes equally often at each block, and the draw knows nothing of the search.
+    choice is drawn equally often at each block, and the draw knows nothing of the search.
 
     Returns:
         None for a search that trains its schemes: its random control tells them.
@@ -77,8 +77,9 @@ def _sampled(study: "StudyFolder", on_event: OnEvent) -> "Enumeration":
     evaluator, kinds = objective.evaluator, len(objective.kinds)
     blocks, seed = sum(objective.stages), seed_for("blocks", study.config.seed)
     asked = max(_SAMPLE, 8 * blocks * kinds)
-    if (kinds + 1) ** blocks <= asked:
-        schemes = evaluator.all_schemes(limit=asked)
+    # Of few more schemes than are asked for, many draws would be the same.
+    if (kinds + 1) ** blocks <= 4 * asked:
+        schemes = evaluator.all_schemes(limit=4 * asked)
     else:
         schemes = tuple(
             draw_scheme(

@@ -141,8 +141,13 @@ class StudyFolder:
 
     @property
     def mlruns(self) -> Path:
-        """The project's mlruns/: of the nearest parent that has one, else beside studies/."""
-        return nearest_mlruns(self.folder.parent) or self.folder.parent.parent / "mlruns"
+        """The project's mlruns/: of the nearest parent that has one, else beside studies/.
+
+        That of a study outside of a studies/ lies beside the study.
+        """
+        parent = self.folder.parent
+        beside = parent.parent if parent.name == STUDIES.name else parent
+        return nearest_mlruns(parent) or beside / "mlruns"
 
     @cached_property
     def records(self) -> Records:
@@ -261,12 +266,15 @@ class StudyFolder:
             )
         return load_study(self.storage, self.search_name + suffix)
 
-    def waiting(self, suffix: str = "") -> int:
-        """Return how many enqueued trials the Optuna study has that nobody has begun."""
+    def unfinished(self, suffix: str = "") -> int:
+        """Return how many trials nobody has begun, or a dead process has left unfinished."""
         from optuna.trial import TrialState
 
+        from sat_optuna.search.unfinished import stale_trials
+
         opened = self.optuna_study(suffix)
-        return len(opened.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+        waiting = opened.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return len(waiting) + len(stale_trials(opened))
 
     def ticket(self, trial: int | None = None) -> "Ticket":
         """Return a trial of the search as a ticket, without retrained scores.

@@ -184,14 +184,15 @@ class Outcome:
         from sat_optuna.evidence.report import OnTest
         from sat_optuna.evidence.spread import Part
 
-        part = Part.of(next(iter(self.results.values())).class_counts)
+        seeds = self.study.config.retrain.seeds
+        asked = [(scheme, seed) for scheme in self.schemes.values() for seed in seeds]
+        if not all(key in self.results and self.results[key].class_counts for key in asked):
+            return None
+        part = Part.of(self.results[asked[0]].class_counts)
         if part is None:
             return None
         balanced = {
-            role: fmean(
-                self.results[scheme, seed].balanced_accuracy
-                for seed in self.study.config.retrain.seeds
-            )
+            role: fmean(self.results[scheme, seed].balanced_accuracy for seed in seeds)
             for role, scheme in self.schemes.items()
         }
         return OnTest(part, balanced)

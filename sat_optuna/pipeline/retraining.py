@@ -32,7 +32,8 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
     """
     random_control(study, on_event=on_event)
     outcome, log = read_outcome(study), StudyLog(study) if mlflow else None
-    new = not outcome.is_written or (log is not None and not log.has_retrainings(outcome))
+    whole = outcome.is_written and not outcome.missing
+    new = not whole or (log is not None and not log.has_retrainings(outcome))
     if new:
         if outcome.measured is None:
             _measure_costs(outcome, on_event)
@@ -130,11 +131,18 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         "enumeration": (current_enumeration(study) or Done({})).made,
     }
     # A report that somebody has written into is left as it is.
+    blocks = study.folder / "figures" / "blocks.png"  # only where effects can be told
+    record = study.records.get("report")
+    if record and blocks.name in record.made:
+        files[blocks.name] = blocks
     new = not study.records.is_finished("report", decided) or not all(
         file.exists() for file in files.values()
     )
     if new:
+        blocks.unlink(missing_ok=True)
         _write(outcome, tickets, on_event)
+        files |= {blocks.name: blocks} if blocks.exists() else {}
+        files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
         study.records.write("report", Done(decided, made, finished=True))
     result = Reported(path=path, tickets=tickets, new=new)

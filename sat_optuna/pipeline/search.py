@@ -100,7 +100,7 @@ def _bring(
     if study.has_search(suffix):
         record, trials = _held(study, step, suffix, record)
         # What a user has enqueued is run, also where there are enough trials without it.
-        total = max(total, len(trials) + study.waiting(suffix))
+        total = max(total, len(trials) + study.unfinished(suffix))
     before, caught_up = len(trials), False
     if before < total:
         on_event(Event(step=step, done=before, total=total, message=GETTING_READY))
@@ -113,7 +113,8 @@ def _bring(
         trials = finished_trials(opened)
     elif log and not log.has_trials(trials):
         with log.trials(study.optuna_study(suffix)):
-            caught_up = True
+            pass
+        caught_up = log.has_trials(trials)
     result = Searched(
         step=step,
         db=study.db,
@@ -129,7 +130,7 @@ def _bring(
 
 
 def _best(trials: "Sequence[FrozenTrial]") -> str:
-    scored = [t for t in trials if t.value is not None and "accuracy" in t.user_attrs]
+    scored = [t for t in trials if _is_complete(t) and "accuracy" in t.user_attrs]
     if not scored:
         return ""
     best = max(scored, key=_reward)
@@ -234,13 +235,13 @@ def _score(
         device = objective.train.device.type
         warn_of_other_machine(f"the supernet of {study.name!r}, {name},", begun, device)
     trials = finished_trials(opened)
-    best = max((t for t in trials if t.value is not None), key=_reward, default=None)
+    best = max(filter(_is_complete, trials), key=_reward, default=None)
     done = len(trials)
 
     def on_trial(trial: "FrozenTrial") -> None:
         nonlocal best, done
         done += 1
-        if trial.value is not None and (best is None or trial.value > _reward(best)):
+        if _is_complete(trial) and (best is None or _reward(trial) > _reward(best)):
             best = trial
         log_trial(trial)
         on_event(_told(step, done, total, best, trial))
@@ -263,6 +264,11 @@ def _score(
         on_batch=objective.score_ahead if isinstance(objective, SupernetObjective) else None,
         on_trial=on_trial,
     )
+
+
+def _is_complete(trial: "FrozenTrial") -> bool:
+    """Tell whether a trial came to its end; a pruned one has the value of an early epoch."""
+    return trial.state.name == "COMPLETE" and trial.value is not None
 
 
 def _reward(trial: "FrozenTrial") -> float:

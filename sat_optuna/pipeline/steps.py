@@ -62,6 +62,9 @@ def pretrain(study: "StudyFolder", *, on_event: OnEvent) -> Pretrained:
         record = study.records.held("pretrain", record.decided, there=str(path))
     elif study.has_search():
         _check_searched(study)
+        # The bytes that the search was begun with stay known, should this be stopped again.
+        if gone := study.records.get("pretrain"):
+            record = Done(record.decided, gone.made)
     if record.finished:
         study.check_supernet()
     else:

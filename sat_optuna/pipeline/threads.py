@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sat_optuna.processes import cores
-
 __all__ = ["computing_with"]
 
 _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -21,8 +19,8 @@ _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def computing_with(threads: int) -> Iterator[None]:
     """Let torch and the BLAS libraries of this process use so many threads for a while.
 
-    What is not imported yet reads its number of threads from the environment later, which
-    processes that are begun meanwhile inherit.
+    What is not imported yet reads its number of threads from the environment later and keeps it;
+    processes that are begun meanwhile inherit it.
 
     Args:
         threads: at least 1.
@@ -32,7 +30,7 @@ def computing_with(threads: int) -> Iterator[None]:
     kept = {name: os.environ.get(name) for name in _VARIABLES}
     os.environ.update(dict.fromkeys(_VARIABLES, str(threads)))
     loaded = sys.modules.get("torch")
-    before = loaded.get_num_threads() if loaded else _usual_threads(kept["OMP_NUM_THREADS"])
+    before = loaded.get_num_threads() if loaded else 0
     if loaded:
         loaded.set_num_threads(threads)
     try:
@@ -44,12 +42,5 @@ def computing_with(threads: int) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if torch := sys.modules.get("torch"):
-            torch.set_num_threads(before)
-
-
-def _usual_threads(asked: str | None) -> int:
-    """Return how many threads torch uses where nobody tells it."""
-    if asked and asked.isdecimal():
-        return max(1, int(asked))
-    return cores()
+        if loaded:
+            loaded.set_num_threads(before)

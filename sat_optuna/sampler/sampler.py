@@ -49,6 +49,7 @@ from optuna.distributions import BaseDistribution
 from optuna.distributions import CategoricalDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
+from optuna.trial import TrialState
 
 from . import storage
 from .actor_critic import ActorCritic
@@ -486,6 +487,14 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         trials on once for each such trial.
         """
         number = blocking.number
+        if blocking.state == TrialState.WAITING:
+            self._warn(
+                "held up",
+                f"trial {number} is enqueued, and {held_up} finished "
+                f"{'trial teaches' if held_up == 1 else 'trials after it teach'} nothing to any "
+                "worker until it ends; the next trial that is asked for is it",
+            )
+            return
         self._warn(
             f"held up by {number}" if held_up >= _HELD_UP else "held up",
             f"trial {number} is {blocking.state.name}, and {held_up} finished "

@@ -14,7 +14,9 @@ from typing import TypeAlias
 from optuna.samplers import PartialFixedSampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
+from optuna.trial import FixedTrial
 from optuna.trial import FrozenTrial
+from optuna.trial import Trial
 from optuna.trial import TrialState
 
 
@@ -28,6 +30,7 @@ __all__ = [
     "claim_study",
     "failing_if_new",
     "fixed_around",
+    "given_to",
     "id_of",
     "seed_of_name",
     "store_record",
@@ -108,6 +111,17 @@ def fixed_around(study: Study) -> dict[str, Any]:
 def backend_of(study: Study) -> tuple[BaseStorage, int]:
     """Return the storage of a study and the study's id in it."""
     return study._storage, study._study_id
+
+
+def given_to(trial: Trial | FixedTrial) -> Mapping[str, Any]:
+    """Return the choices that a trial was enqueued with, or that a FixedTrial was made of."""
+    if isinstance(trial, FixedTrial):
+        return trial._params
+    backend = getattr(trial, "storage", None)  # what wraps a trial need not have it
+    given: Mapping[str, Any] = {}
+    if backend is not None:
+        given = backend.get_trial_system_attrs(trial._trial_id).get("fixed_params", {})
+    return given
 
 
 def id_of(trial: FrozenTrial) -> int:

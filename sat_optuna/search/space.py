@@ -10,6 +10,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 from sat_optuna.cost.affine import AffineCost
 from sat_optuna.errors import StudyError
 from sat_optuna.sampler import CostLimit
+from sat_optuna.sampler.storage import given_to
 from sat_optuna.scheme import Scheme
 
 __all__ = [
@@ -122,12 +123,4 @@ def check_names(trial: AnyTrial, space: Mapping[str, Any], names: Collection[str
 
 def given_choices(trial: AnyTrial) -> Mapping[str, Any]:
     """Return the choices that a trial was given: enqueued with, or as a trial of no study."""
-    if isinstance(trial, FixedTrial):
-        return trial._params
-    if isinstance(trial, FrozenTrial):
-        return trial.params
-    storage = getattr(trial, "storage", None)  # what wraps a trial need not have it
-    given: Mapping[str, Any] = {}
-    if storage is not None:
-        given = storage.get_trial_system_attrs(trial._trial_id).get("fixed_params", {})
-    return given
+    return trial.params if isinstance(trial, FrozenTrial) else given_to(trial)

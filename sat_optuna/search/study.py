@@ -16,7 +16,7 @@ from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler import PolicyGradientSampler
-from sat_optuna.sampler.storage import SamplerSettingsError, claim_study
+from sat_optuna.sampler.storage import SamplerSettingsError, claim_study, id_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.space import (
@@ -319,7 +319,7 @@ def _take_over(study: optuna.Study) -> list[optuna.Trial]:
             f"trials {alive} of study {study.study_name!r} are being run by another process; "
             "wait for it, or end it, and run the same command again"
         )
-    taken = [optuna.trial.Trial(study, t._trial_id) for t in stale]
+    taken = [optuna.trial.Trial(study, id_of(t)) for t in stale]
     for trial in taken:
         trial.set_user_attr(WORKER_KEY, worker_name())
     return taken

@@ -227,6 +227,9 @@ class MLflowLog:
         uuid = str(study.user_attrs.get("sat:uuid", study.study_name))
         with self._lock:
             if self._opened is None or self._opened.uuid != uuid:
+                if self._followed is None:
+                    atexit.register(self._close_at_exit)
+                self._followed, self._behind = study, True
                 if time.monotonic() < self._try_again:
                     return
                 try:
@@ -234,9 +237,6 @@ class MLflowLog:
                 except StoreLockedError as error:
                     self._put_off(error)
                     return
-                if self._followed is None:
-                    atexit.register(self._close_at_exit)
-                self._followed, self._behind = study, True
             self.log_or_later(study, trial)
 
     def log_or_later(self, study: "Study", trial: "FrozenTrial") -> None:
@@ -331,11 +331,15 @@ class MLflowLog:
         return self._opened
 
     def _close_at_exit(self) -> None:
-        if self._opened is not None:
-            raised = getattr(sys, "last_value", None) is not None
-            with contextlib.suppress(TrackingError):
-                if self._behind and self._followed is not None:
-                    self.catch_up(self._followed)
+        raised = getattr(sys, "last_value", None) is not None
+        study = self._followed
+        with contextlib.suppress(TrackingError):
+            if self._opened is None and study is not None and self._behind:  # locked until now
+                uuid = str(study.user_attrs.get("sat:uuid", study.study_name))
+                self.open_study(self._study_name or study.study_name, uuid)
+            if self._opened is not None:
+                if self._behind and study is not None:
+                    self.catch_up(study)
                 self.close_study("FAILED" if raised else "FINISHED")
 
 

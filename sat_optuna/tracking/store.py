@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sat_optuna.errors import SatOptunaError, errors_as
+from sat_optuna.errors import SatOptunaError, errors_as, readable
 from sat_optuna.files import check_writable, sqlite_url
 from sat_optuna.processes import is_dead
 
@@ -55,7 +55,7 @@ class TrackingError(SatOptunaError, RuntimeError):
 
     def __init__(self, what: str, advice: str = "") -> None:
         super().__init__(f"{what}; {advice}" if advice else what)
-        self.what = what
+        self.what = readable(what)
 
 
 class StoreLockedError(TrackingError):

@@ -97,12 +97,14 @@ def test_a_smaller_copy_behind_the_image_is_passed_over(tmp_path, side):
     ("kind", "more", "said"),
     [
         ("u2", {"photometric": "separated"}, r"SEPARATED samples of 16 bits \(uint16\)"),
+        ("u2", {"photometric": "miniswhite"}, r"MINISWHITE samples of 16 bits \(uint16\)"),
         ("c8", {}, r"MINISBLACK samples of 64 bits \(complex64\)"),
     ],
 )
 def test_other_numbers_are_refused(tmp_path, kind, more, said):
     path = tmp_path / "a.tif"
-    write_tiff(path, numbers("u2", 4).astype(kind), **more)
+    bands = 1 if more.get("photometric") == "miniswhite" else 4
+    write_tiff(path, numbers("u2", bands).astype(kind), **more)
     with pytest.raises(
         DataError, match=rf"^image {path} has {said}, which are not read; save it as grey, RGB or"
     ):

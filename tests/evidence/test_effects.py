@@ -71,6 +71,15 @@ def test_equal_scores_are_known_no_better_than_the_images_allow(bits):
     assert set(readings(list(found.values()))) == {"not told from 0"}
 
 
+def test_an_effect_without_any_error_is_told():
+    schemes = drawn(np.random.default_rng(4))
+    found = effects(schemes, 60.0 - 50 * (schemes[:, 0] == 1))
+    said = dict(zip(found, readings(list(found.values())), strict=True))
+    assert found["s1.b00", "se"].points == pytest.approx(-50)
+    assert [name for name, word in said.items() if word != "not told from 0"] == [("s1.b00", "se")]
+    assert said["s1.b00", "se"] == "costs"
+
+
 @pytest.mark.parametrize("count", [1, 5, 9])
 def test_too_few_schemes_give_no_effect(count):
     schemes = drawn(np.random.default_rng(4), count)

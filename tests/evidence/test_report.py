@@ -196,7 +196,8 @@ def test_one_seed_decides_nothing(tmp_path):
         f"| plain | `000-000-000` | 97.00 | 1 | {DASH} | 95.50 | 17,000 | 810,000 | 2.50 |" in text
     )
     assert "nan" not in text
-    assert "within noise** and must not be read as a ranking" in text
+    assert "One seed decides nothing: the noise is not known." in text
+    assert "within noise" not in text
 
 
 def test_scores_are_paired_by_seed_in_whatever_order_they_are_stored(tmp_path):

@@ -16,6 +16,7 @@ from sat_optuna.evidence.statistics import (
     holm,
     summarise,
     summarise_accuracies,
+    wilson,
 )
 
 PROBABILITIES = st.lists(st.floats(0, 1), max_size=8)
@@ -232,3 +233,9 @@ def test_detectable_by_one_seed_is_not_known():
     assert math.isnan(by_seeds)
     # Wilson's interval of 50 in 100 is 0.40383 to 0.59617: 0.09617 * sqrt(2).
     assert by_images == pytest.approx(13.600, abs=1e-3)
+
+
+@given(images=st.integers(1, 20_000), share=st.sampled_from([0.0, 1.0]) | st.floats(0, 1))
+def test_an_accuracy_lies_within_its_own_interval(images, share):
+    low, high = wilson(100 * share, images)
+    assert 0 <= low <= 100 * share <= high <= 100

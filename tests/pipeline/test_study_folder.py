@@ -9,14 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import sat_optuna as sat
 from sat_optuna.errors import SatOptunaError, SatOptunaWarning, StudyError
-from sat_optuna.events import Event
-from sat_optuna.pipeline.folder import nearest_mlruns
+from sat_optuna.events import GETTING_READY, Event, ignore
+from sat_optuna.pipeline.folder import StudyFolder, nearest_mlruns
+from sat_optuna.processes import worker_name
 from sat_optuna.search.study import MACHINE_KEY
 from sat_optuna.ticket import ROLES
 from tests.studies import STUDY, environment, make_study, sat_optuna, trials
@@ -221,8 +223,17 @@ def test_a_supernet_that_is_gone_must_come_out_bit_for_bit_the_same(copy, change
         save_checkpoint(path, tensors, read_record(path))
     else:
         path.unlink()
-        with pytest.warns(SatOptunaWarning, match="was searched with is gone; it is trained"):
-            sat.open_study(folder).pretrain()
+
+        def stop(event):
+            if event.step == "pretrain" and event.message != GETTING_READY:
+                raise InterruptedError  # before there is a checkpoint
+
+        for on_event in (stop, ignore):
+            expected = pytest.raises(InterruptedError) if on_event is stop else nullcontext()
+            said = pytest.warns(SatOptunaWarning, match="was searched with is gone; it is trained")
+            with said, expected:
+                sat.open_study(folder).pretrain(on_event=on_event)
+            assert path.exists() == (on_event is ignore)
         assert path.read_bytes() == whole
     study = sat.open_study(folder, trials=10)
     if change == "nothing":
@@ -231,6 +242,27 @@ def test_a_supernet_that_is_gone_must_come_out_bit_for_bit_the_same(copy, change
     with pytest.raises(StudyError, match=r"the supernet's bytes: '|its bytes have changed since"):
         study.search(mlflow=False)
     assert len(study.optuna_study().trials) == 9
+
+
+def test_an_enqueued_trial_that_was_killed_is_run_by_the_same_command(copy):
+    _, folder = copy
+    study = sat.open_study(folder)
+    opened = study.optuna_study()
+    opened.enqueue_trial(dict.fromkeys(opened.best_params, "se"))
+    killed = opened.ask()  # all trials that were asked for are there already
+    killed.set_user_attr("sat:worker", worker_name().rpartition("/")[0] + "/long ago")
+    assert study.search(mlflow=False).new == 1
+    last = study.optuna_study().trials[-1]
+    assert (last.number, last.state.name) == (killed.number, "COMPLETE")
+    assert last.user_attrs["scheme"] == "11-11-11"
+
+
+def test_runs_stay_within_the_project(tmp_path):
+    (tmp_path / "proj").mkdir()
+    (tmp_path / "proj" / "pyproject.toml").touch()
+    lone = tmp_path / "proj" / "mine"
+    assert StudyFolder(lone).mlruns == tmp_path / "proj" / "mlruns"
+    assert StudyFolder(tmp_path / "proj" / "studies" / "a").mlruns == tmp_path / "proj" / "mlruns"
 
 
 def test_a_search_that_another_machine_began_is_said(copy):
