@@ -286,7 +286,9 @@ class PolicyGradientSampler(optuna.samplers.BaseSampler):
         with self._lock:
             proposal = self._proposal(study, trial)
             known = {**self._fixed, **storage.fixed_around(study)}
-        if hidden := sorted(proposal.keys() - search_space.keys() - known.keys()):
+        hidden = sorted(proposal.keys() - search_space.keys() - known.keys())
+        # Where nothing was asked for, the space may have become known since, by another process.
+        if hidden and (search_space or self._space):
             raise ValueError(
                 f"{type(study.sampler).__name__} around PolicyGradientSampler takes "
                 f"{', '.join(map(repr, hidden))} out of its proposal, so that it can keep neither "
