@@ -38,7 +38,7 @@ def studies(*, cut: bool) -> Iterator[dict[str, Any]]:
         A row an objective: seconds of a trial, and the study's time over that of the same work
         without Optuna, which is done after it.
     """
-    count, trained, scored = (40, 2, 3) if cut else (5000, 8, 32)
+    count, trained, scored = (100, 2, 3) if cut else (5000, 8, 32)
     drawn = generator_for("gpu study")
     side = 16 if cut else 32
     x = torch.randint(0, 256, (count, 3, side, side), generator=drawn, dtype=torch.uint8)
