@@ -29,6 +29,7 @@ _COMMANDS = {
     "report": "report:report",
     "show": "show:show",
     "export": "export:export",
+    "compare": "compare:compare",
     "ls": "ls:ls",
     "data": "data:data",
     "dashboard": "dashboard:dashboard",
