@@ -19,6 +19,7 @@ __all__ = [
     "SHARINGS",
     "SPLITS",
     "AttentionSpec",
+    "Inputs",
     "Score",
     "Setting",
     "Ticket",
@@ -62,6 +63,54 @@ class AttentionSpec:
                     f"attention {self.kind!r} has {name} = {value!r}; "
                     "write a number, a text, true or false"
                 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """How images become what the network takes, and what its outputs are called.
+
+    An image of shape `input_shape` is divided by `white`; then `mean` is taken off and the result
+    divided by `std`.
+
+    Attributes:
+        class_names: one an output, in their order.
+        mean: per channel, of pixels in 0..1; empty where the network takes images as they are.
+        std: per channel, of pixels in 0..1; empty where it takes them as they are.
+        white: the number in the images that stands for 1, 255 of bytes.
+        numbers: what the images' files held: bytes, whole (numbers) or floats.
+        resize: whether images of other sizes were scaled until they cover H x W, and their middle
+            cut out.
+    """
+
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    white: int = 255
+    numbers: str = "bytes"
+    resize: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise TicketError(
+                f"inputs has mean {self.mean} and std {self.std}; write one of each a channel, "
+                "each std above 0"
+            )
+        if self.white < 1:
+            raise TicketError(f"inputs has white {self.white}; write a number of at least 1")
+
+    @classmethod
+    def from_json(cls, given: Any) -> "Inputs":
+        """Read them from a JSON object.
+
+        Raises:
+            TicketError: a key is missing or unknown, or a value of another type.
+        """
+        found = _object("inputs", given)
+        for name in found["class_names"]:
+            _require("a name in class_names of inputs", name, _TEXT)
+        for value in (*found["mean"], *found["std"]):
+            _require("a number in mean and std of inputs", value, _NUMBER)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +170,7 @@ class Ticket:
         study, study_uuid, trial, mlflow_run: where the ticket was found; None if it was not
             found there.
         versions: of Python and of the packages that made it, by name.
+        inputs: how images become what the network takes; None where it was not noted.
         config: the study's resolved configuration, JSON values.
     """
 
@@ -144,6 +194,7 @@ class Ticket:
     mlflow_run: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES and not self.role.startswith("full-"):
@@ -163,6 +214,11 @@ class Ticket:
             raise TicketError(
                 f"ticket has latency_ms = {self.latency_ms}; write milliseconds, or none"
             )
+        if self.inputs and len(self.inputs.class_names) != self.classes:
+            raise TicketError(
+                f"ticket has {self.classes} classes and names {len(self.inputs.class_names)} of "
+                "them in inputs; name each"
+            )
         if max(self.scheme.choices) > len(self.attention):
             raise TicketError(
                 f"scheme {self.scheme} uses kind {max(self.scheme.choices)} of attention, the "
@@ -172,6 +228,8 @@ class Ticket:
     def to_json(self) -> str:
         """Return the JSON document, with its schema number first."""
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
+        if self.inputs is None:  # as in tickets of earlier versions
+            del document["inputs"]
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -249,6 +307,7 @@ _NUMBER = _Json("a number", (int, float))
 _NUMBER_OR_NULL = _Json("a number or null", (int, float, type(None)))
 _LIST = _Json("a list", (list,))
 _OBJECT = _Json("an object", (dict,))
+_BOOL = _Json("true or false", (bool,))
 
 _KEYS: Mapping[str, Mapping[str, _Json]] = {
     "ticket": {
@@ -272,10 +331,20 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
         "mlflow_run": _TEXT_OR_NULL,
         "versions": _OBJECT,
         "config": _OBJECT,
+        "inputs": _OBJECT,
+    },
+    "inputs": {
+        "class_names": _LIST,
+        "mean": _LIST,
+        "std": _LIST,
+        "white": _WHOLE,
+        "numbers": _TEXT,
+        "resize": _BOOL,
     },
     "attention": {"kind": _TEXT, "sharing": _TEXT, "settings": _OBJECT},
     "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
 }
+_LATER = frozenset({"inputs"})  # keys that tickets of earlier versions lack
 
 
 def _require(name: str, value: object, wanted: _Json) -> None:
@@ -290,10 +359,10 @@ def _object(what: str, given: Any) -> dict[str, Any]:
     known = _KEYS[what]
     if unknown := sorted(given.keys() - known):
         raise TicketError(f"{what} has the unknown keys {', '.join(unknown)}; remove them")
-    if missing := sorted(known - given.keys()):
+    if missing := sorted(known - given.keys() - _LATER):
         raise TicketError(f"{what} lacks the keys {', '.join(missing)}; add them")
-    for key, wanted in known.items():
-        _require(f"{key} of {what}", given[key], wanted)
+    for key, value in given.items():
+        _require(f"{key} of {what}", value, known[key])
     return dict(given)
 
 
@@ -311,4 +380,5 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
         ),
         "scores": tuple(Score(**_object("score", item)) for item in given["scores"]),
         "input_shape": tuple(given["input_shape"]),
+        **({"inputs": Inputs.from_json(given["inputs"])} if "inputs" in given else {}),
     }

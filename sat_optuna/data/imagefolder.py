@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,8 +28,9 @@ from sat_optuna.data.pixels import Header, Numbers, file_size, read_header, read
 from sat_optuna.data.source import Options, Source, limited
 from sat_optuna.data.split import Split, split_mark, stratified_split
 from sat_optuna.errors import DataError
+from sat_optuna.ticket import Inputs
 
-__all__ = ["ImageFolder"]
+__all__ = ["ImageFolder", "labelled_images"]
 
 STATISTICS_IMAGES = 5000
 FLAT_TEST = 0.2  # share of a folder without train/ that becomes the test part
@@ -128,6 +130,80 @@ class ImageFolder(Source):
     def get(self, root: Path) -> Path:
         classes_of(layout_of(root).train)
         return root
+
+
+def labelled_images(
+    root: Path,
+    inputs: Inputs,
+    *,
+    shape: tuple[int, int, int],
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Images:
+    """Read a folder of images, a folder a class, as a trained network takes them.
+
+    Args:
+        root: holds a folder for each class, or such a folder called `test`.
+        inputs: of the network; the folders are called as its classes, of which some may be
+            missing.
+        shape: (C, H, W) that the network takes.
+        workers: processes that decode.
+        device: where batches arrive.
+
+    Raises:
+        DataError: there is no such folder, one is of no class of the network, images cannot be
+            read, or are not such as the network was trained on.
+    """
+    folder = root / "test" if (root / "test").is_dir() else root
+    found = classes_of(folder)
+    if unknown := sorted(set(found) - set(inputs.class_names)):
+        known = ", ".join(inputs.class_names)
+        raise DataError(
+            f"folder {folder / unknown[0]} is of no class that the network knows; it knows {known}"
+        )
+    files = files_of(folder, found, suffixes_of(folder, found))
+    if files.faults:
+        raise DataError(files.faults[0])
+    scale = Scale(cast("Numbers", inputs.numbers), inputs.white)
+    for path in files.paths:
+        _check_like(path, read_header(path), shape, scale, resize=inputs.resize)
+    order = torch.tensor([inputs.class_names.index(name) for name in found])
+    return FolderImages(
+        files.paths,
+        order[files.labels],
+        shape=shape,
+        mean=inputs.mean or (0.0,) * shape[0],
+        std=inputs.std or (1.0,) * shape[0],
+        scale=scale,
+        resize=inputs.resize,
+        workers=workers,
+        device=torch.device(device),
+    )
+
+
+def _check_like(
+    path: Path, header: Header, shape: tuple[int, int, int], scale: Scale, *, resize: bool
+) -> None:
+    """Make sure that an image is such as a network was trained on.
+
+    Raises:
+        DataError: it is not.
+    """
+    channels, height, width = shape
+    wanted = 3 if channels == 1 else channels  # grey images are read as three equal channels
+    has = (header.height, header.width)
+    if header.numbers != scale.numbers:
+        fault = NUMBERS[header.numbers], NUMBERS[scale.numbers]
+    elif header.channels != wanted:
+        fault = f"{header.channels} channels", str(channels)
+    elif not resize and has != (height, width):
+        fault = f"{has[0]} x {has[1]} pixels", f"{height} x {width}"
+    else:
+        return
+    raise DataError(
+        f"image {path} has {fault[0]} and the network was trained on {fault[1]}; bring all images "
+        "to that"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

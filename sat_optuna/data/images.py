@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -168,6 +168,10 @@ class IndexedImages(Images):
     @override
     def class_counts(self) -> tuple[int, ...]:
         return tuple(torch.bincount(self.labels).tolist())
+
+    def inputs(self) -> dict[str, Any]:
+        """Return how pixels become what a network takes, as fields of `Inputs`."""
+        return {"mean": self.mean, "std": self.std, "white": self.white}
 
     @override
     def batches(

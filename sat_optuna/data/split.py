@@ -13,6 +13,7 @@ from torch import Tensor
 from sat_optuna.data.arrays import UserArray, UserPair, checked_pair
 from sat_optuna.data.images import (
     Images,
+    IndexedImages,
     TensorImages,
     channel_statistics,
     pixel_counts,
@@ -21,6 +22,7 @@ from sat_optuna.data.loaders import UserData, joined_images, read_once, training
 from sat_optuna.device import known_device
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
+from sat_optuna.ticket import Inputs
 
 __all__ = [
     "Split",
@@ -210,6 +212,13 @@ class Split:
     def classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def inputs(self) -> Inputs:
+        """How images become what a network that is trained on these data takes."""
+        part = self.train_and_valid
+        known = part.inputs() if isinstance(part, IndexedImages) else {}
+        return Inputs(class_names=self.class_names, **known)
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +20,7 @@ from sat_optuna.evidence.results import (
 from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.done import Done
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import Score, Ticket
+from sat_optuna.ticket import Inputs, Score, Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.evidence.report import OnTest
@@ -147,19 +147,23 @@ class Outcome:
             "schemes": sorted(str(scheme) for scheme in self.distinct),
         }
 
-    def keep_costs(self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str) -> None:
-        """Keep what was measured of each network.
+    def keep_costs(
+        self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str, inputs: Inputs
+    ) -> None:
+        """Keep what was measured of each network, and what all of them take.
 
         Args:
             costs: by scheme: params, macs and latency_ms.
             hardware: what they were measured on.
+            inputs: how images become what the networks take.
         """
         path = self._costs_path
-        document: dict[str, Any] = {"hardware": hardware, "costs": costs}
-        write_text(path, json.dumps(document, indent=1) + "\n")
+        document = {"hardware": hardware, "costs": costs, "inputs": asdict(inputs)}
+        text = json.dumps(document, indent=1) + "\n"
+        write_text(path, text)
         made = {path.name: sha256_of(path)}
         self.study.records.write("costs", Done(self._costs_decided, made, finished=True))
-        self.measured = document
+        self.measured = json.loads(text)
 
     def ticket(self, role: str) -> Ticket:
         """Return the ticket of a role with its costs and the scores there are."""
@@ -172,7 +176,14 @@ class Outcome:
             scores=(*(self.best.scores if role == "ticket" else ()), *self._scores(scheme)),
             config=self.study.config.to_dict(),
         )
-        return replace(ticket, **self.measured["costs"][str(scheme)]) if self.measured else ticket
+        if self.measured is None:
+            return ticket
+        inputs = self.measured.get("inputs")  # none in results of earlier versions
+        return replace(
+            ticket,
+            **self.measured["costs"][str(scheme)],
+            inputs=Inputs.from_json(inputs) if inputs else None,
+        )
 
     def ticket_for(self, scheme: Scheme) -> Ticket:
         """Return the ticket of the first role that has this scheme."""

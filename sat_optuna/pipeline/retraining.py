@@ -71,7 +71,11 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
         cost = measure(net, shape)
         counts = {"params": cost.params, "macs": cost.macs}
         costs[scheme] = {**counts, "latency_ms": median(passed[scheme])}
-    outcome.keep_costs(costs, hardware=_hardware(next(supernet.parameters()).device.type))
+    outcome.keep_costs(
+        costs,
+        hardware=_hardware(next(supernet.parameters()).device.type),
+        inputs=outcome.study.parts.data.inputs,
+    )
 
 
 def _hardware(device: str) -> str:

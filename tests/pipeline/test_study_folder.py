@@ -115,6 +115,14 @@ def test_a_script_without_a_main_guard_goes_the_whole_road(road):
     assert "| ticket | `" in result.path.read_text()
 
 
+def test_each_ticket_says_how_images_become_what_its_network_takes(road):
+    study = sat.open_study(road[0] / "studies" / "tiny")
+    known = study.parts.data.inputs
+    assert known.class_names == tuple("0123456789")
+    assert known.mean == study.parts.data.train.mean
+    assert {ticket.inputs for ticket in study.report().tickets.values()} == {known}
+
+
 def test_each_thing_is_opened_built_and_read_a_few_times_at_most(road):
     counts = road[1]["counts"]
     assert counts["open_storage"] == 1
