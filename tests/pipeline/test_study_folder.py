@@ -21,6 +21,7 @@ from sat_optuna.pipeline.folder import StudyFolder, nearest_mlruns
 from sat_optuna.processes import worker_name
 from sat_optuna.search.study import MACHINE_KEY
 from sat_optuna.ticket import ROLES
+from tests import forks
 from tests.studies import STUDY, environment, make_study, sat_optuna, trials
 
 # Before the README's script, which has no main guard: what is opened, built and read is counted.
@@ -60,14 +61,8 @@ print(json.dumps({"counts": counts, "ticket": str(result.ticket.scheme)}))
 def road(tmp_path_factory):
     project = tmp_path_factory.mktemp("road")
     make_study(project)
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTING + ROAD.replace("quickstart", "tiny") + PRINTED],
-        cwd=project,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = COUNTING + ROAD.replace("quickstart", "tiny") + PRINTED
+    done = forks.python("-c", program, cwd=project, env=environment())
     assert done.returncode == 0, done.stderr
     return project, json.loads(done.stdout.splitlines()[-1])
 
@@ -374,6 +369,7 @@ def test_an_on_event_that_raises_ends_the_step_and_the_study_goes_on(copy):
 @pytest.mark.slow
 def test_an_on_event_that_raises_in_retraining_ends_its_processes(copy):
     _, folder = copy
+    edit(folder, "workers = 1", "workers = 2")
     before = sat.open_study(folder).report().tickets
     for path in (folder / "work" / "retrain").glob("*/*"):
         path.unlink()
@@ -457,14 +453,8 @@ try:
 except sat.SatOptunaError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = forks.python("-c", script, cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr
     assert "'mine' is registered by the script that runs now" in done.stdout
     assert not list(folder.glob("work/*.safetensors"))
 
