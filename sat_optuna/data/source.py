@@ -75,7 +75,7 @@ class Source(ABC):
         """
 
     def examine(self, options: Options) -> Examined:
-        """Look at the data and say all that is wrong with them; reads no pixels of the test part.
+        """Look at the data and say all that is wrong with them; learns nothing of the test part.
 
         Here for a source that is read to be looked at: its first fault alone.
         """

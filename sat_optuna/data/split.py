@@ -51,7 +51,7 @@ class Split:
             one normalisation.
         load_test: opens the test part; None where there is none.
         find_test: makes sure that the test part is there and whole as far as can be told without
-            reading its pixels; None where there is nothing to look at.
+            learning from its pixels; None where there is nothing to look at.
         remarks: what a user should know of how the data are read, a sentence each.
     """
 
@@ -255,7 +255,10 @@ class Split:
         return self.load_test()
 
     def check_test(self) -> None:
-        """Make sure that there is a test part to open later; reads none of its pixels.
+        """Make sure that there is a test part to open later.
+
+        Its pixels are read where a number may be too high for the scale alone: an image folder's
+        of more than 8 bits.
 
         Raises:
             DataError: it is missing or faulty.
