@@ -19,7 +19,7 @@ from sat_optuna.backbones.view import BlockView
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.precision import Arithmetic
-from sat_optuna.training.static import Capture, Work, addresses, kind, recorded
+from sat_optuna.training.static import Capture, addresses, kind, recorded
 
 __all__ = ["BlockSteps"]
 
@@ -199,7 +199,9 @@ class _Piece:
             self.used = []
             return
         ones, given = zip(*pairs, strict=True)
-        found = torch.autograd.grad(ones, wanted, given, allow_unused=True)
+        found: Sequence[Tensor | None] = torch.autograd.grad(
+            ones, wanted, given, allow_unused=True
+        )
         places = [gradient for joint in self._reads for gradient in joint.gradients]
         for place, one in zip(places, found, strict=False):
             if one is None:

@@ -383,8 +383,8 @@ class _Loop:
                 )
         if begun != here and len(record["history"]) * self.per_epoch < self.steps:
             warnings.warn(
-                f"{self.checkpoint.path} was begun in {_listed(begun)}, and goes on so; here a new "
-                f"training is {_listed(here)}, which may be faster",
+                f"{self.checkpoint.path} was begun in {_listed(begun)}, and goes on so; here a "
+                f"new training is {_listed(here)}, which may be faster",
                 SatOptunaWarning,
                 stacklevel=4,
             )

@@ -163,7 +163,7 @@ class _Recorder:
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self._stream = stream
-        self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Work) -> Work:
         graph = torch.cuda.CUDAGraph()

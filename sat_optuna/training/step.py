@@ -35,7 +35,7 @@ __all__ = [
 # On GPUs: those of a ResNet-20 of width 32 with SE in every block, the largest network that was
 # trained by our graph on an H100, 2.67 times as fast as eagerly; see studies/bench-gpu.
 STRATEGIES: Mapping[str, int] = {"cpu": 0, "cuda": 1_083_130}
-# Likewise of a supernet that is trained by graphs of its blocks, which was measured on no card yet.
+# Likewise of a supernet that is trained by graphs of its blocks; measured on no card yet.
 SUPERNETS: Mapping[str, int] = {"cpu": 0, "cuda": 0}
 # How many such networks one process trains at a time, by the kind of device. On that H100 5 were
 # trained 2.0 times as fast as one after the other, and 20 only 2.2 times.
