@@ -136,9 +136,9 @@ class TrainConfig(Checked):
         "or 'contiguous', 'channels_last'; auto: what pays on this device",
         choices=("auto", "contiguous", "channels_last"),
     )
-    strategy: str = _key(  # a supernet's steps are never graphs
+    strategy: str = _key(  # a supernet that is trained already is not trained anew
         "auto",
-        "or 'eager', 'graph' (CUDA graphs for networks of one scheme); auto: what pays here",
+        "or 'eager', 'graph' (CUDA graphs; a supernet has one a block); auto: what pays here",
         choices=("auto", "eager", "graph"),
         decides=("trials", "retrain"),
     )

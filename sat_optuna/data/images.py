@@ -232,7 +232,8 @@ class TensorImages(IndexedImages):
 
     @override
     def to(self, device: torch.device | str) -> "TensorImages":
-        return TensorImages(self.images.to(device), self.labels, self.mean, self.std)
+        with memory_for(f"{len(self)} images", "take fewer"):
+            return TensorImages(self.images.to(device), self.labels, self.mean, self.std)
 
     @override
     def _raw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:

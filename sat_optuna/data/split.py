@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
@@ -19,7 +20,7 @@ from sat_optuna.data.images import (
     pixel_counts,
 )
 from sat_optuna.data.loaders import UserData, joined_images, read_once, training_images
-from sat_optuna.device import known_device
+from sat_optuna.device import known_device, memory_for
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
 from sat_optuna.ticket import Inputs
@@ -114,12 +115,13 @@ class Split:
         """
         images, labels = checked_pair(x, y)
         where = images.device if device is None else known_device(device)
-        images, labels = images.to(where, copy=True), labels.to("cpu", copy=True)
+        images, labels = _copied(images, where), labels.to("cpu", copy=True)
         if isinstance(valid, tuple | list):
             more, more_labels = _further(valid, "valid", images)
             rows = torch.arange(len(images) + len(more))
             train, held = rows[: len(images)], rows[len(images) :]
-            images = torch.cat([images, more.to(where)])
+            with _room_for(more):
+                images = torch.cat([images, more.to(where)])
             labels = torch.cat([labels, more_labels.cpu()])
             names = _class_names(classes, labels[train])
             _check_known(labels[held], names, "valid")
@@ -136,7 +138,7 @@ class Split:
         if test is not None:
             pixels, numbers = _further(test, "test", images)
             _check_known(numbers, names, "test")
-            tested = pixels.to(where, copy=True), numbers.to("cpu", copy=True)
+            tested = _copied(pixels, where), numbers.to("cpu", copy=True)
             load_test = partial(TensorImages, *tested, mean, std)
         part = TensorImages(images, labels, mean, std)
         return cls(
@@ -289,6 +291,15 @@ def _share(given: object) -> float:
     raise DataError(
         f"valid is a {type(given).__name__}; give a share such as 0.2, or images and labels (x, y)"
     )
+
+
+def _room_for(images: Tensor) -> AbstractContextManager[None]:
+    return memory_for(f"{len(images)} images", "give fewer")
+
+
+def _copied(images: Tensor, device: torch.device) -> Tensor:
+    with _room_for(images):
+        return images.to(device, copy=True)
 
 
 def _further(given: object, part: str, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
+from sat_optuna.device import memory_for
 from sat_optuna.errors import ConfigError, SatOptunaError, SatOptunaWarning, errors_as
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.pipeline.results import Opened
@@ -273,7 +274,8 @@ class StudyParts:
         if not self._input_is_checked:
             net.check_input(self.data.shape)
             self._input_is_checked = True
-        return net.to(pick_device())
+        with memory_for("the network", "take a smaller one"):
+            return net.to(pick_device())
 
     def any_supernet(self) -> Supernet:
         """Return a supernet of this study with whatever weights: the objective's, or a fresh one.

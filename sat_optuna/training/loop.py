@@ -372,17 +372,19 @@ class _Loop:
             "memory_format": "channels_last" if last else "contiguous",
             "strategy": record.get("strategy", "eager"),
         }
+        # They trained supernets so whatever was asked for.
+        eagerly = self.draw is not None and begun["strategy"] == "eager"
         for key, stored in begun.items():
             asked = getattr(self.config, key)
-            if asked != "auto" and stored != here[key]:
+            if asked != "auto" and stored != here[key] and not (key == "strategy" and eagerly):
                 raise CheckpointError(
                     f"checkpoint {self.checkpoint.path} was trained with {key} = {stored!r}, and "
                     f"train.{key} is {asked!r}; move the checkpoint away, or set the key back"
                 )
         if begun != here and len(record["history"]) * self.per_epoch < self.steps:
             warnings.warn(
-                f"{self.checkpoint.path} was begun in {_listed(begun)}, and goes on so; here auto "
-                f"is {_listed(here)}, which may be faster",
+                f"{self.checkpoint.path} was begun in {_listed(begun)}, and goes on so; here a "
+                f"new training is {_listed(here)}, which may be faster",
                 SatOptunaWarning,
                 stacklevel=4,
             )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sat_optuna.config.config import TrainConfig
+from sat_optuna.device import visible_devices
 from sat_optuna.errors import SatOptunaWarning
 
 __all__ = [
@@ -72,6 +73,13 @@ def pick_device() -> torch.device:
         warnings.warn(
             f"torch can use no GPU here ({reason}), so the CPU computes; update the driver, or "
             "install a torch that was built for it",
+            SatOptunaWarning,
+            stacklevel=2,
+        )
+    if not found and not said and torch.version.cuda and (named := visible_devices()):
+        warnings.warn(  # torch takes it for a machine without a GPU
+            f"CUDA_VISIBLE_DEVICES = {named!r} names no GPU, nor a slice of one, that is here, so "
+            "the CPU computes; nvidia-smi -L lists those that are",
             SatOptunaWarning,
             stacklevel=2,
         )
