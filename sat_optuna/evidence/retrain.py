@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
 from sat_optuna.config.config import RetrainConfig, StudyConfig, TrainConfig
 from sat_optuna.config.limits import checked
@@ -36,7 +37,7 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.processes import cores
-from sat_optuna.supernet.materialise import TicketNetwork, build_network
+from sat_optuna.supernet.materialise import build_network
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.loop import (
     EVENT_SECONDS,
@@ -63,7 +64,7 @@ def retrain(
     config: TrainConfig | None = None,
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
-) -> TicketNetwork:
+) -> nn.Module:
     """Train a ticket's network from scratch and return it.
 
     Args:
@@ -92,7 +93,7 @@ def retrain(
     return net
 
 
-def _fresh(ticket: Ticket, images: UserImages, *, seed: int) -> TicketNetwork:
+def _fresh(ticket: Ticket, images: UserImages, *, seed: int) -> nn.Module:
     """Return a ticket's network with weights drawn by the seed, where its images are or go."""
     device = images.device if isinstance(images, Images) else pick_device()
     return build_network(ticket, seed=seed).to(device)

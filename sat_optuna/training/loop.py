@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -275,10 +275,10 @@ class _Loop:
         record = checkpoint.record() if checkpoint else None
         with evaluating(net):
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
-        if check := getattr(net, "check_input", None):  # a supernet's
-            check(images.shape)
+        if isinstance(net, Supernet):
+            net.check_input(images.shape)
             if draw:
-                warn_of_blind_start(cast("Supernet", net), images.shape)
+                warn_of_blind_start(net, images.shape)
         self.step = TrainingStep(net, config, *self._way(record))
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
