@@ -14,11 +14,14 @@ from sat_optuna.files import check_is_file, unusable_values, write_text
 from sat_optuna.scheme import Scheme
 
 __all__ = [
+    "ACCURACY",
+    "BETTER",
     "ROLES",
     "SCHEMA",
     "SHARINGS",
     "SPLITS",
     "AttentionSpec",
+    "Measure",
     "Score",
     "Setting",
     "Ticket",
@@ -28,6 +31,7 @@ SCHEMA = 1
 ROLES = ("ticket", "plain", "full", "random-density", "random-best")
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
+BETTER = ("higher", "lower")
 
 Setting = int | float | str | bool
 
@@ -64,28 +68,81 @@ class AttentionSpec:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a network is measured in: a metric's name and unit, and which way is better.
+
+    >>> measure = Measure("log_loss", "nats", "lower")
+    >>> measure.text(0.25), measure.points(0.25), measure.is_better(-0.1)
+    ('0.2500 nats', -0.25, True)
+
+    Attributes:
+        name: of the metric.
+        unit: of its values; empty for none.
+        better: "higher" or "lower".
+    """
+
+    name: str = "accuracy"
+    unit: str = "%"
+    better: str = "higher"
+
+    def __post_init__(self) -> None:
+        if self.better not in BETTER:
+            raise TicketError(
+                f"metric {self.name!r} is better {self.better!r}; write {' or '.join(BETTER)}"
+            )
+
+    @property
+    def title(self) -> str:
+        """Its name as a text has it: "balanced accuracy"."""
+        return self.name.replace("_", " ")
+
+    def points(self, value: float) -> float:
+        """Return a value as a search counts it: the higher the better, so -value of a loss."""
+        return value if self.better == "higher" else -value
+
+    def text(self, value: float) -> str:
+        """Return a value with its unit."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def number(self, value: float) -> str:
+        """Return a value without its unit, with as many digits as tell networks apart."""
+        return f"{value:.2f}" if self.unit == "%" else f"{value:.4f}"
+
+    def is_better(self, difference: float) -> bool:
+        """Tell whether a difference is for the better."""
+        return self.points(difference) > 0
+
+
+ACCURACY = Measure()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Top-1 accuracy of one trained network.
+    """How good one trained network was: its accuracy, or another metric.
 
     Attributes:
         split: the part of the data it was measured on: train, valid or test.
-        value: per cent, 0..100.
+        value: of the metric; an accuracy in per cent, 0..100.
         seed: the seed of the training.
-        epochs: the epochs of the training. The accuracy is that after the last epoch, never the
-            best one.
+        epochs: the epochs of the training. The value is that after the last epoch, never the best
+            one.
+        measure: what the value is in.
     """
 
     split: str
     value: float
     seed: int
     epochs: int
+    measure: Measure = ACCURACY
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise TicketError(f"score has split {self.split!r}; write one of {', '.join(SPLITS)}")
-        if not 0.0 <= self.value <= 100.0:
+        if self.measure == ACCURACY and not 0.0 <= self.value <= 100.0:
             raise TicketError(f"score has value {self.value}; an accuracy lies in 0..100 per cent")
+        if not math.isfinite(self.value):
+            raise TicketError(f"score has value {self.value}; write a finite number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +229,9 @@ class Ticket:
     def to_json(self) -> str:
         """Return the JSON document, with its schema number first."""
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
+        for score, entry in zip(self.scores, document["scores"], strict=True):
+            if score.measure == ACCURACY:  # as in 0.2.0, which measured nothing else
+                del entry["measure"]
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -275,6 +335,7 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
     },
     "attention": {"kind": _TEXT, "sharing": _TEXT, "settings": _OBJECT},
     "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
+    "measure": {"name": _TEXT, "unit": _TEXT, "better": _TEXT},
 }
 
 
@@ -309,6 +370,15 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
         "attention": tuple(
             AttentionSpec(**_object("attention", item)) for item in given["attention"]
         ),
-        "scores": tuple(Score(**_object("score", item)) for item in given["scores"]),
+        "scores": tuple(_score(item) for item in given["scores"]),
         "input_shape": tuple(given["input_shape"]),
     }
+
+
+def _score(given: Any) -> Score:
+    """Return a score; one without a measure is an accuracy."""
+    if not isinstance(given, dict) or "measure" not in given:
+        return Score(**_object("score", given))
+    measure = Measure(**_object("measure", given["measure"]))
+    plain = {key: value for key, value in given.items() if key != "measure"}
+    return Score(**_object("score", plain), measure=measure)
