@@ -244,7 +244,7 @@ class TensorImages(IndexedImages):
 
 
 def count_classes(forward: Callable[[Tensor], Tensor], images: Images) -> int:
-    """Return how many classes a network tells apart, or outputs it has, once a blank image has gone through it.
+    """Return the number of a network's outputs, of classes, once a blank image went through it.
 
     Args:
         forward: from (N, C, H, W) to logits (N, classes); called once, without gradients.

@@ -104,10 +104,10 @@ class Journal:
     def _check(self, head: bytes, identity: Mapping[str, Any]) -> None:
         try:
             stored = json.loads(head)
-            # A file of version 0.2.0 says neither task nor metric, nor does one of the accuracy.
-            also = [key for key in ("task", "metric") if stored.get(key) != identity.get(key)]
-            known = [key for key in identity if key not in ("task", "metric")]
-            changed = [*(key for key in known if stored[key] != identity[key]), *also]
+            # A file of the accuracy says neither task nor metric, as in version 0.2.0.
+            named = ("task", "metric")
+            changed = [key for key in identity if key not in named and stored[key] != identity[key]]
+            changed += [key for key in named if stored.get(key) != identity.get(key)]
             chunk = int(stored["chunk"])
         except (ValueError, TypeError, LookupError) as error:
             raise JournalError(

@@ -257,7 +257,8 @@ def score_scheme(
         calibration: (n, C, H, W) each, for example of `calibration_batches`.
         images: what it is evaluated on.
         batch: images a pass; another one changes the last bits of the loss.
-        task, metrics: as of `evaluate_network`.
+        task: as of `evaluate_network`.
+        metrics: as of `evaluate_network`.
 
     Raises:
         DataError: no calibration batch or no image was given.

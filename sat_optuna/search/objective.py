@@ -20,8 +20,8 @@ from sat_optuna.cost.operations import Cost, CostModel
 from sat_optuna.data.images import labels_of
 from sat_optuna.data.loaders import scored_images, training_images
 from sat_optuna.data.split import Split, as_split
-from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
 from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
 from sat_optuna.evaluate.network import check_metric, weights_digest
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from sat_optuna.errors import DataError, SatOptunaError, errors_as
@@ -140,9 +139,9 @@ class Task:
         loss: called as `loss(outputs, targets, reduction=...)` with (N, outputs) and the targets;
             reduction "mean" trains, "sum" over the images is what evaluations add up.
         state: what an evaluation keeps of each image, from the same two: (N, ...) floats.
-        class_weights: "none", or "balanced" for a loss in which all classes weigh the same, however
-            many images they have: images / (classes x images of the class). Labels alone have it;
-            `loss` then gets these weights as `weight`. What is evaluated is not weighted.
+        class_weights: "none", or "balanced" for a loss in which all classes weigh the same,
+            however many images they have: images / (classes x images of the class). Labels alone
+            have it; `loss` then gets these weights as `weight`. Evaluations are not weighted.
     """
 
     name: str
