@@ -106,7 +106,9 @@ class Journal:
             stored = json.loads(head)
             # A file of the accuracy says neither task nor metric, as in version 0.2.0.
             named = ("task", "metric")
-            changed = [key for key in identity if key not in named and stored[key] != identity[key]]
+            changed = [
+                key for key in identity if key not in named and stored[key] != identity[key]
+            ]
             changed += [key for key in named if stored.get(key) != identity.get(key)]
             chunk = int(stored["chunk"])
         except (ValueError, TypeError, LookupError) as error:

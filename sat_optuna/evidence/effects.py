@@ -1,9 +1,9 @@
 """What a kind of attention does at a block: its main effect, with an interval.
 
-Accuracy, or another metric, is regressed on the choices, a column for each kind at each block (none
-is the base). On
-all schemes the coefficient is the plain mean difference with and without the kind; on some of them
-it is what least squares tells of it. Its error has two parts, of which each source has its own:
+Accuracy, or another metric, is regressed on the choices, a column for each kind at each block
+(none is the base). On all schemes the coefficient is the plain mean difference with and without
+the kind; on some of them it is what least squares tells of it. Its error has two parts, of which
+each source has its own:
 
     images    the validation images are a sample: Student's t over each image's own effect
     schemes   not all schemes are there: the residual of the regression
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sat_optuna.evidence.statistics import holm, wilson
-from sat_optuna.ticket import ACCURACY, Measure
 from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import ACCURACY, Measure
 
 __all__ = ["UNTOLD", "Effect", "block_effects", "readings"]
 

@@ -212,7 +212,7 @@ class Enumeration:
 
     @property
     def is_sum_over_images(self) -> bool:
-        """Whether a score is a sum over images of what each counts, so that they give intervals."""
+        """Whether a score is a sum of what each image counts, so that images give intervals."""
         return self.measure == ACCURACY or self._counts is not None
 
     @property
@@ -294,7 +294,9 @@ class Enumeration:
             "images": self.n,
             "spread": str(self.spread),
             **named,
-            "distinct_accuracies" if measure == ACCURACY else "distinct_values": self.spread.values,
+            "distinct_accuracies"
+            if measure == ACCURACY
+            else "distinct_values": self.spread.values,
             "majority": part.majority if part else None,
             "chance": part.chance if part else None,
             "kinds": list(self.kinds),
@@ -344,9 +346,7 @@ class Enumeration:
             write_text(folder / "enumeration.json", json.dumps(summary, indent=1) + "\n"),
             write_text(
                 folder / "enumeration.md",
-                enumeration_markdown(
-                    folder.name, summary, over_images=self.is_sum_over_images
-                ),
+                enumeration_markdown(folder.name, summary, over_images=self.is_sum_over_images),
             ),
         )
 
@@ -381,8 +381,8 @@ def enumeration_markdown(
             f"# All {summary['schemes']:,} schemes of {name}",
             "",
             f"Scored in the supernet on {summary['images']:,} validation images. reward: "
-            f"{minus}{title} + {summary['sparsity_weight']:g} x sparsity; percentile: of the {title}, "
-            "reward_percentile: of the reward, among all.",
+            f"{minus}{title} + {summary['sparsity_weight']:g} x sparsity; percentile: of the "
+            f"{title}, reward_percentile: of the reward, among all.",
             "",
             f"{summary['spread']}.",
             "",

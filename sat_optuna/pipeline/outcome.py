@@ -20,7 +20,7 @@ from sat_optuna.evidence.results import (
 from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.done import Done
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import Measure, Score, Ticket
+from sat_optuna.ticket import ACCURACY, Measure, Score, Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.evidence.report import OnTest
@@ -202,7 +202,12 @@ class Outcome:
             role: fmean(self.results[scheme, seed].balanced_accuracy for seed in seeds)
             for role, scheme in self.schemes.items()
         }
-        return OnTest(part, balanced)
+        accuracy = {
+            role: fmean(self.results[scheme, seed].accuracy for seed in seeds)
+            for role, scheme in self.schemes.items()
+            if self.measure != ACCURACY
+        }
+        return OnTest(part, balanced, accuracy)
 
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
         epochs = self.study.config.retrain.epochs

@@ -177,7 +177,13 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
     write_report(
         study.folder,
         tickets,
-        SearchSummary(study.config.search.sampler, rows(""), rows(RANDOM), scored_on(study)),
+        SearchSummary(
+            study.config.search.sampler,
+            rows(""),
+            rows(RANDOM),
+            scored_on(study),
+            outcome.measure,
+        ),
         images=next(iter(outcome.results.values())).images,
         blocks=blocks_of(study, on_event),
         tested=outcome.tested,

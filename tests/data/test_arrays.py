@@ -40,6 +40,8 @@ def test_images_are_any_floats_or_bytes(make, shape):
 def test_labels_are_any_whole_numbers(y):
     labels = checked_labels(y, "y")
     assert (labels.dtype, labels.tolist()) == (torch.int64, [0, 1, 2])
+
+
 A_NUMBER = "or targets='numbers' to learn the number itself"
 
 
