@@ -92,6 +92,11 @@ class Measure:
                 f"metric {self.name!r} is better {self.better!r}; write {' or '.join(BETTER)}"
             )
 
+    def __str__(self) -> str:
+        """Say it in words, as in "log loss in nats, the lower the better"."""
+        unit = f" in {self.unit}" if self.unit else ""
+        return f"{self.title}{unit}, the {self.better} the better"
+
     @property
     def title(self) -> str:
         """Its name as a text has it: "balanced accuracy"."""

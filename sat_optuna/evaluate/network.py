@@ -226,14 +226,16 @@ def check_metric(metric: Metric, task: Task, images: "Images", *, outputs: int) 
 
     Raises:
         MetricError: it has none.
+        DataError: the task's loss or state is not what it must be.
     """
-    if metric.name == "accuracy":
+    if task.loss is CLASSIFICATION.loss and metric.name == "accuracy":
         return
     targets = labels_of(images)
-    drawn = torch.randn(len(targets), outputs, generator=generator_for("metric", len(targets))).to(
-        targets.device
-    )
-    kept = judge(drawn, targets)[0] if metric.keeps == "right" else task.state(drawn, targets)
+    drawn = torch.randn(len(targets), outputs, generator=generator_for("metric", len(targets)))
+    drawn = drawn.to(targets.device)
+    task.check_loss(drawn, targets)
+    right, _ = judge(drawn, targets, task=task)
+    kept = right if metric.keeps == "right" else task.state(drawn, targets)
     metric.value(kept.cpu().numpy(), targets.cpu().numpy())
 
 

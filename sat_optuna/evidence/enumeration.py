@@ -370,10 +370,9 @@ def enumeration_markdown(
         else "95 % interval of the regression over the schemes (Student's t of the residual), not "
         "over the images"
     )
-    unit = "Accuracy points" if measure == ACCURACY else f"Points of {title}"
+    gains = "Accuracy points that" if measure == ACCURACY else f"Points of {title} that"
     if measure.unit != "%":
-        unit = f"{title[:1].upper()}{title[1:]} for the better"
-        unit += f", in {measure.unit}," if measure.unit else ","
+        gains = f"What of {title} for the better{measure.unit and ', in '}{measure.unit},"
     standings = tuple(summary["best"][0])
     controls = [{"control": role} | row for role, row in summary["controls"].items()]
     return "\n".join(
@@ -400,7 +399,7 @@ def enumeration_markdown(
             "",
             "## Main effects",
             "",
-            f"{unit} that a kind adds at a block, the mean over all choices of the other "
+            f"{gains} a kind adds at a block, the mean over all choices of the other "
             f"blocks. low to high: {intervals}. p: that it adds "
             "nothing, not corrected. least to most: the middle 95 % of the choices of the other "
             "blocks.",

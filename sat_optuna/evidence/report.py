@@ -186,6 +186,11 @@ def _with_unit(measure: Measure) -> str:
     return f"{measure.title} {measure.unit}".rstrip()
 
 
+def _differences(measure: Measure) -> str:
+    """Return what differences are in, as a table's head."""
+    return _points(measure).strip() or measure.title
+
+
 def _points(measure: Measure) -> str:
     """Return what differences are in, after a number."""
     return " points" if measure.unit == "%" else f" {measure.unit}".rstrip()
@@ -279,7 +284,9 @@ def _measured(measure: Measure) -> str:
         )
     return (
         f"Last-epoch test {measure.title}, the {measure.better} the better, mean over seeds, with "
-        "Student's interval over the seeds alone: that the test images are a sample is not in it."
+        "Student's interval over the seeds alone"
+        + (", cut at 0 and 100 %" if measure.unit == "%" else "")
+        + ": that the test images are a sample is not in it."
     )
 
 
@@ -453,10 +460,10 @@ def _of_trials(ticket: Ticket, search: SearchSummary) -> Blocks:
     return Blocks(
         effects,
         f"Least squares of the validation {measure.title} on the choices of {len(rows)} random "
-        "schemes, the control of the search, scored as its trials were. The search's own proposals are not "
-        "random: they crowd where scores were high, so they are left out. Intervals are over the "
-        "schemes and their trainings (Student's t of the residual), not over the validation "
-        "images.",
+        "schemes, the control of the search, scored as its trials were. The search's own "
+        "proposals are not random: they crowd where scores were high, so they are left out. "
+        "Intervals are over the schemes and their trainings (Student's t of the residual), not "
+        "over the validation images.",
     )
 
 
@@ -473,7 +480,7 @@ def _blocks(blocks: Blocks, ticket: Ticket, measure: Measure) -> list[str]:
         zip(Scheme.parameter_names(ticket.scheme.stages), ticket.scheme.choices, strict=True)
     )
     lines = [
-        "| block | kind | points | 95 % interval | reading | in the ticket |",
+        f"| block | kind | {_differences(measure)} | 95 % interval | reading | in the ticket |",
         "|---|---|---|---|---|---|",
     ]
     for effect, reading in zip(effects, readings(effects), strict=True):
@@ -560,9 +567,8 @@ def _said(
     measure: Measure,
 ) -> str:
     """Return the ticket's comparison with each control, and what can be resolved at all."""
-    unit = _points(measure).strip() or measure.title
     lines = [
-        f"| ticket minus | {unit} | 95 % interval | p (Holm) | verdict |",
+        f"| ticket minus | {_differences(measure)} | 95 % interval | p (Holm) | verdict |",
         "|---|---|---|---|---|",
     ]
     lines += [

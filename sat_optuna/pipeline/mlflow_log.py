@@ -136,10 +136,13 @@ class StudyLog:
     def _opened(self, study: "optuna.Study") -> "Iterator[MLflowLog]":
         """Open the study's parent run in MLflow, and close it with how the block ended."""
         from sat_optuna.search.study import UUID_KEY
+        from sat_optuna.search.tickets import measure_of
         from sat_optuna.tracking import MLflowLog, TrackingError
 
         log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
-        log.open_study(study.study_name, study.user_attrs[UUID_KEY], config=config)
+        metric = str(measure_of(study))
+        uuid = study.user_attrs[UUID_KEY]
+        log.open_study(study.study_name, uuid, config=config, metric=metric)
         log.end_stale_runs()
         try:
             yield log

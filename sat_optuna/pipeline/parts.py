@@ -195,11 +195,15 @@ class StudyParts:
             (DATASETS, self._config.data.name),
             *((ATTENTION, s.kind) for s in self._config.attention.kinds if s.kind != OWN),
         ]
+        # What is registered as a value is known by the function in it.
+        metric, task = self.metric, self.task
+        values = [(metric.name, metric.of), (task.name, task.loss)]
+        here = [name for name, function in values if function.__module__ == "__main__"]
+        here += [n for r, n in named if getattr(r.get(n), "__module__", "") == "__main__"]
         return [
             f"{name!r} is registered by the script that runs now, which the processes of "
             "retraining do not run; move it into a file that [plugins] modules lists"
-            for registry, name in named
-            if getattr(registry.get(name), "__module__", "") == "__main__"
+            for name in here
         ]
 
     def _fixed_faults(self, blocks: Sequence[str]) -> list[str]:

@@ -136,6 +136,7 @@ class _SchemeObjective:
             self._valid_counts and COUNTS_KEY not in trial.study.user_attrs
         ):  # what an accuracy is to be compared with
             trial.study.set_user_attr(COUNTS_KEY, self._valid_counts)
+        self._name_reward(trial.study)
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)
@@ -145,6 +146,17 @@ class _SchemeObjective:
         trial.set_user_attr("macs", cost.macs)
         trial.set_user_attr("elementwise", cost.elementwise)
         return scheme
+
+    def _name_reward(self, study: optuna.Study) -> None:
+        """Say what the reward is of, where optuna-dashboard shows it; else it is of accuracy."""
+        if self.metric.name == "accuracy" or len(study.directions) > 1 or study.metric_names:
+            return
+        measure = self.metric.measure
+        minus = "" if measure.better == "higher" else "-"
+        unit = f", {measure.unit}" if measure.unit else ""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([f"reward: {minus}{measure.title} + sparsity bonus{unit}"])
 
     def finish(self, trial: AnyTrial, scheme: Scheme, evaluation: Evaluation) -> float:
         """Note what was measured and return the reward."""

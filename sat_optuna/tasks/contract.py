@@ -181,6 +181,29 @@ class Task:
                 f"{_TARGETS[self.targets]}; give such targets, or name another task"
             )
 
+    def check_loss(self, outputs: "Tensor", targets: "Tensor") -> None:
+        """Make sure that the loss is called as it is meant and returns one number.
+
+        Args:
+            outputs: (N, outputs) of a network, whatever they are.
+            targets: (N, ...).
+
+        Raises:
+            DataError: it is not, or what is kept of an image is not a row an image.
+        """
+        what = f"the loss of the task {self.name} fails on outputs {tuple(outputs.shape)}"
+        remedy = "write it as loss(outputs, targets, *, reduction), for 'mean' and for 'sum'"
+        with errors_as(DataError, what, remedy):
+            for reduction in ("mean", "sum"):
+                made = self.loss(outputs, targets, reduction=reduction)
+                if made.ndim:
+                    raise ValueError(f"with reduction {reduction!r} it is {tuple(made.shape)}")
+        if len(state := self.state(outputs, targets)) != len(targets):
+            raise DataError(
+                f"the state of the task {self.name} has {len(state)} rows for {len(targets)} "
+                "images; return a row for each"
+            )
+
     def weights(self, counts: tuple[int, ...], outputs: int) -> tuple[float, ...]:
         """Return the weight of each class in the loss; empty where all images weigh the same.
 

@@ -292,6 +292,9 @@ class _Loop:
         record = checkpoint.record() if checkpoint else None
         with evaluating(net):
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
+        if task.loss is not CLASSIFICATION.loss:
+            _, targets = next(images.batches(torch.zeros(1, dtype=torch.int64), 1))
+            task.check_loss(torch.zeros(1, self.classes, device=targets.device), targets)
         if check := getattr(net, "check_input", None):  # a supernet's
             check(images.shape)
             if draw:
