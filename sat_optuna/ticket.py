@@ -14,12 +14,15 @@ from sat_optuna.files import check_is_file, unusable_values, write_text
 from sat_optuna.scheme import Scheme
 
 __all__ = [
+    "ACCURACY",
+    "BETTER",
     "ROLES",
     "SCHEMA",
     "SHARINGS",
     "SPLITS",
     "AttentionSpec",
     "Inputs",
+    "Measure",
     "Score",
     "Setting",
     "Ticket",
@@ -29,6 +32,7 @@ SCHEMA = 1
 ROLES = ("ticket", "plain", "full", "random-density", "random-best")
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
+BETTER = ("higher", "lower")
 
 Setting = int | float | str | bool
 
@@ -63,6 +67,60 @@ class AttentionSpec:
                     f"attention {self.kind!r} has {name} = {value!r}; "
                     "write a number, a text, true or false"
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a network is measured in: a metric's name and unit, and which way is better.
+
+    >>> measure = Measure("log_loss", "nats", "lower")
+    >>> measure.text(0.25), measure.points(0.25), measure.is_better(-0.1)
+    ('0.2500 nats', -0.25, True)
+
+    Attributes:
+        name: of the metric.
+        unit: of its values; empty for none.
+        better: "higher" or "lower".
+    """
+
+    name: str = "accuracy"
+    unit: str = "%"
+    better: str = "higher"
+
+    def __post_init__(self) -> None:
+        if self.better not in BETTER:
+            raise TicketError(
+                f"metric {self.name!r} is better {self.better!r}; write {' or '.join(BETTER)}"
+            )
+
+    def __str__(self) -> str:
+        """Say it in words, as in "log loss in nats, the lower the better"."""
+        unit = f" in {self.unit}" if self.unit else ""
+        return f"{self.title}{unit}, the {self.better} the better"
+
+    @property
+    def title(self) -> str:
+        """Its name as a text has it: "balanced accuracy"."""
+        return self.name.replace("_", " ")
+
+    def points(self, value: float) -> float:
+        """Return a value as a search counts it: the higher the better, so -value of a loss."""
+        return value if self.better == "higher" else -value
+
+    def text(self, value: float) -> str:
+        """Return a value with its unit."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def number(self, value: float) -> str:
+        """Return a value without its unit, with as many digits as tell networks apart."""
+        return f"{value:.2f}" if self.unit == "%" else f"{value:.4f}"
+
+    def is_better(self, difference: float) -> bool:
+        """Tell whether a difference is for the better."""
+        return self.points(difference) > 0
+
+
+ACCURACY = Measure()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,26 +173,30 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Top-1 accuracy of one trained network.
+    """How good one trained network was: its accuracy, or another metric.
 
     Attributes:
         split: the part of the data it was measured on: train, valid or test.
-        value: per cent, 0..100.
+        value: of the metric; an accuracy in per cent, 0..100.
         seed: the seed of the training.
-        epochs: the epochs of the training. The accuracy is that after the last epoch, never the
-            best one.
+        epochs: the epochs of the training. The value is that after the last epoch, never the best
+            one.
+        measure: what the value is in.
     """
 
     split: str
     value: float
     seed: int
     epochs: int
+    measure: Measure = ACCURACY
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise TicketError(f"score has split {self.split!r}; write one of {', '.join(SPLITS)}")
-        if not 0.0 <= self.value <= 100.0:
+        if self.measure == ACCURACY and not 0.0 <= self.value <= 100.0:
             raise TicketError(f"score has value {self.value}; an accuracy lies in 0..100 per cent")
+        if not math.isfinite(self.value):
+            raise TicketError(f"score has value {self.value}; write a finite number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +292,9 @@ class Ticket:
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
         if self.inputs is None:  # as in tickets of earlier versions
             del document["inputs"]
+        for score, entry in zip(self.scores, document["scores"], strict=True):
+            if score.measure == ACCURACY:  # as in 0.2.0, which measured nothing else
+                del entry["measure"]
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -343,6 +408,7 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
     },
     "attention": {"kind": _TEXT, "sharing": _TEXT, "settings": _OBJECT},
     "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
+    "measure": {"name": _TEXT, "unit": _TEXT, "better": _TEXT},
 }
 _LATER = frozenset({"inputs"})  # keys that tickets of earlier versions lack
 
@@ -378,7 +444,16 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
         "attention": tuple(
             AttentionSpec(**_object("attention", item)) for item in given["attention"]
         ),
-        "scores": tuple(Score(**_object("score", item)) for item in given["scores"]),
+        "scores": tuple(_score(item) for item in given["scores"]),
         "input_shape": tuple(given["input_shape"]),
         **({"inputs": Inputs.from_json(given["inputs"])} if "inputs" in given else {}),
     }
+
+
+def _score(given: Any) -> Score:
+    """Return a score; one without a measure is an accuracy."""
+    if not isinstance(given, dict) or "measure" not in given:
+        return Score(**_object("score", given))
+    measure = Measure(**_object("measure", given["measure"]))
+    plain = {key: value for key, value in given.items() if key != "measure"}
+    return Score(**_object("score", plain), measure=measure)

@@ -147,7 +147,7 @@ def labelled_images(
     shape: tuple[int, int, int],
     workers: int = 0,
     device: torch.device | str = "cpu",
-) -> Images:
+) -> FolderImages:
     """Read a folder of images, a folder a class, as a trained network takes them.
 
     Args:

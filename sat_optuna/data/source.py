@@ -93,6 +93,7 @@ class Source(ABC):
             remarks=split.remarks,
             counts=split.class_counts,
             shape=split.shape,
+            targets=split.targets,
         )
 
     def image_shape(self, size: int | None) -> tuple[int, int, int] | None:

@@ -11,9 +11,10 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from sat_optuna.evidence.effects import Effect
-from sat_optuna.evidence.statistics import summarise_accuracies
+from sat_optuna.evidence.statistics import summarise_scores
 from sat_optuna.files import write_atomically
 from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import ACCURACY, Measure
 
 __all__ = ["draw_accuracies", "draw_blocks", "draw_search", "draw_ticket"]
 
@@ -112,15 +113,17 @@ def draw_search(
     random: Sequence[tuple[int, float, bool]],
     *,
     name: str,
+    measure: Measure = ACCURACY,
 ) -> Path:
     """Draw each trial's reward, and the best reward so far, beside those of random search.
 
     Args:
         path: the PNG file.
-        trials: of the search, in their order: Optuna's number, the reward in accuracy points, and
-            whether the trial is complete. One that was pruned is drawn as a cross.
+        trials: of the search, in their order: Optuna's number, the reward in the metric's unit,
+            and whether the trial is complete. One that was pruned is drawn as a cross.
         random: those of the random schemes.
         name: of the sampler.
+        measure: what the rewards are of.
     """
     figure = Figure(figsize=(7.0, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -140,14 +143,20 @@ def draw_search(
                 axes.step(numbers, best, where="post", color=colour, lw=1.8, label=word)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial (Optuna's number, from 0)", color=_INK)
-    axes.set_ylabel("reward (accuracy points)", color=_INK)
+    unit = "points" if measure.unit == "%" else f"{measure.unit}, higher is better"
+    axes.set_ylabel(f"reward ({measure.title} {unit})", color=_INK)
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
     _bare(axes)
     return _save(figure, path)
 
 
 def draw_blocks(
-    path: Path, effects: Sequence[Effect], scheme: Scheme, *, kinds: Sequence[str]
+    path: Path,
+    effects: Sequence[Effect],
+    scheme: Scheme,
+    *,
+    kinds: Sequence[str],
+    measure: Measure = ACCURACY,
 ) -> Path:
     """Draw the effect of each kind at each block with its 95 % interval, from shallow to deep.
 
@@ -156,6 +165,7 @@ def draw_blocks(
         effects: of all blocks, and at each block of all kinds.
         scheme: the ticket; its choices are the filled points.
         kinds: names of the kinds of attention.
+        measure: what the effects are in.
     """
     blocks = len(scheme.choices)
     figure = Figure(figsize=(min(14.0, max(7.0, 0.5 * blocks + 2)), 3.6), layout="constrained")
@@ -182,29 +192,39 @@ def draw_blocks(
     )
     axes.set_xticks(places, names, rotation=90 if blocks > 12 else 0, fontsize=8)
     axes.set_xlim(-0.7, places[-1] + 0.7)
-    axes.set_ylabel("validation points that it adds", color=_INK)
+    other = f"validation {measure.title} for the better"
+    label = "validation points that it adds" if measure.unit == "%" else other
+    axes.set_ylabel(label, color=_INK)
     _bare(axes)
     return _save(figure, path)
 
 
-def draw_accuracies(path: Path, accuracies: Mapping[str, Sequence[float]], *, images: int) -> Path:
-    """Draw the test accuracies of each network with their mean and its 95 % interval.
+def draw_accuracies(
+    path: Path,
+    accuracies: Mapping[str, Sequence[float]],
+    *,
+    images: int,
+    measure: Measure = ACCURACY,
+) -> Path:
+    """Draw the test accuracies, or other scores, of each network with mean and 95 % interval.
 
     Args:
         path: the PNG file.
-        accuracies: by role, one accuracy for each seed, per cent.
+        accuracies: by role, one value for each seed.
         images: number of images of the test set.
+        measure: what the values are in.
     """
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
     for column, (role, values) in enumerate(accuracies.items()):
         colour = _ROLES.get(role, _ROLES["full"])
-        spread = summarise_accuracies(values, images=images)
+        spread = summarise_scores(values, images=images, measure=measure)
         axes.plot([column - 0.12] * len(values), values, "o", color=colour, alpha=0.5, ms=5, mew=0)
         ends = [[spread.mean - spread.low], [spread.high - spread.mean]]
         axes.errorbar(column + 0.1, spread.mean, yerr=ends, fmt="s", color=colour, capsize=4)
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.5)
-    axes.set_ylabel("test accuracy, %", color=_INK)
+    unit = f", {measure.unit}" if measure.unit else ""
+    axes.set_ylabel(f"test {measure.title}{unit}", color=_INK)
     _bare(axes)
     return _save(figure, path)

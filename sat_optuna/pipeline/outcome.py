@@ -20,7 +20,7 @@ from sat_optuna.evidence.results import (
 from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.done import Done
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import Inputs, Score, Ticket
+from sat_optuna.ticket import ACCURACY, Inputs, Measure, Score, Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.evidence.report import OnTest
@@ -189,6 +189,13 @@ class Outcome:
         """Return the ticket of the first role that has this scheme."""
         return self.ticket(next(role for role, has in self.schemes.items() if has == scheme))
 
+    @cached_property
+    def measure(self) -> Measure:
+        """What the networks are measured in: as the schemes of the search."""
+        from sat_optuna.search.tickets import measure_of
+
+        return measure_of(self.study.optuna_study())
+
     @property
     def tested(self) -> "OnTest | None":
         """What is known of the test beside the accuracies; None in results of earlier versions."""
@@ -206,12 +213,23 @@ class Outcome:
             role: fmean(self.results[scheme, seed].balanced_accuracy for seed in seeds)
             for role, scheme in self.schemes.items()
         }
-        return OnTest(part, balanced)
+        accuracy = {
+            role: fmean(self.results[scheme, seed].accuracy for seed in seeds)
+            for role, scheme in self.schemes.items()
+            if self.measure != ACCURACY
+        }
+        return OnTest(part, balanced, accuracy)
 
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
         epochs = self.study.config.retrain.epochs
         return tuple(
-            Score(split="test", value=result.accuracy, seed=result.seed, epochs=epochs)
+            Score(
+                split="test",
+                value=result.score,
+                seed=result.seed,
+                epochs=epochs,
+                measure=self.measure,
+            )
             for seed in self.study.config.retrain.seeds
             if (result := self.results.get((scheme, seed)))
         )

@@ -107,7 +107,8 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
     with closing(running) as results:  # whatever is raised here ends the processes
         for count, result in enumerate(results, start=done + 1):
             outcome.add(result)
-            said = f"{result.scheme} seed {result.seed}: {result.accuracy:.2f} %"
+            measured = outcome.measure.text(result.score)
+            said = f"{result.scheme} seed {result.seed}: {measured}"
             on_event(Event(step="retrain", done=count, total=total, message=said, made=result))
 
 
@@ -171,7 +172,7 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
                 t.number,
                 t.user_attrs.get("scheme", ""),
                 t.value,
-                t.user_attrs.get("accuracy"),
+                t.user_attrs.get(outcome.measure.name),
                 t.state.name,
             )
             for t in finished_trials(study.optuna_study(suffix))
@@ -180,7 +181,13 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
     write_report(
         study.folder,
         tickets,
-        SearchSummary(study.config.search.sampler, rows(""), rows(RANDOM), scored_on(study)),
+        SearchSummary(
+            study.config.search.sampler,
+            rows(""),
+            rows(RANDOM),
+            scored_on(study),
+            outcome.measure,
+        ),
         images=next(iter(outcome.results.values())).images,
         blocks=blocks_of(study, on_event),
         tested=outcome.tested,

@@ -108,6 +108,7 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
         connect=config.pretrain.connect,
         draws=config.pretrain.draws,
         config=config.train,
+        task=study.parts.task,
         checkpoint=study.parts.checkpoint,
         # The step's last event is the caller's, once the record is written.
         on_event=lambda event: None if event.finished else on_event(event),

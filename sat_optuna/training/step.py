@@ -3,17 +3,18 @@
 import contextlib
 import math
 import weakref
-from collections.abc import Iterator, Mapping
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.tasks import Task
+from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.training.blocks import BlockSteps
 from sat_optuna.training.precision import Arithmetic, pick_device
 from sat_optuna.training.static import StaticStep
@@ -172,7 +173,20 @@ class TrainingStep:
         config: TrainConfig,
         arithmetic: Arithmetic,
         strategy: str = "eager",
+        *,
+        task: Task = CLASSIFICATION,
+        weights: Sequence[float] = (),
     ) -> None:
+        """Make the optimiser, and the network's place and precision.
+
+        Args:
+            net: what is trained.
+            config: optimiser, schedule, smoothing.
+            arithmetic: its precision and memory format.
+            strategy: "eager" or "graph".
+            task: whose loss it is.
+            weights: of the classes in the loss, one each; empty where all weigh the same.
+        """
         self.net, self.arithmetic, self.strategy = net, arithmetic, strategy
         self.device = next(net.parameters()).device
         arithmetic.put(net, self.device)
@@ -180,7 +194,11 @@ class TrainingStep:
         # Compiled at its first call. The shapes of a training never change, but for the last batch
         # of a DataLoader.
         self._alone = torch.compile(net, dynamic=False) if config.compile else net
-        self._smoothing = config.label_smoothing
+        self._task, self._options = task, dict[str, Any]()
+        if config.label_smoothing:
+            self._options["label_smoothing"] = config.label_smoothing
+        if weights:
+            self._options["weight"] = torch.tensor(weights, device=self.device)
         self._mixed = arithmetic.precision != "float32"
         self._optimizer = torch.optim.SGD(
             net.parameters(),
@@ -239,12 +257,13 @@ class TrainingStep:
 
         Args:
             x: (N, C, H, W), on the network's device.
-            labels: (N,) int64.
+            labels: (N,) int64, or the targets of another task.
             rate: learning rate.
             scheme: of a supernet; other networks have none.
 
         Returns:
-            The loss and the number of images classified right, on the device.
+            The loss and the number of images classified right, 0 in a task without labels, on the
+            device.
 
         Raises:
             CompileError: torch.compile cannot compile the network here.
@@ -265,13 +284,15 @@ class TrainingStep:
     def _step(self, x: Tensor, labels: Tensor, scheme: Scheme | None) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.arithmetic.dtype, enabled=self._mixed):
             logits = self._forward(x) if scheme is None else self.net(x, scheme)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+            loss = self._task.loss(logits, labels, reduction="mean", **self._options)
         # None, not zero: a module that a scheme leaves out gets no decay and no momentum step. In
         # a static step a module has a gradient at every step or at none.
         self._optimizer.zero_grad(set_to_none=self._static is None)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self._optimizer)
         self.scaler.update()
+        if self._task.targets != "labels":
+            return loss.detach(), torch.zeros((), dtype=torch.int64, device=self.device)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def _forward(self, x: Tensor) -> Tensor:

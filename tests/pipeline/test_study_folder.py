@@ -114,7 +114,7 @@ def test_each_ticket_says_how_images_become_what_its_network_takes(road):
     study = sat.open_study(road[0] / "studies" / "tiny")
     known = study.parts.data.inputs
     assert known.class_names == tuple("0123456789")
-    assert known.mean == study.parts.data.train.mean
+    assert known.mean == study.parts.data.train.inputs()["mean"]
     assert {ticket.inputs for ticket in study.report().tickets.values()} == {known}
 
 
