@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from sat_optuna.evidence.effects import Effect
 from sat_optuna.evidence.statistics import summarise_scores
@@ -16,12 +18,13 @@ from sat_optuna.files import write_atomically
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure
 
-__all__ = ["draw_accuracies", "draw_blocks", "draw_search", "draw_ticket"]
+__all__ = ["draw_accuracies", "draw_blocks", "draw_confusion", "draw_search", "draw_ticket"]
 
 _NAMELESS = {"Software": None}  # without matplotlib's version, equal pictures have equal bytes
 _INK = "#22303c"
 _OFF = "#e4e8ec"
 _KINDS = ("#e07a1f", "#1f77b4", "#2a9d5c", "#8e5ba6", "#c0392b", "#16a2b8", "#b8860b", "#607d8b")
+_WRITTEN, _NAMED = 20, 60  # classes up to which counts, and names, can be read
 _ROLES = {
     "ticket": "#e07a1f",
     "plain": "#607d8b",
@@ -227,4 +230,36 @@ def draw_accuracies(
     unit = f", {measure.unit}" if measure.unit else ""
     axes.set_ylabel(f"test {measure.title}{unit}", color=_INK)
     _bare(axes)
+    return _save(figure, path)
+
+
+def draw_confusion(
+    path: Path, confusion: NDArray[np.int64], class_names: Sequence[str], *, title: str
+) -> Path:
+    """Draw how often images of each class are given each answer.
+
+    Args:
+        path: the PNG file.
+        confusion: (K, K) images by class, a row for the true one, a column for the answer.
+        class_names: one a class.
+        title: of the figure.
+    """
+    count = len(class_names)
+    shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
+    side = min(12.0, max(3.6, 1.4 + 0.45 * count))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if count <= _WRITTEN:
+        for row, column in np.ndindex(count, count):
+            if confusion[row, column]:
+                ink = "white" if shares[row, column] > 0.5 else _INK
+                text = str(confusion[row, column])
+                axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
+    if count <= _NAMED:
+        axes.set_xticks(range(count), class_names, rotation=90, fontsize=8, color=_INK)
+        axes.set_yticks(range(count), class_names, fontsize=8, color=_INK)
+    axes.set_xlabel("the network's answer", color=_INK)
+    axes.set_ylabel("true class", color=_INK)
+    axes.set_title(title, fontsize=9, color=_INK)
     return _save(figure, path)
