@@ -106,7 +106,7 @@ def _held_by_others(said: str) -> list[str]:
     """
     import torch
 
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return []
     number = re.search(r"GPU (\d+)", said)
     gpu = int(number[1]) if number else torch.cuda.current_device()

@@ -34,6 +34,7 @@ import scoring
 import searching
 import strategies
 import training
+from sat_optuna.errors import one_line
 from sat_optuna.files import write_text
 from sat_optuna.training.checkpoint import versions
 from sat_optuna.training.precision import pick_device
@@ -111,6 +112,7 @@ def run(
         if name in only or not (only or document["results"].get(name))
     ]
     document["results"] |= {name: [] for name in todo}
+    document["seconds"] = {k: v for k, v in document["seconds"].items() if k not in todo}
     document["failed"] |= dict.fromkeys(todo, "not reached")
     begun, whole = time.monotonic(), True
     for name in todo:
@@ -130,7 +132,7 @@ def run(
             sys.stderr.write(f"{name} failed\n{traceback.format_exc()}")
             late = time.monotonic() - start >= allowed  # what ran may have wrapped it
             told = OutOfTime(f"not done after {allowed} s") if late else error
-            document["failed"][name] = "".join(traceback.format_exception_only(told)).strip()
+            document["failed"][name] = one_line(told)
         passed = time.monotonic() - start
         sys.stderr.write(f"{name}: {passed:.1f} s\n")
         document["seconds"][name] = round(passed, 1)
