@@ -179,6 +179,20 @@ def test_what_something_else_decided_is_not_searched_on(copy, change, message):
     } == before
 
 
+def test_what_the_objective_does_not_read_may_change(copy):
+    """Also where an earlier version has noted it as what decided the search."""
+    _, folder = copy
+    edit(folder, "trials = 9", "trials = 9\nepochs = 3\nstart = 'supernet'")
+    assert sat.open_study(folder).search(mlflow=False).new == 0
+    path = folder / "work" / "done" / "search.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "decided": {**record["decided"], "search.epochs": 5}}))
+    assert sat.open_study(folder, trials=10).search(mlflow=False).new == 1
+    edit(folder, "calibration = 32", "calibration = 16")  # which it reads
+    with pytest.raises(StudyError, match=r"search\.calibration: 32 is stored, 16 is given; rest"):
+        sat.open_study(folder).search(mlflow=False)
+
+
 def edit(folder, old, new):
     toml = folder / "study.toml"
     assert old in toml.read_text()

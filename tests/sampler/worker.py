@@ -9,8 +9,8 @@
     optimize STORAGE PRESET AT
         Go on as Optuna does, until the process kills itself with -9 in the middle of trial AT.
 
-STORAGE is `sqlite:FILE`, opened as the command line does, or `journal:FILE`; or Optuna's database as
-it is, `quiet:FILE`, with a heartbeat, `heartbeat:FILE`, or one that also tries a dead worker's
+STORAGE is `sqlite:FILE`, opened as the command line does, or `journal:FILE`; or Optuna's database
+as it is, `quiet:FILE`, with a heartbeat, `heartbeat:FILE`, or one that also tries a dead worker's
 scheme again, `retry:FILE`.
 """
 
