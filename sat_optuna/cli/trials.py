@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
+from sat_optuna.errors import readable
 from sat_optuna.pipeline.folder import StudyFolder, find_study
 
 if TYPE_CHECKING:
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["trials"]
 
 _COLUMNS = ("number", "state", "scheme", "reward", "accuracy", "sparsity", "params", "macs")
+_ERROR = "error"  # of a FAIL trial: of another length than the rest, a line of its own in a table
 
 
 def _row(trial: "FrozenTrial", stale: set[int]) -> dict[str, Any]:
     attributes = trial.user_attrs
     state = "DEAD" if trial.number in stale else trial.state.name
     return {"number": trial.number, "state": state} | {
-        column: attributes.get(column) for column in _COLUMNS[2:]
+        column: attributes.get(column) for column in (*_COLUMNS[2:], _ERROR)
     }
 
 
@@ -31,7 +33,8 @@ def _row(trial: "FrozenTrial", stale: set[int]) -> dict[str, Any]:
 def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     """List the trials; a RUNNING one whose process is dead is shown as DEAD.
 
-    Which trials of live processes hold up the sampler is said below the list.
+    Below the list is said why a trial became FAIL, and which trials of live processes hold up the
+    sampler.
     """
     folder = StudyFolder(find_study(study))
     opened = folder.optuna_study()
@@ -41,7 +44,10 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     rows = [_row(trial, stale) for trial in opened.get_trials(deepcopy=False)]
     if best:
         rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
-    console.rows(rows, _COLUMNS, format)
+    console.rows(rows, _COLUMNS if format == "table" else (*_COLUMNS, _ERROR), format)
+    for row in rows:
+        if row[_ERROR] and format == "table":
+            console.result(readable(f"trial {row['number']} is {row['state']}: {row[_ERROR]}"))
     if stale:
         console.remark(
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "
