@@ -50,11 +50,11 @@ def test_check_refuses_a_batch_of_one_image_just_where_it_cannot_be_trained_on(t
 
 @pytest.mark.parametrize("data", ["mnist5k", "a folder"])
 def test_a_batch_of_one_image_is_refused_before_anything_is_trained(tmp_path, data):
-    text = STUDY.replace("batch = 32", "batch = 1").replace("limit = 300", "limit = 40")
+    text = STUDY.replace("batch = 32", "batch = 1")
     if data == "a folder":  # whose images' size is known once they are there
-        write_images(tmp_path, counts={"cat": 4, "dog": 4}, pixels=(16, 16))
-        write_images(tmp_path, counts={"cat": 1, "dog": 1}, pixels=(16, 16), part="test")
-        text = text.replace("limit = 40", f'name = "imagefolder"\nroot = "{tmp_path}"')
+        write_images(tmp_path, counts={"cat": 4, "dog": 4}, pixels=(32, 32))
+        write_images(tmp_path, counts={"cat": 1, "dog": 1}, pixels=(32, 32), part="test")
+        text = text.replace("limit = 300", f'name = "imagefolder"\nroot = "{tmp_path}"')
     with_sk = make_study(tmp_path / "sk", text=text + '[attention]\nkinds = ["timm:sk"]\n')
     for call in (open_study(with_sk).check, open_study(with_sk).pretrain):
         with pytest.raises(SatOptunaError, match=r"train\.batch = 1 makes .*, and timm:sk needs"):

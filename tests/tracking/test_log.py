@@ -1,5 +1,6 @@
 """MLflow's log book against a real SQLite store."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -540,7 +541,7 @@ def test_a_store_that_takes_nothing_for_a_while_ends_no_search(root, patience):
 @pytest.mark.slow  # MLflow waits 20 s for the lock
 @pytest.mark.parametrize("at", [-1, 0, 1])
 def test_a_locked_store_ends_no_search_from_python(root, at):
-    """Locked before there is a log, when it opens its study, or later: all is logged in the end."""
+    """Locked before there is a log, when it opens its study, or later: all is logged at last."""
     other = sqlite3.connect(root / "mlflow.db", isolation_level=None, check_same_thread=False)
     if at < 0:
         other.execute("BEGIN EXCLUSIVE")
