@@ -83,9 +83,15 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
             _draw_block(axes, left + block, choice, text, fontsize)
         left = end + 0.6
     if not any(scheme.choices):
-        middle = (left - 0.7) / 2
-        style = {"ha": "center", "va": "center", "color": _INK, "fontsize": 11}
-        axes.text(middle, 0.45, "no block carries attention", **style)
+        axes.text(
+            (left - 0.7) / 2,
+            0.45,
+            "no block carries attention",
+            ha="center",
+            va="center",
+            color=_INK,
+            fontsize=11,
+        )
     axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
     axes.set_xlim(-0.3, left - 0.4)
     axes.set_ylim(-0.2, 1.0)
