@@ -373,9 +373,8 @@ def test_other_trials_or_scores_draw_the_blocks_anew(copy, change):
         assert sat.open_study(folder).report().new
     made = made_by_report(folder)  # with the digest of what lies there now
     assert made.keys() == before.keys()
-    assert page.read_text() != written
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert (picture.read_bytes() == drawn) == (change == "trials")  # which effects are not of
+    assert (page.read_text() != written) == (change == "trials")
+    assert picture.read_bytes() == drawn  # the effects of all 64 schemes, whoever scored them
 
 
 def test_a_result_that_was_edited_is_made_again(copy):
