@@ -374,7 +374,9 @@ def test_other_trials_or_scores_draw_the_blocks_anew(copy, change):
     made = made_by_report(folder)  # with the digest of what lies there now
     assert made.keys() == before.keys()
     assert (page.read_text() != written) == (change == "trials")
-    assert picture.read_bytes() == drawn  # the effects of all 64 schemes, whoever scored them
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    if change == "trials":
+        assert picture.read_bytes() == drawn  # effects are of all 64 schemes, whatever was tried
 
 
 def test_a_result_that_was_edited_is_made_again(copy):
