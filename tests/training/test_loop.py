@@ -240,8 +240,10 @@ def test_pretraining_checks_the_network_before_its_first_step(kind, channels, wo
 @pytest.mark.parametrize("how", ["fit", "pretrain", "the last of a DataLoader"])
 def test_a_batch_of_one_image_that_cannot_be_trained_on_is_one_sentence(how):
     x, y = torch.rand(5, 3, 8, 8), torch.arange(5) % 2
-    sizes = {"in_channels": 3, "classes": 2, "blocks": (1, 1, 1)}
-    net = Supernet("resnet20", attention=("timm:sk",), seed=0, **sizes)
+    blocks = (1, 1, 1)
+    net = Supernet(
+        "resnet20", attention=("timm:sk",), in_channels=3, classes=2, seed=0, blocks=blocks
+    )
     plain, one = materialise(net, Scheme.uniform(net.stages, 1)), TrainConfig(batch=1)
     data = Split.from_arrays(x, y, valid=0.4)
     loader = DataLoader(TensorDataset(x, y), batch_size=4, shuffle=True)
