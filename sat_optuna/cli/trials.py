@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
+from sat_optuna.errors import readable
 from sat_optuna.pipeline.folder import StudyFolder, find_study
-from sat_optuna.tasks import TASKS
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["trials"]
 
 _COLUMNS = ("number", "state", "scheme", "reward", "accuracy", "sparsity", "params", "macs")
+_ERROR = "error"  # of a FAIL trial: of another length than the rest, a line of its own in a table
 
 
 def _row(trial: "FrozenTrial", stale: set[int], columns: Sequence[str]) -> dict[str, Any]:
     attributes = trial.user_attrs
     state = "DEAD" if trial.number in stale else trial.state.name
     return {"number": trial.number, "state": state} | {
-        column: attributes.get(column) for column in columns[2:]
+        column: attributes.get(column) for column in (*columns[2:], _ERROR)
     }
 
 
@@ -33,7 +34,8 @@ def _row(trial: "FrozenTrial", stale: set[int], columns: Sequence[str]) -> dict[
 def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     """List the trials; a RUNNING one whose process is dead is shown as DEAD.
 
-    Which trials of live processes hold up the sampler is said below the list.
+    Below the list is said why a trial became FAIL, and which trials of live processes hold up the
+    sampler.
     """
     folder = StudyFolder(find_study(study))
     opened = folder.optuna_study()
@@ -41,14 +43,18 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
     metric = measure_of(opened).name
+    found = opened.get_trials(deepcopy=False)
     columns = _COLUMNS if metric in _COLUMNS else (*_COLUMNS[:4], metric, *_COLUMNS[4:])
-    if TASKS.get(folder.config.task.name).targets != "labels":
-        columns = tuple(name for name in columns if name != "accuracy")
+    if metric != "accuracy" and not any("accuracy" in trial.user_attrs for trial in found):
+        columns = tuple(name for name in columns if name != "accuracy")  # a task without labels
     stale = {trial.number for trial in stale_trials(opened)}
-    rows = [_row(trial, stale, columns) for trial in opened.get_trials(deepcopy=False)]
+    rows = [_row(trial, stale, columns) for trial in found]
     if best:
         rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
-    console.rows(rows, columns, format)
+    console.rows(rows, columns if format == "table" else (*columns, _ERROR), format)
+    for row in rows:
+        if row[_ERROR] and format == "table":
+            console.result(readable(f"trial {row['number']} is {row['state']}: {row[_ERROR]}"))
     if stale:
         console.remark(
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "

@@ -34,7 +34,8 @@ __all__ = [
 ]
 
 
-Step: TypeAlias = Literal["pretrain", "search", "retrain"]
+Step: TypeAlias = Literal["pretrain", "search", "scores", "retrain"]
+"""`scores` are those of schemes in the supernet, as with objective "supernet"."""
 
 
 def _key(default: Any, comment: str, **metadata: Any) -> Any:
@@ -278,6 +279,9 @@ class PluginsConfig(Checked):
 # Metadata of a section: the steps whose result its keys decide, each a Step or "trials", which is
 # a search that trains a network in each trial.
 _EVERY_STEP = ("pretrain", "search", "retrain")
+# What one objective of a search alone reads.
+_OF_TRAIN = ("search.epochs", "search.start", "search.pruner", "search.replicates")
+_OF_SUPERNET = ("search.calibration", "search.recalibrate")  # and search.calibration_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,12 +332,30 @@ def decided(config: StudyConfig | Mapping[str, Any], step: Step) -> dict[str, An
         step: the step that is asked about.
     """
     document = config.to_dict() if isinstance(config, StudyConfig) else config
+    if step == "scores":
+        search = {**document.get("search", {}), "objective": "supernet"}
+        return decided({**document, "search": search}, "search")
     flat, usual = _flatten(document), _flatten(StudyConfig().to_dict())
     by_training = flat.get("search.objective", usual["search.objective"]) == "train"
     asked = {step, "trials"} if step == "search" and by_training else {step}
     free = {key for key, steps in _decides() if asked.isdisjoint(steps)}
     # A key at its default is left out, so that a later version may add keys.
-    return {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}
+    decide = {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}
+    return _read(decide) if step == "search" else decide
+
+
+def _read(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, by section.key, without those that a search's objective does not read."""
+    unread = {
+        ("supernet", "scratch"): _OF_TRAIN,
+        ("supernet", "supernet"): _OF_TRAIN,
+        ("train", "supernet"): _OF_SUPERNET,
+        ("train", "scratch"): (*_OF_SUPERNET, "pretrain."),
+    }
+    usual = SearchConfig()
+    objective = flat.get("search.objective", usual.objective)
+    keys = unread.get((objective, flat.get("search.start", usual.start)), ())
+    return {key: value for key, value in flat.items() if not key.startswith(keys)}
 
 
 def fingerprint(config: StudyConfig | Mapping[str, Any], step: Step) -> str:
@@ -350,13 +372,15 @@ def fingerprint(config: StudyConfig | Mapping[str, Any], step: Step) -> str:
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a phrase for each key in which two results of `decided` differ.
 
+    A key that the objective of either does not read is no difference: earlier versions stored it.
+
     >>> differences({"seed": 3}, {})
     ('seed: 3 is stored, 0 is given',)
     """
     usual = _flatten(StudyConfig().to_dict())
     # A list around each value tells an absent one, [], from any other.
-    old = {key: [value] for key, value in (usual | dict(stored)).items()}
-    new = {key: [value] for key, value in (usual | dict(given)).items()}
+    old = {key: [value] for key, value in (usual | _read(stored)).items()}
+    new = {key: [value] for key, value in (usual | _read(given)).items()}
     return tuple(
         f"{key}: {_shown(old.get(key, []))} is stored, {_shown(new.get(key, []))} is given"
         for key in sorted(old.keys() | new.keys())

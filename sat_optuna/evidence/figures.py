@@ -52,6 +52,8 @@ def _bare(axes: Axes) -> None:
 def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str) -> Path:
     """Draw a network as a row of blocks; those with attention are coloured.
 
+    Where none has any that is written across them.
+
     Args:
         path: the PNG file.
         scheme: which block carries what.
@@ -81,8 +83,19 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
             fontsize=9,
         )
         for block, choice in enumerate(choices):
-            _draw_block(axes, left + block, choice, kinds, fontsize)
+            text = kinds[choice - 1].upper() if choice else "\N{EN DASH}" * any(scheme.choices)
+            _draw_block(axes, left + block, choice, text, fontsize)
         left = end + 0.6
+    if not any(scheme.choices):
+        axes.text(
+            (left - 0.7) / 2,
+            0.45,
+            "no block carries attention",
+            ha="center",
+            va="center",
+            color=_INK,
+            fontsize=11,
+        )
     axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
     axes.set_xlim(-0.3, left - 0.4)
     axes.set_ylim(-0.2, 1.0)
@@ -91,20 +104,17 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
     return _save(figure, path)
 
 
-def _draw_block(
-    axes: Axes, left: float, choice: int, kinds: Sequence[str], fontsize: float
-) -> None:
+def _draw_block(axes: Axes, left: float, choice: int, text: str, fontsize: float) -> None:
     colour = _KINDS[(choice - 1) % len(_KINDS)] if choice else _OFF
     style = "round,pad=0,rounding_size=0.12"
     axes.add_patch(FancyBboxPatch((left, 0), 0.9, 0.9, boxstyle=style, fc=colour, ec="none"))
-    text, ink = (kinds[choice - 1].upper(), "white") if choice else ("\N{EN DASH}", "#9aa5b1")
     axes.text(
         left + 0.45,
         0.45,
         text,
         ha="center",
         va="center",
-        color=ink,
+        color="white" if choice else "#9aa5b1",
         fontsize=fontsize,
         fontweight="bold",
     )

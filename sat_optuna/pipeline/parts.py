@@ -240,7 +240,7 @@ class StudyParts:
                 with torch.device(device):
                     net = self._supernet(in_channels=shape[0], classes=2)
                     net.check_input(shape)
-                self._check_single(net, shape)
+            self._check_single(shape)
         except SatOptunaError as error:
             return [str(error)]
         return []
@@ -252,36 +252,29 @@ class StudyParts:
         if shape is not None:
             warn_of_blind_start(self._supernet(in_channels=shape[0], classes=2), shape)
 
-    def _check_single(self, net: Supernet, shape: tuple[int, int, int]) -> None:
-        """Make sure that the network takes a batch of one image, where the study makes one.
+    def _check_single(self, shape: tuple[int, int, int]) -> None:
+        """Make sure that the network can be trained on one image at a time, if it shall be.
 
-        BatchNorm of a single value a channel has no variance, and torch refuses it.
+        BatchNorm of a single value a channel has no variance, and torch refuses it. Of calibration
+        images no batch holds one alone, and a last batch that is not full is not trained on.
 
         Raises:
-            BackboneError: it does not.
+            BackboneError: it cannot.
         """
-        train, search = self._config.train, self._config.search
-        rest = search.recalibrate and search.calibration % search.calibration_chunk == 1
-        singles = {
-            "train.batch = 1": train.batch == 1,
-            f"search.calibration = {search.calibration} in chunks of {search.calibration_chunk}": (
-                search.objective == "supernet" and rest
-            ),
-        }
-        for key, single in singles.items():
-            remedy = "choose other numbers, larger images or another module"
-            for choice in range(len(net.specs) + 1) if single else ():
-                kind = net.specs[choice - 1].kind if choice else "without attention it"
-                device = next(net.parameters()).device
-                with errors_as(
-                    BackboneError,
-                    f"{key} makes a batch of one image, and {kind} needs more in "
-                    f"{self._config.network.backbone}",
-                    remedy,
-                ):
-                    net.train()(
-                        torch.zeros(1, *shape, device=device), Scheme.uniform(net.stages, choice)
-                    )
+        if self._config.train.batch > 1:
+            return
+        with torch.device("meta"):
+            net = self._supernet(in_channels=shape[0], classes=2).train()
+            image = torch.zeros(1, *shape)
+        for choice in range(len(net.specs) + 1):
+            kind = net.specs[choice - 1].kind if choice else "without attention it"
+            with errors_as(
+                BackboneError,
+                f"train.batch = 1 makes a batch of one image, and {kind} needs more in "
+                f"{self._config.network.backbone}",
+                "write batch = 2 at least, or take larger images or another module",
+            ):
+                net(image, Scheme.uniform(net.stages, choice))
 
     def _supernet(self, *, in_channels: int, classes: int) -> Supernet:
         network = self._config.network
@@ -300,6 +293,7 @@ class StudyParts:
         net = self._supernet(in_channels=self.data.shape[0], classes=self.data.classes)
         if not self._input_is_checked:
             net.check_input(self.data.shape)
+            self._check_single(self.data.shape)  # a folder's size was not known before
             self._input_is_checked = True
         with memory_for("the network", "take a smaller one"):
             return net.to(pick_device())

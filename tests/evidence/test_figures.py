@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from sat_optuna.errors import WriteError
@@ -93,6 +94,26 @@ def test_a_ticket_shows_as_many_coloured_blocks_as_it_has_connections(tmp_path):
 def test_each_kind_has_its_colour(tmp_path):
     picture = pixels(ticket(tmp_path / "two.png", "120-010", ("se", "sge")))
     assert share_of(picture, "#e07a1f") == pytest.approx(2 * share_of(picture, "#1f77b4"), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("0", 1), ("000-000", 1), ("00-00-00", 1), ("1", 0), ("000-100", 0), ("02-00", 0)],
+)
+def test_a_ticket_without_attention_says_so_and_is_no_row_of_dashes(
+    tmp_path, monkeypatch, text, said
+):
+    written = []
+    known = Axes.text
+
+    def noted(axes, x, y, text, **more):
+        written.append(text)
+        return known(axes, x, y, text, **more)
+
+    monkeypatch.setattr(Axes, "text", noted)
+    pixels(ticket(tmp_path / "ticket.png", text, ("se", "sge")))
+    assert written.count("no block carries attention") == said
+    assert written.count("\N{EN DASH}") == (0 if said else text.count("0"))
 
 
 @pytest.mark.parametrize("stages", [(1,), (1, 1), (3, 4, 6, 3), (18, 18, 18)])
