@@ -61,10 +61,7 @@ def left(storage: str, preset: str) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize(
     "preset",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ("replicates", "budget") else ())
-        for name in SAMPLERS
-    ],
+    [pytest.param(name, marks=() if name == "default" else pytest.mark.slow) for name in SAMPLERS],
 )
 def test_two_killed_processes_and_a_third_propose_what_one_proposes(tmp_path, preset):
     """Each with other hashes of strings."""
