@@ -107,7 +107,7 @@ def test_round_trip_of_any_scheme(data, tmp_path_factory):
     assert torch.equal(loaded(images(3)), network(images(3)))
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", [*FORMATS[:-1], pytest.param(FORMATS[-1], marks=pytest.mark.slow)])
 def test_the_memory_format_is_kept(to, tmp_path):
     network, ticket = network_and_ticket()
     network.to(memory_format=torch.channels_last)
@@ -236,6 +236,7 @@ def test_an_opset_that_lacks_an_operator_is_refused(tmp_path, capfd):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_onnxruntime_cannot_run_is_not_left(tmp_path):
     network, ticket = network_and_ticket()
     with pytest.raises(ExportError, match=r"onnxruntime cannot run this network \(.*"):
@@ -354,6 +355,7 @@ def test_an_opset_that_does_not_exist_is_no_lack_of_the_network(opset, tmp_path)
         export_ticket(network, ticket, tmp_path / "f.onnx", to="onnx", opset=opset)
 
 
+@pytest.mark.slow
 def test_an_opset_that_torch_does_not_write_yet(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 100)
     network, ticket = network_and_ticket()
