@@ -16,14 +16,19 @@ def checked(project, text):
     return open_study(make_study(project, text=text)).check().stages
 
 
-@pytest.mark.parametrize("backbone", ["timm:regnety_002", "timm:mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "timm:regnety_002",
+        pytest.param("timm:mobilenetv3_small_050", marks=pytest.mark.slow),
+    ],
+)
 def test_attention_on_top_of_a_networks_own_points_to_own(tmp_path, backbone):
     text = f'[network]\nbackbone = "{backbone}"\n'
     words = r'carry attention of their own, and se comes on top of it; .*kinds = \["own"\]'
     with pytest.warns(SatOptunaWarning, match=words):
         checked(tmp_path / "se", text)
     checked(tmp_path / "own", text + '[attention]\nkinds = ["own"]\n')  # of which nothing is said
-    checked(tmp_path / "plain", STUDY)
 
 
 @pytest.mark.slow

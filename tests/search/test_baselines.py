@@ -1,5 +1,7 @@
 """Optuna's samplers, seeded by trial number: an interrupted study equals an unbroken one."""
 
+import functools
+
 import optuna
 import pytest
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
@@ -33,6 +35,7 @@ def proposals(study: optuna.Study) -> list[tuple[str, ...]]:
     return [tuple(t.params[n] for n in NAMES) for t in study.get_trials(deepcopy=False)]
 
 
+@functools.cache
 def unbroken(name: str, trials: int, seed: int = 3) -> list[tuple[str, ...]]:
     study = study_with(name, seed)
     study.optimize(objective, n_trials=trials)

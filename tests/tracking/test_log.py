@@ -19,6 +19,7 @@ import pytest
 from sat_optuna.errors import SatOptunaError, SatOptunaWarning
 from sat_optuna.processes import is_dead, worker_name
 from sat_optuna.tracking import MLflowLog, TrackingError, stale_runs, store_uri
+from tests import forks
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -271,8 +272,8 @@ log.log_trial(1, scheme="01", state="COMPLETE", value=2.0, params={"s1.b00": "se
 
 
 def killed_in(root: Path, call: str, when: str) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, root, call, when], check=False)
-    assert done.returncode == -signal.SIGKILL
+    done = forks.python("-c", KILLED, str(root), call, when, cwd=root.parent, env=os.environ)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.mark.slow
