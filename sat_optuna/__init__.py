@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from sat_optuna.search.objective import SupernetObjective, TrainObjective
     from sat_optuna.search.space import cost_limit, scheme_space
     from sat_optuna.search.tickets import best_ticket, ticket_of
-    from sat_optuna.supernet.materialise import materialise
+    from sat_optuna.slots import Slots, attach
+    from sat_optuna.supernet.materialise import materialise, scheme_of
     from sat_optuna.supernet.supernet import Supernet
     from sat_optuna.tasks import Metric, Task, build_task
     from sat_optuna.ticket import AttentionSpec, Ticket
@@ -52,6 +53,7 @@ __all__ = [
     "SatOptunaError",
     "Scheme",
     "SearchSummary",
+    "Slots",
     "Split",
     "StudyFolder",
     "Supernet",
@@ -62,6 +64,7 @@ __all__ = [
     "TrainObjective",
     "TrialRow",
     "accuracy",
+    "attach",
     "best_ticket",
     "build_attention",
     "build_backbone",
@@ -83,6 +86,7 @@ __all__ = [
     "progress_bar",
     "retrain",
     "run_study",
+    "scheme_of",
     "scheme_space",
     "ticket_of",
     "write_report",
@@ -102,6 +106,7 @@ _HOMES = {
     "SatOptunaError": "errors",
     "Scheme": "scheme",
     "SearchSummary": "evidence.report",
+    "Slots": "slots",
     "Split": "data.split",
     "StudyFolder": "pipeline.folder",
     "Supernet": "supernet.supernet",
@@ -112,6 +117,7 @@ _HOMES = {
     "TrainObjective": "search.objective",
     "TrialRow": "evidence.report",
     "accuracy": "evaluate",
+    "attach": "slots",
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
@@ -133,6 +139,7 @@ _HOMES = {
     "progress_bar": "pipeline.progress",
     "retrain": "evidence.retrain",
     "run_study": "pipeline.folder",
+    "scheme_of": "supernet.materialise",
     "scheme_space": "search.space",
     "ticket_of": "search.tickets",
     "write_report": "evidence.report",

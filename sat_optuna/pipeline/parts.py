@@ -164,7 +164,7 @@ class StudyParts:
                 )
                 view = view_of(backbone, own=own)
             self._say_stacked(carrying_own(view))
-            stages, faults = view.stage_sizes, placement_faults(kinds, view)
+            stages, faults = view.stage_sizes, placement_faults(kinds, view.stage_channels)
         except SatOptunaError as error:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
