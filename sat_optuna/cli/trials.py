@@ -41,7 +41,9 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
     metric = measure_of(opened).name
-    columns = _COLUMNS if metric in _COLUMNS else (*_COLUMNS[:4], metric, *_COLUMNS[4:])
+    columns: tuple[str, ...] = _COLUMNS
+    if metric not in columns:
+        columns = (*columns[:4], metric, *columns[4:])
     if TASKS.get(folder.config.task.name).targets != "labels":
         columns = tuple(name for name in columns if name != "accuracy")
     stale = {trial.number for trial in stale_trials(opened)}

@@ -13,6 +13,7 @@ This file imports no torch: study.toml is checked without.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ __all__ = ["Metric", "MetricError", "Task", "no_image_of"]
 
 Values: TypeAlias = NDArray[Any]
 
+# What trials hold already, beside their metric.
+_TAKEN = frozenset(
+    ("elementwise", "error", "loss", "macs", "params", "reward", "scheme", "sparsity", "value")
+)
 _TARGETS = {
     "labels": "the number of each image's class, (N,) whole numbers",
     "multi-hot": "a column for each class, (N, classes) floats of 0 and 1",
@@ -83,6 +88,11 @@ class Metric:
     keeps: Literal["state", "right"] = "state"
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name in _TAKEN:
+            raise MetricError(
+                f"metric {self.name!r} would be a trial's attribute of that name; take another "
+                "one, of small letters, digits and _"
+            )
         for key, value, known in (
             ("better", self.better, BETTER),
             ("keeps", self.keeps, ("state", "right")),
@@ -149,7 +159,7 @@ class Task:
     metric: str
     loss: "Callable[..., Tensor]"
     state: "Callable[[Tensor, Tensor], Tensor]" = _outputs
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: str = "none"
 
     def __post_init__(self) -> None:
         if self.targets not in _TARGETS:
