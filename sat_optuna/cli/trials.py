@@ -7,7 +7,6 @@ import click
 
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.pipeline.folder import StudyFolder, find_study
-from sat_optuna.tasks import TASKS
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -40,14 +39,14 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     from sat_optuna.search.tickets import measure_of
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
+    listed = opened.get_trials(deepcopy=False)
     metric = measure_of(opened).name
     columns: tuple[str, ...] = _COLUMNS
     if metric not in columns:
-        columns = (*columns[:4], metric, *columns[4:])
-    if TASKS.get(folder.config.task.name).targets != "labels":
-        columns = tuple(name for name in columns if name != "accuracy")
+        labelled = any("accuracy" in trial.user_attrs for trial in listed)
+        columns = (*columns[:4], metric, *columns[4 if labelled else 5 :])
     stale = {trial.number for trial in stale_trials(opened)}
-    rows = [_row(trial, stale, columns) for trial in opened.get_trials(deepcopy=False)]
+    rows = [_row(trial, stale, columns) for trial in listed]
     if best:
         rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
     console.rows(rows, columns, format)

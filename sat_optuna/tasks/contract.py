@@ -9,7 +9,7 @@ A task with masks fits here as it is: its `state` is each image's confusion coun
 classes), of which a metric takes the sum over N, so that no mask is kept; `targets` gets a further
 kind, "masks". Counting keeps its (N,) estimates, as regression does.
 
-This file imports no torch: study.toml is checked without.
+This file imports neither torch nor NumPy: study.toml is checked without.
 """
 
 import math
@@ -19,17 +19,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from numpy.typing import NDArray
-
 from sat_optuna.errors import DataError, SatOptunaError, errors_as
 from sat_optuna.ticket import BETTER, Measure
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["Metric", "MetricError", "Task", "no_image_of"]
 
-Values: TypeAlias = NDArray[Any]
+Values: TypeAlias = "NDArray[Any]"
 
 # What trials hold already, beside their metric.
 _TAKEN = frozenset(
