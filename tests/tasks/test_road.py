@@ -76,7 +76,6 @@ def _known_again():
             "",
             "balanced accuracy in %, the higher",
         ),
-        ("classification", "log_loss", "", "log loss in nats, the lower"),
         ("multi-label", "map", "multi-hot", "map in %, the higher"),
         ("regression", "mae", "numbers", "mae, the lower"),
     ],
