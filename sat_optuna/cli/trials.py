@@ -42,13 +42,14 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     from sat_optuna.search.tickets import measure_of
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
+    listed = opened.get_trials(deepcopy=False)
     metric = measure_of(opened).name
-    found = opened.get_trials(deepcopy=False)
-    columns = _COLUMNS if metric in _COLUMNS else (*_COLUMNS[:4], metric, *_COLUMNS[4:])
-    if metric != "accuracy" and not any("accuracy" in trial.user_attrs for trial in found):
-        columns = tuple(name for name in columns if name != "accuracy")  # a task without labels
+    columns: tuple[str, ...] = _COLUMNS
+    if metric not in columns:
+        labelled = any("accuracy" in trial.user_attrs for trial in listed)
+        columns = (*columns[:4], metric, *columns[4 if labelled else 5 :])
     stale = {trial.number for trial in stale_trials(opened)}
-    rows = [_row(trial, stale, columns) for trial in found]
+    rows = [_row(trial, stale, columns) for trial in listed]
     if best:
         rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
     console.rows(rows, columns if format == "table" else (*columns, _ERROR), format)

@@ -119,8 +119,8 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         ("sed = 1", "unknown key 'sed'; did you mean 'seed'?"),
         (
             "colour = 1",
-            "unknown key 'colour'; known: "
-            "seed, threads, data, network, attention, train, pretrain, search, retrain, plugins",
+            "unknown key 'colour'; known: seed, threads, data, task, network, attention, train, "
+            "pretrain, search, retrain, plugins",
         ),
         ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),

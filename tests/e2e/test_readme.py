@@ -17,8 +17,8 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-RECIPE, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA = blocks("python")
-FOLDER, PLUGIN = blocks("toml")
+RECIPE, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA, METRIC = blocks("python")
+FOLDER, UNBALANCED, PLUGIN, OWN_METRIC = blocks("toml")
 
 
 def run(code, cwd):
@@ -117,3 +117,20 @@ def test_run_it_and_test_it_are_one_line_each(heading):
     first = re.search(r"```\w*\n(.*?)```", section, flags=re.DOTALL)
     assert first is not None
     assert len(first.group(1).strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_unbalanced_classes_are_three_keys_and_a_metric_of_ones_own_a_few_lines(tmp_path):
+    assert sum("=" in line for line in UNBALANCED.splitlines()) == 3
+    assert len(METRIC.splitlines()) <= 30
+    for name, text in (("unbalanced", UNBALANCED), ("kappa", OWN_METRIC)):
+        small = re.sub(r"\[search\]\n", "", SMALL)  # the table is the recipe's own
+        keys = "\n".join(["", *re.findall(r"^(?:trials|calibration) = \d+$", SMALL, re.MULTILINE)])
+        small = small.replace(keys, "")
+        text = text.replace("[search]", "[search]" + keys)
+        folder = make_study(tmp_path, name, text + "[data]\nlimit = 60\n" + small)
+        (folder / "my_metric.py").write_text(METRIC)
+        sat_optuna("pretrain", name, cwd=tmp_path)
+        said = sat_optuna("search", name, cwd=tmp_path).stderr
+        metric = {"unbalanced": "balanced accuracy", "kappa": "kappa"}[name]
+        assert f"distinct values of {metric}, " in said

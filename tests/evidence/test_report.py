@@ -24,7 +24,7 @@ from sat_optuna.evidence.report import (
 )
 from sat_optuna.evidence.spread import Part
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import AttentionSpec, Score, Ticket
+from sat_optuna.ticket import AttentionSpec, Measure, Score, Ticket
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -420,3 +420,37 @@ def test_the_same_tickets_give_the_same_files(tmp_path):
     for path in files:
         again = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == again.read_bytes()
+
+
+def test_a_metric_that_is_better_lower_is_read_so_and_nothing_is_said_of_accuracy(tmp_path):
+    loss = Measure("log_loss", "nats", "lower")
+    given = {
+        role: replace(
+            t, scores=tuple(replace(s, value=s.value / 100, measure=loss) for s in t.scores)
+        )
+        for role, t in rewritten(plain=(98.1, 98.5, 97.8), full=(90.1, 90.5, 89.8)).items()
+    }
+    rows = [row._replace(score=row.score and row.score / 100) for row in SEARCH.trials]
+    search = replace(SEARCH, trials=rows, random=rows[:2], measure=loss)
+    text = report(tmp_path, given, search=search)
+    assert "its test log loss is 0.9713 nats (mean of 3 seeds): " in text
+    assert f"{MINUS}0.0100 nats ({MINUS}0.0125 to {MINUS}0.0075) against plain, better;" in text
+    assert "+0.0700 nats (+0.0675 to +0.0725) against full, worse." in text
+    assert "| network | scheme | test log loss nats | n | 95 % interval | balanced % |" in text
+    assert f"| plain | {MINUS}0.0100 | " in text
+    assert "| full | +0.0700 | +0.0675 to +0.0725 | < 0.001 | ticket worse |" in text
+    assert "the lower the better, mean over seeds, with Student's interval over the seeds" in text
+    assert "reward of a scheme: minus the validation log loss in the supernet" in text
+    for word in ("largest class", "Wilson", "Newcombe", "accuracy points", "images right"):
+        assert word not in text
+
+
+def test_tickets_of_several_metrics_are_not_compared(tmp_path):
+    given = tickets()
+    loss = Measure("log_loss", "nats", "lower")
+    scores = tuple(replace(score, measure=loss) for score in given["plain"].scores)
+    given["plain"] = replace(given["plain"], scores=scores)
+    with pytest.raises(
+        TicketError, match=r"^the tickets have test scores of accuracy and log_loss"
+    ):
+        report(tmp_path, given)

@@ -293,6 +293,7 @@ class TestUserImages:
         )
         fit(other, loader, epochs=1, seed=1, config=replace(CONFIG, batch=3), draw=draw)
         assert_same(weights(net), weights(other))
+        assert record.accuracy is not None
         assert record.accuracy == 100 * round(record.accuracy * 40 / 100) / 40  # of all 40 images
 
     def test_a_training_on_a_dataloader_says_that_it_may_go_on_otherwise(self, tmp_path):
