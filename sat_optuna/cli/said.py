@@ -7,7 +7,7 @@ from shlex import quote
 from sat_optuna.cli.console import Console
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.pipeline.folder import StudyFolder
-from sat_optuna.pipeline.results import Opened, Pretrained, Reported, Retrained, Searched
+from sat_optuna.pipeline.results import Opened, Pretrained, Reported, Retrained, Searched, Timed
 
 __all__ = ["steps_of"]
 
@@ -30,6 +30,8 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
         match event.made:
             case Opened(remarks=remarks):
                 return "\n".join(f"data: {remark}" for remark in remarks)
+            case Timed() as timed:
+                return _timed(timed)
             case Pretrained() as pretrained:
                 return _pretrained(study, pretrained)
             case Searched(spread=spread) as searched:
@@ -45,6 +47,17 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
         return None
 
     return said
+
+
+def _timed(result: Timed) -> str:
+    model = result.model
+    error = model.residual_percent
+    off = "" if error is None else f", off by {error:.1f} % (median of {model.fresh} others)"
+    return (
+        f"latency: {model.plain_ms.value:.2f} ms without attention, {result.full_ms:.2f} with "
+        f"{model.kinds[0]} in all blocks, a batch of {model.batch}; from {model.runs} schemes in "
+        f"{model.rounds} rounds{off}; {result.path} written"
+    )
 
 
 def _pretrained(study: StudyFolder, result: Pretrained) -> str:

@@ -62,7 +62,7 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     passed = network_ms(
         nets,
         shape,
-        batch=outcome.LATENCY_BATCH,
+        batch=outcome.study.config.search.latency_batch,
         rounds=outcome.LATENCY_REPEATS,
         on_event=lambda event: on_event(replace(event, step="costs")),
     )
@@ -182,7 +182,7 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         tested=outcome.tested,
         latency=(
             f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "
-            f"{outcome.LATENCY_BATCH} images in eval and inference mode, after warm-up."
+            f"{study.config.search.latency_batch} images in eval and inference mode, after warm-up."
         ),
         hardware=outcome.measured["hardware"],
     )

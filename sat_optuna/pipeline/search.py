@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sat_optuna.errors import StudyError
 from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog
 from sat_optuna.pipeline.outcome import RANDOM
 from sat_optuna.pipeline.results import Searched
@@ -29,6 +30,7 @@ def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched
     Raises:
         StudyError: a search is there that something else decided, or the supernet is not trained.
     """
+    measure_latency(study, on_event)
     return _bring(
         study,
         "search",
