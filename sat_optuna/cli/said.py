@@ -78,10 +78,12 @@ def _searched(study: StudyFolder, result: Searched) -> str:
     if not result.new:
         where = ", now logged to MLflow" if result.caught_up else f" in {result.db}"
         return f"{result.step}: done already, {result.trials} trials{where}"
-    best = f"; best {result.best}" if result.best else ""
+    front = bool(study.config.search.objectives)
+    best = f"; {'' if front else 'best '}{result.best}" if result.best else ""
+    then = f"ticket {study.argument} --front" if front else f"retrain {study.argument}"
     return (
         f"{result.step}: {result.new} trials now, {result.trials} in all, in {result.db}{best}; "
-        f"next: sat-optuna retrain {study.argument}"
+        f"next: sat-optuna {then}"
     )
 
 

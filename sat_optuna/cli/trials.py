@@ -1,5 +1,6 @@
 """`sat-optuna trials`: the trials of a search."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,24 +9,54 @@ from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.pipeline.folder import StudyFolder, find_study
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
 __all__ = ["trials"]
 
 _COLUMNS = ("number", "state", "scheme", "reward", "accuracy", "sparsity", "params", "macs")
+_LATENCY = "latency_ms"
 
 
-def _row(trial: "FrozenTrial", stale: set[int]) -> dict[str, Any]:
+def _row(trial: "FrozenTrial", stale: set[int], columns: Sequence[str]) -> dict[str, Any]:
     attributes = trial.user_attrs
     state = "DEAD" if trial.number in stale else trial.state.name
     return {"number": trial.number, "state": state} | {
-        column: attributes.get(column) for column in _COLUMNS[2:]
+        column: attributes.get(column) for column in columns[2:]
     }
+
+
+def _columns(study: "Study") -> tuple[str, ...]:
+    """Return what is known of this study's trials: its objectives come after the scheme."""
+    from sat_optuna.search.front import objectives_of
+
+    objectives = objectives_of(study)
+    trials = study.get_trials(deepcopy=False)
+    usual = [name for name in _COLUMNS[4 if objectives else 3 :] if name not in objectives]
+    if _LATENCY not in objectives and any(_LATENCY in trial.user_attrs for trial in trials):
+        usual.append(_LATENCY)
+    return (*_COLUMNS[:3], *objectives, *usual)
+
+
+def _best_first(study: "Study", rows: list[dict[str, Any]]) -> None:
+    """Sort by reward, or where there are several objectives the front before the others."""
+    from sat_optuna.search.front import front_trials, objectives_of
+
+    if objectives_of(study):
+        front = [trial.number for trial in front_trials(study)]
+        place = {number: index for index, number in enumerate(front)}
+        rows.sort(key=lambda row: place.get(row["number"], len(front)))
+    else:
+        rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
 
 
 @click.command(epilog="Example: sat-optuna trials mine --format csv > trials.csv")
 @click.argument("study")
-@click.option("--best", is_flag=True, help="Highest reward first, not in number order.")
+@click.option(
+    "--best",
+    is_flag=True,
+    help="Highest reward, or the front, first, not in number order.",
+)
 @FORMAT
 @click.pass_obj
 def trials(console: Console, *, study: str, best: bool, format: str) -> None:
@@ -38,10 +69,11 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
     stale = {trial.number for trial in stale_trials(opened)}
-    rows = [_row(trial, stale) for trial in opened.get_trials(deepcopy=False)]
+    columns = _columns(opened)
+    rows = [_row(trial, stale, columns) for trial in opened.get_trials(deepcopy=False)]
     if best:
-        rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
-    console.rows(rows, _COLUMNS, format)
+        _best_first(opened, rows)
+    console.rows(rows, columns, format)
     if stale:
         console.remark(
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "

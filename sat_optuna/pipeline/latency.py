@@ -17,6 +17,7 @@ from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.results import Timed
+from sat_optuna.scheme import Scheme
 
 if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel
@@ -45,12 +46,29 @@ def measure_latency(study: "StudyFolder", on_event: OnEvent) -> None:
     parts, batch = study.parts, study.config.search.latency_batch
     net = parts.fresh_supernet()
     model = fit_latency(net, parts.data.shape, batch=batch, rounds=ROUNDS, on_event=on_event)
+    _warn_of_noise(model)
     document = {"hardware": asked["hardware"], "model": model.to_dict()}
     write_text(path, json.dumps(document, indent=1) + "\n")
     made = {path.name: sha256_of(path)}
     study.records.write(_STEP, Done(asked, made, finished=True))
     timed = Timed(path=path, model=model)
     on_event(Event(step=_STEP, done=ROUNDS, total=ROUNDS, made=timed, finished=True))
+
+
+def _warn_of_noise(model: "LatencyModel") -> None:
+    """Warn where the model's error is no less than what attention in all blocks adds."""
+    plain, error = model.plain_ms.value, model.residual_percent
+    full = model.predict(Scheme.uniform(model.stages, 1))
+    added = 100 * (full / plain - 1)
+    if error is not None and error >= added:
+        warnings.warn(
+            f"the latency model is off by {error:.1f} % of a pass (median of {model.fresh} "
+            f"schemes), and {model.kinds[0]} in all blocks adds {added:.1f} %, so it tells "
+            "little; stop this, leave the machine idle or raise search.latency_batch, remove the "
+            "study's work/done/latency.json, and run the same command again",
+            SatOptunaWarning,
+            stacklevel=3,
+        )
 
 
 def knows_latency(study: "StudyFolder") -> bool:

@@ -309,11 +309,12 @@ class StudyParts:
         net.load_state_dict(weights)
         return net
 
-    def supernet_objective(self, **bytes_taken: int) -> SupernetObjective:
+    def supernet_objective(self, **more: Any) -> SupernetObjective:
         """Build what scores schemes in the pretrained supernet, as study.toml says.
 
         Args:
-            **bytes_taken: `cache` and `memory` of the objective, which change no accuracy.
+            **more: of the objective, what changes no accuracy: `cache`, `memory`, `objectives`,
+                `latency`.
 
         Raises:
             StudyError: the supernet is not pretrained yet.
@@ -326,7 +327,7 @@ class StudyParts:
             calibration=search.calibration if search.recalibrate else 0,
             calibration_chunk=search.calibration_chunk,
             seed=self._config.seed,
-            **bytes_taken,
+            **more,
         )
 
     @cached_property
@@ -338,7 +339,7 @@ class StudyParts:
         """
         search = self._config.search
         if search.objective == "supernet":
-            return self.supernet_objective()
+            return self.supernet_objective(objectives=search.objectives, latency=self.latency)
         return TrainObjective(
             self.trained_supernet() if self._study.uses_supernet else self.fresh_supernet(),
             self.data,
@@ -346,6 +347,8 @@ class StudyParts:
             seed=self._config.seed,
             sparsity_weight=search.sparsity_weight,
             config=self._config.train,
+            objectives=search.objectives,
+            latency=self.latency,
         )
 
     @cached_property

@@ -110,6 +110,8 @@ def _bring(
         if study.uses_supernet:
             study.check_supernet()
         opened = _opened(study, step, suffix, record, built, pruner)
+        if step == "search" and study.config.search.objectives:
+            _ask_for_ends(study, opened)
         with log.trials(opened) if log else nullcontext(_nowhere) as on_trial:
             _score(study, step, opened, total, timeout, on_trial, on_event)
         trials = finished_trials(opened)
@@ -124,14 +126,16 @@ def _bring(
         new=len(trials) - before,
         left=max(0, total - len(trials)),
         caught_up=caught_up,
-        best=_best(trials),
+        best=_best(study, suffix, trials),
         spread=_spread(study, trials) if step == "search" else None,
     )
     on_event(Event(step=step, done=len(trials), total=total, made=result, finished=True))
     return result
 
 
-def _best(trials: "Sequence[FrozenTrial]") -> str:
+def _best(study: "StudyFolder", suffix: str, trials: "Sequence[FrozenTrial]") -> str:
+    if study.config.search.objectives:
+        return _front(study.optuna_study(suffix)) if any(map(_is_complete, trials)) else ""
     scored = [t for t in trials if _is_complete(t) and "accuracy" in t.user_attrs]
     if not scored:
         return ""
@@ -140,6 +144,31 @@ def _best(trials: "Sequence[FrozenTrial]") -> str:
         f"{best.user_attrs['scheme']} with validation accuracy {best.user_attrs['accuracy']:.2f} %"
         f" and reward {_reward(best):.3f}"
     )
+
+
+def _front(opened: "optuna.Study") -> str:
+    """Return the front in words: its size and its ends."""
+    from sat_optuna.search.front import front_trials, values_of
+
+    front = front_trials(opened)
+    ends = (
+        f"{trial.user_attrs['scheme']} ("
+        + ", ".join(f"{name} {value:.6g}" for name, value in values_of(opened, trial).items())
+        + ")"
+        for trial in (front if len(front) < 2 else (front[0], front[-1]))
+    )
+    return f"{_points(opened)}, {' to '.join(ends)}"
+
+
+def _points(opened: "optuna.Study") -> str:
+    """Return how many schemes are on the front, in words."""
+    from sat_optuna.search.front import front_trials
+
+    try:
+        count = len(front_trials(opened))
+    except StudyError:
+        return ""  # no trial is complete yet
+    return f"front of {count} scheme{'s' * (count > 1)}"
 
 
 def scored_on(study: "StudyFolder") -> "Part | None":
@@ -203,6 +232,20 @@ def _opened(
     return opened
 
 
+def _ask_for_ends(study: "StudyFolder", opened: "optuna.Study") -> None:
+    """Let the first trials of a front be plain and full, its natural ends, where they may be."""
+    from sat_optuna.scheme import Scheme
+
+    search, kinds = study.config.search, [spec.kind for spec in study.config.attention.kinds]
+    if search.fixed or any(t.state.name != "WAITING" for t in opened.get_trials(deepcopy=False)):
+        return
+    names = Scheme.parameter_names(study.parts.check_fit())
+    limited = search.max_connections or search.max_params or search.max_macs
+    ends = ["none"] if limited or search.limits_latency else ["none", *kinds]
+    for kind in ends:
+        opened.enqueue_trial(dict.fromkeys(names, kind), skip_if_exists=True)
+
+
 def _record_of(step: str) -> str:
     return step.replace(" ", "-")
 
@@ -237,24 +280,34 @@ def _score(
         device = objective.train.device.type
         warn_of_other_machine(f"the supernet of {study.name!r}, {name},", begun, device)
     trials = finished_trials(opened)
-    best = max(filter(_is_complete, trials), key=_reward, default=None)
+    several = bool(config.search.objectives)
+    best = None if several else max(filter(_is_complete, trials), key=_reward, default=None)
     done = len(trials)
 
     def on_trial(trial: "FrozenTrial") -> None:
         nonlocal best, done
         done += 1
-        if _is_complete(trial) and (best is None or _reward(trial) > _reward(best)):
+        if (
+            not several
+            and _is_complete(trial)
+            and (best is None or _reward(trial) > _reward(best))
+        ):
             best = trial
         log_trial(trial)
-        on_event(_told(step, done, total, best, trial))
+        on_event(told(trial))
+
+    def told(trial: "FrozenTrial | None") -> Event:
+        if several and done:
+            return Event(step=step, done=done, total=total, message=_points(opened), made=trial)
+        return _told(step, done, total, best, trial)
 
     def on_training(event: Event) -> None:
         within = (event.done + event.share) / event.total
-        on_event(replace(_told(step, done, total, best, None), share=within))
+        on_event(replace(told(None), share=within))
 
     if isinstance(objective, TrainObjective):
         objective.on_event = on_training
-    on_event(_told(step, done, total, best, None))
+    on_event(told(None))
     run_trials(
         opened,
         objective,
@@ -270,11 +323,12 @@ def _score(
 
 def _is_complete(trial: "FrozenTrial") -> bool:
     """Tell whether a trial came to its end; a pruned one has the value of an early epoch."""
-    return trial.state.name == "COMPLETE" and trial.value is not None
+    return trial.state.name == "COMPLETE" and bool(trial.values)
 
 
 def _reward(trial: "FrozenTrial") -> float:
-    return float("-inf") if trial.value is None else trial.value
+    """Return the one value of a trial."""
+    return trial.values[0] if trial.values else float("-inf")
 
 
 def _told(

@@ -4,8 +4,10 @@ Both objectives are plain Optuna objectives: `study.optimize(objective)` works o
 `study.best_trial` or another trial of no study, they score its scheme and store nothing.
 """
 
+import hashlib
+import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,10 +17,13 @@ from optuna.trial import FixedTrial, FrozenTrial
 
 from sat_optuna.config.config import SearchConfig, TrainConfig
 from sat_optuna.config.limits import checked
+from sat_optuna.config.objectives import METRIC, objectives_fault
+from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import Cost, CostModel
 from sat_optuna.data.images import labels_of
 from sat_optuna.data.loaders import scored_images, training_images
 from sat_optuna.data.split import Split, as_split
+from sat_optuna.errors import ConfigError
 from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
 from sat_optuna.evaluate.network import weights_digest
 from sat_optuna.events import Event, OnEvent, ignore
@@ -44,7 +49,24 @@ _REPEATS_KEY = "sat:repeats"
 class _SchemeObjective:
     """What both objectives share: the search space, the costs and the trial's attributes."""
 
-    def __init__(self, net: Supernet, data: Split, *, seed: int, sparsity_weight: float) -> None:
+    def __init__(
+        self,
+        net: Supernet,
+        data: Split,
+        *,
+        seed: int,
+        sparsity_weight: float,
+        objectives: Sequence[str],
+        latency: LatencyModel | None,
+    ) -> None:
+        if fault := objectives_fault(objectives):
+            raise ConfigError(type(self).__name__, [f"objectives {fault}"])
+        if "latency_ms" in objectives and latency is None:
+            raise ConfigError(
+                type(self).__name__,
+                ["objectives has latency_ms, and latency is None; give what fit_latency returns"],
+            )
+        self.objectives, self.latency = tuple(objectives), latency
         self.net, self.data, self.sparsity_weight = net, as_split(data), sparsity_weight
         self.seed = seed
         self._way: dict[str, Any] = {}  # how a scheme is scored; each objective says its own
@@ -71,12 +93,21 @@ class _SchemeObjective:
             "dataset_fingerprint": self.data.fingerprint,
             "seed": self.seed,
             "sparsity_weight": self.sparsity_weight,
+            # Absent where there is one objective, as in studies of versions that had no others.
+            **({"objectives": list(self.objectives)} if self.objectives else {}),
+            **({"latency_model": _digest(self.latency.to_dict())} if self.latency else {}),
             **self._way,
         }
 
     def reward(self, scheme: Scheme, evaluation: Evaluation) -> float:
         """Return accuracy in points + weight x sparsity (LTH4SA: 1 and 2, in these units)."""
         return evaluation.accuracy + self.sparsity_weight * scheme.sparsity
+
+    def costs_of(self, scheme: Scheme) -> dict[str, float]:
+        """Return what a scheme costs: params, macs, and latency_ms where it is known."""
+        cost = self.costs.cost(scheme)
+        known = {} if self.latency is None else {"latency_ms": self.latency.predict(scheme)}
+        return {"params": cost.params, "macs": cost.macs, **known}
 
     def begin(self, trial: AnyTrial) -> Scheme:
         """Ask for the scheme and note it with its cost, and with the study what scores it.
@@ -99,18 +130,30 @@ class _SchemeObjective:
         trial.set_user_attr("params", cost.params)
         trial.set_user_attr("macs", cost.macs)
         trial.set_user_attr("elementwise", cost.elementwise)
+        if self.latency is not None:
+            trial.set_user_attr("latency_ms", self.latency.predict(scheme))
         return scheme
 
-    def finish(self, trial: AnyTrial, scheme: Scheme, evaluation: Evaluation) -> float:
-        """Note what was measured and return the reward."""
+    def finish(
+        self, trial: AnyTrial, scheme: Scheme, evaluation: Evaluation
+    ) -> float | tuple[float, ...]:
+        """Note what was measured; return the reward, or the value of each objective."""
         reward = self.reward(scheme, evaluation)
+        values = {METRIC: evaluation.accuracy, **self.costs_of(scheme)}
+        returned = tuple(values[name] for name in self.objectives) or reward
         if isinstance(trial, FrozenTrial | FixedTrial):
-            return reward
+            return returned
         trial.set_user_attr("accuracy", evaluation.accuracy)
         trial.set_user_attr("balanced_accuracy", evaluation.balanced_accuracy)
         trial.set_user_attr("loss", evaluation.loss)
-        trial.set_user_attr("reward", reward)
-        return reward
+        if not self.objectives:
+            trial.set_user_attr("reward", reward)
+        return returned
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class SupernetObjective(_SchemeObjective):
@@ -138,8 +181,14 @@ class SupernetObjective(_SchemeObjective):
         seed: which images these are.
         cache: bytes of activations that may be kept from scheme to scheme.
         memory: bytes that scoring may take, 0 for no limit.
+        objectives: empty for one value, the reward; or names, "accuracy" and costs among
+            "latency_ms", "params", "macs": each trial then returns them all, for a study whose
+            `directions` are "maximize" for accuracy and "minimize" for costs, and nothing is
+            added for sparsity.
+        latency: of `fit_latency`; where it is given, trials are noted with their `latency_ms`.
 
     Raises:
+        ConfigError: the objectives are none.
         DataError: `data` is no Split, or does not fit the network.
     """
 
@@ -154,8 +203,17 @@ class SupernetObjective(_SchemeObjective):
         seed: int = 0,
         cache: int = 2**28,
         memory: int = 0,
+        objectives: Sequence[str] = (),
+        latency: LatencyModel | None = None,
     ) -> None:
-        super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
+        super().__init__(
+            net,
+            data,
+            seed=seed,
+            sparsity_weight=sparsity_weight,
+            objectives=objectives,
+            latency=latency,
+        )
         self._lock = threading.Lock()
         self._ahead: dict[Scheme, Evaluation] = {}
         drawn = (
@@ -174,8 +232,8 @@ class SupernetObjective(_SchemeObjective):
         with self._lock:
             self._ahead = self.evaluator.score_many(schemes)
 
-    def __call__(self, trial: AnyTrial) -> float:
-        """Score the trial's scheme; the reward, in accuracy points."""
+    def __call__(self, trial: AnyTrial) -> float | tuple[float, ...]:
+        """Score the trial's scheme; the reward, in accuracy points, or each objective's value."""
         scheme = self.begin(trial)
         with self._lock:  # for n_jobs > 1: the supernet's statistics are those of one walk
             evaluation = self._ahead.pop(scheme, None) or self.evaluator.score(scheme)
@@ -203,9 +261,10 @@ class TrainObjective(_SchemeObjective):
         sparsity_weight: accuracy points for all connections dropped.
         config: optimiser, schedule, augmentation, precision.
         on_event: told of the training of each trial, as of `fit`.
+        objectives, latency: as of `SupernetObjective`; with objectives nothing is pruned.
 
     Raises:
-        ConfigError: `epochs` is below 1.
+        ConfigError: `epochs` is below 1, or the objectives are none.
         DataError: `data` is no Split, or does not fit the network.
     """
 
@@ -219,9 +278,18 @@ class TrainObjective(_SchemeObjective):
         sparsity_weight: float = 2.0,
         config: TrainConfig | None = None,
         on_event: OnEvent = ignore,
+        objectives: Sequence[str] = (),
+        latency: LatencyModel | None = None,
     ) -> None:
         checked("TrainObjective", SearchConfig, {"epochs": epochs})
-        super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
+        super().__init__(
+            net,
+            data,
+            seed=seed,
+            sparsity_weight=sparsity_weight,
+            objectives=objectives,
+            latency=latency,
+        )
         self.on_event = on_event
         self.epochs, self.config = epochs, config or TrainConfig()
         warn_of_blind_start(net, self.data.shape)
@@ -230,8 +298,8 @@ class TrainObjective(_SchemeObjective):
             del train["strategy"]  # versions before had none, and their studies go on
         self._way = {"epochs": epochs, "train": train}
 
-    def __call__(self, trial: AnyTrial) -> float:
-        """Train the trial's scheme; the reward of its last epoch, in accuracy points.
+    def __call__(self, trial: AnyTrial) -> float | tuple[float, ...]:
+        """Train the trial's scheme; the reward of its last epoch, or each objective's value.
 
         Raises:
             optuna.TrialPruned: the study's pruner sees no hope.
@@ -250,6 +318,8 @@ class TrainObjective(_SchemeObjective):
                 report(event.made, measured[-1])
 
         def report(record: EpochRecord, evaluation: Evaluation) -> None:
+            if self.objectives:  # Optuna takes reports of one value alone
+                return
             if record.epoch not in reported:
                 trial.report(self.reward(scheme, evaluation), record.epoch)
             # A pruner looks at the last report, which may be a later one of a dead worker.

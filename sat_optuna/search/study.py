@@ -4,15 +4,17 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.config.config import StudyConfig
+from sat_optuna.config.objectives import directions_of
 from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler import PolicyGradientSampler
@@ -42,11 +44,15 @@ __all__ = [
     "finished_trials",
     "hold_to",
     "load_study",
+    "name_objectives",
     "name_of",
     "note_machine",
     "run_trials",
     "warn_of_other_machine",
 ]
+
+# An Optuna objective: a value, or one for each direction of the study.
+Objective: TypeAlias = Callable[[optuna.Trial], float | tuple[float, ...]]
 
 CONFIG_KEY = "sat:config"
 UUID_KEY = "sat:uuid"
@@ -103,15 +109,18 @@ def create_study(
     Raises:
         StudyError: it was made with another version of the sampler, or cannot be written.
     """
+    objectives = config.search.objectives
     with writing(name):
         study = optuna.create_study(
             storage=storage,
             study_name=name,
             sampler=sampler,
             pruner=pruner or optuna.pruners.NopPruner(),
-            direction="maximize",
+            directions=directions_of(objectives),
             load_if_exists=True,
         )
+        if objectives:
+            name_objectives(study, objectives)
         if UUID_KEY not in study.user_attrs:
             study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
         try:
@@ -131,8 +140,20 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
         scored_with: network, attention, data and what else decides a score; JSON values.
 
     Raises:
-        StudyError: earlier trials were scored with something else, or the study minimises.
+        StudyError: earlier trials were scored with something else, or the study's directions are
+            not those of the objectives.
     """
+    objectives = scored_with.get("objectives", ())
+    directions = directions_of(objectives)
+    if objectives or len(study.directions) > 1:
+        has = [direction.name.lower() for direction in study.directions]
+        if has != list(directions):
+            raise StudyError(
+                f"study {study.study_name!r} has the directions {has}, and this objective returns "
+                f"{', '.join(objectives) or 'one reward'}; create it with "
+                f"directions={list(directions)}"
+            )
+        name_objectives(study, objectives)
     if study.directions == [StudyDirection.MINIMIZE]:
         raise StudyError(
             f"study {study.study_name!r} minimises, and this objective returns a reward, which is "
@@ -146,6 +167,14 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
             f"the trials of study {study.study_name!r} were scored with another "
             f"{' and '.join(changed)} than is given now; bring that back, or make a new study"
         )
+
+
+def name_objectives(study: optuna.Study, objectives: Sequence[str]) -> None:
+    """Store the names of a study's objectives, which Optuna's plots and its dashboard show."""
+    if study.metric_names != list(objectives):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(objectives))
 
 
 def note_machine(study: optuna.Study, device: str) -> None:
@@ -212,7 +241,7 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 def run_trials(
     study: optuna.Study,
-    objective: Callable[[optuna.Trial], float],
+    objective: Objective,
     *,
     trials: int,
     batch: int,
@@ -261,7 +290,7 @@ def run_trials(
         except ChoiceError:
             return None  # it is told when it is the trial's turn
 
-    def scored(trial: optuna.Trial) -> float:
+    def scored(trial: optuna.Trial) -> float | tuple[float, ...]:
         suggest(trial)
         return objective(trial)
 
@@ -325,9 +354,7 @@ def _take_over(study: optuna.Study) -> list[optuna.Trial]:
     return taken
 
 
-def _finish(
-    study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Trial], float]
-) -> FrozenTrial:
+def _finish(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> FrozenTrial:
     """Score one trial and tell the study how it ended."""
     try:
         value = objective(trial)
