@@ -78,7 +78,7 @@ def _searched(study: StudyFolder, result: Searched) -> str:
     if not result.new:
         where = ", now logged to MLflow" if result.caught_up else f" in {result.db}"
         return f"{result.step}: done already, {result.trials} trials{where}"
-    front = bool(study.config.search.objectives)
+    front = bool(study.config.search.objectives) and result.step == "search"
     best = f"; {'' if front else 'best '}{result.best}" if result.best else ""
     then = f"ticket {study.argument} --front" if front else f"retrain {study.argument}"
     return (

@@ -30,12 +30,10 @@ from sat_optuna.events import Event, OnEvent
 from sat_optuna.pipeline.latency import knows_latency, latency_here
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
-from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space
-from sat_optuna.search.study import build_sampler
+from sat_optuna.search.study import HUB, StudySampler, build_sampler
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
@@ -90,6 +88,11 @@ class StudyParts:
             ConfigError: all faults at once.
         """
         return self._fitting_stages
+
+    @property
+    def schemes(self) -> int:
+        """How many schemes the network has."""
+        return int((len(self._config.attention.kinds) + 1) ** sum(self.check_fit()))
 
     def check_all(self) -> tuple[tuple[int, ...], Examined]:
         """Make sure that network and data are without fault; see `check_fit`.
@@ -360,7 +363,7 @@ class StudyParts:
         """
         return latency_here(self._study) if self._config.search.uses_latency else None
 
-    def sampler(self) -> PolicyGradientSampler | NumberSeededSampler:
+    def sampler(self) -> StudySampler:
         """Build the sampler of the search, held to the limits of study.toml.
 
         Raises:
@@ -368,11 +371,18 @@ class StudyParts:
         """
         return self._built_sampler(self.latency)
 
-    def _built_sampler(
-        self, latency: LatencyModel | None
-    ) -> PolicyGradientSampler | NumberSeededSampler:
-        search, limits = self._config.search, self._limits(latency)
-        return build_sampler(search.sampler, seed=self._config.seed, batch=search.batch, **limits)
+    def _built_sampler(self, latency: LatencyModel | None) -> StudySampler:
+        search, more = self._config.search, self._limits(latency)
+        if search.sampler.startswith(HUB):
+            kinds = [spec.kind for spec in self._config.attention.kinds]
+            more["space"] = scheme_space(self.check_fit(), kinds)
+        return build_sampler(
+            search.sampler,
+            seed=self._config.seed,
+            batch=search.batch,
+            settings=search.sampler_settings,
+            **more,
+        )
 
     def check_search(self) -> None:
         """Make sure, before anything is trained, that the search can be made and compiled for.

@@ -1,5 +1,6 @@
 """The search of a study and its random control, brought to their total of finished trials."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -103,6 +104,8 @@ def _bring(
         record, trials = _held(study, step, suffix, record)
         # What a user has enqueued is run, also where there are enough trials without it.
         total = max(total, len(trials) + study.unfinished(suffix))
+    exhaustive = not suffix and study.config.search.sampler == "brute-force"
+    total = _reachable(total, trials) if exhaustive else total
     before, caught_up = len(trials), False
     if before < total:
         on_event(Event(step=step, done=before, total=total, message=GETTING_READY))
@@ -113,6 +116,8 @@ def _bring(
         if step == "search" and study.config.search.objectives:
             _ask_for_ends(study, opened)
         with log.trials(opened) if log else nullcontext(_nowhere) as on_trial:
+            if exhaustive:
+                total = _reachable(total, trials, study.parts.schemes)
             _score(study, step, opened, total, timeout, on_trial, on_event)
         trials = finished_trials(opened)
     elif log and not log.has_trials(trials):
@@ -131,6 +136,23 @@ def _bring(
     )
     on_event(Event(step=step, done=len(trials), total=total, made=result, finished=True))
     return result
+
+
+def _reachable(total: int, trials: "Sequence[FrozenTrial]", schemes: int | None = None) -> int:
+    """Return how many trials there are when all schemes were tried, if `total` are not fewer.
+
+    Args:
+        total: the number asked for.
+        trials: those that are finished.
+        schemes: how many there are; None to know it from the choices that a trial had.
+    """
+    if schemes is None:
+        if not trials:
+            return total
+        spaces = (trial.distributions.values() for trial in trials)
+        schemes = max(math.prod(len(d.choices) for d in space) for space in spaces)
+    tried = {tuple(sorted(trial.params.items())) for trial in trials}
+    return min(total, len(trials) + schemes - len(tried))
 
 
 def _best(study: "StudyFolder", suffix: str, trials: "Sequence[FrozenTrial]") -> str:

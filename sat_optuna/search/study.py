@@ -5,6 +5,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import optuna
@@ -21,6 +22,7 @@ from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.sampler.storage import SamplerSettingsError, claim_study, id_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
+from sat_optuna.search.hub import HubSampler
 from sat_optuna.search.space import (
     NETWORK_KEY,
     WORKER_KEY,
@@ -32,12 +34,15 @@ from sat_optuna.search.space import (
 )
 from sat_optuna.search.storage import writing
 from sat_optuna.search.unfinished import stale_trials
+from sat_optuna.ticket import Setting
 from sat_optuna.training.checkpoint import environment
 
 __all__ = [
     "CONFIG_KEY",
+    "HUB",
     "MACHINE_KEY",
     "UUID_KEY",
+    "StudySampler",
     "build_pruner",
     "build_sampler",
     "create_study",
@@ -54,6 +59,9 @@ __all__ = [
 # An Optuna objective: a value, or one for each direction of the study.
 Objective: TypeAlias = Callable[[optuna.Trial], float | tuple[float, ...]]
 
+StudySampler: TypeAlias = PolicyGradientSampler | NumberSeededSampler | HubSampler
+HUB = "optunahub:"  # begins the names of OptunaHub's samplers
+
 CONFIG_KEY = "sat:config"
 UUID_KEY = "sat:uuid"
 # What machine, versions, threads and device the first trials were scored with.
@@ -61,20 +69,32 @@ MACHINE_KEY = "sat:machine"
 
 
 def build_sampler(
-    name: str, *, seed: int, batch: int, **more: Any
-) -> PolicyGradientSampler | NumberSeededSampler:
-    """Return the sampler of a name of `[search] sampler`; each is a function of history.
+    name: str,
+    *,
+    seed: int,
+    batch: int,
+    settings: Mapping[str, Setting] = MappingProxyType({}),
+    space: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    **more: Any,
+) -> StudySampler:
+    """Return the sampler of a name of `[search] sampler`.
+
+    Each is a function of the study's history, but for those of OptunaHub, which warn.
 
     Args:
         name: of the sampler.
         seed: of its proposals.
         batch: trials told at once, of "policy".
+        settings: further arguments, of Optuna's and OptunaHub's samplers.
+        space: the parameters and their choices, of OptunaHub's samplers.
         **more: `replicates`, `search_space`, `budget`, `max_connections`, `fixed` of our own
             samplers.
 
     Raises:
-        StudyError: no scheme keeps the budget.
+        StudyError: no scheme keeps the budget, or the sampler cannot be had or made.
     """
+    if name.startswith(HUB):
+        return HubSampler(name.removeprefix(HUB), seed=seed, settings=settings, space=space)
     try:
         if name == "policy":
             return PolicyGradientSampler(seed=seed, batch=batch, **more)
@@ -82,7 +102,7 @@ def build_sampler(
             return PolicyGradientSampler(seed=seed, preset="paper", **more)
     except ValueError as error:
         raise StudyError(f"the sampler of this study cannot be made: {error}") from error
-    return NumberSeededSampler(name, seed=seed)
+    return NumberSeededSampler(name, seed=seed, settings=settings)
 
 
 def build_pruner(name: str) -> optuna.pruners.BasePruner:
@@ -101,7 +121,7 @@ def create_study(
     name: str,
     *,
     config: StudyConfig,
-    sampler: PolicyGradientSampler | NumberSeededSampler,
+    sampler: StudySampler,
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
     """Open the study of that name, or make it, with its configuration stored.
