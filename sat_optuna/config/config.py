@@ -205,7 +205,7 @@ class SearchConfig(Checked):
     )
     max_latency_share: float = _key(
         1.0,
-        "or of at most this share of what the first kind in all blocks adds to them; 1: no limit",
+        "or of at most this share of what the first kind in all blocks adds; 1: no limit",
         least=0.01,
         most=1.0,
     )

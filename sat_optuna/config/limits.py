@@ -106,7 +106,8 @@ def _fault(value: Any, spec: Field[Any]) -> str:
     if reason := limits.get("refused", {}).get(value):
         return f"; {reason}"
     if value not in limits.get("choices", (value,)):
-        options = ", ".join(repr(choice) for choice in limits["choices"])
+        named = [f"{limits['family']}NAME"] if "family" in limits else []
+        options = ", ".join(repr(choice) for choice in (*limits["choices"], *named))
         return f"{nearest(value, limits['choices']) or ';'} choose one of: {options}"
     if "least" in limits and value < limits["least"]:
         return f"; write at least {limits['least']}"

@@ -1,6 +1,7 @@
 """What a search may ask for at once: its metric, the higher the better, and costs, the lower."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from sat_optuna.registry import nearest
 
@@ -10,7 +11,9 @@ METRIC = "accuracy"  # what a study measures of a scheme, in points
 COSTS = ("latency_ms", "params", "macs")
 
 
-def directions_of(objectives: Sequence[str]) -> tuple[str, ...]:
+def directions_of(
+    objectives: Sequence[str],
+) -> tuple[Literal["minimize", "maximize"], ...]:
     """Return Optuna's direction of each objective; without any there is one, the reward.
 
     >>> directions_of(()), directions_of(("accuracy", "latency_ms"))

@@ -48,11 +48,11 @@ def build(name="climb", **settings):
 
 def test_a_package_is_loaded_seeded_and_given_settings_and_space(hub):
     hub("climb", CLIMB)
-    proposals = []
+    proposals, samplers = [], []
     for _ in range(2):
         with pytest.warns(SatOptunaWarning, match="stopped and goes on may propose other schemes"):
-            sampler = build(step=2)
-        study = optuna.create_study(direction="maximize", sampler=sampler)
+            samplers.append(build(step=2))
+        study = optuna.create_study(direction="maximize", sampler=samplers[-1])
         asked = [study.ask() for _ in range(6)]
         proposals.append(
             [[trial.suggest_categorical(n, c) for n, c in SPACE.items()] for trial in asked]
@@ -60,7 +60,7 @@ def test_a_package_is_loaded_seeded_and_given_settings_and_space(hub):
     assert proposals[0] == proposals[1]
     assert len({tuple(proposal) for proposal in proposals[0]}) > 1
     named = {"algorithm": "optunahub/climb", "version": 1, "seed": 3}
-    assert sampler.settings() == {**named, "settings": {"step": 2}}
+    assert samplers[0].settings() == {**named, "settings": {"step": 2}}
 
 
 @pytest.mark.parametrize(
