@@ -160,7 +160,8 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         (
             '[search]\nsampler = "polcy"',
             "search.sampler is 'polcy'; did you mean 'policy'? "
-            "choose one of: 'policy', 'paper', 'tpe', 'random', 'nsga2'",
+            "choose one of: 'policy', 'paper', 'tpe', 'random', 'nsga2', 'gp', 'brute-force', "
+            "'optunahub:NAME'",
         ),
         (
             '[train]\nprecision = "int8"',
