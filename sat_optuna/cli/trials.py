@@ -10,12 +10,14 @@ from sat_optuna.errors import readable
 from sat_optuna.pipeline.folder import StudyFolder, find_study
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
 __all__ = ["trials"]
 
 _COLUMNS = ("number", "state", "scheme", "reward", "accuracy", "sparsity", "params", "macs")
 _ERROR = "error"  # of a FAIL trial: of another length than the rest, a line of its own in a table
+_LATENCY = "latency_ms"
 
 
 def _row(trial: "FrozenTrial", stale: set[int], columns: Sequence[str]) -> dict[str, Any]:
@@ -26,9 +28,42 @@ def _row(trial: "FrozenTrial", stale: set[int], columns: Sequence[str]) -> dict[
     }
 
 
+def _columns(study: "Study") -> tuple[str, ...]:
+    """Return what is known of this study's trials: its objectives come after the scheme."""
+    from sat_optuna.search.front import objectives_of
+    from sat_optuna.search.tickets import measure_of
+
+    objectives, metric = objectives_of(study), measure_of(study).name
+    trials = study.get_trials(deepcopy=False)
+    labelled = metric == "accuracy" or any("accuracy" in t.user_attrs for t in trials)
+    scores = dict.fromkeys((metric, "accuracy") if labelled else (metric,))
+    usual = ["reward", *scores, *_COLUMNS[5:]]
+    if objectives:  # no reward, and the metric is one of them
+        usual = [name for name in usual[1:] if name not in objectives]
+    if _LATENCY not in objectives and any(_LATENCY in trial.user_attrs for trial in trials):
+        usual.append(_LATENCY)
+    return (*_COLUMNS[:3], *objectives, *usual)
+
+
+def _best_first(study: "Study", rows: list[dict[str, Any]]) -> None:
+    """Sort by reward, or where there are several objectives the front before the others."""
+    from sat_optuna.search.front import front_trials, objectives_of
+
+    if objectives_of(study):
+        front = [trial.number for trial in front_trials(study)]
+        place = {number: index for index, number in enumerate(front)}
+        rows.sort(key=lambda row: place.get(row["number"], len(front)))
+    else:
+        rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
+
+
 @click.command(epilog="Example: sat-optuna trials mine --format csv > trials.csv")
 @click.argument("study")
-@click.option("--best", is_flag=True, help="Highest reward first, not in number order.")
+@click.option(
+    "--best",
+    is_flag=True,
+    help="Highest reward, or the front, first, not in number order.",
+)
 @FORMAT
 @click.pass_obj
 def trials(console: Console, *, study: str, best: bool, format: str) -> None:
@@ -39,19 +74,13 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     """
     folder = StudyFolder(find_study(study))
     opened = folder.optuna_study()
-    from sat_optuna.search.tickets import measure_of
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
-    listed = opened.get_trials(deepcopy=False)
-    metric = measure_of(opened).name
-    columns: tuple[str, ...] = _COLUMNS
-    if metric not in columns:
-        labelled = any("accuracy" in trial.user_attrs for trial in listed)
-        columns = (*columns[:4], metric, *columns[4 if labelled else 5 :])
     stale = {trial.number for trial in stale_trials(opened)}
-    rows = [_row(trial, stale, columns) for trial in listed]
+    columns = _columns(opened)
+    rows = [_row(trial, stale, columns) for trial in opened.get_trials(deepcopy=False)]
     if best:
-        rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
+        _best_first(opened, rows)
     console.rows(rows, columns if format == "table" else (*columns, _ERROR), format)
     for row in rows:
         if row[_ERROR] and format == "table":

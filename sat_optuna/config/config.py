@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from sat_optuna.config.limits import Checked
-from sat_optuna.ticket import AttentionSpec
+from sat_optuna.ticket import AttentionSpec, Setting
 
 __all__ = [
     "MOST_SIZE",
@@ -42,7 +42,8 @@ def _key(default: Any, comment: str, **metadata: Any) -> Any:
     """A field with the comment that study.toml shows and what else is known of the key.
 
     Limits: `least` and `most` (inclusive; of each item of a list), `fewest` (different items of a
-    list), `choices` (a tuple), `registry` (the name of one that must hold the value).
+    list), `choices` (a tuple), `family` (or a name that begins so), `refused` (by
+    value why), `registry` (the name of one that must hold the value).
     `decides`: the steps whose result the key decides, where they are not those of its section.
     """
     metadata = {"comment": comment, **metadata}
@@ -190,8 +191,16 @@ class SearchConfig(Checked):
     objective: str = _key("supernet", "or 'train'", choices=("supernet", "train"))
     sampler: str = _key(
         "policy",
-        "or 'paper', 'tpe', 'random', 'nsga2'",
-        choices=("policy", "paper", "tpe", "random", "nsga2"),
+        "or 'paper', 'tpe', 'random', 'nsga2', 'gp', 'brute-force', 'optunahub:NAME'",
+        choices=("policy", "paper", "tpe", "random", "nsga2", "gp", "brute-force"),
+        family="optunahub:",
+        refused={
+            "cmaes": "CMA-ES knows no categorical parameters, and Optuna's would draw each block "
+            "at random; choose another, such as 'nsga2' or 'optunahub:catcmawm'"
+        },
+    )
+    sampler_settings: Mapping[str, Setting] = _key(
+        dict, "of Optuna's or the hub's sampler, such as { n_startup_trials = 20 }"
     )
     trials: int = _key(60, "finished trials of the study", least=1, decides=())
     batch: int = _key(8, "trials asked, scored and told together", least=1)
@@ -200,6 +209,10 @@ class SearchConfig(Checked):
         "of the task, on the validation part; see: sat-optuna ls metrics",
         registry="metrics",
         decides=("search", "retrain"),
+    )
+    objectives: tuple[str, ...] = _key(
+        tuple,
+        'empty: one reward; or a front, ["accuracy", "latency_ms"]; other costs: params, macs',
     )
     sparsity_weight: float = _key(
         2.0, "what dropping all connections is worth, in the metric's unit: accuracy points"
@@ -211,6 +224,16 @@ class SearchConfig(Checked):
     )
     max_params: int = _key(0, "or of at most so many parameters; 0: no limit", least=0)
     max_macs: int = _key(0, "or of at most so many multiply-adds; 0: no limit", least=0)
+    max_latency_ms: float = _key(
+        0.0, "or of at most so many milliseconds a batch, measured here; 0: no limit", least=0.0
+    )
+    max_latency_share: float = _key(
+        1.0,
+        "or of at most this share of what the first kind in all blocks adds; 1: no limit",
+        least=0.01,
+        most=1.0,
+    )
+    latency_batch: int = _key(128, "images a batch whose milliseconds are measured", least=1)
     fixed: Mapping[str, str] = _key(
         dict, 'blocks left out of the search, such as { "s1.b00" = "none", "s3.b02" = "se" }'
     )
@@ -247,6 +270,16 @@ class SearchConfig(Checked):
         "objective 'train': or 'median', 'halving', 'hyperband'",
         choices=("none", "median", "halving", "hyperband"),
     )
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether schemes are held to a latency."""
+        return self.max_latency_ms > 0 or self.max_latency_share < 1
+
+    @property
+    def uses_latency(self) -> bool:
+        """Whether the search needs to know what each scheme takes."""
+        return self.limits_latency or "latency_ms" in self.objectives
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,14 @@ from sat_optuna.files import write_atomically
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure
 
-__all__ = ["draw_accuracies", "draw_blocks", "draw_confusion", "draw_search", "draw_ticket"]
+__all__ = [
+    "draw_accuracies",
+    "draw_blocks",
+    "draw_confusion",
+    "draw_front",
+    "draw_search",
+    "draw_ticket",
+]
 
 _NAMELESS = {"Software": None}  # without matplotlib's version, equal pictures have equal bytes
 _INK = "#22303c"
@@ -160,6 +167,52 @@ def draw_search(
     axes.set_ylabel(f"reward ({measure.title} {unit})", color=_INK)
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
     _bare(axes)
+    return _save(figure, path)
+
+
+def draw_front(
+    path: Path,
+    trials: Sequence[Sequence[float]],
+    front: Mapping[str, Sequence[float]],
+    references: Mapping[str, Sequence[float]],
+    *,
+    objectives: Sequence[str],
+    measure: Measure,
+    ticket: str,
+) -> Path:
+    """Draw the metric against each cost: all trials, the front, and the networks to compare with.
+
+    Args:
+        path: the PNG file.
+        trials: the value of each objective, of each complete trial.
+        front: the same by scheme, of those that no other one beats in all.
+        references: the same by role: plain and full, scored as the trials were.
+        objectives: their names, in the order of the values.
+        measure: the metric, which is one of them; the others are costs.
+        ticket: the scheme of the front that was retrained.
+    """
+    metric = measure.name
+    row, costs = objectives.index(metric), [name for name in objectives if name != metric]
+    figure = Figure(figsize=(5.6 * len(costs) + 1.4, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(costs), squeeze=False)[0]
+    for axes, name in zip(panels, costs, strict=True):
+        column = objectives.index(name)
+
+        def point(values: Sequence[float], column: int = column) -> tuple[float, float]:
+            return values[column], values[row]
+
+        axes.plot(*zip(*map(point, trials), strict=True), ".", color="#9aa5b1", alpha=0.5, ms=5)
+        along = sorted(map(point, front.values()))
+        axes.plot(*zip(*along, strict=True), "o-", color=_INK, lw=1.4, ms=4, label="front")
+        for role, values in references.items():
+            colour = _ROLES.get(role.split("-")[0], _ROLES["full"])
+            axes.plot(*point(values), "s", color=colour, ms=7, label=role)
+        if ticket in front:
+            axes.plot(*point(front[ticket]), "o", color=_ROLES["ticket"], ms=9, label="ticket")
+        axes.set_xlabel(name, color=_INK)
+        axes.set_ylabel(f"validation {measure.title}, {measure.unit}", color=_INK)
+        axes.legend(frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
+        _bare(axes)
     return _save(figure, path)
 
 

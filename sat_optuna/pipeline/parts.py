@@ -14,22 +14,28 @@ from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import carrying_own, view_of
 from sat_optuna.config.config import fingerprint
+from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
 from sat_optuna.device import memory_for
-from sat_optuna.errors import ConfigError, SatOptunaError, SatOptunaWarning, errors_as
+from sat_optuna.errors import (
+    ConfigError,
+    SatOptunaError,
+    SatOptunaWarning,
+    StudyError,
+    errors_as,
+)
 from sat_optuna.evaluate.network import check_metric
 from sat_optuna.events import Event, OnEvent
+from sat_optuna.pipeline.latency import knows_latency, latency_here
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
-from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space
-from sat_optuna.search.study import build_sampler
+from sat_optuna.search.study import HUB, StudySampler, build_sampler
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
@@ -100,6 +106,11 @@ class StudyParts:
             ConfigError: all faults at once.
         """
         return self._fitting_stages
+
+    @property
+    def schemes(self) -> int:
+        """How many schemes the network has."""
+        return int((len(self._config.attention.kinds) + 1) ** sum(self.check_fit()))
 
     def check_all(self) -> tuple[tuple[int, ...], Examined]:
         """Make sure that network and data are without fault; see `check_fit`.
@@ -324,11 +335,12 @@ class StudyParts:
         net.load_state_dict(weights)
         return net
 
-    def supernet_objective(self, **bytes_taken: int) -> SupernetObjective:
+    def supernet_objective(self, **more: Any) -> SupernetObjective:
         """Build what scores schemes in the pretrained supernet, as study.toml says.
 
         Args:
-            **bytes_taken: `cache` and `memory` of the objective, which change no accuracy.
+            **more: of the objective, what changes no accuracy: `cache`, `memory`, `objectives`,
+                `latency`.
 
         Raises:
             StudyError: the supernet is not pretrained yet.
@@ -343,7 +355,7 @@ class StudyParts:
             seed=self._config.seed,
             task=self.task,
             metric=search.metric,
-            **bytes_taken,
+            **more,
         )
 
     @cached_property
@@ -355,7 +367,7 @@ class StudyParts:
         """
         search = self._config.search
         if search.objective == "supernet":
-            return self.supernet_objective()
+            return self.supernet_objective(objectives=search.objectives, latency=self.latency)
         return TrainObjective(
             self.trained_supernet() if self._study.uses_supernet else self.fresh_supernet(),
             self.data,
@@ -365,17 +377,38 @@ class StudyParts:
             config=self._config.train,
             task=self.task,
             metric=search.metric,
+            objectives=search.objectives,
+            latency=self.latency,
         )
 
-    def sampler(self) -> PolicyGradientSampler | NumberSeededSampler:
+    @cached_property
+    def latency(self) -> LatencyModel | None:
+        """The latency model of the study; None where the search asks for none.
+
+        Raises:
+            StudyError: it is not there, or its bytes have changed.
+        """
+        return latency_here(self._study) if self._config.search.uses_latency else None
+
+    def sampler(self) -> StudySampler:
         """Build the sampler of the search, held to the limits of study.toml.
 
         Raises:
             StudyError: no scheme keeps them.
         """
-        search = self._config.search
+        return self._built_sampler(self.latency)
+
+    def _built_sampler(self, latency: LatencyModel | None) -> StudySampler:
+        search, more = self._config.search, self._limits(latency)
+        if search.sampler.startswith(HUB):
+            kinds = [spec.kind for spec in self._config.attention.kinds]
+            more["space"] = scheme_space(self.check_fit(), kinds)
         return build_sampler(
-            search.sampler, seed=self._config.seed, batch=search.batch, **self._limits
+            search.sampler,
+            seed=self._config.seed,
+            batch=search.batch,
+            settings=search.sampler_settings,
+            **more,
         )
 
     def check_search(self) -> None:
@@ -385,33 +418,54 @@ class StudyParts:
             StudyError: no scheme keeps the limits.
             CompileError: train.compile, and torch.compile does not work here.
         """
-        self.sampler()
+        # `check` measures nothing: where no latency is known yet, `run` measures it first.
+        known = self._config.search.uses_latency and knows_latency(self._study)
+        self._built_sampler(self.latency if known else None)
         if self._config.train.compile:
             check_compiler()
 
-    @cached_property
-    def _limits(self) -> dict[str, Any]:
+    def _limits(self, latency: LatencyModel | None) -> dict[str, Any]:
         """Return what the sampler has to keep to and may repeat, of those keys that are set."""
         search = self._config.search
         limits: dict[str, Any] = {"replicates": search.replicates} if search.replicates > 1 else {}
         limited = search.max_connections or search.max_params or search.max_macs
-        if not (limited or search.fixed):
+        if not (limited or search.fixed or search.limits_latency):
             return limits
         kinds = [spec.kind for spec in self._config.attention.kinds]
-        limits["search_space"] = scheme_space(self.check_fit(), kinds)
+        stages = self.check_fit()
+        limits["search_space"] = scheme_space(stages, kinds)
         if search.fixed:
             limits["fixed"] = search.fixed
         if search.max_connections:
             limits["max_connections"] = search.max_connections
-        if not (search.max_params or search.max_macs):
-            return limits
-        net = self.any_supernet()
-        costs = CostModel(net, self.data.shape)
-        limits["budget"] = {}
-        if search.max_params:
-            params = costs.affine("params")
-            limits["budget"]["params"] = cost_limit(params, net.stages, at_most=search.max_params)
-        if search.max_macs:
-            macs = costs.affine("macs")
-            limits["budget"]["macs"] = cost_limit(macs, net.stages, at_most=search.max_macs)
-        return limits
+        budget = {}
+        if search.max_params or search.max_macs:
+            costs = CostModel(self.any_supernet(), self.data.shape)
+            if search.max_params:
+                params = costs.affine("params")
+                budget["params"] = cost_limit(params, stages, at_most=search.max_params)
+            if search.max_macs:
+                macs = costs.affine("macs")
+                budget["macs"] = cost_limit(macs, stages, at_most=search.max_macs)
+        if latency and search.limits_latency:
+            most = self._most_ms(latency)
+            budget["latency_ms"] = cost_limit(latency.affine(), stages, at_most=most)
+        return {**limits, "budget": budget} if budget else limits
+
+    def _most_ms(self, latency: LatencyModel) -> float:
+        """Return the milliseconds that no scheme may exceed.
+
+        Raises:
+            StudyError: a share is asked for, and attention takes no time.
+        """
+        search, plain = self._config.search, latency.plain_ms.value
+        if search.max_latency_ms:
+            return search.max_latency_ms
+        full = latency.predict(Scheme.uniform(latency.stages, 1))
+        if full <= plain:
+            raise StudyError(
+                f"search.max_latency_share is a share of what {latency.kinds[0]} in all blocks "
+                f"adds, and here it adds nothing ({full:.3g} ms, {plain:.3g} without); set "
+                "search.max_latency_ms, or raise search.latency_batch in a new study"
+            )
+        return plain + search.max_latency_share * (full - plain)

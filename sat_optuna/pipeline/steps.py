@@ -13,6 +13,7 @@ from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.files import check_writable, sha256_of
 from sat_optuna.pipeline.blocks import current_enumeration, enumeration_decided
 from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
 from sat_optuna.pipeline.retraining import report, retrain
 from sat_optuna.pipeline.search import search, searched_trials
@@ -33,6 +34,7 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
         check_writable(study.db)
         if mlflow:
             check_store(study.mlruns)
+        measure_latency(study, on_event)  # while the machine does nothing else
         study.parts.check_search()
     if study.uses_supernet:
         pretrain(study, on_event=on_event)

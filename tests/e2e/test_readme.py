@@ -1,11 +1,13 @@
 """The README's Python blocks run as they stand, on fewer steps."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from sat_optuna.config.reader import parse_config
 from sat_optuna.data.mnist5k import packaged_file
 from tests import forks
 from tests.studies import environment, make_study, sat_optuna
@@ -18,11 +20,15 @@ def blocks(language):
 
 
 RECIPE, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA, METRIC = blocks("python")
-FOLDER, UNBALANCED, PLUGIN, OWN_METRIC = blocks("toml")
+FOLDER, UNBALANCED, FASTER, PLUGIN, OWN_METRIC = blocks("toml")
 
 
 def run(code, cwd):
     return forks.python("-c", code, cwd=cwd, env=environment())
+
+
+def parsed(text):
+    return parse_config(tomllib.loads(text), source="README.md", known={}).search
 
 
 SMALL = """
@@ -62,6 +68,15 @@ def test_a_folder_of_images_comes_to_a_report(tmp_path, photos):
     assert "china 15, flower 15" in said
     sat_optuna("run", "photos", cwd=tmp_path)
     assert (folder / "report.md").exists()
+
+
+def test_each_way_to_a_faster_network_is_a_study_without_a_fault():
+    lines = FASTER.splitlines()
+    assert lines[0] == "[search]"
+    ways = [parsed(f"[search]\n{line.removeprefix('# ')}") for line in lines[1:]]
+    assert [way.max_latency_share for way in ways] == [0.5, 1.0, 1.0]
+    assert [way.max_latency_ms for way in ways] == [0.0, 12.0, 0.0]
+    assert [way.objectives for way in ways] == [(), (), ("accuracy", "latency_ms")]
 
 
 @pytest.mark.slow

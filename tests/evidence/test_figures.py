@@ -9,7 +9,13 @@ from matplotlib.image import imread
 
 from sat_optuna.errors import WriteError
 from sat_optuna.evidence.effects import Effect
-from sat_optuna.evidence.figures import draw_accuracies, draw_blocks, draw_search, draw_ticket
+from sat_optuna.evidence.figures import (
+    draw_accuracies,
+    draw_blocks,
+    draw_front,
+    draw_search,
+    draw_ticket,
+)
 from sat_optuna.scheme import Scheme
 
 ACCURACIES = {
@@ -48,6 +54,22 @@ def accuracies(path, values=ACCURACIES):
     return draw_accuracies(path, values, images=100)
 
 
+def front(path, costs=("latency_ms",)):
+    """A front of two schemes among three trials; the first is the ticket."""
+    objectives = ("accuracy", *costs)
+    rows = {"10": (90.0, 3.0, 30.0), "00": (88.0, 2.0, 20.0), "01": (87.0, 2.5, 25.0)}
+    cut = {name: values[: len(objectives)] for name, values in rows.items()}
+    return draw_front(
+        path,
+        list(cut.values()),
+        {name: cut[name] for name in ("10", "00")},
+        {"plain": cut["00"], "full-se": (90.5, 4.0, 40.0)[: len(objectives)]},
+        objectives=objectives,
+        metric="accuracy",
+        ticket="10",
+    )
+
+
 def pixels(path):
     """The picture as (H, W, 4), in 0..1."""
     picture = imread(path)
@@ -62,7 +84,7 @@ def share_of(picture, colour):
     return np.all(np.abs(picture[..., :3] - wanted) < 0.02, axis=-1).mean()
 
 
-@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies])
+@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies, front])
 def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     first, second = draw(tmp_path / "figures" / "one.png"), draw(tmp_path / "two.png")
     assert first == tmp_path / "figures" / "one.png"
@@ -74,7 +96,7 @@ def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     assert len(list(first.parent.iterdir())) == 1
 
 
-@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies])
+@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies, front])
 def test_a_figure_that_cannot_be_written_is_said(tmp_path, draw):
     (tmp_path / "file").write_text("old")
     with pytest.raises(WriteError):
@@ -159,3 +181,11 @@ def test_each_kind_at_each_block_has_its_interval(tmp_path):
 def test_equal_accuracies_and_single_ones_are_drawn(tmp_path):
     values = {"ticket": [97.0, 97.0, 97.0], "plain": [97.0]}
     assert share_of(pixels(accuracies(tmp_path / "accuracy.png", values)), "#607d8b") > 0
+
+
+def test_a_front_has_its_line_ticket_plain_and_full_and_a_panel_for_each_cost(tmp_path):
+    one, two = front(tmp_path / "1.png"), front(tmp_path / "2.png", ("latency_ms", "params"))
+    for path in (one, two):
+        for colour in ("#e07a1f", "#607d8b", "#1f77b4", "#22303c"):
+            assert share_of(pixels(path), colour) > 0.0003
+    assert pixels(two).shape[1] > 1.6 * pixels(one).shape[1]

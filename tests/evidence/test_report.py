@@ -16,6 +16,7 @@ from sat_optuna.errors import TicketError
 from sat_optuna.evidence.effects import Effect
 from sat_optuna.evidence.report import (
     Blocks,
+    Front,
     OnTest,
     SearchSummary,
     TrialRow,
@@ -454,3 +455,51 @@ def test_tickets_of_several_metrics_are_not_compared(tmp_path):
         TicketError, match=r"^the tickets have test scores of accuracy and log_loss"
     ):
         report(tmp_path, given)
+
+
+FRONT = replace(
+    SEARCH,
+    trials=[
+        TrialRow(0, "000-000-000", None, 95.0, values=(95.0, 2.5)),
+        TrialRow(1, "110-010-001", None, 96.3, values=(96.3, 3.0)),
+        TrialRow(2, "111-111-111", None, None, "FAIL"),
+    ],
+    random=[TrialRow(0, "110-010-001", None, 96.3, values=(96.3, 3.0))],
+    front=Front(
+        objectives=("accuracy", "latency_ms"),
+        points={"110-010-001": (96.3, 3.0), "000-000-000": (95.0, 2.5)},
+        references={"plain": (95.0, 2.5), "full": (96.2, 4.25)},
+        random=1,
+    ),
+    latency="a model of 32 schemes; the ticket takes 3.00 ms by it",
+)
+
+
+def test_a_front_is_told_with_plain_full_and_the_rule_that_chose_its_ticket(tmp_path):
+    text = report(tmp_path, search=FRONT, drawn=True)
+    for line in (
+        "| scheme | accuracy | latency_ms | |",
+        "| `110-010-001` | 96.30 | 3.00 | ticket |",
+        "| `000-000-000` | 95.00 | 2.50 |  |",
+        "| `plain` | 95.00 | 2.50 | for comparison |",
+        "| `full` | 96.20 | 4.25 | for comparison |",
+        "![front](figures/front.png)",
+        "- latency of schemes: a model of 32 schemes; the ticket takes 3.00 ms by it",
+    ):
+        assert line in text.splitlines()
+    for words in (
+        "the one with the least latency_ms of those whose accuracy lies within one standard "
+        "error over the 1,000 validation images of the highest",
+        "`sat-optuna ticket quickstart --front` writes a ticket for each",
+        "3 (2 complete, 1 failed), 2 schemes on the front",
+    ):
+        assert words in text
+    assert "figures/search.png" not in text
+    assert "best reward" not in text
+    figures = tmp_path / "quickstart" / "figures"
+    assert (figures / "front.png").exists()
+    assert not (figures / "search.png").exists()
+    rows = (figures / "trials.csv").read_text().splitlines()
+    assert rows[0].endswith("accuracy,objective accuracy,objective latency_ms")
+    assert rows[1] == "policy,0,COMPLETE,000-000-000,,95.0,95.0,2.5"
+    assert rows[3] == "policy,2,FAIL,111-111-111,,,,"
