@@ -17,6 +17,7 @@ from sat_optuna.evidence.figures import (
     draw_ticket,
 )
 from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import ACCURACY
 
 ACCURACIES = {
     "ticket": [97.1, 97.4, 96.9],
@@ -65,7 +66,7 @@ def front(path, costs=("latency_ms",)):
         {name: cut[name] for name in ("10", "00")},
         {"plain": cut["00"], "full-se": (90.5, 4.0, 40.0)[: len(objectives)]},
         objectives=objectives,
-        metric="accuracy",
+        measure=ACCURACY,
         ticket="10",
     )
 
