@@ -167,6 +167,7 @@ def _attached(block_type: type[nn.Module]) -> type[nn.Module]:
     class Attached(block_type):  # type: ignore[misc,valid-type]
         _plain_type: ClassVar[type[nn.Module]] = block_type
         _is_attached: ClassVar[bool] = True
+        _sat_token: Any  # of the scheme in use at the last forward
 
         def forward(self, x: Tensor) -> Tensor:
             state: _InUse = self._sat_in_use
