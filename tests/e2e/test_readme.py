@@ -19,7 +19,19 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-RECIPE, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA, METRIC = blocks("python")
+(
+    RECIPE,
+    STUDY,
+    IMAGES,
+    BUDGET,
+    OWN_LOOP,
+    PRETRAINED,
+    NETWORK,
+    MODULE,
+    DATA,
+    METRIC,
+    TICKET,
+) = blocks("python")
 FOLDER, UNBALANCED, FASTER, PLUGIN, OWN_METRIC = blocks("toml")
 
 
@@ -115,6 +127,22 @@ def test_a_pretrained_network_keeps_its_logits(tmp_path):
     done = run(PRETRAINED, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Cost(params=")
+
+
+@pytest.mark.slow
+def test_ones_own_loop(tmp_path):
+    done = run(OWN_LOOP, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Cost(params=")
+
+
+def test_a_tickets_network_is_ones_own(tmp_path):
+    done = run(TICKET, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "00-01-00-01",
+        "torch.Size([1, 2, 2]) torch.Size([1, 512, 2, 2])",
+    ]
 
 
 def test_the_plugin_that_the_readme_shows_is_a_study(tmp_path):
