@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -83,10 +84,10 @@ def net_of(task: Task) -> Supernet:
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None  # its statistics are those of the next batch
     x, full = images_of("labels").images, Scheme.parse("1-1-1")
-    head = net.get_submodule("backbone.head.2")
+    head = cast("nn.Linear", net.get_submodule("backbone.head.2"))
     with torch.no_grad():
         net.train()(x, full)
-        head.bias -= net.eval()(x, full).mean(0)  # so that each class is named for some
+        head.bias.sub_(net.eval()(x, full).mean(0))  # so that each class is named for some
     return net
 
 
@@ -153,7 +154,12 @@ def planted() -> list[SchemeResult]:
 
 
 def test_balanced_accuracy_ranks_schemes_that_accuracy_cannot_tell_apart():
-    known = {"kinds": ["se"], "sparsity_weight": 0.0, "labels": LABELS, "classes": 3}
+    known: dict[str, Any] = {
+        "kinds": ["se"],
+        "sparsity_weight": 0.0,
+        "labels": LABELS,
+        "classes": 3,
+    }
     unmeasured = [SchemeResult(scheme=r.scheme, right=r.right, loss=0.0, n=202) for r in planted()]
     by_accuracy = Enumeration(unmeasured, **known)
     assert by_accuracy.spread.tells_nothing
@@ -270,6 +276,10 @@ def test_datasets_and_loaders_come_with_targets_too():
         assert found.scores == wanted.scores
 
 
+def _worst(kept, _targets):
+    return kept.min()
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -282,11 +292,11 @@ def test_datasets_and_loaders_come_with_targets_too():
             "class_weights is 'balanced'",
         ),
         (
-            lambda: Metric(name="loss", unit="", better="lower", tasks=(), of=max),
+            lambda: Metric(name="loss", unit="", better="lower", tasks=(), of=_worst),
             "metric 'loss' would be a trial's attribute of that name; take another one",
         ),
         (
-            lambda: Metric(name="best", unit="", better="high", tasks=(), of=max),
+            lambda: Metric(name="best", unit="", better=cast("Any", "high"), tasks=(), of=_worst),
             "metric 'best' has better = 'high'; write higher or lower",
         ),
     ],
