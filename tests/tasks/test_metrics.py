@@ -1,6 +1,7 @@
 """Metrics of the whole path, tree, chunks and masks among it, beside scikit-learn's own."""
 
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
@@ -311,6 +312,30 @@ def test_names_are_found_where_the_task_has_others():
         as_metric("map", TASKS.get("classification"))
     assert as_metric("", TASKS.get("multi-label")).name == "map"
     assert METRICS.get("accuracy").measure == ACCURACY
+
+
+def test_a_task_with_a_loss_of_its_own_has_the_metrics_of_one_that_keeps_the_same():
+    regression = TASKS.get("regression")
+    task = replace(regression, name="huber", loss=_huber)
+    assert metrics_of(task) == ("mae", "r2", "rmse")
+    net, images = net_of(regression), images_of("numbers")
+    found = evaluate_network(
+        net, images, scheme=Scheme.parse("1-0-0"), task=task, metrics=["mae"], batch=10
+    )
+    same = Evaluator(net, images, task=task, chunk=10).score(Scheme.parse("1-0-0"))
+    assert found.scores == same.scores
+    with evaluating(net), torch.inference_mode():
+        (batch,) = images.batches(None, N)
+        outputs = net(batch[0], Scheme.parse("1-0-0"))[:, 0]
+    wanted = nn.HuberLoss()(outputs, images.labels)
+    assert found.loss == pytest.approx(float(wanted), rel=1e-5)
+    # Of other outputs the built-in ones are none.
+    assert metrics_of(replace(task, state=lambda z, y: z)) == ()
+    assert "accuracy" in metrics_of(replace(TASKS.get("classification"), name="own"))
+
+
+def _huber(outputs, targets, *, reduction):
+    return nn.functional.huber_loss(outputs[:, 0], targets, reduction=reduction)
 
 
 def test_a_loss_of_ones_own_that_is_no_number_is_one_sentence():

@@ -214,7 +214,15 @@ def test_outputs_that_are_no_numbers_are_a_failed_trial_and_no_reward():
     study = optuna.create_study(direction="maximize")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run_trials(study, objective, trials=1, batch=1, stages=net.stages, kinds=["se"])
+        run_trials(
+            study,
+            objective,
+            trials=1,
+            batch=1,
+            stages=net.stages,
+            kinds=["se"],
+            on_batch=objective.score_ahead,
+        )
     (trial,) = study.trials
     assert trial.state.name == "FAIL"
     assert trial.user_attrs["error"].startswith("mae cannot be computed of 8 images (ValueError: ")
