@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.special import expit, softmax
 from sklearn import metrics as theirs
 from torch import nn
@@ -135,13 +136,13 @@ PLANTED = {"00": (190, 0, 0), "01": (186, 4, 0), "10": (181, 8, 1), "11": (180, 
 LABELS = np.repeat([0, 1, 2], [190, 10, 2])
 
 
-def planted() -> list[SchemeResult]:
+def planted(metric: str = "balanced_accuracy") -> list[SchemeResult]:
     """Four schemes with the same number of images right, of other classes each."""
     results = []
     for text, hits in PLANTED.items():
         parts = [np.arange(n) < hit for n, hit in zip((190, 10, 2), hits, strict=True)]
         right = np.concatenate(parts)
-        value = METRICS.get("balanced_accuracy").value(right, LABELS)
+        value = METRICS.get(metric).value(right, LABELS)
         results.append(
             SchemeResult(
                 scheme=Scheme.parse(text),
@@ -177,6 +178,33 @@ def test_balanced_accuracy_ranks_schemes_that_accuracy_cannot_tell_apart():
         (75.0877193 + 64.9122807 - 45.9649123) / 2 - 50 / 3
     )
     assert effects["s1.b00"].low < effects["s1.b00"].points < effects["s1.b00"].high
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "class_accuracy_1"])
+def test_an_effect_on_accuracies_of_classes_has_its_interval_over_the_images(metric):
+    results = planted(metric)
+    scores = Enumeration(
+        results,
+        kinds=["se"],
+        sparsity_weight=0.0,
+        labels=LABELS,
+        classes=3,
+        measure=METRICS.get(metric).measure,
+    )
+    counts = {
+        "balanced_accuracy": np.array([190, 10, 2]),
+        "class_accuracy_1": np.array([0, 10, 0]),
+    }
+    classes = counts[metric]
+    weight = np.divide(202, classes, out=np.zeros(3), where=classes > 0) / (classes > 0).sum()
+    bits = {str(r.scheme): r.mask() * weight[LABELS] for r in results}
+    # What the kind adds at the first block of stage 1, image by image.
+    each = 100 * (bits["10"] + bits["11"] - bits["00"] - bits["01"]) / 2
+    half = stats.t.ppf(0.975, 201) * each.std(ddof=1) / np.sqrt(202)
+    effect = next(effect for effect in scores.effects() if effect.block == "s1.b00")
+    assert effect.points == pytest.approx(each.mean())
+    high = min(each.mean() + half, 100.0)
+    assert (effect.low, effect.high) == pytest.approx((each.mean() - half, high))
 
 
 def test_the_reward_of_a_metric_that_is_better_lower_is_negative():
