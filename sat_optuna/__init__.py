@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sat_optuna.pipeline.progress import progress_bar
     from sat_optuna.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.scheme import Scheme
-    from sat_optuna.search.objective import SupernetObjective, TrainObjective
+    from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
     from sat_optuna.search.space import cost_limit, scheme_space
     from sat_optuna.search.tickets import best_ticket, ticket_of
     from sat_optuna.supernet.materialise import materialise
@@ -44,6 +44,7 @@ __all__ = [
     "CostModel",
     "Evaluator",
     "Event",
+    "FoldedObjective",
     "LatencyModel",
     "MLflowLog",
     "PolicyGradientSampler",
@@ -90,6 +91,7 @@ _HOMES = {
     "CostModel": "cost.operations",
     "Evaluator": "evaluate",
     "Event": "events",
+    "FoldedObjective": "search.objective",
     "LatencyModel": "cost.latency",
     "MLflowLog": "tracking",
     "PolicyGradientSampler": "sampler",

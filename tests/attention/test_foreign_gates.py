@@ -60,5 +60,7 @@ def test_a_type_that_is_not_known_is_no_gate():
 
     own = OwnAttention(Derived(8, 4))
     assert not own.gated
-    with pytest.raises(AttentionError, match="^Derived is no gate for each channel that is known"):
+    with pytest.raises(
+        AttentionError, match=r"^Derived is no gate for each channel that is known"
+    ):
         own.gate(images(1, shape=(8, 3, 3)))
