@@ -198,7 +198,7 @@ def fold_report(
         for scheme in (full, *chosen.values())
     }
     tested = {}
-    if objective.data.has_test:
+    if objective.data.load_test is not None:
         images = scored_images(objective.data.test, device=objective.valid.device)
         evaluator = Evaluator(
             objective.net,
@@ -221,11 +221,13 @@ def fold_report(
         )
         for allowed, scheme in chosen.items()
     )
-    model = latency.affine() if latency else objective.costs.affine("macs")
     return Folding(
         scores=scores,
         cost=f"ms a batch of {latency.batch} (model)" if latency else "multiply-adds an image",
-        costs=tuple(model(scheme.choices) for scheme in schemes),
+        costs=tuple(
+            latency.predict(scheme) if latency else float(objective.costs.cost(scheme).macs)
+            for scheme in schemes
+        ),
         latency=latency,
         kept=kept,
         test_images=tested[full].n if tested else 0,
