@@ -261,11 +261,18 @@ class Enumeration:
             ],
         }
 
-    def write(self, folder: str | Path, *, top: int) -> tuple[Path, Path, Path]:
+    def write(
+        self, folder: str | Path, *, top: int, scored: str = "in the supernet"
+    ) -> tuple[Path, Path, Path]:
         """Write enumeration.npz, .json and .md into a folder and return their paths.
 
         The npz holds `schemes` (N, blocks), `values` (N,), the rewards, `hits`, `loss`, and
         `right`, a bit an image: `numpy.unpackbits(right, axis=1, count=images)`, and `labels`.
+
+        Args:
+            folder: of a study.
+            top: how many of the best schemes the pages show.
+            scored: where schemes were scored, for the page.
         """
         folder = Path(folder)
         arrays: dict[str, Any] = {
@@ -288,16 +295,22 @@ class Enumeration:
         return (
             write_atomically(folder / "enumeration.npz", save),
             write_text(folder / "enumeration.json", json.dumps(summary, indent=1) + "\n"),
-            write_text(folder / "enumeration.md", enumeration_markdown(folder.name, summary)),
+            write_text(
+                folder / "enumeration.md",
+                enumeration_markdown(folder.name, summary, scored=scored),
+            ),
         )
 
 
-def enumeration_markdown(name: str, summary: Mapping[str, Any]) -> str:
+def enumeration_markdown(
+    name: str, summary: Mapping[str, Any], *, scored: str = "in the supernet"
+) -> str:
     """Return the summary as a page of Markdown.
 
     Args:
         name: of the study.
         summary: of `Enumeration.summary`.
+        scored: where schemes were scored.
     """
     standings = tuple(summary["best"][0])
     controls = [{"control": role} | row for role, row in summary["controls"].items()]
@@ -305,7 +318,7 @@ def enumeration_markdown(name: str, summary: Mapping[str, Any]) -> str:
         [
             f"# All {summary['schemes']:,} schemes of {name}",
             "",
-            f"Scored in the supernet on {summary['images']:,} validation images. reward: accuracy "
+            f"Scored {scored} on {summary['images']:,} validation images. reward: accuracy "
             f"+ {summary['sparsity_weight']:g} x sparsity; percentile: of the accuracy, "
             "reward_percentile: of the reward, among all.",
             "",

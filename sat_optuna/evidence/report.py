@@ -585,11 +585,11 @@ def _scoring(config: Mapping[str, Any]) -> list[str]:
         draws += f", connection probability {pretrain['connect']}"
     supernet = f"supernet: {pretrain['epochs']} epochs under random schemes ({draws})"
     start = "the supernet's weights" if search["start"] == "supernet" else "scratch"
-    scored = (
-        f"of its network after {search['epochs']} epochs from {start}"
-        if by_training
-        else "in the supernet, BatchNorm re-estimated for it"
-    )
+    scored = "in the supernet, BatchNorm re-estimated for it"
+    if by_training:
+        scored = f"of its network after {search['epochs']} epochs from {start}"
+    elif search["objective"] == "folded":
+        scored = "of the trained network with constants for the modules that it drops"
     reward = (
         f"reward of a scheme: validation accuracy in points {scored}, + "
         f"{search['sparsity_weight']} x share of blocks without attention"
