@@ -308,8 +308,8 @@ def folded_markdown(name: str, document: Mapping[str, Any]) -> str:
             else "there is no test part."
         ),
         "",
-        "| points | modules gone | scheme kept | lost on validation | lost on test | test accuracy "
-        "% | time, full = 1 |",
+        "| points | modules gone | scheme kept | lost on validation | lost on test | test % | time, "
+        "full = 1 |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in kept:
@@ -323,7 +323,7 @@ def folded_markdown(name: str, document: Mapping[str, Any]) -> str:
     if plain in times:
         lines += [
             "",
-            f"The network without any module takes {_time(times, plain)} of full's time.",
+            f"Without any module it takes {_time(times, plain)} of full's time.",
         ]
     lines += [
         "",
@@ -337,8 +337,8 @@ def folded_markdown(name: str, document: Mapping[str, Any]) -> str:
         "| scheme | modules | accuracy % | cost |",
         "|---|---|---|---|",
         *(
-            f"| `{row['scheme']}` | {row['modules']} | {row['accuracy']:.2f} | {row['cost']:,.4g} |"
-            for row in document["front"]
+            f"| `{at['scheme']}` | {at['modules']} | {at['accuracy']:.2f} | {at['cost']:,.4g} |"
+            for at in document["front"]
         ),
         "",
     ]

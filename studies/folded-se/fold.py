@@ -1,8 +1,8 @@
-"""Fold the SE-ResNet-20 networks of train.py: python fold.py [--seeds K ...], then fold.py --report.
+"""Fold the SE-ResNet-20 networks of train.py: python fold.py [--seeds K ...], then --report.
 
-Each network's 512 schemes are scored with constants in place of the modules that they drop, on the
-validation images; nothing is trained. The scores go to work/, which git ignores, so a call that was
-ended goes on. --report chooses, reads the test images and writes report.md and report.json.
+Each network's 512 schemes are scored with constants in place of the modules that they drop, on
+the validation images; nothing is trained. The scores go to work/, which git ignores, so a call
+that was ended goes on. --report chooses, reads the test images, writes report.md and report.json.
 """
 
 import argparse
@@ -161,23 +161,23 @@ def page(document: dict[str, Any], foldings: dict[int, Folding]) -> str:
     lines = [
         "# Which SE modules of a trained SE-ResNet-20 are dead weight?",
         "",
-        f"{len(foldings)} networks (seeds {', '.join(map(str, foldings))}), ResNet-20 with SE after "
-        f"each of its {modules} blocks, trained on {training['training_images']:,} images of "
-        f"Fashion-MNIST for {training['epochs']} epochs (`train.py`, on {training['device']}). Full "
-        f"networks: {summary(full)} % on the {first.scores.n:,} validation images, "
+        f"{len(foldings)} networks (seeds {', '.join(map(str, foldings))}), ResNet-20 with SE "
+        f"after each of its {modules} blocks, trained on {training['training_images']:,} images of "
+        f"Fashion-MNIST for {training['epochs']} epochs (`train.py`, on {training['device']}). "
+        f"Full networks: {summary(full)} % on the {first.scores.n:,} validation images, "
         f"{summary(tested)} % on the {first.test_images:,} test images (mean, 95 % interval over "
         "networks).",
         "",
         "A module that goes becomes a constant a channel: its mean gate over 512 training images, "
-        "given the same choices before it, folded into the BatchNorm before it. Nothing was trained "
-        f"again; each network's {len(first.scores.schemes)} schemes were scored (`fold.py`).",
+        "given the same choices before it, folded into the BatchNorm before it. Nothing was "
+        f"trained again; each network's {len(first.scores.schemes)} schemes were scored (`fold.py`).",
         "",
         "## How many can go",
         "",
         "The rule: the fewest modules that lose no more than so many points of the full network's "
         "validation accuracy; of several the most accurate, then that of the lowest loss. Lost on "
-        "the test images, which chose nothing: mean over networks with its 95 % interval (Student's "
-        "t); the interval over images of each network is in the next table.",
+        "the test images, which chose nothing: mean over networks with its 95 % interval "
+        "(Student's t); the interval over images of each network is in the next table.",
         "",
         f"| points | modules gone of {modules}, each network | mean | lost on test |",
         "|---|---|---|---|",
@@ -213,8 +213,8 @@ def page(document: dict[str, Any], foldings: dict[int, Folding]) -> str:
         "",
         "## By number of modules",
         "",
-        "The most accurate scheme of each number on the validation images, and what it loses on the "
-        "test images: mean over networks with its 95 % interval.",
+        "The most accurate scheme of each number on the validation images, and what it loses on "
+        "the test images: mean over networks with its 95 % interval.",
         "",
         "| modules that stay | lost on test |",
         "|---|---|",
@@ -245,11 +245,11 @@ def page(document: dict[str, Any], foldings: dict[int, Folding]) -> str:
         "",
         "## Checked",
         "",
-        "The folded network against the scored one, over all choices above, 500 test images, the "
-        f"largest difference of a logit over the largest logit: {apart['float64']:.1e} in float64, "
-        f"{apart['float32']:.1e} in float32.",
+        "The folded network against the scored one, over all choices above and 500 test images: "
+        f"the largest difference of a logit over the largest logit is {apart['float64']:.1e} in "
+        f"float64, {apart['float32']:.1e} in float32.",
         "",
-        "Made by: `python studies/folded-se/train.py`, `python studies/folded-se/fold.py --report`.",
+        "Made by `train.py` and `fold.py --report` in this folder.",
         "",
     ]
     return "\n".join(lines)
