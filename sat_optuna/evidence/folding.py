@@ -28,7 +28,16 @@ from sat_optuna.search.objective import FoldedObjective
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 
-__all__ = ["POINTS", "Folding", "Kept", "fewest_within", "fold_report", "times_of"]
+__all__ = [
+    "POINTS",
+    "Folding",
+    "Kept",
+    "costs_of",
+    "fewest_within",
+    "fold_report",
+    "front_of",
+    "times_of",
+]
 
 POINTS = (0.1, 0.3, 1.0)  # accuracy points that may be lost on the validation images
 
@@ -97,18 +106,6 @@ class Folding:
     kept: tuple[Kept, ...]
     test_images: int
 
-    def front(self) -> list[int]:
-        """Return the rows of the schemes that no other beats in accuracy and cost, cheapest first.
-
-        Of those with equal cost and accuracy it is the one with the lower loss.
-        """
-        scores, rows, best = self.scores, [], -1
-        for row in np.lexsort((scores.loss, -scores.hits, self.costs)).tolist():
-            if scores.hits[row] > best:
-                best = scores.hits[row]
-                rows.append(row)
-        return rows
-
     def _row(self, row: int) -> dict[str, Any]:
         scheme = Scheme.of(self.scores.schemes[row], self.scores.stages)
         return {
@@ -132,7 +129,7 @@ class Folding:
                 asdict(kept) | {"scheme": str(kept.scheme), "gone": kept.gone}
                 for kept in self.kept
             ],
-            "front": [self._row(row) for row in self.front()],
+            "front": [self._row(row) for row in front_of(self.scores, self.costs)],
         }
 
     def write(
@@ -224,9 +221,10 @@ def fold_report(
     return Folding(
         scores=scores,
         cost=f"ms a batch of {latency.batch} (model)" if latency else "multiply-adds an image",
-        costs=tuple(
-            _milliseconds(latency, scheme) if latency else float(objective.costs.cost(scheme).macs)
-            for scheme in schemes
+        costs=(
+            costs_of(scores, latency)
+            if latency
+            else tuple(float(objective.costs.cost(scheme).macs) for scheme in schemes)
         ),
         latency=latency,
         kept=kept,
@@ -234,11 +232,27 @@ def fold_report(
     )
 
 
-def _milliseconds(latency: LatencyModel, scheme: Scheme) -> float:
-    """Return the model's time of a scheme, in which no module saves time, as noise may say."""
-    pairs = zip(latency.increments_ms, scheme.choices, strict=True)
-    added = [kinds[choice - 1].value for kinds, choice in pairs if choice]
-    return latency.plain_ms.value + sum(max(ms, 0.0) for ms in added)
+def costs_of(scores: Enumeration, latency: LatencyModel) -> tuple[float, ...]:
+    """Return the model's milliseconds of each scheme; no module saves time, as noise may say."""
+    added = np.array([max(kinds[0].value, 0.0) for kinds in latency.increments_ms])
+    return tuple((latency.plain_ms.value + (scores.schemes > 0) @ added).tolist())
+
+
+def front_of(scores: Enumeration, costs: Sequence[float]) -> list[int]:
+    """Return the rows of the schemes that no other beats in accuracy and cost, cheapest first.
+
+    Of those with equal cost and accuracy it is the one with the lower loss.
+
+    Args:
+        scores: of all schemes.
+        costs: of each, in their order.
+    """
+    rows, best = [], -1
+    for row in np.lexsort((scores.loss, -scores.hits, costs)).tolist():
+        if scores.hits[row] > best:
+            best = scores.hits[row]
+            rows.append(row)
+    return rows
 
 
 def times_of(
@@ -308,8 +322,8 @@ def folded_markdown(name: str, document: Mapping[str, Any]) -> str:
             else "there is no test part."
         ),
         "",
-        "| points | modules gone | scheme kept | lost on validation | lost on test | test % | time, "
-        "full = 1 |",
+        "| points | modules gone | scheme kept | lost on validation | lost on test | test % | "
+        "time, full = 1 |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in kept:
