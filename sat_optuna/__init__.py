@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sat_optuna.data import load_dataset
     from sat_optuna.data.split import Split
     from sat_optuna.errors import SatOptunaError
-    from sat_optuna.evaluate import Evaluator, accuracy
+    from sat_optuna.evaluate import Evaluator, accuracy, evaluate_network
     from sat_optuna.events import Event
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.evidence.enumeration import enumerate_schemes
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sat_optuna.search.tickets import best_ticket, ticket_of
     from sat_optuna.supernet.materialise import materialise
     from sat_optuna.supernet.supernet import Supernet
+    from sat_optuna.tasks import Metric, Task, build_task
     from sat_optuna.ticket import AttentionSpec, Ticket
     from sat_optuna.tracking import MLflowLog
     from sat_optuna.training.loop import fit, pretrain
@@ -47,6 +48,7 @@ __all__ = [
     "FoldedObjective",
     "LatencyModel",
     "MLflowLog",
+    "Metric",
     "PolicyGradientSampler",
     "SatOptunaError",
     "Scheme",
@@ -55,6 +57,7 @@ __all__ = [
     "StudyFolder",
     "Supernet",
     "SupernetObjective",
+    "Task",
     "Ticket",
     "TrainConfig",
     "TrainObjective",
@@ -63,9 +66,11 @@ __all__ = [
     "best_ticket",
     "build_attention",
     "build_backbone",
+    "build_task",
     "control_schemes",
     "cost_limit",
     "enumerate_schemes",
+    "evaluate_network",
     "export_ticket",
     "fit",
     "fit_latency",
@@ -94,6 +99,7 @@ _HOMES = {
     "FoldedObjective": "search.objective",
     "LatencyModel": "cost.latency",
     "MLflowLog": "tracking",
+    "Metric": "tasks",
     "PolicyGradientSampler": "sampler",
     "SatOptunaError": "errors",
     "Scheme": "scheme",
@@ -102,6 +108,7 @@ _HOMES = {
     "StudyFolder": "pipeline.folder",
     "Supernet": "supernet.supernet",
     "SupernetObjective": "search.objective",
+    "Task": "tasks",
     "Ticket": "ticket",
     "TrainConfig": "config.config",
     "TrainObjective": "search.objective",
@@ -110,9 +117,11 @@ _HOMES = {
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
+    "build_task": "tasks",
     "control_schemes": "evidence.controls",
     "cost_limit": "search.space",
     "enumerate_schemes": "evidence.enumeration",
+    "evaluate_network": "evaluate",
     "export_ticket": "export.write",
     "fit": "training.loop",
     "fit_latency": "cost.latency",

@@ -1,6 +1,7 @@
 """Devices that are not there and memory that is used up, each in one sentence."""
 
 import contextlib
+import os
 import re
 import traceback
 from collections.abc import Iterator
@@ -11,7 +12,12 @@ from sat_optuna.errors import SatOptunaError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DeviceError", "DeviceMemoryError", "known_device", "memory_for"]
+__all__ = ["DeviceError", "DeviceMemoryError", "known_device", "memory_for", "visible_devices"]
+
+# What the driver, its libraries and torch's allocators say, on a GPU and on a CPU.
+_NO_MEMORY = re.compile(r"out of memory|_STATUS_ALLOC_FAILED|DefaultCPUAllocator: .*memory")
+_HIDING = ("", "-1", "none", "nodevfiles")  # values of CUDA_VISIBLE_DEVICES that mean no GPU
+_CONTEXT = 2**30  # bytes: a process holds up to so much of a GPU beside what torch counts
 
 
 class DeviceError(SatOptunaError, ValueError):
@@ -40,8 +46,18 @@ def known_device(given: "torch.device | str") -> "torch.device":
     except RuntimeError as error:  # no name of a device
         raise DeviceError(f"device {given!r} given; give one of those here: {here}") from error
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise DeviceError(f"there is no device {str(given)!r}; give one of those here: {here}")
+        named = visible_devices()
+        under = f" under CUDA_VISIBLE_DEVICES = {named!r}" if named else ""
+        raise DeviceError(
+            f"there is no device {str(given)!r}{under}; give one of those here: {here}"
+        )
     return device
+
+
+def visible_devices() -> str:
+    """Return the GPUs, or slices of one (MIG), that CUDA_VISIBLE_DEVICES names; "" if none."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return "" if given.strip().lower() in _HIDING else given
 
 
 @contextlib.contextmanager
@@ -61,17 +77,44 @@ def memory_for(what: str, remedy: str) -> Iterator[None]:
         remedy: what to do.
 
     Raises:
-        DeviceMemoryError: torch has no memory left.
+        DeviceMemoryError: there is no memory left.
     """
     import torch
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        known = isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(str(error))
+        if isinstance(error, SatOptunaError) or not known:
+            raise
         traceback.clear_frames(error.__traceback__)  # they hold the activations
         asked = re.search(r"allocate ([\d.]+ \w+)", str(error))
-        more = f" ({asked[1]} more were asked for)" if asked else ""
+        facts = [f"{asked[1]} more were asked for"] if asked else []
+        facts += _held_by_others(str(error))
+        more = f" ({', and '.join(facts)})" if facts else ""
         raise DeviceMemoryError(
             f"the device has no memory for {what}{more}; {remedy}, or end what else uses the "
             "device"
         ) from error
+
+
+def _held_by_others(said: str) -> list[str]:
+    """Return what other processes hold of the GPU that ran out of memory, if it is much.
+
+    Args:
+        said: by torch, which names the GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return []
+    number = re.search(r"GPU (\d+)", said)
+    gpu = int(number[1]) if number else torch.cuda.current_device()
+    with contextlib.suppress(RuntimeError):  # a context that could not be made has no numbers
+        free, total = torch.cuda.mem_get_info(gpu)
+        ours = re.search(r"this process has ([\d.]+) GiB", said)
+        mine = max(torch.cuda.memory_reserved(gpu), 2**30 * float(ours[1]) if ours else 0)
+        held = total - free - mine
+        if held > _CONTEXT:
+            return [f"other processes hold {held / 2**30:.1f} of its {total / 2**30:.1f} GiB"]
+    return []

@@ -14,11 +14,15 @@ from sat_optuna.files import check_is_file, unusable_values, write_text
 from sat_optuna.scheme import Scheme
 
 __all__ = [
+    "ACCURACY",
+    "BETTER",
     "ROLES",
     "SCHEMA",
     "SHARINGS",
     "SPLITS",
     "AttentionSpec",
+    "Inputs",
+    "Measure",
     "Score",
     "Setting",
     "Ticket",
@@ -28,6 +32,7 @@ SCHEMA = 1
 ROLES = ("ticket", "plain", "full", "random-density", "random-best")
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
+BETTER = ("higher", "lower")
 
 Setting = int | float | str | bool
 
@@ -64,28 +69,134 @@ class AttentionSpec:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a network is measured in: a metric's name and unit, and which way is better.
+
+    >>> measure = Measure("log_loss", "nats", "lower")
+    >>> measure.text(0.25), measure.points(0.25), measure.is_better(-0.1)
+    ('0.2500 nats', -0.25, True)
+
+    Attributes:
+        name: of the metric.
+        unit: of its values; empty for none.
+        better: "higher" or "lower".
+    """
+
+    name: str = "accuracy"
+    unit: str = "%"
+    better: str = "higher"
+
+    def __post_init__(self) -> None:
+        if self.better not in BETTER:
+            raise TicketError(
+                f"metric {self.name!r} is better {self.better!r}; write {' or '.join(BETTER)}"
+            )
+
+    def __str__(self) -> str:
+        """Say it in words, as in "log loss in nats, the lower the better"."""
+        unit = f" in {self.unit}" if self.unit else ""
+        return f"{self.title}{unit}, the {self.better} the better"
+
+    @property
+    def title(self) -> str:
+        """Its name as a text has it: "balanced accuracy"."""
+        return self.name.replace("_", " ")
+
+    def points(self, value: float) -> float:
+        """Return a value as a search counts it: the higher the better, so -value of a loss."""
+        return value if self.better == "higher" else -value
+
+    def text(self, value: float) -> str:
+        """Return a value with its unit."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+    def number(self, value: float) -> str:
+        """Return a value without its unit, with as many digits as tell networks apart."""
+        return f"{value:.2f}" if self.unit == "%" else f"{value:.4f}"
+
+    def is_better(self, difference: float) -> bool:
+        """Tell whether a difference is for the better."""
+        return self.points(difference) > 0
+
+
+ACCURACY = Measure()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """How images become what the network takes, and what its outputs are called.
+
+    An image of shape `input_shape` is divided by `white`; then `mean` is taken off and the result
+    divided by `std`.
+
+    Attributes:
+        class_names: one an output, in their order.
+        mean: per channel, of pixels in 0..1; empty where the network takes images as they are.
+        std: per channel, of pixels in 0..1; empty where it takes them as they are.
+        white: the number in the images that stands for 1, 255 of bytes.
+        numbers: what the images' files held: bytes, whole (numbers) or floats.
+        resize: whether images of other sizes were scaled until they cover H x W, and their middle
+            cut out.
+    """
+
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    white: int = 255
+    numbers: str = "bytes"
+    resize: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise TicketError(
+                f"inputs has mean {self.mean} and std {self.std}; write one of each a channel, "
+                "each std above 0"
+            )
+        if self.white < 1:
+            raise TicketError(f"inputs has white {self.white}; write a number of at least 1")
+
+    @classmethod
+    def from_json(cls, given: Any) -> "Inputs":
+        """Read them from a JSON object.
+
+        Raises:
+            TicketError: a key is missing or unknown, or a value of another type.
+        """
+        found = _object("inputs", given)
+        for name in found["class_names"]:
+            _require("a name in class_names of inputs", name, _TEXT)
+        for value in (*found["mean"], *found["std"]):
+            _require("a number in mean and std of inputs", value, _NUMBER)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Top-1 accuracy of one trained network.
+    """How good one trained network was: its accuracy, or another metric.
 
     Attributes:
         split: the part of the data it was measured on: train, valid or test.
-        value: per cent, 0..100.
+        value: of the metric; an accuracy in per cent, 0..100.
         seed: the seed of the training.
-        epochs: the epochs of the training. The accuracy is that after the last epoch, never the
-            best one.
+        epochs: the epochs of the training. The value is that after the last epoch, never the best
+            one.
+        measure: what the value is in.
     """
 
     split: str
     value: float
     seed: int
     epochs: int
+    measure: Measure = ACCURACY
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise TicketError(f"score has split {self.split!r}; write one of {', '.join(SPLITS)}")
-        if not 0.0 <= self.value <= 100.0:
+        if self.measure == ACCURACY and not 0.0 <= self.value <= 100.0:
             raise TicketError(f"score has value {self.value}; an accuracy lies in 0..100 per cent")
+        if not math.isfinite(self.value):
+            raise TicketError(f"score has value {self.value}; write a finite number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +232,7 @@ class Ticket:
         study, study_uuid, trial, mlflow_run: where the ticket was found; None if it was not
             found there.
         versions: of Python and of the packages that made it, by name.
+        inputs: how images become what the network takes; None where it was not noted.
         config: the study's resolved configuration, JSON values.
     """
 
@@ -144,6 +256,7 @@ class Ticket:
     mlflow_run: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES and not self.role.startswith("full-"):
@@ -163,6 +276,11 @@ class Ticket:
             raise TicketError(
                 f"ticket has latency_ms = {self.latency_ms}; write milliseconds, or none"
             )
+        if self.inputs and len(self.inputs.class_names) != self.classes:
+            raise TicketError(
+                f"ticket has {self.classes} classes and names {len(self.inputs.class_names)} of "
+                "them in inputs; name each"
+            )
         if max(self.scheme.choices) > len(self.attention):
             raise TicketError(
                 f"scheme {self.scheme} uses kind {max(self.scheme.choices)} of attention, the "
@@ -172,6 +290,11 @@ class Ticket:
     def to_json(self) -> str:
         """Return the JSON document, with its schema number first."""
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
+        if self.inputs is None:  # as in tickets of earlier versions
+            del document["inputs"]
+        for score, entry in zip(self.scores, document["scores"], strict=True):
+            if score.measure == ACCURACY:  # as in 0.2.0, which measured nothing else
+                del entry["measure"]
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -249,6 +372,7 @@ _NUMBER = _Json("a number", (int, float))
 _NUMBER_OR_NULL = _Json("a number or null", (int, float, type(None)))
 _LIST = _Json("a list", (list,))
 _OBJECT = _Json("an object", (dict,))
+_BOOL = _Json("true or false", (bool,))
 
 _KEYS: Mapping[str, Mapping[str, _Json]] = {
     "ticket": {
@@ -272,10 +396,21 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
         "mlflow_run": _TEXT_OR_NULL,
         "versions": _OBJECT,
         "config": _OBJECT,
+        "inputs": _OBJECT,
+    },
+    "inputs": {
+        "class_names": _LIST,
+        "mean": _LIST,
+        "std": _LIST,
+        "white": _WHOLE,
+        "numbers": _TEXT,
+        "resize": _BOOL,
     },
     "attention": {"kind": _TEXT, "sharing": _TEXT, "settings": _OBJECT},
     "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
+    "measure": {"name": _TEXT, "unit": _TEXT, "better": _TEXT},
 }
+_LATER = frozenset({"inputs"})  # keys that tickets of earlier versions lack
 
 
 def _require(name: str, value: object, wanted: _Json) -> None:
@@ -290,10 +425,10 @@ def _object(what: str, given: Any) -> dict[str, Any]:
     known = _KEYS[what]
     if unknown := sorted(given.keys() - known):
         raise TicketError(f"{what} has the unknown keys {', '.join(unknown)}; remove them")
-    if missing := sorted(known - given.keys()):
+    if missing := sorted(known - given.keys() - _LATER):
         raise TicketError(f"{what} lacks the keys {', '.join(missing)}; add them")
-    for key, wanted in known.items():
-        _require(f"{key} of {what}", given[key], wanted)
+    for key, value in given.items():
+        _require(f"{key} of {what}", value, known[key])
     return dict(given)
 
 
@@ -309,6 +444,16 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
         "attention": tuple(
             AttentionSpec(**_object("attention", item)) for item in given["attention"]
         ),
-        "scores": tuple(Score(**_object("score", item)) for item in given["scores"]),
+        "scores": tuple(_score(item) for item in given["scores"]),
         "input_shape": tuple(given["input_shape"]),
+        **({"inputs": Inputs.from_json(given["inputs"])} if "inputs" in given else {}),
     }
+
+
+def _score(given: Any) -> Score:
+    """Return a score; one without a measure is an accuracy."""
+    if not isinstance(given, dict) or "measure" not in given:
+        return Score(**_object("score", given))
+    measure = Measure(**_object("measure", given["measure"]))
+    plain = {key: value for key, value in given.items() if key != "measure"}
+    return Score(**_object("score", plain), measure=measure)

@@ -9,6 +9,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import pytest
 
+from tests import forks
+
 HARDWARE = "needs CUDA"
 _skipped: list[str] = []
 
@@ -44,6 +46,7 @@ def pytest_collectreport(report):
 
 
 def pytest_sessionfinish(session):
+    forks.close()
     if _skipped and os.environ.get("SAT_OPTUNA_STRICT_SKIPS"):
         session.config.get_terminal_writer().line(
             f"skipped for another reason than missing hardware: {_skipped}", red=True

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests import forks
+
 STUDY = """
 seed = 0
 [data]
@@ -26,6 +28,7 @@ batch = 4
 calibration = 32
 [retrain]
 epochs = 1
+workers = 1
 """
 
 
@@ -52,16 +55,8 @@ def environment(**more: str) -> dict[str, str]:
 def sat_optuna(
     *arguments: str, cwd: Path, code: int = 0, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and hold it to its exit code."""
-    done = subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    """Run a command to its end, in a process of its own, and hold it to its exit code."""
+    done = forks.python(*command(*arguments)[1:], cwd=cwd, env=environment(**more))
     assert done.returncode == code, f"{done.args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 

@@ -117,7 +117,7 @@ def test_what_is_said_of_speed():
 
 
 def test_what_is_said_of_a_gpu():
-    path = ROOT / "studies" / "bench-gpu" / "gpu.json"
+    path = ROOT / "studies" / "bench-gpu" / "nvidia-h100-80gb-hbm3.json"
     results, flat = (
         json.loads(path.read_text(encoding="utf-8"))["results"],
         " ".join(README.split()),

@@ -12,7 +12,7 @@ from torch import nn
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.data import load_dataset
 from sat_optuna.data.split import Split
-from sat_optuna.device import DeviceError, DeviceMemoryError, known_device
+from sat_optuna.device import DeviceError, DeviceMemoryError, known_device, memory_for
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.evaluate import Evaluator, evaluate_network, score_scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
@@ -93,6 +93,93 @@ def test_memory_that_does_not_suffice_is_said(
     assert str(caught.value) == expected
     if "training" not in said:
         assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("raised", "known"),
+    [
+        (torch.OutOfMemoryError(SAID), "2.00 GiB more were asked for"),
+        (RuntimeError("CUDA error: out of memory\nCompile with"), ""),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), ""),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't "
+                "allocate memory: you tried to allocate 64000000000 bytes. Error code 12"
+            ),
+            "64000000000 bytes more were asked for",
+        ),
+    ],
+    ids=["torch", "driver", "library", "CPU"],
+)
+@pytest.mark.parametrize("others", [0, 70], ids=["alone", "beside others"])
+def test_who_holds_the_memory_is_said(monkeypatch, raised, known, others):
+    """Of 80 GiB this process has 8, and 7 of these are torch's."""
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 7 * gib)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: ((72 - others) * gib, 80 * gib))
+    held = f"other processes hold {others + 1}.0 of its 80.0 GiB" if others else ""
+    if others and isinstance(raised, torch.OutOfMemoryError):
+        raised = torch.OutOfMemoryError(f"{SAID} Including more, this process has 8.00 GiB memory")
+        held = f"other processes hold {others}.0 of its 80.0 GiB"
+    facts = ", and ".join(filter(None, (known, held)))
+    with pytest.raises(DeviceMemoryError) as caught, memory_for("9 images", "take fewer"):
+        raise raised
+    assert str(caught.value) == (
+        f"the device has no memory for 9 images{f' ({facts})' if facts else ''}; take fewer, or "
+        "end what else uses the device"
+    )
+
+
+def test_another_error_is_left_as_it_is():
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_for("it", "take fewer"):
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (
+            "MIG-7f3c",
+            "CUDA_VISIBLE_DEVICES = 'MIG-7f3c' names no GPU, nor a slice of one, that is",
+        ),
+        ("GPU-1a2b,GPU-3c4d", "= 'GPU-1a2b,GPU-3c4d' names no GPU"),
+        ("7", "= '7' names no GPU"),
+        ("", None),
+        ("-1", None),
+        ("NoDevFiles", None),
+        (None, None),
+    ],
+)
+def test_visible_devices_that_are_not_here_are_said(monkeypatch, named, said):
+    """Torch itself takes it for a machine without a GPU, and says nothing."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert pick_device() == torch.device("cpu")
+    assert len(caught) == (said is not None)
+    assert all(said in str(one.message) for one in caught)
+    under = f" under CUDA_VISIBLE_DEVICES = '{named}'" if said else ""
+    with pytest.raises(DeviceError, match=f"^there is no device 'cuda:0'{under}; give one of"):
+        known_device("cuda:0")
+
+
+def test_a_slice_of_a_gpu_is_a_device_like_any_other(monkeypatch):
+    """CUDA shows a process one slice (MIG), as the only GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-7f3c,MIG-8a4d")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert known_device("cuda:0") == torch.device("cuda:0")
+    assert (known_device("cuda"), pick_device()) == (torch.device("cuda"),) * 2
+    with pytest.raises(DeviceError, match="'cuda:1' under CUDA_VISIBLE_DEVICES = 'MIG-7f3c,MIG-8"):
+        known_device("cuda:1")
 
 
 def test_a_network_without_room_for_one_image_is_not_blamed_on_the_images():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import TicketError, WriteError
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import ROLES, SCHEMA, SHARINGS, AttentionSpec, Score, Ticket
+from sat_optuna.ticket import ROLES, SCHEMA, SHARINGS, AttentionSpec, Inputs, Score, Ticket
 
 # No control characters: nothing that is read may hold one.
 NAMES = st.text(max_size=6).map(lambda text: "".join(filter(str.isprintable, text)))
@@ -45,6 +45,16 @@ def maybe(strategy):
     return st.one_of(st.none(), strategy)
 
 
+CHANNELS = st.lists(st.floats(0.01, 1), max_size=3).map(tuple)
+INPUTS = st.builds(
+    lambda names, mean, white, resize: Inputs(
+        class_names=names, mean=mean, std=mean, white=white, resize=resize
+    ),
+    names=st.just(("a", "b")),
+    mean=CHANNELS,
+    white=st.integers(1, 65535),
+    resize=st.booleans(),
+)
 TICKETS = st.builds(
     Ticket,
     role=st.sampled_from(ROLES),
@@ -54,7 +64,7 @@ TICKETS = st.builds(
     backbone=NAMES,
     backbone_settings=OBJECTS,
     attention=st.lists(SPECS, min_size=2, max_size=3).map(tuple),
-    classes=st.integers(1, 1000),
+    classes=st.just(2),
     input_shape=st.tuples(*[st.integers(1, 512)] * 3),
     dataset=NAMES,
     dataset_fingerprint=NAMES,
@@ -69,6 +79,7 @@ TICKETS = st.builds(
     mlflow_run=maybe(NAMES),
     versions=st.dictionaries(NAMES, NAMES, max_size=2),
     config=OBJECTS,
+    inputs=maybe(INPUTS),
 )
 
 TICKET = Ticket(
@@ -91,6 +102,7 @@ TICKET = Ticket(
     trial=17,
     versions={"python": "3.11.0"},
     config=StudyConfig().to_dict(),
+    inputs=Inputs(class_names=tuple("0123456789"), mean=(0.5,), std=(0.25,)),
 )
 
 
@@ -176,7 +188,15 @@ def test_an_unknown_key_is_refused():
     assert refusal(text) == "t.json: ticket has the unknown keys author, colour; remove them"
 
 
-@pytest.mark.parametrize("key", list(asdict(TICKET)))
+def test_a_ticket_of_an_earlier_version_says_nothing_of_inputs():
+    earlier = document()
+    del earlier["inputs"]
+    found = Ticket.from_json(json.dumps(earlier))
+    assert found == replace(TICKET, inputs=None)
+    assert json.loads(found.to_json()) == earlier
+
+
+@pytest.mark.parametrize("key", [key for key in asdict(TICKET) if key != "inputs"])
 def test_each_key_must_be_there(key):
     given = document()
     del given[key]
@@ -251,11 +271,19 @@ def test_each_key_takes_its_type_alone(key, value, keys):
         ("versions", {"torch": 2}, "version of torch of ticket is 2; write a text"),
         ("scores", [3], "score is 3; write an object"),
         ("scores", [{"split": "test"}], "score lacks the keys epochs, seed, value; add them"),
+        ("inputs", {}, "inputs lacks the keys class_names, mean, numbers, resize, std, white;"),
+        ("inputs", {"mean": ["a"]}, "a number in mean and std of inputs is 'a'; write a number"),
+        ("inputs", {"std": [0.0]}, "inputs has mean (0.5,) and std (0.0,); write one of each a"),
+        ("inputs", {"std": []}, "inputs has mean (0.5,) and std (); write one of each a channel"),
+        ("inputs", {"white": 0}, "inputs has white 0; write a number of at least 1"),
+        ("inputs", {"class_names": ["a"]}, "ticket has 10 classes and names 1 of them in inputs"),
         ("attention", [{}], "attention lacks the keys kind, settings, sharing; add them"),
     ],
 )
 def test_a_wrong_value_is_named(key, value, said):
-    assert refusal(json.dumps(document() | {key: value})) == f"t.json: {said}"
+    if key == "inputs" and value:
+        value = document()["inputs"] | value
+    assert refusal(json.dumps(document() | {key: value})).startswith(f"t.json: {said}")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from torch import nn
+
 from sat_optuna.attention import default_spec
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import Score, Ticket
 from tests.networks import SHAPE, tiny_supernet
@@ -31,7 +33,7 @@ def ticket_of(net: Supernet, scheme: Scheme) -> Ticket:
     )
 
 
-def network_and_ticket(*kinds: str, scheme: Scheme = SMALL) -> tuple[TicketNetwork, Ticket]:
+def network_and_ticket(*kinds: str, scheme: Scheme = SMALL) -> tuple[nn.Module, Ticket]:
     """A tiny network with these kinds of attention, SE by default, in eval mode; its ticket."""
     specs = [default_spec(kind) for kind in kinds or ("se",)]
     net = tiny_supernet(specs, blocks=scheme.stages)

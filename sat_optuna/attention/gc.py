@@ -10,6 +10,7 @@ as PyTorch starts a linear layer, while the authors' code starts it at zero (see
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +18,8 @@ from sat_optuna.attention.contract import Attention, State, full_precision, true
 from sat_optuna.attention.gates import hidden_units, zero_init
 
 __all__ = ["GC"]
+
+torch.fx.wrap("full_precision")  # it looks at the dtype, which has no value while fx traces
 
 
 class GC(Attention):

@@ -5,7 +5,6 @@ later blocks, so two schemes that begin alike would differ in their first blocks
 """
 
 from collections.abc import Collection, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,49 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["SharedBatchNorm", "mixes_blocks"]
+
+
+@torch.fx.wrap
+def _normalised(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    count: Tensor,
+    *,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """Do what BatchNorm does, and with a single value for each channel what it does in eval.
+
+    torch.fx takes this as one step, for it looks at the shape of x.
+    """
+    factor = momentum or 0.0
+    if training and x.numel() == x.shape[1]:
+        training = False
+    elif training:
+        count.add_(1)
+        if momentum is None:  # a plain average over the batches
+            factor = 1.0 / float(count)
+    return F.batch_norm(x, mean, variance, training=training, momentum=factor, eps=eps)
+
+
+class _Statistics(_BatchNorm):
+    """The running statistics of one block, and the normalisation by them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalised(
+            x,
+            self.get_buffer("running_mean"),
+            self.get_buffer("running_var"),
+            self.get_buffer("num_batches_tracked"),
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
 
 
 class SharedBatchNorm(nn.Module):
@@ -45,7 +87,9 @@ class SharedBatchNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.statistics = nn.ModuleDict({block: kind(channels, affine=False) for block in blocks})
+        self.statistics = nn.ModuleDict({block: _Statistics(channels) for block in blocks})
+        pixels = 0 if kind is nn.BatchNorm1d else 2  # dimensions of x after C
+        self._shape = (-1,) + (1,) * pixels
 
     def forward(self, x: Tensor, block: str) -> Tensor:
         """Normalise with the running statistics of a block, or in train mode with the batch's.
@@ -57,13 +101,8 @@ class SharedBatchNorm(nn.Module):
             x: (N, C) or (N, C, H, W).
             block: name of one of the blocks that share the norm.
         """
-        norm = cast("nn.BatchNorm1d | nn.BatchNorm2d", self.statistics[block])
-        if norm.training and x.numel() == x.shape[1]:
-            x = F.batch_norm(x, norm.running_mean, norm.running_var, eps=norm.eps)
-        else:
-            x = norm(x)
-        shape = (-1,) + (1,) * (x.dim() - 2)
-        return x * self.weight.reshape(shape) + self.bias.reshape(shape)
+        normalised: Tensor = self.statistics[block](x)
+        return normalised * self.weight.reshape(self._shape) + self.bias.reshape(self._shape)
 
     def keep(self, blocks: Collection[str]) -> None:
         """Delete the statistics of all blocks but these."""

@@ -32,7 +32,17 @@ from sat_optuna.attention.gates import sigmoid_gate
 
 __all__ = ["SGE"]
 
+torch.fx.wrap("full_precision")  # it looks at the dtype, which has no value while fx traces
+
 _EPSILON = 1e-5
+
+
+@torch.fx.wrap
+def _spread(likeness: Tensor) -> Tensor:
+    """Return the std over the pixels of (N, G, H, W), (N, G, 1, 1)."""
+    # A single pixel has no unbiased std. The biased one is 0, and so is its gradient.
+    several = int(likeness.shape[2] * likeness.shape[3] > 1)
+    return likeness.std((2, 3), correction=several, keepdim=True)
 
 
 class SGE(Attention):
@@ -76,9 +86,7 @@ class SGE(Attention):
         grouped = torch.unflatten(features, 1, (self.groups, -1))  # (N, G, C/G, H, W)
         exact = full_precision(grouped)
         likeness = (exact * exact.mean((3, 4), keepdim=True)).sum(2)  # eq. 1, 2: (N, G, H, W)
-        # A single pixel has no unbiased std. The biased one is 0, and so is its gradient.
-        several = int(likeness.shape[2] * likeness.shape[3] > 1)
-        spread = likeness.std((2, 3), correction=several, keepdim=True)
+        spread = _spread(likeness)
         centred = likeness - likeness.mean((2, 3), keepdim=True)
         gamma, beta = self.gamma[:, None, None], self.beta[:, None, None]
         logits = gamma * (centred / (spread + _EPSILON)) + beta  # eq. 3, 4

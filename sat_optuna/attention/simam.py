@@ -26,6 +26,15 @@ from sat_optuna.attention.gates import blend
 
 __all__ = ["SimAM"]
 
+torch.fx.wrap("full_precision")  # it looks at the dtype, which has no value while fx traces
+
+
+@torch.fx.wrap
+def _variance(distance: Tensor) -> Tensor:
+    """Return v of (N, C, H, W) squared distances, (N, C, 1, 1)."""
+    others = max(distance.shape[2] * distance.shape[3] - 1, 1)
+    return distance.sum((2, 3), keepdim=True) / others
+
 
 class SimAM(Attention):
     """A gate in (0, 1) for each pixel of each channel: the farther from the mean, the larger."""
@@ -66,8 +75,7 @@ class SimAM(Attention):
         """
         exact = full_precision(features)
         distance = (exact - exact.mean((2, 3), keepdim=True)).square()
-        others = max(features.shape[2] * features.shape[3] - 1, 1)
-        variance = distance.sum((2, 3), keepdim=True) / others
+        variance = _variance(distance)
         gate = (distance / (4 * (variance + self.damping)) + 0.5).sigmoid()
         attended = features * gate.to(features.dtype)
         if self.strength is not None:

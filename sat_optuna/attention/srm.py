@@ -25,6 +25,8 @@ from sat_optuna.attention.norm import SharedBatchNorm
 
 __all__ = ["SRM"]
 
+torch.fx.wrap("full_precision")  # it looks at the dtype, which has no value while fx traces
+
 
 class SRM(Attention):
     """A gate in (0, 1) for each channel, from its own mean and spread."""

@@ -14,11 +14,11 @@ from sat_optuna.attention.own import OwnAttention
 from sat_optuna.seeds import seeded
 from sat_optuna.ticket import AttentionSpec
 
-__all__ = ["Attend", "StageAttention"]
+__all__ = ["SHARED", "Attend", "StageAttention"]
 
 Attend: TypeAlias = Callable[[Tensor, State | None], tuple[Tensor, State | None]]
 
-_SHARED = "shared"
+SHARED = "shared"  # the slot of a module that the blocks of a stage share
 
 
 class StageAttention(nn.Module):
@@ -80,7 +80,7 @@ class StageAttention(nn.Module):
                 continue
             shared = spec.sharing == "stage"
             sharers = blocks if shared else ()
-            for slot, width in zip([_SHARED] if shared else blocks, channels, strict=False):
+            for slot, width in zip([SHARED] if shared else blocks, channels, strict=False):
                 with seeded("attention", seed, stage, slot, spec.kind):
                     module = build_attention(spec.kind, width, blocks=sharers, **spec.settings)
                 slots[slot] = module if like is None else module.to(like.device, like.dtype)
@@ -106,11 +106,21 @@ class StageAttention(nn.Module):
             choice: the kind, 1 for the first.
             block: index within the stage.
         """
-        module = self.module_at(choice, block)
-        shared = _SHARED in cast("nn.ModuleDict", self.slots[self.kinds[choice - 1]])
-        if shared and module.per_block_statistics:
-            return partial(module, block=str(block))
-        return module
+        module, name = self.module_at(choice, block), self.statistics_name(choice, block)
+        return module if name is None else partial(module, block=name)
+
+    def statistics_name(self, choice: int, block: int) -> str | None:
+        """Return the name by which a shared module knows a block's own statistics.
+
+        None where the module is of one block, or the same for all.
+
+        Args:
+            choice: the kind, 1 for the first.
+            block: index within the stage.
+        """
+        shared = SHARED in cast("nn.ModuleDict", self.slots[self.kinds[choice - 1]])
+        per_block = self.module_at(choice, block).per_block_statistics
+        return str(block) if shared and per_block else None
 
     def pruned_to(self, choices: Sequence[int]) -> "StageAttention":
         """Return a copy that holds the modules that these choices use, and no others.
@@ -129,14 +139,14 @@ class StageAttention(nn.Module):
             slots = cast("nn.ModuleDict", self.slots[kind])
             for slot in dict.fromkeys(_slot(slots, block) for block in users):
                 module = copy.deepcopy(slots[slot])
-                if slot == _SHARED:
+                if slot == SHARED:
                     _keep_statistics(module, [str(block) for block in users])
                 modules.setdefault(kind, {})[slot] = module
         return StageAttention(self.kinds, modules)
 
 
 def _slot(slots: nn.ModuleDict, block: int) -> str:
-    return _SHARED if _SHARED in slots else str(block)
+    return SHARED if SHARED in slots else str(block)
 
 
 def _own_slots(own: Sequence[nn.Module | None], blocks: int, stage: int) -> dict[str, nn.Module]:

@@ -23,6 +23,17 @@ _CLASS = "Timm_"
 _NOT_SETTINGS = ("stride",)  # a stride would change the shape
 
 
+@torch.fx.wrap
+def _as_it_lies(attended: Tensor, features: Tensor) -> Tensor:
+    """Return attended features in the memory format of the features.
+
+    Some modules sum over a fifth dimension, and the sum is not in channels_last.
+    """
+    if not features.is_contiguous() and features.is_contiguous(memory_format=_LAST):
+        return attended.contiguous(memory_format=_LAST)
+    return attended
+
+
 class TimmAttention(Attention):
     """One of timm's modules; its settings are those of timm's that are numbers, texts or booleans.
 
@@ -86,11 +97,7 @@ class TimmAttention(Attention):
         Returns:
             (N, C, H, W) attended features, and the state.
         """
-        attended = self.module(features).to(features.dtype)
-        # Some modules sum over a fifth dimension, and the sum is not in channels_last.
-        if not features.is_contiguous() and features.is_contiguous(memory_format=_LAST):
-            attended = attended.contiguous(memory_format=_LAST)
-        return attended, state
+        return _as_it_lies(self.module(features).to(features.dtype), features), state
 
 
 @functools.cache

@@ -17,6 +17,7 @@ input channels, width, stem stride and the number of blocks of each stage can be
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +32,8 @@ from sat_optuna.backbones.contract import Backbone, Block, check_counts
 __all__ = ["PreActBasic", "PreActBottleneck", "basic_preresnet", "bottleneck_preresnet"]
 
 _EXPANSION = 4
+
+torch.fx.wrap("option_a")  # it looks at the memory format, which has no value while fx traces
 
 
 class PreActBasic(Block):

@@ -14,6 +14,7 @@ of blocks of each stage can be chosen.
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +29,8 @@ from sat_optuna.backbones.contract import Backbone, Block, check_counts
 __all__ = ["BasicBlock", "Bottleneck", "basic_resnet", "bottleneck_resnet"]
 
 _EXPANSION = 4
+
+torch.fx.wrap("option_a")  # it looks at the memory format, which has no value while fx traces
 
 
 class BasicBlock(Block):

@@ -34,7 +34,10 @@ __all__ = [
     "add_network",
     "add_plain_step",
     "block_entry",
+    "carries_inside",
+    "find_entry",
     "network_entry",
+    "plain_type",
     "registered_blocks",
     "type_name",
 ]
@@ -180,18 +183,41 @@ def registered_blocks() -> tuple[type[nn.Module], ...]:
     return tuple(_BLOCKS)
 
 
+def plain_type(block: nn.Module) -> type[nn.Module]:
+    """Return a block's type; of a block that carries attention inside, the type it had before."""
+    plain: type[nn.Module] = getattr(type(block), "_plain_type", type(block))
+    return plain
+
+
+def carries_inside(block: nn.Module) -> bool:
+    """Return whether a block carries attention inside, as those of a ticket's network do."""
+    return plain_type(block) is not type(block)
+
+
+def find_entry(block_type: type[nn.Module]) -> BlockEntry | None:
+    """Return how blocks of a type are split; None where no table has the type.
+
+    Raises:
+        BackboneError: the type derives from `Block` and has a forward of its own.
+    """
+    _import_table(block_type)
+    if issubclass(block_type, Block):
+        _refuse_another_forward(block_type, Block)
+        return _BLOCKS[Block]
+    return _BLOCKS.get(block_type)
+
+
 def block_entry(block: nn.Module, model: nn.Module) -> BlockEntry | None:
     """Return how a block of a network is split; None for a plain step.
+
+    A block that carries attention inside is split as it was without.
 
     Raises:
         BackboneError: the block's type is in no table.
     """
     if type(block) in _PLAIN_STEPS:
         return None
-    if isinstance(block, Block):
-        _refuse_another_forward(block, Block)
-        return _BLOCKS[Block]
-    entry = _BLOCKS.get(type(block))
+    entry = find_entry(plain_type(block))
     if entry is None:
         raise BackboneError(
             f"network {type_name(type(model))} has a block of type {type_name(type(block))}, "
@@ -208,11 +234,9 @@ def network_entry(model: nn.Module) -> NetworkEntry:
         BackboneError: the network's type is in no table.
     """
     if isinstance(model, Backbone):
-        _refuse_another_forward(model, Backbone)
+        _refuse_another_forward(type(model), Backbone)
         return _NETWORKS[Backbone]
-    table = _TABLES.get(type(model).__module__.partition(".")[0])
-    if table is not None:
-        importlib.import_module(table)
+    _import_table(type(model))
     entry = _NETWORKS.get(type(model))
     if entry is None:
         name = type_name(type(model))
@@ -235,11 +259,18 @@ def _claim(module_type: type[nn.Module]) -> None:
         )
 
 
-def _refuse_another_forward(module: nn.Module, contract: type[nn.Module]) -> None:
-    """Make sure that a module has the forward of its contract, which the walk computes."""
-    if type(module).forward is not contract.forward:
+def _import_table(kind: type) -> None:
+    """Import what enters the types of a type's package."""
+    table = _TABLES.get(kind.__module__.partition(".")[0])
+    if table is not None:
+        importlib.import_module(table)
+
+
+def _refuse_another_forward(kind: type[nn.Module], contract: type[nn.Module]) -> None:
+    """Make sure that a type has the forward of its contract, which the walk computes."""
+    if kind.forward is not contract.forward:
         raise BackboneError(
-            f"{type_name(type(module))} has a forward of its own, which running it block by block "
+            f"{type_name(kind)} has a forward of its own, which running it block by block "
             f"would ignore; drop it, or derive from nn.Module instead of {contract.__name__} and "
             "register the type"
         )

@@ -4,6 +4,7 @@ A slot is the point of a block where attention acts. A view runs its own functio
 forward of the network and of the blocks with slots, so forward hooks on these are not called.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +115,9 @@ class NetworkView:
         return tuple(tuple(block.channels for block in blocks) for blocks in self.blocks)
 
 
-def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
+def view_of(
+    model: nn.Module, *, own: bool = False, slots: Collection[nn.Module] | None = None
+) -> NetworkView:
     """Return the view of a network.
 
     >>> import torchvision
@@ -127,6 +130,11 @@ def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
         own: False puts a slot at the end of each residual branch; attention that a block carries
             itself stays inside the branch. True puts slots at the points where blocks carry
             attention themselves, and nowhere else.
+        slots: the blocks that have a slot, whatever they carry at present; None for all that
+            `own` says.
+
+    Returns:
+        The view. What it runs of a block that carries attention inside is the block without it.
 
     Raises:
         BackboneError: a type is in no table, or the network has no block with a slot.
@@ -142,7 +150,9 @@ def view_of(model: nn.Module, *, own: bool = False) -> NetworkView:
     for steps in steps_of:
         views: list[BlockView] = []
         for step in steps:
-            slot = _slot(step, tuple(before), own=own, model=model)
+            chosen = slots is None or step in slots
+            slot = _slot(step, tuple(before), own=own, model=model, always=slots is not None)
+            slot = slot if chosen else None
             if slot is None:
                 before.append(step)
             else:
@@ -198,14 +208,17 @@ def _taken(block: BlockView) -> nn.Module | None:
 
 
 def _slot(
-    step: nn.Module, before: tuple[nn.Module, ...], *, own: bool, model: nn.Module
+    step: nn.Module, before: tuple[nn.Module, ...], *, own: bool, model: nn.Module, always: bool
 ) -> BlockView | None:
-    """Return the view of a step that has a slot; None for a step without one."""
+    """Return the view of a step that has a slot; None for a step without one.
+
+    With `always`, a block that has lost the attention of its own has a slot all the same.
+    """
     entry = block_entry(step, model)
     if entry is None:
         return None
     if own:
-        if entry.own is None or entry.own.module_of(step) is None:
+        if entry.own is None or not (always or entry.own.module_of(step)):
             return None
         return BlockView(step, entry.own.split, before, entry.own)
     kind = type_name(type(step))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sat_optuna.attention import default_spec
 from sat_optuna.bench.document import held_parts, write_document
@@ -16,7 +17,7 @@ from sat_optuna.export import SUFFIXES
 from sat_optuna.export.write import TOLERANCE, export_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import versions
@@ -64,7 +65,7 @@ def bench_export(
     }
     document = header | held_parts(out, header, {"rows": []}, what="exports")
     for kind in modules:
-        made: tuple[TicketNetwork, Ticket] | None = None
+        made: tuple[nn.Module, Ticket] | None = None
         for to in SUFFIXES:
             if not any((row["module"], row["format"]) == (kind, to) for row in document["rows"]):
                 made = made or _network(backbone, kind, shape)
@@ -79,9 +80,7 @@ def _onnx_versions() -> dict[str, str]:
     return {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}
 
 
-def _network(
-    backbone: str, kind: str, shape: tuple[int, int, int]
-) -> tuple[TicketNetwork, Ticket]:
+def _network(backbone: str, kind: str, shape: tuple[int, int, int]) -> tuple[nn.Module, Ticket]:
     spec = default_spec(kind)
     net = Supernet(backbone, attention=[spec], in_channels=3, classes=_CLASSES, seed=_SEED)
     scheme = Scheme.uniform(net.stages, 1)
@@ -103,7 +102,7 @@ def _network(
     return network, ticket
 
 
-def _stirred(network: TicketNetwork) -> TicketNetwork:
+def _stirred(network: nn.Module) -> nn.Module:
     """Add noise to what starts at 0 or 1: a part that does nothing would hide a difference."""
     chance = generator_for("stir", _SEED)
     with torch.no_grad():
@@ -113,9 +112,7 @@ def _stirred(network: TicketNetwork) -> TicketNetwork:
     return network
 
 
-def _rows(
-    network: TicketNetwork, ticket: Ticket, *, kind: str, to: str
-) -> Iterator[dict[str, Any]]:
+def _rows(network: nn.Module, ticket: Ticket, *, kind: str, to: str) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         written = export_ticket(network, ticket, Path(folder) / f"network{SUFFIXES[to]}", to=to)

@@ -10,14 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import apart, materialise, scheme_of
 from sat_optuna.supernet.supernet import Supernet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sat_optuna.attention.se import SE
-    from sat_optuna.attention.stage import StageAttention
     from sat_optuna.backbones.cifar_resnet import BasicBlock
     from sat_optuna.backbones.contract import Backbone
 
@@ -47,18 +44,18 @@ class _Block(nn.Module):
 class HandWrittenResNet(nn.Module):
     """A stem, blocks one after the other, a mean and a linear layer."""
 
-    def __init__(self, network: TicketNetwork) -> None:
+    def __init__(self, network: nn.Module) -> None:
         """Use the layers of a ticket's network; both networks share them."""
         super().__init__()
-        backbone = cast("Backbone", network.backbone)
+        view, owners = apart(network)
+        backbone = cast("Backbone", view.model)
         self.stem, self.head = backbone.stem, backbone.head
-        owners = cast("Iterable[StageAttention]", network.attention)
-        stages = cast("Iterable[Iterable[BasicBlock]]", backbone.stages)
+        rows = zip(owners, scheme_of(network).by_stage(), view.blocks, strict=True)
         blocks = []
-        for owner, choices, members in zip(owners, network.scheme.by_stage(), stages, strict=True):
-            for index, (choice, block) in enumerate(zip(choices, members, strict=True)):
+        for owner, choices, members in rows:
+            for index, (choice, member) in enumerate(zip(choices, members, strict=True)):
                 attention = cast("SE", owner.module_at(choice, index)) if choice else None
-                blocks.append(_Block(block, attention))
+                blocks.append(_Block(cast("BasicBlock", member.module), attention))
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ _COMMANDS = {
     "report": "report:report",
     "show": "show:show",
     "export": "export:export",
+    "evaluate": "evaluate:evaluate",
+    "compare": "compare:compare",
     "ls": "ls:ls",
     "data": "data:data",
     "dashboard": "dashboard:dashboard",

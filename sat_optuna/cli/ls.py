@@ -57,15 +57,34 @@ def _datasets() -> list[dict[str, Any]]:
     return [{"name": name} for name in DATASETS.names()]
 
 
+def _metrics() -> list[dict[str, Any]]:
+    from sat_optuna.tasks import METRICS, TASKS
+
+    return [
+        {
+            "task": task,
+            "name": metric.name,
+            "unit": metric.unit,
+            "better": metric.better,
+        }
+        for task in TASKS.names()
+        for metric in map(METRICS.get, METRICS.single_names())
+        if task in metric.tasks
+    ]
+
+
 _LISTS = {
     "modules": (_modules, ("name", "sharing", "params_at_64", "paper")),
     "backbones": (_backbones, ("name", "blocks")),
     "datasets": (_datasets, ("name",)),
+    "metrics": (_metrics, ("task", "name", "unit", "better")),
     "studies": (_studies, ("name", "searched", "report")),
 }
 _REMARKS = {
     "modules": "params_at_64: parameters of one module for features of 64 channels; also 'own', "
     "the attention that a network's blocks carry themselves",
+    "metrics": "also class_accuracy_N, the accuracy on the images of class N, counted from 0, and "
+    "those of a study's [plugins]",
     "backbones": "also timm:NAME for any network of timm's resnet, resnetv2, regnet, convnext, "
     "mobilenetv3 and efficientnet families, where timm is installed, and a study's [plugins]",
 }

@@ -103,7 +103,8 @@ def _print(console: Console, ticket: Ticket, costs: Mapping[str, Any]) -> None:
         console.result(f"when the ticket was made: {ticket.latency_ms:.2f} ms a batch")
     for score in ticket.scores:
         console.result(
-            f"{score.split} accuracy {score.value:.2f} %, seed {score.seed}, {score.epochs} epochs"
+            f"{score.split} {score.measure.title} {score.measure.text(score.value)}, "
+            f"seed {score.seed}, {score.epochs} epochs"
         )
     origin = f"study {ticket.study}" + ("" if ticket.trial is None else f", trial {ticket.trial}")
     console.result(f"data {ticket.dataset} {ticket.dataset_fingerprint[:16]}, {origin}")

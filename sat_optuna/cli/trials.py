@@ -1,11 +1,13 @@
 """`sat-optuna trials`: the trials of a search."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
 from sat_optuna.pipeline.folder import StudyFolder, find_study
+from sat_optuna.tasks import TASKS
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -15,11 +17,11 @@ __all__ = ["trials"]
 _COLUMNS = ("number", "state", "scheme", "reward", "accuracy", "sparsity", "params", "macs")
 
 
-def _row(trial: "FrozenTrial", stale: set[int]) -> dict[str, Any]:
+def _row(trial: "FrozenTrial", stale: set[int], columns: Sequence[str]) -> dict[str, Any]:
     attributes = trial.user_attrs
     state = "DEAD" if trial.number in stale else trial.state.name
     return {"number": trial.number, "state": state} | {
-        column: attributes.get(column) for column in _COLUMNS[2:]
+        column: attributes.get(column) for column in columns[2:]
     }
 
 
@@ -35,13 +37,18 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     """
     folder = StudyFolder(find_study(study))
     opened = folder.optuna_study()
+    from sat_optuna.search.tickets import measure_of
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
+    metric = measure_of(opened).name
+    columns = _COLUMNS if metric in _COLUMNS else (*_COLUMNS[:4], metric, *_COLUMNS[4:])
+    if TASKS.get(folder.config.task.name).targets != "labels":
+        columns = tuple(name for name in columns if name != "accuracy")
     stale = {trial.number for trial in stale_trials(opened)}
-    rows = [_row(trial, stale) for trial in opened.get_trials(deepcopy=False)]
+    rows = [_row(trial, stale, columns) for trial in opened.get_trials(deepcopy=False)]
     if best:
         rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
-    console.rows(rows, _COLUMNS, format)
+    console.rows(rows, columns, format)
     if stale:
         console.remark(
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "

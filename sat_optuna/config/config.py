@@ -25,6 +25,7 @@ __all__ = [
     "SearchConfig",
     "Step",
     "StudyConfig",
+    "TaskConfig",
     "TrainConfig",
     "decided",
     "differences",
@@ -68,6 +69,20 @@ class DataConfig(Checked):
         "", "folder of the data; empty: where `sat-optuna data get` puts it", decides=()
     )
     workers: int = _key(0, "processes that decode images, for imagefolder", decides=(), least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig(Checked):
+    """[task]: what the network learns to do."""
+
+    name: str = _key(
+        "classification", "or 'multi-label', 'regression', or a plugin's", registry="tasks"
+    )
+    class_weights: str = _key(
+        "none",
+        "or 'balanced': all classes weigh the same in the loss, however few images they have",
+        choices=("none", "balanced"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +151,9 @@ class TrainConfig(Checked):
         "or 'contiguous', 'channels_last'; auto: what pays on this device",
         choices=("auto", "contiguous", "channels_last"),
     )
-    strategy: str = _key(  # a supernet's steps are never graphs
+    strategy: str = _key(  # a supernet that is trained already is not trained anew
         "auto",
-        "or 'eager', 'graph' (CUDA graphs for networks of one scheme); auto: what pays here",
+        "or 'eager', 'graph' (CUDA graphs; a supernet has one a block); auto: what pays here",
         choices=("auto", "eager", "graph"),
         decides=("trials", "retrain"),
     )
@@ -183,7 +198,15 @@ class SearchConfig(Checked):
     )
     trials: int = _key(60, "finished trials of the study", least=1, decides=())
     batch: int = _key(8, "trials asked, scored and told together", least=1)
-    sparsity_weight: float = _key(2.0, "accuracy points for all connections dropped")
+    metric: str = _key(
+        "accuracy",
+        "of the task, on the validation part; see: sat-optuna ls metrics",
+        registry="metrics",
+        decides=("search", "retrain"),
+    )
+    sparsity_weight: float = _key(
+        2.0, "what dropping all connections is worth, in the metric's unit: accuracy points"
+    )
     max_connections: int = _key(
         0,
         "only schemes of at most so many connections are proposed; 0: no limit",
@@ -273,6 +296,7 @@ class StudyConfig(Checked):
         decides=_EVERY_STEP,
     )
     data: DataConfig = field(default_factory=DataConfig, metadata={"decides": _EVERY_STEP})
+    task: TaskConfig = field(default_factory=TaskConfig, metadata={"decides": _EVERY_STEP})
     network: NetworkConfig = field(
         default_factory=NetworkConfig, metadata={"decides": _EVERY_STEP}
     )

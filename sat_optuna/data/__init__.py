@@ -116,7 +116,8 @@ def load_configured(config: DataConfig, *, seed: int, device: str = "cpu") -> "S
 def examine_configured(config: DataConfig, *, seed: int) -> "Examined":
     """Say what is wrong with the data set that a study's [data] names, all at once.
 
-    No pixels of the test part are read, and of a folder of images only a sample's.
+    Of a folder of images a sample's pixels are read, of the test part those of more than 8 bits
+    alone, to see that they fit the scale.
 
     Raises:
         UnknownName: no data set of that name.

@@ -9,27 +9,41 @@ from torch import Tensor
 
 from sat_optuna.errors import DataError, errors_as
 
-__all__ = ["UserArray", "UserPair", "checked_images", "checked_labels", "checked_pair"]
+__all__ = [
+    "TARGETS",
+    "UserArray",
+    "UserPair",
+    "checked_images",
+    "checked_labels",
+    "checked_pair",
+    "checked_targets",
+]
 
 UserArray: TypeAlias = Tensor | np.ndarray[Any, np.dtype[Any]]
 UserPair: TypeAlias = tuple[UserArray, UserArray | Sequence[int]]
 """Images and their labels, as a user gives them."""
 
+TARGETS = ("labels", "multi-hot", "numbers")
+"""What an image may come with: its class, a column a class of 0 and 1, or a number."""
+
 _CHANNELS = (1, 3, 4)  # of images as files hold them: grey, colour, colour with transparency
 
 
-def checked_pair(x: object, y: object, *, of: str = "") -> tuple[Tensor, Tensor]:
-    """Return images and their labels as tensors.
+def checked_pair(
+    x: object, y: object, *, of: str = "", targets: str = "labels"
+) -> tuple[Tensor, Tensor]:
+    """Return images and their labels, or other targets, as tensors.
 
     Args:
         x: as in `checked_images`.
-        y: as in `checked_labels`.
+        y: as in `checked_targets`.
         of: what they belong to, for messages, for example `" of valid"`.
+        targets: what `y` holds, one of TARGETS.
 
     Raises:
         DataError: one of them is not what it must be, or their numbers differ.
     """
-    images, labels = checked_images(x, f"x{of}"), checked_labels(y, f"y{of}")
+    images, labels = checked_images(x, f"x{of}"), checked_targets(y, f"y{of}", targets)
     if len(images) != len(labels):
         raise DataError(
             f"x{of} has {len(images)} images and y{of} {len(labels)} labels; give a label for each"
@@ -78,6 +92,54 @@ def checked_images(x: object, what: str) -> Tensor:
     return images
 
 
+def checked_targets(y: object, what: str, targets: str) -> Tensor:
+    """Return what images come with as a tensor.
+
+    >>> checked_targets([[0, 1], [1, 1]], "y", "multi-hot")
+    tensor([[0., 1.],
+            [1., 1.]])
+
+    Args:
+        y: of "labels" as in `checked_labels`; of "multi-hot" (N, classes) of 0 and 1; of "numbers"
+            (N,) finite numbers.
+        what: their name, for messages.
+        targets: one of TARGETS.
+
+    Returns:
+        int64 of labels, else float32.
+
+    Raises:
+        DataError: they are something else.
+    """
+    if targets == "labels":
+        return checked_labels(y, what)
+    if targets not in TARGETS:
+        raise DataError(f"targets is {targets!r}; write one of {', '.join(map(repr, TARGETS))}")
+    array = _array(y, what)
+    shape, kind = tuple(array.shape), _type_of(array)
+    wanted, dimensions = (
+        ("(N, classes), a column of 0 and 1 for each class", 2)
+        if targets == "multi-hot"
+        else ("(N,), a number for each image", 1)
+    )
+    if len(shape) != dimensions or not all(shape):
+        raise DataError(f"{what} has shape {shape}; give {wanted}, for targets = {targets!r}")
+    if not kind.startswith(("int", "uint", "float", "bool", "bfloat")):
+        raise DataError(f"{what} is {kind}; give {wanted}, for targets = {targets!r}")
+    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, None, "W"))
+    numbers = tensor.float()
+    if not numbers.isfinite().all():
+        broken = (~numbers.isfinite()).flatten(1 if dimensions == 2 else 0).nonzero()
+        raise DataError(
+            f"{what} has a value that is not finite for image {int(broken[0][0])}; correct it, or "
+            "leave the image out"
+        )
+    if targets == "multi-hot" and not ((numbers == 0) | (numbers == 1)).all():
+        odd = numbers[(numbers != 0) & (numbers != 1)][0].item()
+        raise DataError(f"{what} has the value {odd:g}; give {wanted}, for targets = 'multi-hot'")
+    return numbers
+
+
 def checked_labels(y: object, what: str) -> Tensor:
     """Return labels as a tensor.
 
@@ -99,15 +161,20 @@ def checked_labels(y: object, what: str) -> Tensor:
     if len(shape) == 2 and shape[1] > 1:
         raise DataError(
             f"{what} has shape {shape}, which looks like one-hot rows; give the number of each "
-            f"image's class, {what[0]}.argmax(1)"
+            f"image's class, {what[0]}.argmax(1), or targets='multi-hot' where an image may have "
+            "several"
         )
     if len(shape) != 1:
-        raise DataError(f"{what} has shape {shape}; give (N,), a label for each image")
+        mask = "one a pixel, which no task here learns from" if len(shape) > 2 else ""
+        raise DataError(
+            f"{what} has shape {shape}{mask and ', ' + mask}; give (N,), a label for each image"
+        )
     kind = _type_of(array)
     if kind == "bool" or not kind.startswith(("int", "uint")):
         raise DataError(
             f"{what} is {kind}; give whole numbers, the classes numbered from 0, for example "
             "numpy.unique(y, return_inverse=True)[1]"
+            + (", or targets='numbers' to learn the number itself" if "float" in kind else "")
         )
     if isinstance(array, Tensor):
         labels = array.long()

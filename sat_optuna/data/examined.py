@@ -16,12 +16,14 @@ class Examined:
         counts: images of each class, by part (train, valid, test) and by the class's name, as far
             as the files are there.
         shape: (C, H, W) of an image; None where it is not known.
+        targets: what each image comes with: "labels", "multi-hot" or "numbers".
     """
 
     faults: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None
+    targets: str = "labels"
 
     def majority(self, part: str) -> tuple[str, float]:
         """Return the largest class of a part and its share, 0..1."""

@@ -122,6 +122,10 @@ class FolderImages(IndexedImages):
     def to(self, device: torch.device | str) -> "FolderImages":
         return self._like(self.paths, self.labels, device=torch.device(device))
 
+    @override
+    def inputs(self) -> dict[str, Any]:
+        return {**super().inputs(), "numbers": self.scale.numbers, "resize": self._resize}
+
     def normalised_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "FolderImages":
         """Return the same images under another normalisation."""
         return self._like(self.paths, self.labels, mean=mean, std=std)
@@ -212,7 +216,7 @@ class _Decoder(Dataset["Tensor | str"]):
 def read_image(
     path: Path, shape: tuple[int, int, int] | None, scale: Scale = BYTES, *, resize: bool
 ) -> Tensor:
-    """Read one image file; grey images become three equal channels.
+    """Read one image file; grey images become three equal channels where C is not 1.
 
     Args:
         path: the file.
@@ -231,6 +235,8 @@ def read_image(
     scale.check(path, array)
     if shape is not None:
         channels, height, width = shape
+        if channels == 1 and array.shape[2] == 3 and (array == array[:, :, :1]).all():
+            array = array[:, :, :1]  # grey, for a network that takes it so
         if array.shape[2] != channels:
             raise DataError(
                 f"image {path} has {array.shape[2]} channels, others have {channels}; bring all "

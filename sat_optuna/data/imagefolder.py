@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from typing_extensions import override
 
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.folder import BYTES, NUMBERS, FolderImages, Scale
-from sat_optuna.data.images import Images, channel_statistics, pixel_counts
+from sat_optuna.data.images import channel_statistics, pixel_counts
 from sat_optuna.data.layout import (
     Files,
     Layout,
@@ -27,13 +28,14 @@ from sat_optuna.data.pixels import Header, Numbers, file_size, read_header, read
 from sat_optuna.data.source import Options, Source, limited
 from sat_optuna.data.split import Split, split_mark, stratified_split
 from sat_optuna.errors import DataError
+from sat_optuna.ticket import Inputs
 
-__all__ = ["ImageFolder"]
+__all__ = ["ImageFolder", "labelled_images"]
 
 STATISTICS_IMAGES = 5000
 FLAT_TEST = 0.2  # share of a folder without train/ that becomes the test part
 SAMPLE = 64  # images that are decoded to be looked at
-SCANNED = 200_000_000  # numbers of more than 8 bits that are read to be looked at
+SCANNED = 30_000_000  # numbers of more than 8 bits that are read of a part to be looked at
 _SHOWN = 10  # faults of the same kind that are shown
 
 
@@ -80,13 +82,17 @@ class ImageFolder(Source):
             valid=part.subset(parts.valid),
             train_and_valid=part,
             load_test=load_test,
-            find_test=load_test,  # it reads headers, no pixels
+            find_test=partial(_find_test, load_test),
             remarks=_remarks(listed, headers, scale, options),
         )
 
     @override
     def examine(self, options: Options) -> Examined:
-        """Look at all folders and headers, and at the pixels of a sample of the training part."""
+        """Look at all folders and headers, and at the pixels of a sample.
+
+        Of the test part pixels are read where their numbers may be too high for the scale alone,
+        that is of more than 8 bits.
+        """
         try:
             listed = _list(layout_of(options.root))
         except DataError as error:
@@ -116,10 +122,14 @@ class ImageFolder(Source):
         paths = dict.fromkeys((*whole.paths, *parts.get("test", whole).paths))
         headers, broken = _known_headers(paths)
         faults += [*_some(broken, "broken images"), *_odd(headers, headers.values(), options.size)]
-        looked = _look(folder, [path for path in whole.paths if path in headers], headers)
+        sample, said = _sample(whole.paths, headers, "train")
+        looked, scale = _look(folder, sample, headers)
+        tested, more = _sample(parts["test"].paths if "test" in parts else (), headers, "test")
+        # A sample does not tell the scale for certain.
+        looked += _look_at_test(tested, headers, None if said else scale)
         return Examined(
-            faults=(*faults, *looked[0]),
-            remarks=_remarks(listed, headers.values(), looked[1], options),
+            faults=(*faults, *looked),
+            remarks=(*_remarks(listed, headers.values(), scale, options), *said, *more),
             counts={part: found.counts(listed.classes) for part, found in parts.items()},
             shape=_usual(headers.values(), options.size) if headers else None,
         )
@@ -128,6 +138,80 @@ class ImageFolder(Source):
     def get(self, root: Path) -> Path:
         classes_of(layout_of(root).train)
         return root
+
+
+def labelled_images(
+    root: Path,
+    inputs: Inputs,
+    *,
+    shape: tuple[int, int, int],
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> FolderImages:
+    """Read a folder of images, a folder a class, as a trained network takes them.
+
+    Args:
+        root: holds a folder for each class, or such a folder called `test`.
+        inputs: of the network; the folders are called as its classes, of which some may be
+            missing.
+        shape: (C, H, W) that the network takes.
+        workers: processes that decode.
+        device: where batches arrive.
+
+    Raises:
+        DataError: there is no such folder, one is of no class of the network, images cannot be
+            read, or are not such as the network was trained on.
+    """
+    folder = root / "test" if (root / "test").is_dir() else root
+    found = classes_of(folder)
+    if unknown := sorted(set(found) - set(inputs.class_names)):
+        known = ", ".join(inputs.class_names)
+        raise DataError(
+            f"folder {folder / unknown[0]} is of no class that the network knows; it knows {known}"
+        )
+    files = files_of(folder, found, suffixes_of(folder, found))
+    if files.faults:
+        raise DataError(files.faults[0])
+    scale = Scale(cast("Numbers", inputs.numbers), inputs.white)
+    for path in files.paths:
+        _check_like(path, read_header(path), shape, scale, resize=inputs.resize)
+    order = torch.tensor([inputs.class_names.index(name) for name in found])
+    return FolderImages(
+        files.paths,
+        order[files.labels],
+        shape=shape,
+        mean=inputs.mean or (0.0,) * shape[0],
+        std=inputs.std or (1.0,) * shape[0],
+        scale=scale,
+        resize=inputs.resize,
+        workers=workers,
+        device=torch.device(device),
+    )
+
+
+def _check_like(
+    path: Path, header: Header, shape: tuple[int, int, int], scale: Scale, *, resize: bool
+) -> None:
+    """Make sure that an image is such as a network was trained on.
+
+    Raises:
+        DataError: it is not.
+    """
+    channels, height, width = shape
+    wanted = 3 if channels == 1 else channels  # grey images are read as three equal channels
+    has = (header.height, header.width)
+    if header.numbers != scale.numbers:
+        fault = NUMBERS[header.numbers], NUMBERS[scale.numbers]
+    elif header.channels != wanted:
+        fault = f"{header.channels} channels", str(channels)
+    elif not resize and has != (height, width):
+        fault = f"{has[0]} x {has[1]} pixels", f"{height} x {width}"
+    else:
+        return
+    raise DataError(
+        f"image {path} has {fault[0]} and the network was trained on {fault[1]}; bring all images "
+        "to that"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,18 +375,40 @@ def _scale_for(numbers: Numbers, highest: float, path: Path) -> Scale:
     )
 
 
+def _sample(
+    paths: Iterable[Path], headers: Mapping[Path, Header], part: Literal["train", "test"]
+) -> tuple[list[Path], list[str]]:
+    """Choose what is decoded of a part, evenly spaced.
+
+    All where the numbers decide the scale, or must fit it, and are not many; else a sample, of
+    bytes to test on none.
+
+    Returns:
+        The files, and a remark where they are a sample of what is read before anything is trained.
+    """
+    known = [path for path in paths if path in headers]
+    deep = [path for path in known if headers[path].numbers != "bytes"]
+    if part == "test":
+        known = deep
+    numbers = sum(h.channels * h.height * h.width for h in map(headers.__getitem__, known))
+    most = max(1, SCANNED * len(known) // numbers) if deep else SAMPLE
+    count = min(most, len(known))
+    said = [
+        f"{count} of the {len(known)} images to {part} on were read now, a sample; all of them "
+        "are before anything is trained"
+    ]
+    spaced = [known[number * len(known) // count] for number in range(count)]
+    return spaced, said if deep and count < len(known) else []
+
+
 def _look(
-    folder: Path, paths: Sequence[Path], headers: Mapping[Path, Header]
+    folder: Path, paths: Iterable[Path], headers: Mapping[Path, Header]
 ) -> tuple[list[str], Scale | None]:
-    """Decode a sample of a part; all of it where its numbers decide the scale and are not many.
+    """Decode images to train on.
 
     Returns:
         The faults found, and the scale, None where it cannot be told.
     """
-    numbers = sum(h.channels * h.height * h.width for h in map(headers.__getitem__, paths))
-    if numbers > SCANNED or all(headers[path].numbers == "bytes" for path in paths):
-        count = min(SAMPLE, len(paths))
-        paths = [paths[number * len(paths) // count] for number in range(count)]
     broken, kinds, seen = [], set(), set()
     highest = (-1.0, folder)
     for path in paths:
@@ -323,6 +429,21 @@ def _look(
     if len(seen) == 1:
         faults.append(_constant(folder))
     return faults, scale
+
+
+def _look_at_test(
+    paths: Iterable[Path], headers: Mapping[Path, Header], scale: Scale | None
+) -> list[str]:
+    """Decode images to test on and return a fault for each that does not fit the scale."""
+    faults = []
+    for path in paths:
+        try:
+            array = read_pixels(path)
+            if scale and scale.numbers == headers[path].numbers:  # others are told of as such
+                scale.check(path, array)
+        except DataError as error:
+            faults.append(str(error))
+    return _some(faults, "images to test on")
 
 
 def _constant(folder: Path) -> str:
@@ -382,7 +503,7 @@ def _statistics(train: FolderImages) -> tuple[tuple[float, ...], tuple[float, ..
 
 def _load_test(
     options: Options, listed: _Listed, flat: Files | None, part: FolderImages
-) -> Images:
+) -> FolderImages:
     found = _test_files(listed, flat)
     if found.faults:
         raise DataError(found.faults[0])
@@ -391,6 +512,17 @@ def _load_test(
         raise DataError(faults[0])
     images = _images(found, part.shape, part.scale, options)
     return images.normalised_by(part.mean, part.std)
+
+
+def _find_test(load_test: Callable[[], FolderImages]) -> None:
+    """Make sure that the test part will be read: by headers, and deep numbers fit the scale.
+
+    Else one that does not fit would be told after a whole retraining.
+    """
+    images = load_test()
+    if images.scale != BYTES:
+        for _ in images.raw(64):
+            pass
 
 
 def _remarks(

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -35,9 +35,12 @@ class Images(ABC):
         shape: (C, H, W).
         device: where batches arrive.
         repeatable: whether an epoch of training is a function of its number and the seed alone.
+        targets: what each image comes with, one of `arrays.TARGETS`: its label, or what another
+            task learns; `batches` yields that in the place of labels then.
     """
 
     repeatable: ClassVar[bool] = True
+    targets: str = "labels"
 
     def __init__(self, *, shape: tuple[int, int, int], device: torch.device) -> None:
         self.shape = shape
@@ -129,7 +132,7 @@ class IndexedImages(Images):
     """Images whose labels are known and which are read row by row.
 
     Attributes:
-        labels: (N,) int64.
+        labels: (N,) int64; of other tasks (N, classes) or (N,) float32.
         mean: per channel, of pixels in [0, 1]; empty for floats, which are taken as they are.
         std: per channel, of pixels in [0, 1]; empty for floats.
         white: the number that becomes 1 before mean and deviation are taken, 255 of bytes.
@@ -147,6 +150,8 @@ class IndexedImages(Images):
     ) -> None:
         super().__init__(shape=shape, device=device)
         self.labels = labels.to(device)
+        if labels.is_floating_point():
+            self.targets = "numbers" if labels.ndim == 1 else "multi-hot"
         self.mean = mean
         self.std = std
         self.white = white
@@ -162,12 +167,18 @@ class IndexedImages(Images):
 
     @cached_property
     def highest_label(self) -> int:
-        """The highest label, -1 where there is no image."""
-        return int(self.labels.max()) if len(self) else -1
+        """The highest label, -1 where there is no image, or none has a label."""
+        return int(self.labels.max()) if len(self) and self.targets == "labels" else -1
 
     @override
     def class_counts(self) -> tuple[int, ...]:
+        if self.targets != "labels":
+            return ()
         return tuple(torch.bincount(self.labels).tolist())
+
+    def inputs(self) -> dict[str, Any]:
+        """Return how pixels become what a network takes, as fields of `Inputs`."""
+        return {"mean": self.mean, "std": self.std, "white": self.white}
 
     @override
     def batches(
@@ -203,7 +214,7 @@ class TensorImages(IndexedImages):
     Args:
         images: (N, C, H, W), uint8, or float32 without `mean` and `std`; its device is the device
             of the batches.
-        labels: (N,) int64.
+        labels: (N,) int64; of other tasks (N, classes) or (N,) float32.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
     """
@@ -228,7 +239,8 @@ class TensorImages(IndexedImages):
 
     @override
     def to(self, device: torch.device | str) -> "TensorImages":
-        return TensorImages(self.images.to(device), self.labels, self.mean, self.std)
+        with memory_for(f"{len(self)} images", "take fewer"):
+            return TensorImages(self.images.to(device), self.labels, self.mean, self.std)
 
     @override
     def _raw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
@@ -237,7 +249,7 @@ class TensorImages(IndexedImages):
 
 
 def count_classes(forward: Callable[[Tensor], Tensor], images: Images) -> int:
-    """Return how many classes a network tells apart, once a blank image has gone through it.
+    """Return the number of a network's outputs, of classes, once a blank image went through it.
 
     Args:
         forward: from (N, C, H, W) to logits (N, classes); called once, without gradients.
@@ -260,6 +272,14 @@ def count_classes(forward: Callable[[Tensor], Tensor], images: Images) -> int:
         )
     classes = logits.shape[1]
     check_labels(images, classes)
+    if images.targets != "labels":
+        _, targets = next(images.batches(torch.zeros(1, dtype=torch.int64), 1))
+        wanted = targets.shape[1] if targets.ndim == 2 else 1
+        if classes != wanted:
+            raise DataError(
+                f"the images come with {wanted} target value{'s' * (wanted > 1)} each and the "
+                f"network has {classes} outputs; build it with classes={wanted}"
+            )
     return classes
 
 
@@ -277,7 +297,7 @@ def check_labels(images: Images, classes: int) -> None:
 
 
 def labels_of(images: Images) -> Tensor:
-    """Return the labels of all images in their order, (N,) int64.
+    """Return the labels, or other targets, of all images in their order, (N,) int64.
 
     Raises:
         DataError: they must be read for it, and cannot be.

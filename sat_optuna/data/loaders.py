@@ -47,10 +47,13 @@ UserImages: TypeAlias = Images | UserData
 _READ = 256  # images a batch while a Dataset is read once
 
 
-def training_images(given: UserImages, *, device: torch.device | str) -> Images:
+def training_images(
+    given: UserImages, *, device: torch.device | str, targets: str = "labels"
+) -> Images:
     """Return what a network on `device` is trained on.
 
-    A Dataset is read in an order and in batches of ours; a DataLoader has its own.
+    A Dataset is read in an order and in batches of ours; a DataLoader has its own. What its items
+    have beside images is `targets`, one of `arrays.TARGETS`; Images know theirs.
 
     Raises:
         DataError: nothing of the kind was given, or nothing that can be read.
@@ -59,11 +62,13 @@ def training_images(given: UserImages, *, device: torch.device | str) -> Images:
     if isinstance(given, Images):
         return given if _same(given.device, device) else given.to(device)
     if isinstance(given, DataLoader):
-        return LoaderImages(given, device=device)
-    return DatasetImages(given, device=device)
+        return LoaderImages(given, device=device, targets=targets)
+    return DatasetImages(given, device=device, targets=targets)
 
 
-def scored_images(given: UserImages, *, device: torch.device | str) -> Images:
+def scored_images(
+    given: UserImages, *, device: torch.device | str, targets: str = "labels"
+) -> Images:
     """Return what a network on `device` is scored on.
 
     Raises:
@@ -71,10 +76,12 @@ def scored_images(given: UserImages, *, device: torch.device | str) -> Images:
     """
     if isinstance(given, Images):
         return training_images(given, device=device)
-    return read_once(given, device=device)
+    return read_once(given, device=device, targets=targets)
 
 
-def read_once(given: UserData, *, device: torch.device | str) -> TensorImages:
+def read_once(
+    given: UserData, *, device: torch.device | str, targets: str = "labels"
+) -> TensorImages:
     """Return the images of a Dataset or DataLoader, read in order and kept in memory.
 
     Raises:
@@ -85,18 +92,19 @@ def read_once(given: UserData, *, device: torch.device | str) -> TensorImages:
             f"a DataLoader that reads with {type(_sampler(given)).__name__} was given to score "
             "on; give one that reads in order, without shuffle, sampler and batch_sampler"
         )
-    images = training_images(given, device=device)
+    images = training_images(given, device=device, targets=targets)
     x = torch.empty(len(images), *images.shape, device=images.device)
-    labels = torch.empty(len(images), dtype=torch.int64, device=images.device)
-    held = torch.split(x, _READ), torch.split(labels, _READ)
-    parts = zip(*held, images.batches(None, _READ), strict=True)
-    for x_part, labels_part, (x_read, labels_read) in parts:
+    labels = []
+    parts = zip(torch.split(x, _READ), images.batches(None, _READ), strict=True)
+    for x_part, (x_read, labels_read) in parts:
         x_part.copy_(x_read)
-        labels_part.copy_(labels_read)
-    return TensorImages(x, labels)
+        labels.append(labels_read)
+    return TensorImages(x, torch.cat(labels))
 
 
-def joined_images(train: UserData, more: UserData, *, device: torch.device | str) -> Images:
+def joined_images(
+    train: UserData, more: UserData, *, device: torch.device | str, targets: str = "labels"
+) -> Images:
     """Return the images of two Datasets or DataLoaders, trained on together as on the first.
 
     Raises:
@@ -104,7 +112,7 @@ def joined_images(train: UserData, more: UserData, *, device: torch.device | str
     """
     both: Dataset[Any] = ConcatDataset([_dataset(train), _dataset(more)])
     if not isinstance(train, DataLoader):
-        return training_images(both, device=device)
+        return training_images(both, device=device, targets=targets)
     sampler = _sampler(train)
     shuffles = type(sampler) is RandomSampler and not sampler.replacement
     if not shuffles and not _reads_in_order(train):
@@ -115,7 +123,9 @@ def joined_images(train: UserData, more: UserData, *, device: torch.device | str
         )
     settings: dict[str, Any] = {"batch_size": train.batch_size, "drop_last": train.drop_last}
     return training_images(
-        DataLoader(both, shuffle=shuffles, **settings, **_reading(train)), device=device
+        DataLoader(both, shuffle=shuffles, **settings, **_reading(train)),
+        device=device,
+        targets=targets,
     )
 
 
@@ -125,12 +135,16 @@ class DatasetImages(Images):
     Args:
         dataset: its items are (image, label): a float tensor (C, H, W) and a whole number.
         device: where batches arrive.
+        targets: what its items have beside images, one of `arrays.TARGETS`.
         **reading: further settings of the DataLoader that reads it.
     """
 
     _kind: ClassVar[str] = "Dataset"
 
-    def __init__(self, dataset: UserData, *, device: torch.device, **reading: Any) -> None:
+    def __init__(
+        self, dataset: UserData, *, device: torch.device, targets: str = "labels", **reading: Any
+    ) -> None:
+        self.targets = targets
         self._dataset, self._reading = _dataset(dataset), reading
         self._highest = -1
         first, *_ = self._items(self._loader(torch.zeros(1).long(), 1, repeatable=True))
@@ -187,7 +201,8 @@ class DatasetImages(Images):
                     f"the {self._kind} has images of shape {self.shape} and of shape "
                     f"{tuple(x.shape[1:])}; bring all to one size"
                 )
-            self._highest = max(self._highest, int(labels.max()))
+            if self.targets == "labels":
+                self._highest = max(self._highest, int(labels.max()))
             x = x.to(self.device, non_blocking=True)
             yield x if augment is None else augment(x), labels.to(self.device, non_blocking=True)
 
@@ -207,7 +222,9 @@ class DatasetImages(Images):
             elif isinstance(item, tuple | list):
                 given += f" of {len(item)}"
             raise DataError(f"a batch of the {self._kind} is {given}; give (image, label)")
-        x, labels = checked_pair(*item, of=f" of a batch of the {self._kind}")
+        x, labels = checked_pair(
+            *item, of=f" of a batch of the {self._kind}", targets=self.targets
+        )
         if x.dtype == torch.uint8:
             raise DataError(
                 f"x of a batch of the {self._kind} is uint8; give floats, for example through "
@@ -226,13 +243,16 @@ class LoaderImages(DatasetImages):
     Args:
         loader: its Dataset's items are those of `DatasetImages`; it collates them to batches.
         device: where batches arrive.
+        targets: as of `DatasetImages`.
     """
 
     repeatable = False
     _kind = "DataLoader"
 
-    def __init__(self, loader: DataLoader[Any], *, device: torch.device) -> None:
-        super().__init__(loader, device=device, **_reading(loader))
+    def __init__(
+        self, loader: DataLoader[Any], *, device: torch.device, targets: str = "labels"
+    ) -> None:
+        super().__init__(loader, device=device, targets=targets, **_reading(loader))
         self._own = loader
         if not _length(loader):
             raise DataError(

@@ -75,7 +75,7 @@ class Source(ABC):
         """
 
     def examine(self, options: Options) -> Examined:
-        """Look at the data and say all that is wrong with them; reads no pixels of the test part.
+        """Look at the data and say all that is wrong with them; learns nothing of the test part.
 
         Here for a source that is read to be looked at: its first fault alone.
         """
@@ -93,6 +93,7 @@ class Source(ABC):
             remarks=split.remarks,
             counts=split.class_counts,
             shape=split.shape,
+            targets=split.targets,
         )
 
     def image_shape(self, size: int | None) -> tuple[int, int, int] | None:

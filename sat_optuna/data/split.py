@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from numbers import Real
@@ -13,14 +14,16 @@ from torch import Tensor
 from sat_optuna.data.arrays import UserArray, UserPair, checked_pair
 from sat_optuna.data.images import (
     Images,
+    IndexedImages,
     TensorImages,
     channel_statistics,
     pixel_counts,
 )
 from sat_optuna.data.loaders import UserData, joined_images, read_once, training_images
-from sat_optuna.device import known_device
+from sat_optuna.device import known_device, memory_for
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import generator_for
+from sat_optuna.ticket import Inputs
 
 __all__ = [
     "Split",
@@ -40,7 +43,7 @@ class Split:
 
     Attributes:
         name: the data set.
-        class_names: one a class, in label order; two at least.
+        class_names: one a class, in label order, two at least; of numbers one for the number.
         shape: (C, H, W).
         fingerprint: SHA-256 that changes with what is trained and validated on.
         train: training part without `valid`.
@@ -49,7 +52,7 @@ class Split:
             one normalisation.
         load_test: opens the test part; None where there is none.
         find_test: makes sure that the test part is there and whole as far as can be told without
-            reading its pixels; None where there is nothing to look at.
+            learning from its pixels; None where there is nothing to look at.
         remarks: what a user should know of how the data are read, a sentence each.
     """
 
@@ -65,7 +68,7 @@ class Split:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.classes < 2:
+        if self.classes < 2 and self.targets == "labels":
             raise DataError(
                 f"data {self.name!r} have {self.classes} class, too few to tell apart; give "
                 "images of two classes at least"
@@ -83,6 +86,7 @@ class Split:
         seed: int = 0,
         name: str = "arrays",
         device: torch.device | str | None = None,
+        targets: str = "labels",
     ) -> "Split":
         """Make a Split of images in memory.
 
@@ -96,45 +100,52 @@ class Split:
             x: images (N, C, H, W) to train on, NumPy or torch. Bytes (uint8) are normalised by the
                 mean and deviation of each channel over the training part, as named data are.
                 Floats are taken as they are, in float32.
-            y: labels (N,), whole numbers from 0.
-            valid: share of the images that is held back from training, 0 < valid < 1, stratified,
-                drawn by `seed`; or further images and labels (x, y).
+            y: labels (N,), whole numbers from 0; or what `targets` says.
+            valid: share of the images that is held back from training, 0 < valid < 1, drawn by
+                `seed`, of labels stratified; or further images and labels (x, y).
             test: images and labels (x, y) to test on; without them the Split has no test part.
             classes: a name for each class, in label order; None counts them and calls them "0",
                 "1", ...
             seed: draws `valid`.
             name: what tickets call these data.
             device: where the images shall live; None leaves them where they are. They are copied.
+            targets: what `y` holds, by the task: "labels"; "multi-hot", (N, classes) of 0 and 1,
+                for an image of several classes; or "numbers", (N,), to learn a number.
 
         Raises:
             DeviceError: there is no such device here.
             DataError: an array is not what it must be; the sentence says how.
         """
-        images, labels = checked_pair(x, y)
+        images, labels = checked_pair(x, y, targets=targets)
         where = images.device if device is None else known_device(device)
-        images, labels = images.to(where, copy=True), labels.to("cpu", copy=True)
+        images, labels = _copied(images, where), labels.to("cpu", copy=True)
         if isinstance(valid, tuple | list):
-            more, more_labels = _further(valid, "valid", images)
+            more, more_labels = _further(valid, "valid", images, labels, targets)
             rows = torch.arange(len(images) + len(more))
             train, held = rows[: len(images)], rows[len(images) :]
-            images = torch.cat([images, more.to(where)])
+            with _room_for(more):
+                images = torch.cat([images, more.to(where)])
             labels = torch.cat([labels, more_labels.cpu()])
             names = _class_names(classes, labels[train])
             _check_known(labels[held], names, "valid")
-            if classes is None:
+            if classes is None and targets == "labels":
                 _check_covers(labels[held], names)
         else:
             names = _class_names(classes, labels)
-            train, held = stratified_split(labels, _share(valid), seed, names=names)
+            train, held = (
+                stratified_split(labels, _share(valid), seed, names=names)
+                if targets == "labels"
+                else _random_split(len(labels), _share(valid), seed)
+            )
         mean: tuple[float, ...] = ()
         std: tuple[float, ...] = ()
         if images.dtype == torch.uint8:
             mean, std = channel_statistics(pixel_counts(images[train]))
         load_test = None
         if test is not None:
-            pixels, numbers = _further(test, "test", images)
+            pixels, numbers = _further(test, "test", images, labels, targets)
             _check_known(numbers, names, "test")
-            tested = pixels.to(where, copy=True), numbers.to("cpu", copy=True)
+            tested = _copied(pixels, where), numbers.to("cpu", copy=True)
             load_test = partial(TensorImages, *tested, mean, std)
         part = TensorImages(images, labels, mean, std)
         return cls(
@@ -158,6 +169,7 @@ class Split:
         classes: Sequence[str] | None = None,
         name: str = "loaders",
         device: torch.device | str = "cpu",
+        targets: str = "labels",
     ) -> "Split":
         """Make a Split of Datasets or DataLoaders, whose items are (image, label).
 
@@ -181,14 +193,15 @@ class Split:
                 them "0", "1", ...
             name: what tickets call these data.
             device: where batches arrive, and where what is read once is kept.
+            targets: what stands in the place of labels, as of `from_arrays`.
 
         Raises:
             DeviceError: there is no such device here.
             DataError: one of them is not what it must be; the sentence says how.
         """
         device = known_device(device)
-        training = training_images(train, device=device)
-        held = read_once(valid, device=device)
+        training = training_images(train, device=device, targets=targets)
+        held = read_once(valid, device=device, targets=targets)
         if training.shape != held.shape:
             raise DataError(
                 f"images of shape {training.shape} are trained on and images of shape "
@@ -202,14 +215,28 @@ class Split:
             fingerprint=_digest(f"{name} {len(training)}", held.images, held.labels),
             train=training,
             valid=held,
-            train_and_valid=joined_images(train, valid, device=device),
-            load_test=None if test is None else partial(read_once, test, device=device),
+            train_and_valid=joined_images(train, valid, device=device, targets=targets),
+            load_test=None
+            if test is None
+            else partial(read_once, test, device=device, targets=targets),
         )
 
     @property
     def classes(self) -> int:
-        """The number of classes."""
+        """The number of classes, or of outputs that a network needs."""
         return len(self.class_names)
+
+    @property
+    def inputs(self) -> Inputs:
+        """How images become what a network that is trained on these data takes."""
+        part = self.train_and_valid
+        known = part.inputs() if isinstance(part, IndexedImages) else {}
+        return Inputs(class_names=self.class_names, **known)
+
+    @property
+    def targets(self) -> str:
+        """What each image comes with: "labels", "multi-hot" or "numbers"."""
+        return self.valid.targets
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
@@ -246,7 +273,10 @@ class Split:
         return self.load_test()
 
     def check_test(self) -> None:
-        """Make sure that there is a test part to open later; reads none of its pixels.
+        """Make sure that there is a test part to open later.
+
+        Its pixels are read where a number may be too high for the scale alone: an image folder's
+        of more than 8 bits.
 
         Raises:
             DataError: it is missing or faulty.
@@ -279,11 +309,27 @@ def _share(given: object) -> float:
     )
 
 
-def _further(given: object, part: str, images: Tensor) -> tuple[Tensor, Tensor]:
+def _room_for(images: Tensor) -> AbstractContextManager[None]:
+    return memory_for(f"{len(images)} images", "give fewer")
+
+
+def _copied(images: Tensor, device: torch.device) -> Tensor:
+    with _room_for(images):
+        return images.to(device, copy=True)
+
+
+def _further(
+    given: object, part: str, images: Tensor, labels: Tensor, targets: str
+) -> tuple[Tensor, Tensor]:
     """Return the images and labels of another part, of the shape and type of these images."""
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise DataError(f"{part} is a {type(given).__name__}; give images and labels (x, y)")
-    x, y = checked_pair(*given, of=f" of {part}")
+    x, y = checked_pair(*given, of=f" of {part}", targets=targets)
+    if y.shape[1:] != labels.shape[1:]:
+        raise DataError(
+            f"y of {part} has {y.shape[1]} columns and that to train on {labels.shape[1]}; give "
+            "both the same classes"
+        )
     for what, found, wanted in (
         ("shape", tuple(x.shape[1:]), tuple(images.shape[1:])),
         ("type", x.dtype, images.dtype),
@@ -298,6 +344,15 @@ def _further(given: object, part: str, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def _class_names(given: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]:
     """Return a name for each class; counted by these labels where none are given."""
+    if labels.is_floating_point():
+        outputs = labels.shape[1] if labels.ndim == 2 else 1
+        if given is not None and len(given) != outputs:
+            raise DataError(
+                f"classes names {len(given)} and the targets have {outputs} values an image; give "
+                "a name for each"
+            )
+        usual = ("number",) if labels.ndim == 1 else map(str, range(outputs))
+        return tuple(usual if given is None else given)
     counts = torch.bincount(labels.cpu())
     if given is None:
         if missing := (counts == 0).nonzero().flatten().tolist():
@@ -317,7 +372,7 @@ def _class_names(given: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]
 
 
 def _check_known(labels: Tensor, names: Sequence[str], part: str) -> None:
-    if (top := int(labels.max())) >= len(names):
+    if not labels.is_floating_point() and (top := int(labels.max())) >= len(names):
         raise DataError(
             f"y of {part} has the label {top} and there are {len(names)} classes; number them 0 "
             f"to {len(names) - 1}, or name all in classes"
@@ -438,6 +493,19 @@ def stratified_split(
     held_back = torch.zeros(len(labels), dtype=torch.bool)
     held_back[valid] = True
     return (~held_back).nonzero().flatten(), valid
+
+
+def _random_split(images: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide rows into train and valid, ascending, at least one in each."""
+    if not 0 < share < 1:
+        raise DataError(f"valid is a share between 0 and 1, got {share}; 0.2 is usual")
+    if images < 2:
+        raise DataError(
+            f"{images} image is too few to train and to validate on; give two at least"
+        )
+    held = min(max(round(share * images), 1), images - 1)
+    order = torch.randperm(images, generator=generator_for("split", seed))
+    return order[held:].sort().values, order[:held].sort().values
 
 
 def split_mark(labels: Tensor, valid: Tensor) -> str:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError, SatOptunaWarning, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
 from sat_optuna.evaluate.constants import PrefixConstants
-from sat_optuna.evaluate.network import Evaluation, judge, weights_digest
+from sat_optuna.evaluate.network import Evaluation, check_metric, judge, weights_digest
 from sat_optuna.evaluate.parts import Choices, Parts, PrefixStatistics
 from sat_optuna.evaluate.plan import EvaluationPlan, Need, node_seconds
 from sat_optuna.evaluate.results import SchemeResult
@@ -27,10 +28,13 @@ from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.scheme import ENUMERATION_LIMIT, Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.tasks import Metric, Task, as_metric, as_task
+from sat_optuna.tasks.classification import CLASSIFICATION
 
 __all__ = ["UNIT", "Evaluator", "usual_chunk"]
 
 UNIT = 1024  # schemes at most that are scored at once, each with BatchNorm statistics of its own
+_KEPT = 2**28  # bytes of a unit's outputs that are kept at most, for a metric that needs them
 
 
 def usual_chunk(device: str, shape: tuple[int, ...]) -> int:
@@ -72,7 +76,7 @@ class Evaluator:
     Args:
         net: a supernet; its weights may change between calls.
         images: what schemes are scored on, all of it: a part of a Split; or a map-style Dataset
-            or a DataLoader of (image, label), which is read once and must not shuffle.
+            or a DataLoader of (image, target), which is read once and must not shuffle.
         calibration: (n, C, H, W) each, for example of `calibration_batches`; the chunks are part
             of the scores. Empty: the network's own statistics are used.
         chunk: images a pass at most; 0 for what is fast on the device. Another one changes the
@@ -83,16 +87,21 @@ class Evaluator:
         estimates: what the calibration set is for: `PrefixStatistics`, BatchNorm's statistics; or
             `PrefixConstants`, what stands for the modules that a scheme drops from a trained
             network.
+        task: what the network does, or its name.
+        metric: of the task, or its name; the task's usual one if empty. Of the accuracy a bit an
+            image is kept, else what the metric needs, until a unit of schemes is scored.
 
     Attributes:
         way: how schemes are scored, "recalibrated" or "folded".
-        classes: number of classes.
+        classes: number of classes, or of outputs in a task without.
         chunk: images that a pass is run on; the last pass may have fewer.
         unit: schemes at most that are scored at once; no score depends on it.
 
     Raises:
-        DataError: no image, images that cannot be read or do not fit the network, a calibration
-            chunk of a single one, or a number below 0.
+        DataError: no image, images that cannot be read or do not fit the network or the task, a
+            calibration chunk of a single one, or a number below 0.
+        UnknownName: no such task, or no such metric of it.
+        MetricError: the metric has no value on these images.
         MemoryLimitError: not even one scheme and one image fit in the memory.
         BackboneError: two parts of the network share a BatchNorm, one changes its input in place,
             or a state is no tuple of tensors.
@@ -108,13 +117,20 @@ class Evaluator:
         memory: int = 0,
         cache: int = 0,
         estimates: type[PrefixStatistics | PrefixConstants] = PrefixStatistics,
+        task: Task | str = CLASSIFICATION,
+        metric: Metric | str = "",
     ) -> None:
-        images = scored_images(images, device=next(net.parameters()).device)
+        self.task = as_task(task)
+        self.metric = as_metric(metric, self.task)
+        device = next(net.parameters()).device
+        images = scored_images(images, device=device, targets=self.task.targets)
         if not len(images):
             raise DataError("no image given to evaluate on; give at least one")
+        self.task.check_targets(images.targets)
         with evaluating(net):
             plain = partial(net, scheme=Scheme.uniform(net.stages, 0))
             self.classes = count_classes(plain, images)
+        check_metric(self.metric, self.task, images, outputs=self.classes)
         if min(chunk, memory, cache) < 0:
             raise DataError(
                 f"chunk = {chunk}, memory = {memory} and cache = {cache} given; give 0 or more"
@@ -128,8 +144,8 @@ class Evaluator:
         self._cache = PrefixCache(cache, size_of=self._kept_size)
         self.chunk = min(chunk or usual_chunk(images.device.type, images.shape), len(images))
         # All schemes, in units of a power of K + 1, are whole subtrees.
-        units = [1]
-        while units[-1] * (self.kinds + 1) <= UNIT:
+        units, most = [1], _KEPT // max(1, len(images) * self._state_bytes)
+        while units[-1] * (self.kinds + 1) <= min(UNIT, most):
             units.append(units[-1] * (self.kinds + 1))
         self.unit = units[-1]
         if memory:
@@ -156,14 +172,17 @@ class Evaluator:
         """
         asked = tuple(dict.fromkeys(schemes))
         units = self.results(asked, on_event=on_event)
-        found = {
-            result.scheme: Evaluation.of(
-                result.mask(), self.labels, loss=result.loss, classes=self.classes
-            )
-            for unit in units
-            for result in unit
-        }
+        found = {result.scheme: self._evaluation(result) for unit in units for result in unit}
         return {scheme: found[scheme] for scheme in asked}
+
+    def _evaluation(self, result: SchemeResult) -> Evaluation:
+        return Evaluation.of(
+            result.mask() if result.right else None,
+            self.labels,
+            loss=result.loss,
+            classes=self.classes,
+            scores={} if result.metric is None else {self.metric.name: result.metric},
+        )
 
     def score_all(
         self, *, limit: int = ENUMERATION_LIMIT, on_event: OnEvent = ignore
@@ -174,8 +193,9 @@ class Evaluator:
         """
         scores = self.score_many(self.all_schemes(limit=limit), on_event=on_event)
         counts = self.images.class_counts()
-        hits = {round(score.accuracy * score.n / 100) for score in scores.values()}
-        if counts and hits == {max(counts)}:
+        by_hits = counts and self.metric.name == "accuracy"
+        hits = {round(score.accuracy * score.n / 100) for score in scores.values() if by_hits}
+        if by_hits and hits == {max(counts)}:
             warnings.warn(
                 f"each of the {len(scores)} schemes has the accuracy "
                 f"{100 * max(counts) / sum(counts):.2f} %, the majority class's share of these "
@@ -277,6 +297,7 @@ class Evaluator:
         rows = {choices: row for row, choices in enumerate(schemes)}
         rights = torch.empty((len(schemes), images), dtype=torch.bool, device=device)
         losses = torch.empty((len(schemes), passes), device=device)
+        states: Tensor | None = None  # made with the first, whose shape it has
         room = memory_for(
             f"scoring in chunks of {chunk} images", "give a smaller chunk, or a limit of memory"
         )
@@ -288,32 +309,52 @@ class Evaluator:
                 deque(logits(x, known=known, keep=keep, leaves=leaves), maxlen=0)
             self._statistics.train(mode=False)
             worked, batches = 0, self.images.batches(None, chunk)
-            for number, ((x, labels), (known, keep)) in enumerate(
+            for number, ((x, targets), (known, keep)) in enumerate(
                 zip(batches, streams, strict=True)
             ):
+                here = slice(number * chunk, number * chunk + len(targets))
                 for choices, made in logits(x, known=known, keep=keep):
                     row = rows[choices]
-                    right, losses[row, number] = judge(made, labels)
-                    rights[row, number * chunk :][: len(right)] = right
+                    right, losses[row, number] = judge(made, targets, task=self.task)
+                    rights[row, here] = right
+                    if self._state_bytes:
+                        state = self.task.state(made.float(), targets)
+                        if states is None:
+                            shape = (len(schemes), images, *state.shape[1:])
+                            states = torch.empty(shape, device=device)
+                        states[row, here] = state
                     worked += 1
                     if worked % passes == 0:
                         counted = done + worked // passes
                         on_event(Event(step="enumerate", done=counted, total=total))
             masks, sums = rights.cpu().numpy(), losses.tolist()
+            kept = masks if states is None else states.cpu().numpy()
         self._cache.add(found)
+        labelled = self.task.targets == "labels"
+        by_accuracy = self.metric.name == "accuracy"
         return tuple(
             SchemeResult(
                 scheme=Scheme(choices, self.stages),
-                right=np.packbits(mask).tobytes(),
+                right=np.packbits(mask).tobytes() if labelled else b"",
                 loss=sum(loss),
                 n=images,
+                metric=None if by_accuracy else self.metric.value(own, self.labels),
             )
-            for choices, mask, loss in zip(schemes, masks, sums, strict=True)
+            for choices, mask, loss, own in zip(schemes, masks, sums, kept, strict=True)
         )
 
     @cached_property
-    def labels(self) -> NDArray[np.int64]:
-        """The label of each image, (N,)."""
+    def _state_bytes(self) -> int:
+        """Bytes that are kept of an image for the metric, beside a bit."""
+        if self.metric.keeps == "right":
+            return 0
+        _, targets = next(self.images.batches(torch.zeros(1, dtype=torch.int64), 1))
+        blank = torch.zeros(1, self.classes, device=targets.device)
+        return 4 * self.task.state(blank, targets).numel()
+
+    @cached_property
+    def labels(self) -> NDArray[Any]:
+        """The label, or other target, of each image, (N, ...)."""
         return np.asarray(labels_of(self.images).cpu().numpy())
 
     @property
@@ -333,7 +374,7 @@ class Evaluator:
             self._parts,
             self._first(2),
             calibration_chunk=max(map(len, self.calibration), default=0),
-            scheme=self._statistics.size + len(self.images),
+            scheme=self._statistics.size + len(self.images) * (1 + self._state_bytes),
             cache=self._cache.limit,
         )
 

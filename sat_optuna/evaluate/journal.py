@@ -105,7 +105,12 @@ class Journal:
     def _check(self, head: bytes, identity: Mapping[str, Any]) -> None:
         try:
             stored = json.loads(head)
-            changed = [key for key in identity if stored[key] != identity[key]]
+            # A file of the accuracy says neither task nor metric, as in version 0.2.0.
+            named = ("task", "metric")
+            changed = [
+                key for key in identity if key not in named and stored[key] != identity[key]
+            ]
+            changed += [key for key in named if stored.get(key) != identity.get(key)]
             chunk = int(stored["chunk"])
         except (ValueError, TypeError, LookupError) as error:
             raise JournalError(
@@ -161,6 +166,8 @@ def _identity_of(evaluator: Evaluator) -> dict[str, Any]:
         calibrated.update(evaluator.way.encode())
     for batch in evaluator.calibration:
         calibrated.update(f"{tuple(batch.shape)}".encode() + bytes_of(batch))
+    metric = evaluator.metric.name
+    named = {} if metric == "accuracy" else {"task": evaluator.task.name, "metric": metric}
     return {
         "format": _FORMAT,
         "stages": list(evaluator.stages),
@@ -168,6 +175,7 @@ def _identity_of(evaluator: Evaluator) -> dict[str, Any]:
         "weights": weights_digest(evaluator.net),
         "images": pixels.hexdigest(),
         "calibration": calibrated.hexdigest(),
+        **named,
     }
 
 
@@ -179,7 +187,8 @@ def _line(result: SchemeResult) -> str:
         "n": result.n,
         "right": base64.b64encode(result.right).decode(),
     }
-    return json.dumps(record)
+    metric = {} if result.metric is None else {"metric": result.metric}
+    return json.dumps(record | metric)
 
 
 def _parsed(record: Mapping[str, Any]) -> SchemeResult:
@@ -193,7 +202,10 @@ def _parsed(record: Mapping[str, Any]) -> SchemeResult:
         right=base64.b64decode(record["right"], validate=True),
         loss=float(record["loss"]),
         n=int(record["n"]),
+        metric=float(record["metric"]) if "metric" in record else None,
     )
-    if result.hits != record["hits"] or len(result.right) != (result.n + 7) // 8:
+    # A task without labels has no bits.
+    bits = (result.n + 7) // 8 if result.right or result.metric is None else 0
+    if result.hits != record["hits"] or len(result.right) != bits:
         raise ValueError("impossible numbers")
     return result

@@ -2,31 +2,37 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sat_optuna.data.images import labels_of
 from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for
 from sat_optuna.supernet.batchnorm import evaluating, recalibrated
+from sat_optuna.tasks import Metric, Task, as_metric, as_task
+from sat_optuna.tasks.classification import CLASSIFICATION
 
 if TYPE_CHECKING:
     from sat_optuna.data.images import Images
+
+_NONE: Mapping[str, float] = MappingProxyType({})
 
 __all__ = [
     "Evaluation",
     "accuracy",
     "bytes_of",
     "calibration_batches",
+    "check_metric",
     "evaluate_network",
     "judge",
     "score_scheme",
@@ -39,12 +45,13 @@ class Evaluation:
     """How good a network was.
 
     Attributes:
-        accuracy: top-1, per cent, 0..100.
-        loss: mean cross-entropy, nats.
+        accuracy: top-1, per cent, 0..100; NaN in a task without labels.
+        loss: mean of the task's loss: cross-entropy, nats, of a classification.
         n: number of images.
         class_hits: of each class, the images classified right; empty in a SchemeResult's, which
             knows no labels.
         class_counts: of each class, its images.
+        scores: by name, the metrics that were asked for.
     """
 
     accuracy: float
@@ -52,27 +59,42 @@ class Evaluation:
     n: int
     class_hits: tuple[int, ...] = field(default=(), compare=False)
     class_counts: tuple[int, ...] = field(default=(), compare=False)
+    scores: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(
-        cls, right: NDArray[np.bool_], labels: NDArray[np.int64], *, loss: float, classes: int
+        cls,
+        right: NDArray[np.bool_] | None,
+        labels: NDArray[Any],
+        *,
+        loss: float,
+        classes: int,
+        scores: Mapping[str, float] = _NONE,
     ) -> "Evaluation":
         """Return what comes of each image.
 
         Args:
-            right: (N,), whether it is classified right.
-            labels: (N,).
-            loss: sum of the cross-entropies, nats.
+            right: (N,), whether it is classified right; None in a task without labels.
+            labels: (N, ...), its targets.
+            loss: sum of the losses.
             classes: number of classes.
+            scores: of metrics.
         """
-        n = len(right)
+        n = len(labels)
+        if right is None:
+            return cls(accuracy=math.nan, loss=loss / n, n=n, scores=scores)
         return cls(
             accuracy=100 * int(right.sum()) / n,
             loss=loss / n,
             n=n,
             class_hits=tuple(np.bincount(labels[right], minlength=classes).tolist()),
             class_counts=tuple(np.bincount(labels, minlength=classes).tolist()),
+            scores=scores,
         )
+
+    def score(self, metric: str) -> float:
+        """Return the value of a metric that was asked for; the accuracy always is."""
+        return self.accuracy if metric == "accuracy" else self.scores[metric]
 
     @property
     def class_accuracies(self) -> tuple[float, ...]:
@@ -106,51 +128,115 @@ def accuracy(net: nn.Module, images: UserImages, *, scheme: Scheme | None = None
 
 
 def evaluate_network(
-    net: nn.Module, images: UserImages, *, scheme: Scheme | None = None, batch: int = 500
+    net: nn.Module,
+    images: UserImages,
+    *,
+    scheme: Scheme | None = None,
+    batch: int = 500,
+    task: Task | str = CLASSIFICATION,
+    metrics: Sequence[Metric | str] = (),
 ) -> Evaluation:
     """Evaluate a network in eval mode; its modes are left as they were.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> x, y = torch.tensor([2.0, 3.0]).reshape(2, 1, 1, 1), torch.tensor([2.5, 3.5])
+    >>> found = evaluate_network(
+    ...     nn.Flatten(), TensorDataset(x, y), task="regression", metrics=["mae", "rmse"]
+    ... )
+    >>> found.scores
+    {'mae': 0.5, 'rmse': 0.5}
 
     Args:
         net: a supernet, or any other network where `scheme` is None.
         images: what it is evaluated on, all of it: a part of a Split; or a map-style Dataset or a
-            DataLoader of (image, label), which is read once and must not shuffle.
+            DataLoader of (image, target), which is read once and must not shuffle.
         scheme: the supernet's scheme.
         batch: images a pass; another one changes the last bits of the loss.
+        task: what the network does, or its name.
+        metrics: of the task, or their names.
 
     Raises:
-        DataError: there are no images, or they cannot be read.
+        DataError: there are no images, or they cannot be read, or their targets are another
+            task's.
         DeviceMemoryError: the device has too little memory for such batches.
+        MetricError: a metric has no value on these images.
+        UnknownName: no such task, or no such metric of it.
     """
+    task = as_task(task)
+    asked = [as_metric(metric, task) for metric in metrics]
     device = next((value.device for value in net.parameters()), torch.device("cpu"))
-    images = scored_images(images, device=device)
+    images = scored_images(images, device=device, targets=task.targets)
     if not len(images):
         raise DataError("no image given to evaluate on; give at least one")
-    seen: list[tuple[Tensor, Tensor]] = []
+    task.check_targets(images.targets)
+    keeps = any(metric.keeps == "state" for metric in asked)
+    seen: list[tuple[Tensor, ...]] = []
     losses: list[Tensor] = []
     classes = 0
     room = memory_for(f"scoring in batches of {batch} images", "give a smaller batch")
     with room, evaluating(net), torch.inference_mode():
-        for x, labels in images.batches(None, batch):
-            logits = net(x) if scheme is None else net(x, scheme)
+        for x, targets in images.batches(None, batch):
+            outputs = net(x) if scheme is None else net(x, scheme)
             # Kept on the device: fetching each number would make a GPU wait for each batch.
-            right, loss = judge(logits, labels)
-            classes = logits.shape[1]
-            seen.append((right, labels))
+            right, loss = judge(outputs, targets, task=task)
+            classes = outputs.shape[1]
+            kept = [right] if task.targets == "labels" else []
+            kept += [task.state(outputs.float(), targets)] if keeps else []
+            seen.append((targets, *kept))
             losses.append(loss)
-    rights, labels = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
-    loss_sum = sum(loss.item() for loss in losses)
-    return Evaluation.of(rights.numpy(), labels.numpy(), loss=loss_sum, classes=classes)
+    every, *rows = (torch.cat(parts).cpu().numpy() for parts in zip(*seen, strict=True))
+    rights = rows[0] if task.targets == "labels" else None
+    return Evaluation.of(
+        rights,
+        every,
+        loss=sum(loss.item() for loss in losses),
+        classes=classes,
+        scores={
+            metric.name: metric.value(rows[0 if metric.keeps == "right" else -1], every)
+            for metric in asked
+        },
+    )
 
 
-def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which images are classified right, (N,) bool, and the sum of their cross-entropies.
+def judge(
+    outputs: Tensor, targets: Tensor, *, task: Task = CLASSIFICATION
+) -> tuple[Tensor, Tensor]:
+    """Return which images are classified right, (N,) bool, and the sum of their losses.
 
     Args:
-        logits: (N, classes).
-        labels: (N,) int64.
+        outputs: (N, outputs), of a classification its logits.
+        targets: (N, ...); in a task without labels no image is right.
+        task: whose loss it is.
     """
-    logits = logits.float()
-    return logits.argmax(1) == labels, F.cross_entropy(logits, labels, reduction="sum")
+    outputs = outputs.float()
+    loss = task.loss(outputs, targets, reduction="sum")
+    if task.targets != "labels":
+        return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device), loss
+    return outputs.argmax(1) == targets, loss
+
+
+def check_metric(metric: Metric, task: Task, images: "Images", *, outputs: int) -> None:
+    """Make sure that a metric has a value on images, before a network is trained for it.
+
+    Args:
+        metric: of the task; of drawn outputs it must have one.
+        task: of the images.
+        images: what shall be scored.
+        outputs: number of them, of the network.
+
+    Raises:
+        MetricError: it has none.
+        DataError: the task's loss or state is not what it must be.
+    """
+    if task.loss is CLASSIFICATION.loss and metric.name == "accuracy":
+        return
+    targets = labels_of(images)
+    drawn = torch.randn(len(targets), outputs, generator=generator_for("metric", len(targets)))
+    drawn = drawn.to(targets.device)
+    task.check_loss(drawn, targets)
+    right, _ = judge(drawn, targets, task=task)
+    kept = right if metric.keeps == "right" else task.state(drawn, targets)
+    metric.value(kept.cpu().numpy(), targets.cpu().numpy())
 
 
 def score_scheme(
@@ -160,6 +246,8 @@ def score_scheme(
     calibration: Sequence[Tensor],
     images: "Images",
     batch: int = 500,
+    task: Task | str = CLASSIFICATION,
+    metrics: Sequence[Metric | str] = (),
 ) -> Evaluation:
     """Evaluate a scheme with the BatchNorm statistics that it has on a calibration set.
 
@@ -171,12 +259,16 @@ def score_scheme(
         calibration: (n, C, H, W) each, for example of `calibration_batches`.
         images: what it is evaluated on.
         batch: images a pass; another one changes the last bits of the loss.
+        task: as of `evaluate_network`.
+        metrics: as of `evaluate_network`.
 
     Raises:
         DataError: no calibration batch or no image was given.
     """
     with recalibrated(net, scheme, calibration):
-        return evaluate_network(net, images, scheme=scheme, batch=batch)
+        return evaluate_network(
+            net, images, scheme=scheme, batch=batch, task=task, metrics=metrics
+        )
 
 
 def calibration_batches(

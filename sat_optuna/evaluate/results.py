@@ -1,4 +1,4 @@
-"""The result of one scheme: which images it classifies right, and its loss."""
+"""The result of one scheme: which images it classifies right, its loss and its score."""
 
 from dataclasses import dataclass
 
@@ -18,15 +18,23 @@ class SchemeResult:
     Attributes:
         scheme: the scheme.
         right: one bit for each image, in their order: 1 where it is classified right. The bits
-            are packed into bytes, the highest bit first; the last byte is filled with zeros.
-        loss: sum of the cross-entropies, nats.
+            are packed into bytes, the highest bit first; the last byte is filled with zeros. Empty
+            in a task without labels.
+        loss: sum of the task's losses: cross-entropies, nats, of a classification.
         n: number of images.
+        metric: the value of the metric that was asked for; None where that is the accuracy.
     """
 
     scheme: Scheme
     right: bytes
     loss: float
     n: int
+    metric: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The value of the metric that was asked for; of the accuracy, per cent."""
+        return 100 * self.hits / self.n if self.metric is None else self.metric
 
     @property
     def hits(self) -> int:

@@ -1,8 +1,9 @@
 """What a kind of attention does at a block: its main effect, with an interval.
 
-Accuracy is regressed on the choices, a column for each kind at each block (none is the base). On
-all schemes the coefficient is the plain mean difference with and without the kind; on some of them
-it is what least squares tells of it. Its error has two parts, of which each source has its own:
+Accuracy, or another metric, is regressed on the choices, a column for each kind at each block
+(none is the base). On all schemes the coefficient is the plain mean difference with and without
+the kind; on some of them it is what least squares tells of it. Its error has two parts, of which
+each source has its own:
 
     images    the validation images are a sample: Student's t over each image's own effect
     schemes   not all schemes are there: the residual of the regression
@@ -18,6 +19,7 @@ from scipy import stats
 
 from sat_optuna.evidence.statistics import holm, wilson
 from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import ACCURACY, Measure
 
 __all__ = ["UNTOLD", "Effect", "block_effects", "readings"]
 
@@ -34,7 +36,7 @@ class Effect:
     Attributes:
         block: Optuna's name of it.
         kind: of attention.
-        points: accuracy points that it adds in the mean.
+        points: what it adds in the mean, in the metric's unit, for the better: accuracy points.
         low, high: the 95 % interval.
         p: two-sided, that it adds nothing.
     """
@@ -49,12 +51,14 @@ class Effect:
 
 def block_effects(
     schemes: NDArray[np.uint8],
-    accuracy: NDArray[np.float64],
+    points_of: NDArray[np.float64],
     *,
     stages: Sequence[int],
     kinds: Sequence[str],
     images: int,
     right: NDArray[np.uint8] | None = None,
+    counts: NDArray[np.float64] | None = None,
+    measure: Measure = ACCURACY,
 ) -> list[Effect]:
     """Return the effect of each kind at each block; none where the schemes are too few.
 
@@ -63,12 +67,14 @@ def block_effects(
 
     Args:
         schemes: (S, blocks) choices, drawn without looking at a score, or all there are.
-        accuracy: (S,), per cent.
+        points_of: (S,), accuracies, per cent; or values of another metric, the higher the better.
         stages: number of blocks of each stage.
         kinds: names of the kinds.
         images: number of images; 0 where it is not known.
         right: (S, bytes), a packed bit an image, as of `SchemeResult`; None where it is not known
             which images were right: the intervals then are of the schemes alone.
+        counts: (images,), what each image counts where they do not count the same, of mean 1.
+        measure: what the values are in.
     """
     count, blocks = schemes.shape
     choices = len(kinds) + 1
@@ -80,23 +86,24 @@ def block_effects(
     if np.linalg.matrix_rank(design) < terms or (count == terms and not complete):
         return []
     inverse = np.linalg.inv(design.T @ design)
-    points = inverse @ (design.T @ accuracy)
+    points = inverse @ (design.T @ points_of)
     variance, freedom = np.zeros(terms), math.inf
     if not complete:
         freedom = count - terms
-        residual = accuracy - design @ points
+        residual = points_of - design @ points
         variance += np.diag(inverse) * float(residual @ residual) / freedom
     if right is not None:
         each = np.zeros((terms, images))
         for start in range(0, count, _SLICE):
             rows = slice(start, start + _SLICE)
             bits = np.unpackbits(right[rows], axis=1, count=images).astype(np.float64)
-            each += design[rows].T @ bits
+            each += design[rows].T @ (bits if counts is None else bits * counts)
         variance += (100 * inverse @ each).var(axis=1, ddof=1) / images
         freedom = min(freedom, images - 1)
     errors = np.sqrt(variance)
     names = [(block, kind) for block in Scheme.parameter_names(stages) for kind in kinds]
-    least = wilson(0.0, images)[1] if images else 100.0
+    share = measure.unit == "%"  # between 0 and 100
+    least = (wilson(0.0, images)[1] if images else 100.0) if share else math.nan
     effects = []
     for (block, kind), mean, error in zip(names, points[1:], errors[1:], strict=True):
         exact = error < _ROUNDING  # the same in all schemes and images
@@ -105,7 +112,9 @@ def block_effects(
             p = 1.0 if abs(mean) < _ROUNDING else 0.0
         else:
             p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
-        low, high = max(mean - half, -100.0), min(mean + half, 100.0)
+        most = 100.0 if share else math.inf
+        # In this order of arguments NaN stays NaN.
+        low, high = max(mean - half, -most), min(mean + half, most)
         effects.append(Effect(block, kind, float(mean), float(low), float(high), p))
     return effects
 

@@ -22,6 +22,7 @@ from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.files import write_atomically, write_text
 from sat_optuna.scheme import ENUMERATION_LIMIT, Scheme
 from sat_optuna.search.objective import SupernetObjective
+from sat_optuna.ticket import ACCURACY, Measure
 
 __all__ = ["Enumeration", "Standing", "enumerate_schemes"]
 
@@ -73,6 +74,7 @@ def enumerate_schemes(
         sparsity_weight=objective.sparsity_weight,
         labels=evaluator.labels,
         classes=evaluator.classes,
+        measure=evaluator.metric.measure,
     )
 
 
@@ -83,22 +85,35 @@ class Standing:
     Attributes:
         scheme: its text.
         connections: blocks that carry attention.
-        accuracy: per cent.
-        percentile: per cent of all schemes whose accuracy is lower, those equal counted half.
-        reward: accuracy + weight x sparsity, in points.
+        accuracy: per cent; None in a task without labels.
+        percentile: per cent of all schemes that are worse by the metric, those equal counted half.
+        reward: the metric, negative where lower is better, + weight x sparsity, in its unit.
         reward_percentile: the same of the reward.
-        loss: mean cross-entropy, nats.
+        loss: mean loss, of a classification the cross-entropy, nats.
         balanced_accuracy: mean over the classes, per cent; None where the labels are not known.
+        score: the metric.
     """
 
     scheme: str
     connections: int
-    accuracy: float
+    accuracy: float | None
     percentile: float
     reward: float
     reward_percentile: float
     loss: float
     balanced_accuracy: float | None
+    score: float
+
+    def row(self, measure: Measure) -> dict[str, Any]:
+        """Return its values by name, the metric by its own; what there is not is left out."""
+        row = asdict(self)
+        score = row.pop("score")
+        if measure == ACCURACY:
+            return row
+        known = {name: value for name, value in row.items() if value is not None}
+        known.pop(measure.name, None)
+        first = {name: known.pop(name) for name in ("scheme", "connections")}
+        return first | {measure.name: score} | known
 
 
 class Enumeration:
@@ -107,9 +122,10 @@ class Enumeration:
     Args:
         results: of the schemes, each once.
         kinds: names of the kinds of attention.
-        sparsity_weight: accuracy points for all connections dropped.
-        labels: of the images, (n,); empty where they are not known.
+        sparsity_weight: what dropping all connections is worth, in the metric's unit.
+        labels: of the images, or other targets, (n, ...); empty where they are not known.
         classes: number of classes.
+        measure: the metric that they were scored by.
     """
 
     def __init__(
@@ -118,20 +134,21 @@ class Enumeration:
         *,
         kinds: Sequence[str],
         sparsity_weight: float,
-        labels: NDArray[np.int64] = _UNKNOWN,
+        labels: NDArray[Any] = _UNKNOWN,
         classes: int = 0,
+        measure: Measure = ACCURACY,
     ) -> None:
         ordered = sorted(results, key=lambda result: result.scheme.choices)
         self.stages, self.kinds = ordered[0].scheme.stages, tuple(kinds)
         self.n = ordered[0].n
-        self.sparsity_weight = sparsity_weight
+        self.sparsity_weight, self.measure = sparsity_weight, measure
         self.schemes = np.array([r.scheme.choices for r in ordered], dtype=np.uint8)
         self.hits = np.array([r.hits for r in ordered])
         self.loss = np.array([r.loss for r in ordered]) / self.n
         self.right = np.array([np.frombuffer(r.right, dtype=np.uint8) for r in ordered])
         sparsity = [r.scheme.sparsity for r in ordered]
-        self.accuracy = 100 * self.hits / self.n
-        self.reward = self.accuracy + sparsity_weight * np.array(sparsity)
+        self.scores = np.array([r.score for r in ordered])
+        self.reward = self.points + sparsity_weight * np.array(sparsity)
         self.labels, self.classes = labels, classes
 
     @classmethod
@@ -141,7 +158,7 @@ class Enumeration:
         Args:
             table: that file.
             kinds: names of the kinds of attention.
-            sparsity_weight: accuracy points for all connections dropped, as they were scored.
+            sparsity_weight: of the reward, as they were scored.
         """
         read = cls.__new__(cls)
         with np.load(table) as arrays:
@@ -150,11 +167,18 @@ class Enumeration:
             read.hits, read.loss, read.right = arrays["hits"], arrays["loss"], arrays["right"]
             read.reward = arrays["values"]
             known = "labels" in arrays.files  # not in a table of an earlier version
-            read.labels = arrays["labels"].astype(np.int64) if known else _UNKNOWN
+            read.labels = arrays["labels"] if known else _UNKNOWN
             read.classes = int(arrays["classes"]) if known else 0
+            by_accuracy = "scores" not in arrays.files
+            read.measure = ACCURACY if by_accuracy else Measure(*map(str, arrays["measure"]))
+            read.scores = 100 * read.hits / read.n if by_accuracy else arrays["scores"]
         read.kinds, read.sparsity_weight = tuple(kinds), sparsity_weight
-        read.accuracy = 100 * read.hits / read.n
         return read
+
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """The scores as they count, the higher the better."""
+        return self.scores if self.measure.better == "higher" else -self.scores
 
     def standing(self, scheme: Scheme) -> Standing:
         """Return where a scheme stands."""
@@ -167,9 +191,9 @@ class Enumeration:
         return [self._standing(int(row)) for row in order[:count]]
 
     def best_by_density(self) -> list[Standing]:
-        """Return, for each number of connections, the scheme of the highest accuracy."""
+        """Return, for each number of connections, the scheme of the best score."""
         connections = (self.schemes > 0).sum(axis=1)
-        order = np.lexsort((self.loss, -self.accuracy, connections))
+        order = np.lexsort((self.loss, -self.points, connections))
         _, firsts = np.unique(connections[order], return_index=True)
         return [self._standing(int(order[first])) for first in firsts]
 
@@ -177,19 +201,34 @@ class Enumeration:
         """Return the main effect of each kind at each block; see `block_effects`."""
         return block_effects(
             self.schemes,
-            self.accuracy,
+            self.points,
             stages=self.stages,
             kinds=self.kinds,
             images=self.n,
-            right=self.right,
+            right=self.right if self.is_sum_over_images else None,
+            counts=self._counts,
+            measure=self.measure,
         )
+
+    @property
+    def is_sum_over_images(self) -> bool:
+        """Whether a score is a sum of what each image counts, so that images give intervals."""
+        return self.measure == ACCURACY or self._counts is not None
+
+    @property
+    def _counts(self) -> NDArray[np.float64] | None:
+        """What each image counts in a balanced accuracy, of mean 1; None for other metrics."""
+        if self.measure.name != "balanced_accuracy" or not len(self.labels):
+            return None
+        counts = np.bincount(self.labels)
+        return np.asarray(self.n / (np.count_nonzero(counts) * counts[self.labels]))
 
     def _contexts(self, effect: Effect) -> tuple[float, float]:
         """Return what an effect is in the middle 95 % of the choices of the other blocks."""
         chosen = self.schemes[:, Scheme.parameter_names(self.stages).index(effect.block)]
         # Sorted by their choices, the schemes with and without pair off in order.
         kind = self.kinds.index(effect.kind) + 1
-        points = self.accuracy[chosen == kind] - self.accuracy[chosen == 0]
+        points = self.points[chosen == kind] - self.points[chosen == 0]
         least, most = np.quantile(points, (0.025, 0.975))
         return float(least), float(most)
 
@@ -201,17 +240,25 @@ class Enumeration:
 
     @property
     def spread(self) -> Spread:
-        """How far the accuracies lie apart."""
+        """How far the scores lie apart."""
         texts = (str(Scheme.of(row, self.stages)) for row in self.schemes)
-        return Spread.of(zip(texts, self.accuracy.tolist(), strict=True), self._part)
+        rows = zip(texts, self.scores.tolist(), strict=True)
+        return Spread.of(rows, self._part, self.measure)
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether the images have labels, and which are right is known."""
+        return self.right.shape[1] > 0
 
     @property
     def _part(self) -> Part | None:
+        if not self._labelled:
+            return None
         return Part.of(np.bincount(self.labels, minlength=self.classes).tolist())
 
     def _balanced(self, row: int) -> float | None:
         """Return a balanced accuracy, per cent; None where the labels are not known."""
-        if not len(self.labels):
+        if not len(self.labels) or not self._labelled:
             return None
         right = np.unpackbits(self.right[row], count=self.n).astype(np.bool_)
         counted = Evaluation.of(right, self.labels, loss=0.0, classes=self.classes)
@@ -222,12 +269,13 @@ class Enumeration:
         return Standing(
             scheme=str(scheme),
             connections=scheme.connections,
-            accuracy=float(self.accuracy[row]),
-            percentile=_percentile(self.accuracy, row),
+            accuracy=100 * int(self.hits[row]) / self.n if self._labelled else None,
+            percentile=_percentile(self.points, row),
             reward=float(self.reward[row]),
             reward_percentile=_percentile(self.reward, row),
             loss=float(self.loss[row]),
             balanced_accuracy=self._balanced(row),
+            score=float(self.scores[row]),
         )
 
     def summary(self, *, top: int) -> dict[str, Any]:
@@ -239,22 +287,26 @@ class Enumeration:
         uniform = {"plain": 0} | {
             f"full {kind}": choice for choice, kind in enumerate(self.kinds, start=1)
         }
-        part = self._part
+        part, measure = self._part, self.measure
+        named = {} if measure == ACCURACY else {"metric": asdict(measure)}
         return {
             "schemes": len(self.schemes),
             "images": self.n,
             "spread": str(self.spread),
-            "distinct_accuracies": self.spread.accuracies,
+            **named,
+            "distinct_accuracies"
+            if measure == ACCURACY
+            else "distinct_values": self.spread.values,
             "majority": part.majority if part else None,
             "chance": part.chance if part else None,
             "kinds": list(self.kinds),
             "sparsity_weight": self.sparsity_weight,
-            "best": [asdict(row) for row in self.best(top)],
+            "best": [row.row(measure) for row in self.best(top)],
             "controls": {
-                name: asdict(self.standing(Scheme.uniform(self.stages, choice)))
+                name: self.standing(Scheme.uniform(self.stages, choice)).row(measure)
                 for name, choice in uniform.items()
             },
-            "best_by_density": [asdict(row) for row in self.best_by_density()],
+            "best_by_density": [row.row(measure) for row in self.best_by_density()],
             "effects": [
                 asdict(effect) | dict(zip(("least", "most"), self._contexts(effect), strict=True))
                 for effect in self.effects()
@@ -267,7 +319,8 @@ class Enumeration:
         """Write enumeration.npz, .json and .md into a folder and return their paths.
 
         The npz holds `schemes` (N, blocks), `values` (N,), the rewards, `hits`, `loss`, and
-        `right`, a bit an image: `numpy.unpackbits(right, axis=1, count=images)`, and `labels`.
+        `right`, a bit an image: `numpy.unpackbits(right, axis=1, count=images)`, and `labels`; of
+        another metric than the accuracy also `scores` and its `measure`: name, unit, better.
 
         Args:
             folder: of a study.
@@ -286,6 +339,9 @@ class Enumeration:
             "classes": np.array(self.classes),
             "stages": np.array(self.stages),
         }
+        if self.measure != ACCURACY:
+            named = [self.measure.name, self.measure.unit, self.measure.better]
+            arrays |= {"scores": self.scores, "measure": np.array(named)}
 
         def save(path: Path) -> None:
             with path.open("wb") as stream:  # given a path, NumPy would add to its name
@@ -297,13 +353,19 @@ class Enumeration:
             write_text(folder / "enumeration.json", json.dumps(summary, indent=1) + "\n"),
             write_text(
                 folder / "enumeration.md",
-                enumeration_markdown(folder.name, summary, scored=scored),
+                enumeration_markdown(
+                    folder.name, summary, scored=scored, over_images=self.is_sum_over_images
+                ),
             ),
         )
 
 
 def enumeration_markdown(
-    name: str, summary: Mapping[str, Any], *, scored: str = "in the supernet"
+    name: str,
+    summary: Mapping[str, Any],
+    *,
+    scored: str = "in the supernet",
+    over_images: bool = True,
 ) -> str:
     """Return the summary as a page of Markdown.
 
@@ -311,16 +373,29 @@ def enumeration_markdown(
         name: of the study.
         summary: of `Enumeration.summary`.
         scored: where schemes were scored.
+        over_images: whether the intervals of the effects are over the images.
     """
+    measure = Measure(**summary["metric"]) if "metric" in summary else ACCURACY
+    title, minus = measure.title, "" if measure.better == "higher" else "-"
+    intervals = (
+        "95 % interval over the images (Student's t of each image's own effect; where no image "
+        "differs at all, Wilson's of none in all)"
+        if over_images
+        else "95 % interval of the regression over the schemes (Student's t of the residual), not "
+        "over the images"
+    )
+    gains = "Accuracy points that" if measure == ACCURACY else f"Points of {title} that"
+    if measure.unit != "%":
+        gains = f"What of {title} for the better{measure.unit and ', in '}{measure.unit},"
     standings = tuple(summary["best"][0])
     controls = [{"control": role} | row for role, row in summary["controls"].items()]
     return "\n".join(
         [
             f"# All {summary['schemes']:,} schemes of {name}",
             "",
-            f"Scored {scored} on {summary['images']:,} validation images. reward: accuracy "
-            f"+ {summary['sparsity_weight']:g} x sparsity; percentile: of the accuracy, "
-            "reward_percentile: of the reward, among all.",
+            f"Scored {scored} on {summary['images']:,} validation images. reward: "
+            f"{minus}{title} + {summary['sparsity_weight']:g} x sparsity; percentile: of the "
+            f"{title}, reward_percentile: of the reward, among all.",
             "",
             f"{summary['spread']}.",
             "",
@@ -332,15 +407,14 @@ def enumeration_markdown(
             "",
             *_table(controls, ("control", *standings)),
             "",
-            "## Best of each density, by accuracy",
+            f"## Best of each density, by {title}",
             "",
             *_table(summary["best_by_density"], standings),
             "",
             "## Main effects",
             "",
-            "Accuracy points that a kind adds at a block, the mean over all choices of the other "
-            "blocks. low to high: 95 % interval over the images (Student's t of each image's own "
-            "effect; where no image differs at all, Wilson's of none in all). p: that it adds "
+            f"{gains} a kind adds at a block, the mean over all choices of the other "
+            f"blocks. low to high: {intervals}. p: that it adds "
             "nothing, not corrected. least to most: the middle 95 % of the choices of the other "
             "blocks.",
             "",

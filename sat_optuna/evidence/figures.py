@@ -4,23 +4,34 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from sat_optuna.evidence.effects import Effect
-from sat_optuna.evidence.statistics import summarise_accuracies
+from sat_optuna.evidence.statistics import summarise_scores
 from sat_optuna.files import write_atomically
 from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import ACCURACY, Measure
 
-__all__ = ["draw_accuracies", "draw_blocks", "draw_folded", "draw_search", "draw_ticket"]
+__all__ = [
+    "draw_accuracies",
+    "draw_blocks",
+    "draw_confusion",
+    "draw_folded",
+    "draw_search",
+    "draw_ticket",
+]
 
 _NAMELESS = {"Software": None}  # without matplotlib's version, equal pictures have equal bytes
 _INK = "#22303c"
 _OFF = "#e4e8ec"
 _KINDS = ("#e07a1f", "#1f77b4", "#2a9d5c", "#8e5ba6", "#c0392b", "#16a2b8", "#b8860b", "#607d8b")
+_WRITTEN, _NAMED = 20, 60  # classes up to which counts, and names, can be read
 _ROLES = {
     "ticket": "#e07a1f",
     "plain": "#607d8b",
@@ -112,15 +123,17 @@ def draw_search(
     random: Sequence[tuple[int, float, bool]],
     *,
     name: str,
+    measure: Measure = ACCURACY,
 ) -> Path:
     """Draw each trial's reward, and the best reward so far, beside those of random search.
 
     Args:
         path: the PNG file.
-        trials: of the search, in their order: Optuna's number, the reward in accuracy points, and
-            whether the trial is complete. One that was pruned is drawn as a cross.
+        trials: of the search, in their order: Optuna's number, the reward in the metric's unit,
+            and whether the trial is complete. One that was pruned is drawn as a cross.
         random: those of the random schemes.
         name: of the sampler.
+        measure: what the rewards are of.
     """
     figure = Figure(figsize=(7.0, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -140,14 +153,20 @@ def draw_search(
                 axes.step(numbers, best, where="post", color=colour, lw=1.8, label=word)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial (Optuna's number, from 0)", color=_INK)
-    axes.set_ylabel("reward (accuracy points)", color=_INK)
+    unit = "points" if measure.unit == "%" else f"{measure.unit}, higher is better"
+    axes.set_ylabel(f"reward ({measure.title} {unit})", color=_INK)
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
     _bare(axes)
     return _save(figure, path)
 
 
 def draw_blocks(
-    path: Path, effects: Sequence[Effect], scheme: Scheme, *, kinds: Sequence[str]
+    path: Path,
+    effects: Sequence[Effect],
+    scheme: Scheme,
+    *,
+    kinds: Sequence[str],
+    measure: Measure = ACCURACY,
 ) -> Path:
     """Draw the effect of each kind at each block with its 95 % interval, from shallow to deep.
 
@@ -156,6 +175,7 @@ def draw_blocks(
         effects: of all blocks, and at each block of all kinds.
         scheme: the ticket; its choices are the filled points.
         kinds: names of the kinds of attention.
+        measure: what the effects are in.
     """
     blocks = len(scheme.choices)
     figure = Figure(figsize=(min(14.0, max(7.0, 0.5 * blocks + 2)), 3.6), layout="constrained")
@@ -182,7 +202,9 @@ def draw_blocks(
     )
     axes.set_xticks(places, names, rotation=90 if blocks > 12 else 0, fontsize=8)
     axes.set_xlim(-0.7, places[-1] + 0.7)
-    axes.set_ylabel("validation points that it adds", color=_INK)
+    other = f"validation {measure.title} for the better"
+    label = "validation points that it adds" if measure.unit == "%" else other
+    axes.set_ylabel(label, color=_INK)
     _bare(axes)
     return _save(figure, path)
 
@@ -224,24 +246,64 @@ def draw_folded(
     return _save(figure, path)
 
 
-def draw_accuracies(path: Path, accuracies: Mapping[str, Sequence[float]], *, images: int) -> Path:
-    """Draw the test accuracies of each network with their mean and its 95 % interval.
+def draw_accuracies(
+    path: Path,
+    accuracies: Mapping[str, Sequence[float]],
+    *,
+    images: int,
+    measure: Measure = ACCURACY,
+) -> Path:
+    """Draw the test accuracies, or other scores, of each network with mean and 95 % interval.
 
     Args:
         path: the PNG file.
-        accuracies: by role, one accuracy for each seed, per cent.
+        accuracies: by role, one value for each seed.
         images: number of images of the test set.
+        measure: what the values are in.
     """
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
     for column, (role, values) in enumerate(accuracies.items()):
         colour = _ROLES.get(role, _ROLES["full"])
-        spread = summarise_accuracies(values, images=images)
+        spread = summarise_scores(values, images=images, measure=measure)
         axes.plot([column - 0.12] * len(values), values, "o", color=colour, alpha=0.5, ms=5, mew=0)
         ends = [[spread.mean - spread.low], [spread.high - spread.mean]]
         axes.errorbar(column + 0.1, spread.mean, yerr=ends, fmt="s", color=colour, capsize=4)
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     axes.set_xlim(-0.5, len(accuracies) - 0.5)
-    axes.set_ylabel("test accuracy, %", color=_INK)
+    unit = f", {measure.unit}" if measure.unit else ""
+    axes.set_ylabel(f"test {measure.title}{unit}", color=_INK)
     _bare(axes)
+    return _save(figure, path)
+
+
+def draw_confusion(
+    path: Path, confusion: NDArray[np.int64], class_names: Sequence[str], *, title: str
+) -> Path:
+    """Draw how often images of each class are given each answer.
+
+    Args:
+        path: the PNG file.
+        confusion: (K, K) images by class, a row for the true one, a column for the answer.
+        class_names: one a class.
+        title: of the figure.
+    """
+    count = len(class_names)
+    shares = confusion / confusion.sum(axis=1, keepdims=True).clip(min=1)
+    side = min(12.0, max(3.6, 1.4 + 0.45 * count))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if count <= _WRITTEN:
+        for row, column in np.ndindex(count, count):
+            if confusion[row, column]:
+                ink = "white" if shares[row, column] > 0.5 else _INK
+                text = str(confusion[row, column])
+                axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
+    if count <= _NAMED:
+        axes.set_xticks(range(count), class_names, rotation=90, fontsize=8, color=_INK)
+        axes.set_yticks(range(count), class_names, fontsize=8, color=_INK)
+    axes.set_xlabel("the network's answer", color=_INK)
+    axes.set_ylabel("true class", color=_INK)
+    axes.set_title(title, fontsize=9, color=_INK)
     return _save(figure, path)

@@ -27,6 +27,7 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import FoldedObjective
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.ticket import ACCURACY
 
 __all__ = [
     "POINTS",
@@ -111,7 +112,7 @@ class Folding:
         return {
             "scheme": str(scheme),
             "modules": scheme.connections,
-            "accuracy": float(self.scores.accuracy[row]),
+            "accuracy": float(self.scores.scores[row]),
             "cost": float(self.costs[row]),
         }
 
@@ -148,7 +149,7 @@ class Folding:
         }
         figure = draw_folded(
             folder / "figures" / "folded.png",
-            list(zip(self.costs, self.scores.accuracy.tolist(), strict=True)),
+            list(zip(self.costs, self.scores.scores.tolist(), strict=True)),
             [(row["cost"], row["accuracy"]) for row in document["front"]],
             uniform={r: (row["cost"], row["accuracy"]) for r, row in document["uniform"].items()},
             cost=self.cost,
@@ -179,8 +180,13 @@ def fold_report(
         latency: of `fit_latency`; None to count multiply-adds.
 
     Raises:
-        StudyError: not all schemes are there.
+        StudyError: not all schemes are there, or they were scored by another metric than accuracy.
     """
+    if scores.measure != ACCURACY:
+        raise StudyError(
+            f"scores of the {scores.measure.title} given, and points to lose are those of the "
+            "accuracy; score by that"
+        )
     if not scores.is_complete:
         raise StudyError(
             f"{len(scores.schemes):,} scores given, and the fewest modules are found among all "
@@ -209,7 +215,7 @@ def fold_report(
         Kept(
             points=allowed,
             scheme=scheme,
-            accuracy=float(scores.accuracy[rows[scheme]]),
+            accuracy=float(scores.scores[rows[scheme]]),
             lost=paired_by_image(valid[full], valid[scheme]),
             test_accuracy=tested[scheme].evaluation.accuracy if tested else None,
             test_lost=(

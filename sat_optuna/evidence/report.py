@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +17,15 @@ from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.evidence.statistics import (
     Comparison,
     compare,
+    detectable_by_seeds,
     detectable_differences,
     summarise,
-    summarise_accuracies,
+    summarise_scores,
     wilson,
 )
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import Ticket
+from sat_optuna.ticket import ACCURACY, Measure, Ticket
 
 __all__ = [
     "Blocks",
@@ -45,13 +46,14 @@ _FAR = 5.0  # points of accuracy that a retraining may lie below the search, uns
 class TrialRow(NamedTuple):
     """One finished trial, as the report and `figures/trials.csv` hold it.
 
-    One that was pruned has the reward and accuracy of its last epoch, one that failed has none.
+    The score is the accuracy or what else was searched for. One that was pruned has the reward and
+    score of its last epoch, one that failed has none.
     """
 
     number: int
     scheme: str
     reward: float | None
-    accuracy: float | None
+    score: float | None
     state: str = "COMPLETE"
 
 
@@ -61,29 +63,31 @@ class SearchSummary:
 
     Attributes:
         sampler: its name in study.toml.
-        trials: its finished trials, in number order; rewards in accuracy points.
+        trials: its finished trials, in number order.
         random: those of the random schemes, in number order.
         valid: what the schemes were scored on; None where it is not known.
+        measure: what was searched for.
     """
 
     sampler: str
     trials: Sequence[TrialRow]
     random: Sequence[TrialRow]
     valid: Part | None = None
+    measure: Measure = ACCURACY
 
     @property
     def spread(self) -> Spread:
-        """How far the accuracies of the complete trials lie apart."""
-        rows = [(r.scheme, r.accuracy) for r in complete(self.trials) if r.accuracy is not None]
-        return Spread.of(rows, self.valid)
+        """How far the scores of the complete trials lie apart."""
+        rows = [(r.scheme, r.score) for r in complete(self.trials) if r.score is not None]
+        return Spread.of(rows, self.valid, self.measure)
 
     def to_csv(self) -> str:
         """Return all trials, those of the search first."""
-        lines = ["search,number,state,scheme,reward,accuracy"]
+        lines = [f"search,number,state,scheme,reward,{self.measure.name}"]
         for name, rows in ((self.sampler, self.trials), ("random-control", self.random)):
             for r in rows:
-                reward, accuracy = ("" if v is None else repr(v) for v in (r.reward, r.accuracy))
-                lines.append(f"{name},{r.number},{r.state},{r.scheme},{reward},{accuracy}")
+                reward, score = ("" if v is None else repr(v) for v in (r.reward, r.score))
+                lines.append(f"{name},{r.number},{r.state},{r.scheme},{reward},{score}")
         return "\n".join(lines) + "\n"
 
 
@@ -102,15 +106,17 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class OnTest:
-    """What is known of the test beside the accuracies.
+    """What is known of the test beside the scores.
 
     Attributes:
         part: the test part.
         balanced: by role, the mean over the seeds of the balanced accuracy, per cent.
+        accuracy: by role, that of the accuracy, where another metric was searched for.
     """
 
     part: Part
     balanced: Mapping[str, float]
+    accuracy: Mapping[str, float] = field(default_factory=dict)
 
 
 def complete(rows: Sequence[TrialRow]) -> list[TrialRow]:
@@ -119,35 +125,75 @@ def complete(rows: Sequence[TrialRow]) -> list[TrialRow]:
 
 
 def results_table(
-    tickets: Mapping[str, Ticket], *, images: int, balanced: Mapping[str, float] | None = None
+    tickets: Mapping[str, Ticket],
+    *,
+    images: int,
+    balanced: Mapping[str, float] | None = None,
+    accuracy: Mapping[str, float] | None = None,
 ) -> str:
-    """Return the table of networks in Markdown: accuracy with interval, and what each costs.
+    """Return the table of networks in Markdown: the metric with interval, and what each costs.
 
     Args:
         tickets: by role, plain among them, each with test scores of the same seeds.
         images: number of test images.
         balanced: by role, the balanced accuracy, per cent.
+        accuracy: by role, the accuracy, per cent, where the metric is another.
 
     Raises:
-        TicketError: their seeds differ.
+        TicketError: their seeds or metrics differ.
     """
-    lines = [
-        "| network | scheme | test accuracy % | n | 95 % interval | balanced % | parameters | "
-        "multiply-adds | latency ms |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for role, values in _accuracies(tickets).items():
-        ticket, spread = tickets[role], summarise_accuracies(values, images=images)
+    measure = _measure(tickets)
+    beside = {"balanced %": balanced}
+    if measure != ACCURACY:
+        even = None if measure.name == "balanced_accuracy" else balanced
+        both = {"accuracy %": accuracy, "balanced %": even}
+        beside = {title: values for title, values in both.items() if values}
+    columns = ["network", "scheme", f"test {_with_unit(measure)}", "n", "95 % interval", *beside]
+    columns += ["parameters", "multiply-adds", "latency ms"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for role, values in _scores(tickets).items():
+        ticket = tickets[role]
+        spread = summarise_scores(values, images=images, measure=measure)
         added = ticket.params - tickets["plain"].params
         extra = f" (+{added:,})" if added else ""
         latency = _DASH if ticket.latency_ms is None else f"{ticket.latency_ms:.2f}"
-        interval = _DASH if spread.n < 2 else f"{spread.low:.2f} to {spread.high:.2f}"
-        even = f"{balanced[role]:.2f}" if balanced else _DASH
+        number = measure.number
+        interval = _DASH if spread.n < 2 else f"{number(spread.low)} to {number(spread.high)}"
+        more = "".join(f" {v[role]:.2f} |" if v else f" {_DASH} |" for v in beside.values())
         lines.append(
-            f"| {role} | `{ticket.scheme}` | {spread.mean:.2f} | {spread.n} | {interval} | "
-            f"{even} | {ticket.params:,}{extra} | {ticket.macs:,} | {latency} |"
+            f"| {role} | `{ticket.scheme}` | {number(spread.mean)} | {spread.n} | {interval} |"
+            f"{more} {ticket.params:,}{extra} | {ticket.macs:,} | {latency} |"
         )
     return "\n".join(lines)
+
+
+def _measure(tickets: Mapping[str, Ticket]) -> Measure:
+    """Return what all tickets are measured in on the test.
+
+    Raises:
+        TicketError: there are several.
+    """
+    found = {s.measure for ticket in tickets.values() for s in ticket.scores if s.split == "test"}
+    if len(found) > 1:
+        names = " and ".join(sorted(measure.name for measure in found))
+        raise TicketError(
+            f"the tickets have test scores of {names}; give those of one study, which have one"
+        )
+    return found.pop() if found else ACCURACY
+
+
+def _with_unit(measure: Measure) -> str:
+    return f"{measure.title} {measure.unit}".rstrip()
+
+
+def _differences(measure: Measure) -> str:
+    """Return what differences are in, as a table's head."""
+    return _points(measure).strip() or measure.title
+
+
+def _points(measure: Measure) -> str:
+    """Return what differences are in, after a number."""
+    return " points" if measure.unit == "%" else f" {measure.unit}".rstrip()
 
 
 def write_report(
@@ -191,41 +237,61 @@ def write_report(
         WriteError: a file could not be written.
     """
     folder = Path(folder)
-    ticket = tickets["ticket"]
-    accuracies = _accuracies(tickets)
+    ticket, measure = tickets["ticket"], _measure(tickets)
+    accuracies = _scores(tickets)
     blocks = blocks or _of_trials(ticket, search)
     comparisons = {entry.control: entry for entry in verdicts(tickets, images=images)}
-    _draw(folder / "figures", ticket, accuracies, search, blocks, images)
+    _draw(folder / "figures", ticket, accuracies, search, blocks, images, measure)
     parts = [
         f"# {folder.name}: in which blocks of {ticket.backbone} does "
         f"{' / '.join(_kinds(ticket))} pay?",
-        f"{_result(ticket, comparisons, accuracies, search)} {_answer(blocks.effects)}".strip(),
+        f"{_result(ticket, comparisons, accuracies, search, measure)} "
+        f"{_answer(blocks.effects, measure)}".strip(),
         "![the ticket](figures/ticket.png)",
         _legend(ticket),
         "## Block by block",
-        *_blocks(blocks, ticket),
+        *_blocks(blocks, ticket, measure),
         "## From scratch, on train + validation",
-        results_table(tickets, images=images, balanced=tested.balanced if tested else None),
-        "Last-epoch test accuracy, mean over seeds, with Student's interval over the seeds, cut "
-        "at 0 and 100 %; where the seeds do not differ at all, with Wilson's over the test "
-        f"images. Balanced: the mean over the classes. {latency[:1].upper()}{latency[1:]} "
+        results_table(
+            tickets,
+            images=images,
+            balanced=tested.balanced if tested else None,
+            accuracy=tested.accuracy if tested else None,
+        ),
+        f"{_measured(measure)} {latency[:1].upper()}{latency[1:]} "
         "Multiply-adds are those of convolutions and matrix products for one image; element-wise "
         "and reduction work is not in them.",
-        *_remarks(ticket, accuracies, search, tested, images),
+        *(_remarks(ticket, accuracies, search, tested, images) if measure == ACCURACY else []),
         "![accuracies](figures/accuracy.png)",
         "## What can be said",
-        _said(tickets, comparisons, accuracies, images),
+        _said(tickets, comparisons, accuracies, images, measure),
         "## The search",
         "![search](figures/search.png)",
         _search(search),
         "## How it was measured",
-        _method(ticket, hardware),
+        _method(ticket, hardware, measure),
     ]
     return write_text(folder / "report.md", "\n\n".join(parts) + "\n")
 
 
-def _accuracies(tickets: Mapping[str, Ticket]) -> dict[str, list[float]]:
-    """Return each network's test accuracies, all in the order of the first one's seeds."""
+def _measured(measure: Measure) -> str:
+    """Return how the scores of the table were measured."""
+    if measure == ACCURACY:
+        return (
+            "Last-epoch test accuracy, mean over seeds, with Student's interval over the seeds, "
+            "cut at 0 and 100 %; where the seeds do not differ at all, with Wilson's over the "
+            "test images. Balanced: the mean over the classes."
+        )
+    return (
+        f"Last-epoch test {measure.title}, the {measure.better} the better, mean over seeds, with "
+        "Student's interval over the seeds alone"
+        + (", cut at 0 and 100 %" if measure.unit == "%" else "")
+        + ": that the test images are a sample is not in it."
+    )
+
+
+def _scores(tickets: Mapping[str, Ticket]) -> dict[str, list[float]]:
+    """Return each network's test scores, all in the order of the first one's seeds."""
     by_seed = {
         role: {score.seed: score.value for score in ticket.scores if score.split == "test"}
         for role, ticket in tickets.items()
@@ -248,6 +314,7 @@ def _draw(
     search: SearchSummary,
     blocks: Blocks,
     images: int,
+    measure: Measure,
 ) -> None:
     kinds = [spec.kind for spec in ticket.attention]
     draw_ticket(
@@ -257,13 +324,15 @@ def _draw(
         title=f"{ticket.backbone} on {ticket.dataset}: ticket {ticket.scheme}",
     )
     if blocks.effects:
-        draw_blocks(figures / "blocks.png", blocks.effects, ticket.scheme, kinds=kinds)
+        draw_blocks(
+            figures / "blocks.png", blocks.effects, ticket.scheme, kinds=kinds, measure=measure
+        )
     drawn, random = (
         [(t.number, t.reward, t.state == "COMPLETE") for t in rows if t.reward is not None]
         for rows in (search.trials, search.random)
     )
-    draw_search(figures / "search.png", drawn, random, name=search.sampler)
-    draw_accuracies(figures / "accuracy.png", accuracies, images=images)
+    draw_search(figures / "search.png", drawn, random, name=search.sampler, measure=measure)
+    draw_accuracies(figures / "accuracy.png", accuracies, images=images, measure=measure)
     write_text(figures / "trials.csv", search.to_csv())
 
 
@@ -277,15 +346,18 @@ def verdicts(
         images: number of test images, as of `compare`.
 
     Raises:
-        TicketError: their seeds differ.
+        TicketError: their seeds or metrics differ.
     """
-    accuracies, scheme = _accuracies(tickets), tickets["ticket"].scheme
-    others = {role: accuracies[role] for role, t in tickets.items() if t.scheme != scheme}
-    return tuple(compare(accuracies["ticket"], others, images=images))
+    scores, scheme = _scores(tickets), tickets["ticket"].scheme
+    others = {role: scores[role] for role, t in tickets.items() if t.scheme != scheme}
+    return tuple(compare(scores["ticket"], others, images=images, measure=_measure(tickets)))
 
 
-def _signed(points: float) -> str:
-    return f"{points:+z.2f}".replace("-", _MINUS)
+def _signed(points: float, measure: Measure = ACCURACY) -> str:
+    if math.isnan(points):
+        return _DASH
+    text = f"{points:+z.2f}" if measure.unit == "%" else f"{points:+z.4f}"
+    return text.replace("-", _MINUS)
 
 
 def _result(
@@ -293,6 +365,7 @@ def _result(
     comparisons: Mapping[str, Comparison],
     accuracies: Mapping[str, Sequence[float]],
     search: SearchSummary,
+    measure: Measure,
 ) -> str:
     """Return what was found, and how it stands against plain and full: two sentences."""
     scheme, spread = ticket.scheme, search.spread
@@ -313,33 +386,41 @@ def _result(
     if spread.tells_nothing:
         found = (
             f"**Nothing can be told**: all {spread.schemes:,} schemes that the search scored have "
-            f"the same validation accuracy, {spread.high:.2f} %, so its ticket `{scheme}` was "
+            f"the same validation {spread.measure.title}, {spread.measure.text(spread.high)}, so "
+            f"its ticket `{scheme}` was "
             "chosen by the weight of sparsity and by order alone."
         )
     n = len(accuracies["ticket"])
     against = [
-        _against(role, comparisons.get(role))
+        _against(role, comparisons.get(role), measure)
         for role in accuracies
         if role == "plain" or role.split("-")[0] == "full"
     ]
     mean = summarise(accuracies["ticket"]).mean
+    has = (
+        f"it has {mean:.2f} % of the test images right"
+        if measure == ACCURACY
+        else f"its test {measure.title} is {measure.text(mean)}"
+    )
     return (
-        f"{found} Trained from scratch it has {mean:.2f} % of the test images right "
+        f"{found} Trained from scratch {has} "
         f"(mean of {n} seed{'s' * (n > 1)}): {'; '.join(against)}."
     )
 
 
-def _against(role: str, entry: Comparison | None) -> str:
+def _against(role: str, entry: Comparison | None, measure: Measure) -> str:
     if entry is None:
         return f"it is the {role} network itself"
     spread = entry.difference
     interval = (
-        "" if math.isnan(spread.low) else f" ({_signed(spread.low)} to {_signed(spread.high)})"
+        ""
+        if math.isnan(spread.low)
+        else f" ({_signed(spread.low, measure)} to {_signed(spread.high, measure)})"
     )
-    word = "better" if spread.mean > 0 else "worse"
+    word = "better" if measure.is_better(spread.mean) else "worse"
     word = "within noise" if entry.within_noise else word
     word = "one seed, which decides nothing" if math.isnan(entry.p) else word
-    return f"{_signed(spread.mean)} points{interval} against {role}, {word}"
+    return f"{_signed(spread.mean, measure)}{_points(measure)}{interval} against {role}, {word}"
 
 
 def _counted(rows: Sequence[TrialRow]) -> str:
@@ -364,27 +445,29 @@ def _kinds(ticket: Ticket) -> list[str]:
 
 def _of_trials(ticket: Ticket, search: SearchSummary) -> Blocks:
     """Return the effects of the blocks as the random schemes of the control tell them."""
-    rows = [row for row in complete(search.random) if row.accuracy is not None]
+    measure = search.measure
+    rows = [row for row in complete(search.random) if row.score is not None]
     effects = block_effects(
         np.array([Scheme.parse(row.scheme).choices for row in rows], dtype=np.uint8).reshape(
             len(rows), len(ticket.scheme.choices)
         ),
-        np.array([row.accuracy for row in rows]),
+        np.array([measure.points(row.score) for row in rows if row.score is not None]),
         stages=ticket.scheme.stages,
         kinds=[spec.kind for spec in ticket.attention],
         images=search.valid.images if search.valid else 0,
+        measure=measure,
     )
     return Blocks(
         effects,
-        f"Least squares of the validation accuracy on the choices of {len(rows)} random schemes, "
-        "the control of the search, scored as its trials were. The search's own proposals are not "
-        "random: they crowd where scores were high, so they are left out. Intervals are over the "
-        "schemes and their trainings (Student's t of the residual), not over the validation "
-        "images.",
+        f"Least squares of the validation {measure.title} on the choices of {len(rows)} random "
+        "schemes, the control of the search, scored as its trials were. The search's own "
+        "proposals are not random: they crowd where scores were high, so they are left out. "
+        "Intervals are over the schemes and their trainings (Student's t of the residual), not "
+        "over the validation images.",
     )
 
 
-def _blocks(blocks: Blocks, ticket: Ticket) -> list[str]:
+def _blocks(blocks: Blocks, ticket: Ticket, measure: Measure) -> list[str]:
     """Return the table of blocks with its picture."""
     effects = blocks.effects
     if not effects:
@@ -397,29 +480,38 @@ def _blocks(blocks: Blocks, ticket: Ticket) -> list[str]:
         zip(Scheme.parameter_names(ticket.scheme.stages), ticket.scheme.choices, strict=True)
     )
     lines = [
-        "| block | kind | points | 95 % interval | reading | in the ticket |",
+        f"| block | kind | {_differences(measure)} | 95 % interval | reading | in the ticket |",
         "|---|---|---|---|---|---|",
     ]
     for effect, reading in zip(effects, readings(effects), strict=True):
         choice = choices[effect.block]
         taken = choice > 0 and ticket.attention[choice - 1].kind == effect.kind
         lines.append(
-            f"| {effect.block} | {effect.kind.upper()} | {_signed(effect.points)} | "
-            f"{_signed(effect.low)} to {_signed(effect.high)} | {reading} | {'yes' * taken} |"
+            f"| {effect.block} | {effect.kind.upper()} | {_signed(effect.points, measure)} | "
+            f"{_signed(effect.low, measure)} to {_signed(effect.high, measure)} | {reading} | "
+            f"{'yes' * taken} |"
         )
     return [
         "![effects of the blocks](figures/blocks.png)",
         "\n".join(lines),
-        "Points of validation accuracy that a kind adds at a block, in the mean over the other "
+        f"{_gains(measure)} that a kind adds at a block, in the mean over the other "
         f"blocks' choices. {blocks.measured} Readings are at 5 % for all rows at once (Holm); "
         "intervals are not corrected.",
     ]
 
 
-def _answer(effects: Sequence[Effect]) -> str:
+def _gains(measure: Measure) -> str:
+    """Return what the effects at the blocks are in."""
+    if measure.unit == "%" and measure.better == "higher":
+        return f"Points of validation {measure.title}"
+    unit = f" in {measure.unit}" if measure.unit else ""
+    return f"Validation {measure.title}{unit}, positive where it is {measure.better} (better),"
+
+
+def _answer(effects: Sequence[Effect], measure: Measure) -> str:
     """Return in which blocks it pays, a sentence."""
     told = [
-        f"{effect.kind.upper()} in {effect.block} {word} ({_signed(effect.points)})"
+        f"{effect.kind.upper()} in {effect.block} {word} ({_signed(effect.points, measure)})"
         for effect, word in zip(effects, readings(effects), strict=True)
         if word != UNTOLD
     ]
@@ -427,7 +519,10 @@ def _answer(effects: Sequence[Effect]) -> str:
         return "Block by block no effect is told from 0." if effects else ""
     rest = len(effects) - len(told)
     tail = f"; the other {rest} of {len(effects)} effects are {UNTOLD}" if rest else ""
-    return f"Block by block, in points of validation accuracy, {', '.join(told)}{tail}."
+    gains = _gains(measure)
+    return (
+        f"Block by block, in {gains[0].lower()}{gains[1:].rstrip(',')}, {', '.join(told)}{tail}."
+    )
 
 
 def _remarks(
@@ -469,56 +564,68 @@ def _said(
     comparisons: Mapping[str, Comparison],
     accuracies: Mapping[str, Sequence[float]],
     images: int,
+    measure: Measure,
 ) -> str:
     """Return the ticket's comparison with each control, and what can be resolved at all."""
     lines = [
-        "| ticket minus | points | 95 % interval | p (Holm) | verdict |",
+        f"| ticket minus | {_differences(measure)} | 95 % interval | p (Holm) | verdict |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        _verdict(comparisons[role])
+        _verdict(comparisons[role], measure)
         if role in comparisons
         else f"| {role} | 0 | {_DASH} | {_DASH} | the same network |"
         for role in tickets
         if role != "ticket"
     ]
     mean = summarise(accuracies["plain"]).mean
-    return "\n".join(lines) + "\n\n" + _resolution(list(comparisons.values()), mean, images)
+    told = _resolution(list(comparisons.values()), mean, images, measure)
+    return "\n".join(lines) + "\n\n" + told
 
 
-def _verdict(entry: Comparison) -> str:
+def _verdict(entry: Comparison, measure: Measure) -> str:
     """Return the row of one control."""
     spread = entry.difference
     if math.isnan(entry.p):
         interval, p, verdict = _DASH, _DASH, "one seed decides nothing"
     else:
-        interval = f"{_signed(spread.low)} to {_signed(spread.high)}"
+        interval = f"{_signed(spread.low, measure)} to {_signed(spread.high, measure)}"
         p = "< 0.001" if entry.p < 0.001 else f"{entry.p:.3f}"
-        better = "ticket better" if spread.mean > 0 else "ticket worse"
+        better = "ticket better" if measure.is_better(spread.mean) else "ticket worse"
         verdict = "within noise" if entry.within_noise else better
-    return f"| {entry.control} | {_signed(spread.mean)} | {interval} | {p} | {verdict} |"
+    return f"| {entry.control} | {_signed(spread.mean, measure)} | {interval} | {p} | {verdict} |"
 
 
-def _resolution(comparisons: Sequence[Comparison], mean: float, images: int) -> str:
-    by_seeds, by_images = detectable_differences(comparisons, accuracy=mean, images=images)
+def _resolution(
+    comparisons: Sequence[Comparison], mean: float, images: int, measure: Measure
+) -> str:
+    by_accuracy = measure == ACCURACY  # of other metrics the number of images tells nothing
+    by_seeds, by_images = (
+        detectable_differences(comparisons, accuracy=mean, images=images)
+        if by_accuracy
+        else (detectable_by_seeds(comparisons), math.nan)
+    )
     n = comparisons[0].difference.n
     parts = []
+    owed = f"one below {by_images:.2f} points" if by_accuracy else "one of them"
     if n > 1 and math.isnan(by_seeds):
         parts.append(
             f"In none of the comparisons do the {n} seeds differ, which is no certainty: they do "
-            "not tell how large the noise is, and the intervals are those of the test images."
+            "not tell how large the noise is"
+            + (", and the intervals are those of the test images." if by_accuracy else ".")
         )
     elif n > 1:
         parts.append(
             f"With {n} seeds a mean difference between the ticket and a control is known to "
-            f"± {by_seeds:.2f} points (half a 95 % interval, paired by seed, spread pooled over "
-            "the controls)."
+            f"± {measure.number(by_seeds)}{_points(measure)} (half a 95 % interval, paired by "
+            "seed, spread pooled over the controls)."
         )
-    parts.append(
-        f"The test set of {images:,} images resolves ± {by_images:.2f} points between two "
-        "networks that err independently (half of Newcombe's 95 % score interval; less where they "
-        "err on the same images)."
-    )
+    if by_accuracy:
+        parts.append(
+            f"The test set of {images:,} images resolves ± {by_images:.2f} points between two "
+            "networks that err independently (half of Newcombe's 95 % score interval; less where "
+            "they err on the same images)."
+        )
     if all(math.isnan(entry.p) for entry in comparisons):
         parts.append("One seed decides nothing: the noise is not known.")
     elif all(entry.within_noise for entry in comparisons):
@@ -528,17 +635,17 @@ def _resolution(comparisons: Sequence[Comparison], mean: float, images: int) -> 
         )
     else:
         parts.append(
-            "Only differences marked better or worse stand out of the noise of the seeds (one "
-            f"below {by_images:.2f} points may still be owed to the images of the test); every "
+            f"Only differences marked better or worse stand out of the noise of the seeds ({owed} "
+            "may still be owed to the images of the test); every "
             "other order in the table is **within noise** and must not be read as a ranking."
         )
     if n > 1:
         controls = "1 control" if len(comparisons) == 1 else f"{len(comparisons)} controls"
         parts.append(
             f"p-values are from paired t tests with Holm's correction over {controls} (from the "
-            "exact sign test, and intervals from the test images, where every seed has the same "
-            f"difference), intervals are not corrected; with {n} seeds such tests see only large "
-            "effects."
+            f"exact sign test{', and intervals from the test images,' * by_accuracy} where every "
+            f"seed has the same difference), intervals are not corrected; with {n} seeds such "
+            "tests see only large effects."
         )
     return " ".join(parts)
 
@@ -553,11 +660,11 @@ def _search(search: SearchSummary) -> str:
         f"{_counted(search.trials)}; best reward {best:.3f}. Random schemes, scored by the same "
         f"objective and not pruned: {_counted(search.random)}; best reward {random:.3f}. One "
         "search and one random draw: the difference between the two is an anecdote, not evidence "
-        f"about samplers. Validation accuracy: {search.spread}."
+        f"about samplers. Validation {search.measure.title}: {search.spread}."
     )
 
 
-def _method(ticket: Ticket, hardware: str) -> str:
+def _method(ticket: Ticket, hardware: str, measure: Measure) -> str:
     retrain = ticket.config["retrain"]
     seeds = ", ".join(str(seed) for seed in retrain["seeds"])
     listed = ", ".join(f"{name} {number}" for name, number in ticket.versions.items())
@@ -565,7 +672,7 @@ def _method(ticket: Ticket, hardware: str) -> str:
     items = [
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
         "was read by the retraining alone, after its last epoch",
-        *_scoring(ticket.config),
+        *_scoring(ticket.config, measure),
         f"retraining: {retrain['epochs']} epochs, seeds {seeds}; equal initial weights of shared "
         f"parts and equal data order for all networks of a seed{compiled}",
         f"hardware: {hardware}",
@@ -576,7 +683,7 @@ def _method(ticket: Ticket, hardware: str) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
-def _scoring(config: Mapping[str, Any]) -> list[str]:
+def _scoring(config: Mapping[str, Any], measure: Measure) -> list[str]:
     """Return how the search scored a scheme, of the configuration's sections."""
     search, pretrain = config["search"], config["pretrain"]
     by_training = search["objective"] == "train"
@@ -590,8 +697,10 @@ def _scoring(config: Mapping[str, Any]) -> list[str]:
         scored = f"of its network after {search['epochs']} epochs from {start}"
     elif search["objective"] == "folded":
         scored = "of the trained network with constants for the modules that it drops"
+    value = f"validation {measure.title}{' in points' if measure.unit == '%' else ''}"
+    value = value if measure.better == "higher" else f"minus the {value}"
     reward = (
-        f"reward of a scheme: validation accuracy in points {scored}, + "
+        f"reward of a scheme: {value} {scored}, + "
         f"{search['sparsity_weight']} x share of blocks without attention"
     )
     return [reward] if by_training and search["start"] == "scratch" else [supernet, reward]

@@ -1,6 +1,7 @@
 """Results of retrainings: what was asked, what came out, where it is kept; no torch."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,12 +62,13 @@ class RetrainResult:
 
     Attributes:
         scheme, seed: which it was.
-        accuracy: per cent of the test images, after the last epoch.
+        accuracy: per cent of the test images, after the last epoch; NaN in a task without labels.
         images: number of test images.
         history: a record an epoch.
         class_hits: of each class, the test images classified right; empty where they were not
             counted.
         class_counts: of each class, its test images.
+        metric: what the study's metric is on them; None where that is the accuracy.
     """
 
     scheme: Scheme
@@ -76,6 +78,12 @@ class RetrainResult:
     history: tuple[EpochRecord, ...]
     class_hits: tuple[int, ...] = ()
     class_counts: tuple[int, ...] = ()
+    metric: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The study's metric on the test images."""
+        return self.accuracy if self.metric is None else self.metric
 
     @property
     def balanced_accuracy(self) -> float:
@@ -102,11 +110,12 @@ def read_result(job: RetrainJob) -> RetrainResult | None:
         return RetrainResult(
             job.scheme,
             job.seed,
-            float(document["accuracy"]),
+            math.nan if document["accuracy"] is None else float(document["accuracy"]),
             int(document["images"]),
             history,
             tuple(document.get("class_hits", ())),
             tuple(document.get("class_counts", ())),
+            document.get("metric"),
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -118,10 +127,10 @@ def write_result(job: RetrainJob, result: RetrainResult) -> Path:
         "fingerprint": retrain_fingerprint(job.config),
         "scheme": str(result.scheme),
         "seed": result.seed,
-        "accuracy": result.accuracy,
+        "accuracy": None if math.isnan(result.accuracy) else result.accuracy,
         "images": result.images,
         "class_hits": result.class_hits,
         "class_counts": result.class_counts,
         "history": [asdict(entry) for entry in result.history],
-    }
+    } | ({} if result.metric is None else {"metric": result.metric})
     return write_text(job.result_path, json.dumps(document, indent=1) + "\n")

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
 from sat_optuna.config.config import RetrainConfig, StudyConfig, TrainConfig
 from sat_optuna.config.limits import checked
@@ -28,6 +29,7 @@ from sat_optuna.data.loaders import UserImages
 from sat_optuna.data.split import Split
 from sat_optuna.errors import DataError, TrainingError
 from sat_optuna.evaluate import evaluate_network
+from sat_optuna.evaluate.network import check_metric
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.results import (
     RetrainJob,
@@ -36,7 +38,9 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.processes import cores
-from sat_optuna.supernet.materialise import TicketNetwork, build_network
+from sat_optuna.supernet.materialise import build_network
+from sat_optuna.tasks import TASKS, Metric, Task, as_metric, build_task
+from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.loop import (
     EVENT_SECONDS,
@@ -63,7 +67,8 @@ def retrain(
     config: TrainConfig | None = None,
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
-) -> TicketNetwork:
+    task: Task | str = "",
+) -> nn.Module:
     """Train a ticket's network from scratch and return it.
 
     Args:
@@ -75,6 +80,7 @@ def retrain(
         config: optimiser, schedule, augmentation, precision.
         checkpoint: kept after each epoch and continued from.
         on_event: told as of `fit`; the step is "retrain", and what is made in the end the network.
+        task: as of `fit`; the one that the ticket's study names if empty.
 
     Raises:
         ConfigError: `epochs` is below 1.
@@ -83,16 +89,27 @@ def retrain(
     """
     checked("retrain", RetrainConfig, {"epochs": epochs})
     whole = data.train_and_valid if isinstance(data, Split) else data
+    named: dict[str, Any] = dict(ticket.config.get("task", {}))
+    task = task or (build_task(**named) if named else CLASSIFICATION)
     net = _fresh(ticket, whole, seed=seed)
 
     def tell(event: Event) -> None:
         on_event(replace(event, step="retrain", made=net if event.finished else event.made))
 
-    fit(net, whole, epochs=epochs, seed=seed, config=config, checkpoint=checkpoint, on_event=tell)
+    fit(
+        net,
+        whole,
+        epochs=epochs,
+        seed=seed,
+        config=config,
+        checkpoint=checkpoint,
+        on_event=tell,
+        task=task,
+    )
     return net
 
 
-def _fresh(ticket: Ticket, images: UserImages, *, seed: int) -> TicketNetwork:
+def _fresh(ticket: Ticket, images: UserImages, *, seed: int) -> nn.Module:
     """Return a ticket's network with weights drawn by the seed, where its images are or go."""
     device = images.device if isinstance(images, Images) else pick_device()
     return build_network(ticket, seed=seed).to(device)
@@ -245,10 +262,17 @@ def _run(group: _Group, plugins: tuple[Path, ...]) -> list[RetrainResult]:
     """Train jobs together, then test and write each, in a worker."""
     load_plugins(plugins)
     begun = [_training(number, *item) for number, item in group.items()]
+    for (job, _), training in zip(group.values(), begun, strict=True):
+        if (metric := _metric(job.config)).name != "accuracy":  # before hours of training
+            data = _load(job.config)
+            check_metric(metric, training.task, data.test, outputs=data.classes)
     histories = fit_together(begun)
     results = []
     for (job, _), training, history in zip(group.values(), begun, histories, strict=True):
-        tested = evaluate_network(training.net, _load(job.config).test)
+        metric = _metric(job.config)
+        asked = [] if metric.name == "accuracy" else [metric]
+        test = _load(job.config).test
+        tested = evaluate_network(training.net, test, task=training.task, metrics=asked)
         results.append(
             RetrainResult(
                 job.scheme,
@@ -258,10 +282,15 @@ def _run(group: _Group, plugins: tuple[Path, ...]) -> list[RetrainResult]:
                 history,
                 tested.class_hits,
                 tested.class_counts,
+                tested.scores.get(metric.name),
             )
         )
         write_result(job, results[-1])
     return results
+
+
+def _metric(config: StudyConfig) -> Metric:
+    return as_metric(config.search.metric, TASKS.get(config.task.name))
 
 
 def _training(number: int, job: RetrainJob, ticket: Ticket) -> Training:
@@ -281,4 +310,5 @@ def _training(number: int, job: RetrainJob, ticket: Ticket) -> Training:
         config=job.config.train,
         checkpoint=Checkpoint(job.weights_path, identity),
         on_event=partial(_tell_share, number),
+        task=build_task(job.config.task.name, class_weights=job.config.task.class_weights),
     )

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sat_optuna.ticket import ACCURACY, Measure
+
 __all__ = ["Part", "Spread"]
 
 
@@ -44,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How far the accuracies of schemes lie apart.
+    """How far the accuracies of schemes, or their values of another metric, lie apart.
 
     >>> rows = [("00", 59.375), ("01", 59.375), ("11", 59.375)]
     >>> print(Spread.of(rows, Part(images=64, largest=38, classes=2)))  # doctest: +ELLIPSIS
@@ -52,34 +54,44 @@ class Spread:
 
     Attributes:
         schemes: different ones that were scored.
-        accuracies: different ones among theirs.
-        low, high: the lowest and the highest of these, per cent.
-        part: what they were measured on; None where it is not known.
+        values: different ones among theirs.
+        low, high: the lowest and the highest of these.
+        part: what accuracies were measured on; None where it is not known, and for other metrics,
+            of which a largest class tells nothing.
+        measure: what the values are in.
     """
 
     schemes: int
-    accuracies: int
+    values: int
     low: float
     high: float
     part: Part | None
+    measure: Measure = ACCURACY
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, float]], part: Part | None) -> "Spread":
-        """Return the spread of schemes with their accuracies, per cent; at least one.
+    def of(
+        cls,
+        rows: Iterable[tuple[str, float]],
+        part: Part | None,
+        measure: Measure = ACCURACY,
+    ) -> "Spread":
+        """Return the spread of schemes with their values; at least one.
 
         Args:
             rows: a scheme may come more than once.
-            part: what the accuracies were measured on.
+            part: what they were measured on.
+            measure: what the values are in.
         """
         pairs = [*rows]
-        values = {accuracy for _, accuracy in pairs}
+        values = {value for _, value in pairs}
         different = len({scheme for scheme, _ in pairs})
-        return cls(different, len(values), min(values), max(values), part)
+        of_accuracy = part if measure == ACCURACY else None
+        return cls(different, len(values), min(values), max(values), of_accuracy, measure)
 
     @property
     def tells_nothing(self) -> bool:
-        """Whether all schemes, several, have the same accuracy."""
-        return self.accuracies == 1 and self.schemes > 1
+        """Whether all schemes, several, have the same value."""
+        return self.values == 1 and self.schemes > 1
 
     @property
     def at_majority(self) -> bool:
@@ -88,13 +100,14 @@ class Spread:
 
     def __str__(self) -> str:
         schemes = "1 scheme has" if self.schemes == 1 else f"{self.schemes:,} schemes have"
-        if self.accuracies == 1:
-            text = f"{schemes} 1 distinct accuracy, {self.high:.2f} %"
+        metric = self.measure
+        if self.values == 1:
+            one = "accuracy" if metric == ACCURACY else f"value of {metric.title}"
+            text = f"{schemes} 1 distinct {one}, {metric.text(self.high)}"
         else:
-            text = (
-                f"{schemes} {self.accuracies:,} distinct accuracies, "
-                f"{self.low:.2f} to {self.high:.2f} %"
-            )
+            many = "accuracies" if metric == ACCURACY else f"values of {metric.title}"
+            low, high = metric.number(self.low), metric.text(self.high)
+            text = f"{schemes} {self.values:,} distinct {many}, {low} to {high}"
             if self.part:
                 apart = round((self.high - self.low) / 100 * self.part.images)
                 text += f", {apart:,} of {self.part.images:,} images apart"

@@ -8,15 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sat_optuna.ticket import ACCURACY, Measure
+
 __all__ = [
     "Comparison",
     "Summary",
     "compare",
+    "detectable_by_seeds",
     "detectable_differences",
     "holm",
     "paired_by_image",
     "summarise",
     "summarise_accuracies",
+    "summarise_scores",
     "wilson",
 ]
 
@@ -158,6 +162,27 @@ def paired_by_image(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Summ
     return replace(spread, low=max(spread.low, -100.0), high=min(spread.high, 100.0))
 
 
+def summarise_scores(values: Sequence[float], *, images: int, measure: Measure) -> Summary:
+    """Return the mean of a metric over seeds with its interval; of accuracies as they have it.
+
+    Of another metric it is Student's over the seeds alone, one in per cent cut at 0 and 100.
+
+    >>> summarise_scores([0.2, 0.2], images=9, measure=Measure("log_loss", "nats", "lower")).high
+    0.2
+
+    Args:
+        values: one a seed.
+        images: number of images of the test set.
+        measure: what they are in.
+    """
+    if measure == ACCURACY:
+        return summarise_accuracies(values, images=images)
+    spread = summarise(values)
+    if measure.unit == "%":
+        return replace(spread, low=max(spread.low, 0.0), high=min(spread.high, 100.0))
+    return spread
+
+
 def holm(pvalues: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979); NaN stays NaN and does not count.
 
@@ -178,21 +203,23 @@ def compare(
     controls: Mapping[str, Sequence[float]],
     *,
     images: int | None = None,
+    measure: Measure = ACCURACY,
 ) -> list[Comparison]:
     """Compare a ticket with each control, seed by seed.
 
     Where every seed has the same difference, which is no certainty, the interval is that of the
-    test set (Newcombe's), or NaN where its size is not given.
+    test set (Newcombe's), or NaN where its size is not given, and for metrics but the accuracy.
 
     >>> found = compare([91.0, 92.0, 93.0], {"plain": [90.0, 90.5, 92.5]})
     >>> found[0].difference.mean, found[0].within_noise
     (1.0, True)
 
     Args:
-        ticket: one accuracy for each seed, per cent.
-        controls: by role, one accuracy for each seed, with the seeds in the same order. Leave out
-            a control that is the ticket's own network: it would still count in Holm's correction.
+        ticket: one accuracy for each seed, per cent; or values of another metric.
+        controls: by role, the same of each, with the seeds in the same order. Leave out a control
+            that is the ticket's own network: it would still count in Holm's correction.
         images: number of images of the test set.
+        measure: what the values are in.
 
     Raises:
         ValueError: the numbers of seeds differ.
@@ -203,23 +230,26 @@ def compare(
     }
     raw = [_paired_p(values) for values in differences.values()]
     return [
-        Comparison(role, _paired(ticket, controls[role], images), p)
+        Comparison(role, _paired(ticket, controls[role], images, measure), p)
         for role, p in zip(differences, holm(raw), strict=True)
     ]
 
 
-def _paired(first: Sequence[float], second: Sequence[float], images: int | None) -> Summary:
+def _paired(
+    first: Sequence[float], second: Sequence[float], images: int | None, measure: Measure
+) -> Summary:
     """Return the mean difference with its interval."""
     spread = summarise([a - b for a, b in zip(first, second, strict=True)])
     low, high = spread.low, spread.high
     if spread.sd < _ROUNDING:
         below, above = math.nan, math.nan
-        if images:
+        if images and measure == ACCURACY:
             mean = summarise(second).mean
             below, above = _newcombe(mean + spread.mean, mean, images)
         low, high = spread.mean - below, spread.mean + above
+    most = 100.0 if measure.unit == "%" else math.inf
     # In this order of arguments NaN stays NaN.
-    return replace(spread, low=max(low, -100.0), high=min(high, 100.0))
+    return replace(spread, low=max(low, -most), high=min(high, most))
 
 
 def _paired_p(differences: Sequence[float]) -> float:
@@ -248,9 +278,13 @@ def detectable_differences(
         the 95 % score interval (Newcombe) of the difference between two independent networks; for
         networks that err on the same images it is an upper bound.
     """
+    return detectable_by_seeds(comparisons), _newcombe(accuracy, accuracy, images)[0]
+
+
+def detectable_by_seeds(comparisons: Sequence[Comparison]) -> float:
+    """Return the first number of `detectable_differences`, which any metric has."""
     n = comparisons[0].difference.n
     pooled = math.sqrt(sum(c.difference.sd**2 for c in comparisons) / len(comparisons))
     # All differences share the ticket's runs, so there are no more than n - 1 degrees of freedom.
     by_seeds = float(stats.t.ppf(0.975, n - 1)) * pooled / math.sqrt(n) if n > 1 else math.nan
-    by_images = _newcombe(accuracy, accuracy, images)[0]
-    return by_seeds if pooled > _ROUNDING else math.nan, by_images
+    return by_seeds if pooled > _ROUNDING else math.nan

@@ -12,19 +12,19 @@ more the outputs differ; where a gate is the same for all images, they are equal
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sat_optuna.attention.contract import State
 from sat_optuna.attention.stage import Attend, StageAttention
+from sat_optuna.backbones.view import NetworkView
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.folding import FoldError, fold_factor, gate_at, unfoldable
-from sat_optuna.supernet.materialise import TicketNetwork
+from sat_optuna.supernet.materialise import apart, assembled, scheme_of
 from sat_optuna.supernet.supernet import walk
 
 __all__ = ["FoldError", "FoldReport", "FoldedBlock", "fold_constant"]
@@ -69,18 +69,18 @@ class FoldReport:
 
 
 def fold_constant(
-    network: TicketNetwork, keep: Scheme, batches: Sequence[Tensor]
-) -> tuple[TicketNetwork, FoldReport]:
+    network: nn.Module, keep: Scheme, batches: Sequence[Tensor]
+) -> tuple[nn.Module, FoldReport]:
     """Replace the modules that a scheme drops by the means of their gates.
 
-    >>> from sat_optuna.supernet.materialise import materialise
+    >>> from sat_optuna.supernet.materialise import materialise, scheme_of
     >>> from sat_optuna.supernet.supernet import Supernet
     >>> net = Supernet(
     ...     "resnet20", attention=("se",), in_channels=1, classes=2, seed=0, blocks=(1, 1, 1)
     ... )
     >>> full, keep = Scheme.parse("1-1-1"), Scheme.parse("0-1-0")
     >>> folded, report = fold_constant(materialise(net, full), keep, [torch.ones(3, 1, 8, 8)])
-    >>> str(folded.scheme), [(block.stage, block.kind) for block in report.blocks]
+    >>> str(scheme_of(folded)), [(block.stage, block.kind) for block in report.blocks]
     ('0-1-0', [(1, 'se'), (3, 'se')])
 
     Args:
@@ -95,20 +95,22 @@ def fold_constant(
         FoldError: `keep` has attention that the network has not, a dropped module is no gate for
             each channel, a block has no layer that can contain a factor, or there are no images.
     """
-    dropped = _dropped(network, keep)
+    view, stages = apart(network)
+    had = scheme_of(network)
+    dropped = _dropped(view, stages, had, keep)
     if not sum(map(len, batches)):
         raise FoldError("no image given to take means over; give at least one")
-    stages = _stages(network)
     recorded = [
         _RecordedStage(stage, blocks) for stage, blocks in zip(stages, dropped, strict=True)
     ]
     with evaluating(network), torch.no_grad():
-        before = torch.cat([walk(network.view, recorded, network.scheme, x) for x in batches])
+        before = torch.cat([walk(view, recorded, had, x) for x in batches])
     kept = [s.pruned_to(choices) for s, choices in zip(stages, keep.by_stage(), strict=True)]
-    folded = TicketNetwork(copy.deepcopy(network.view), kept, keep).train(network.training)
-    for blocks, stage in zip(folded.view.blocks, recorded, strict=True):
+    copied = copy.deepcopy(view)
+    for blocks, stage in zip(copied.blocks, recorded, strict=True):
         for block, gates in stage.gates.items():
             fold_factor(blocks[block], gates.mean)
+    folded = assembled(copied, kept, keep).train(network.training)
     with evaluating(folded), torch.no_grad():
         after = torch.cat([folded(x) for x in batches])
     return folded, _report(recorded, before, after)
@@ -156,17 +158,14 @@ class _RecordedStage:
         return recording
 
 
-def _stages(network: TicketNetwork) -> tuple[StageAttention, ...]:
-    return tuple(cast("Iterable[StageAttention]", network.attention))
-
-
-def _dropped(network: TicketNetwork, keep: Scheme) -> list[dict[int, str]]:
+def _dropped(
+    view: NetworkView, stages: Sequence[StageAttention], had: Scheme, keep: Scheme
+) -> list[dict[int, str]]:
     """Return for each stage the kinds of the dropped modules, by block.
 
     Raises:
         FoldError: a module cannot be folded.
     """
-    had = network.scheme
     if keep.stages != had.stages or any(
         kept not in (0, choice) for kept, choice in zip(keep.choices, had.choices, strict=True)
     ):
@@ -175,7 +174,7 @@ def _dropped(network: TicketNetwork, keep: Scheme) -> list[dict[int, str]]:
             "of it and does nothing else"
         )
     dropped: list[dict[int, str]] = []
-    rows = zip(_stages(network), network.view.blocks, had.by_stage(), keep.by_stage(), strict=True)
+    rows = zip(stages, view.blocks, had.by_stage(), keep.by_stage(), strict=True)
     for number, (stage, blocks, choices, kept) in enumerate(rows, start=1):
         dropped.append({})
         for index, (choice, left) in enumerate(zip(choices, kept, strict=True)):

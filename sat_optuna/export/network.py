@@ -8,17 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from sat_optuna.attention import ATTENTION, OWN
+from sat_optuna.attention.own import OwnAttention
 from sat_optuna.backbones import BACKBONES
 from sat_optuna.errors import SatOptunaError, TicketError
 from sat_optuna.export import ExportError
 from sat_optuna.export.program import root_cause
-from sat_optuna.supernet.materialise import TicketNetwork, build_network
+from sat_optuna.supernet.materialise import apart, build_network, scheme_of
 from sat_optuna.ticket import Ticket
 
 __all__ = ["check_network", "differing_tensors", "meta_network"]
 
 
-def meta_network(ticket: Ticket) -> TicketNetwork:
+def meta_network(ticket: Ticket) -> nn.Module:
     """Build a ticket's network on "meta": its tensors have names and shapes, but no values.
 
     Raises:
@@ -57,7 +58,7 @@ def differing_tensors(has: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
     return faults
 
 
-def check_network(network: TicketNetwork, ticket: Ticket, *, to: str) -> None:
+def check_network(network: nn.Module, ticket: Ticket, *, to: str) -> None:
     """Make sure that a network has the tensors, kinds of attention and settings of a ticket.
 
     Args:
@@ -70,9 +71,10 @@ def check_network(network: TicketNetwork, ticket: Ticket, *, to: str) -> None:
         ExportError: the network does not belong to the ticket, or no file could rebuild it.
         SatOptunaError: the ticket's network cannot be built.
     """
-    if network.scheme != ticket.scheme:
+    scheme = scheme_of(network)
+    if scheme != ticket.scheme:
         raise ExportError(
-            f"a network of scheme {network.scheme} given with the ticket of {ticket.scheme}; give "
+            f"a network of scheme {scheme} given with the ticket of {ticket.scheme}; give "
             "the two that belong together"
         )
     if ticket.backbone not in BACKBONES:
@@ -88,12 +90,12 @@ def check_network(network: TicketNetwork, ticket: Ticket, *, to: str) -> None:
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise ExportError(
-            f"the network of scheme {network.scheme} is not the ticket's: {faults[0]}{more}; give "
+            f"the network of scheme {scheme} is not the ticket's: {faults[0]}{more}; give "
             "the two that belong together"
         )
 
 
-def _differing_modules(network: TicketNetwork, wanted: TicketNetwork) -> list[str]:
+def _differing_modules(network: nn.Module, wanted: nn.Module) -> list[str]:
     has, shall = _modules(network), _modules(wanted)
     faults = [f"it has no module {name}" for name in shall if name not in has]
     faults += [f"the ticket has no module {name}" for name in has if name not in shall]
@@ -111,14 +113,17 @@ def _differing_modules(network: TicketNetwork, wanted: TicketNetwork) -> list[st
     return sorted(faults)
 
 
-def _modules(network: TicketNetwork) -> dict[str, tuple[str, nn.Module]]:
+def _modules(network: nn.Module) -> dict[str, tuple[str, nn.Module]]:
     """Return each attention module with its kind, by its path in the network."""
-    return {
-        f"attention.{number}.slots.{kind}.{slot}": (kind, module)
-        for number, stage in enumerate(network.attention)
-        for kind, slots in stage.get_submodule("slots").named_children()
-        for slot, module in slots.named_children()
-    }
+    paths = {module: path for path, module in network.named_modules()}
+    placed: dict[str, tuple[str, nn.Module]] = {}
+    for stage in apart(network)[1]:
+        for kind, slots in stage.get_submodule("slots").named_children():
+            for module in slots.children():
+                # The attention of a network's own is wrapped where it is a kind.
+                inner = module.module if isinstance(module, OwnAttention) else module
+                placed[paths[inner]] = (kind, inner)
+    return placed
 
 
 def _settings(kind: str, module: nn.Module) -> dict[str, Any]:

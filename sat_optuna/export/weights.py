@@ -13,13 +13,15 @@ from shlex import quote
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sat_optuna.attention import ATTENTION, OWN
+from sat_optuna.attention.own import OwnAttention
+from sat_optuna.attention.stage import SHARED
 from sat_optuna.backbones import BACKBONES
 from sat_optuna.errors import CheckpointError, TicketError, UnknownName, WriteError
 from sat_optuna.export.network import differing_tensors, meta_network
-from sat_optuna.supernet.materialise import TicketNetwork, build_network
+from sat_optuna.supernet.materialise import TicketNetwork, apart, build_network, scheme_of
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import (
     check_digest,
@@ -39,7 +41,8 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-_SCHEMA = 1
+_SCHEMA = 2
+_READ = (1, 2)  # in schema 1 the tensors had the names that `_renamed` knows
 _FORMATS = {str(memory): memory for memory in (torch.contiguous_format, torch.channels_last)}
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -50,7 +53,7 @@ _NETWORK = ("scheme", "backbone", "backbone_settings", "attention", "classes", "
 _TRAINED = "model."  # prefix of the network's tensors in a checkpoint of a training
 
 
-def load_ticket(path: str | PathLike[str]) -> TicketNetwork:
+def load_ticket(path: str | PathLike[str]) -> nn.Module:
     """Build a network from nothing but the file that `export --to safetensors` wrote.
 
     Args:
@@ -69,7 +72,7 @@ def load_ticket(path: str | PathLike[str]) -> TicketNetwork:
     return _load(_ticket_in(record, path), record, path)
 
 
-def load_weights(ticket: Ticket, path: Path) -> TicketNetwork:
+def load_weights(ticket: Ticket, path: Path) -> nn.Module:
     """Build a ticket's network with the weights of a file.
 
     Args:
@@ -90,7 +93,7 @@ def load_weights(ticket: Ticket, path: Path) -> TicketNetwork:
     return _load(ticket, record, path)
 
 
-def _load(ticket: Ticket, record: Mapping[str, Any], path: Path) -> TicketNetwork:
+def _load(ticket: Ticket, record: Mapping[str, Any], path: Path) -> nn.Module:
     """Build a ticket's network with the weights of a file; `record` is the file's."""
     tensors = _readable(path, load_tensors)
     # A training's checkpoint does not record the dtype.
@@ -100,7 +103,9 @@ def _load(ticket: Ticket, record: Mapping[str, Any], path: Path) -> TicketNetwor
         kept = {k: v for k, v in tensors.items() if k.startswith(_TRAINED)}
         tensors = {name.removeprefix(_TRAINED): tensor for name, tensor in kept.items()}
     _check_registered(ticket, path)
-    _check_tensors(meta_network(ticket), tensors, path)  # before such a network is allocated
+    meta = meta_network(ticket)
+    tensors = _renamed(tensors, meta)
+    _check_tensors(meta, tensors, path)  # before such a network is allocated
     network = build_network(ticket, seed=ticket.seed)
     network.to(dtype)
     cast("Any", network).to(memory_format=memory)
@@ -127,15 +132,15 @@ def _ticket_in(record: Mapping[str, Any], path: Path) -> Ticket:
             f"into one file with: sat-optuna export TICKET --to safetensors "
             f"--weights {quote(str(path))}"
         )
-    if record.get("schema") != _SCHEMA:
+    if record.get("schema") not in _READ:
         raise TicketError(
-            f"{path} has schema {record.get('schema')!r} and this version reads schema {_SCHEMA}; "
+            f"{path} has schema {record.get('schema')!r} and this version reads schemas 1 and 2; "
             "install the version of sat_optuna that wrote it"
         )
     return Ticket.from_json(json.dumps(record["ticket"]), source=str(path))
 
 
-def memory_format_of(network: TicketNetwork) -> torch.memory_format:
+def memory_format_of(network: nn.Module) -> torch.memory_format:
     """Return the memory format that a network's convolutions are in."""
     kernels = [value for value in network.parameters() if value.dim() == 4]
     # A 1x1 kernel, for example, is contiguous in both formats and says nothing.
@@ -143,7 +148,7 @@ def memory_format_of(network: TicketNetwork) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def record_of(network: TicketNetwork, ticket: Ticket) -> dict[str, Any]:
+def record_of(network: nn.Module, ticket: Ticket) -> dict[str, Any]:
     """Return the record that is stored beside the weights, JSON values."""
     return {
         "schema": _SCHEMA,
@@ -153,7 +158,7 @@ def record_of(network: TicketNetwork, ticket: Ticket) -> dict[str, Any]:
     }
 
 
-def write_weights(network: TicketNetwork, record: Mapping[str, Any], path: Path) -> None:
+def write_weights(network: nn.Module, record: Mapping[str, Any], path: Path) -> None:
     """Write a network's tensors and the record to `path`.
 
     Raises:
@@ -241,12 +246,49 @@ def _starts_with_brace(path: Path) -> bool:
         return False
 
 
-def _check_tensors(network: TicketNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _renamed(tensors: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """Return tensors under the names that a network has for them.
+
+    Version 0.2.0 kept the backbone and the attention of a ticket's network apart, as the
+    `TicketNetwork` of a recurrent kind does still: `backbone.layer1.0.conv1.weight` and
+    `attention.0.slots.se.0.squeeze.weight`, or `shared` for a block's number.
+
+    Args:
+        tensors: of a file of any version.
+        network: the ticket's network.
+    """
+    older = all(name.startswith(("backbone.", "attention.")) for name in tensors)
+    known = isinstance(network, TicketNetwork) or tensors.keys() == network.state_dict().keys()
+    if not older or known:
+        return tensors
+    paths = {module: path for path, module in network.named_modules()}
+    _, stages = apart(network)
+    old: dict[str, str] = {}
+    for number, (stage, choices) in enumerate(
+        zip(stages, scheme_of(network).by_stage(), strict=True)
+    ):
+        for block, choice in enumerate(choices):
+            if not choice:
+                continue
+            kind, module = stage.kinds[choice - 1], stage.module_at(choice, block)
+            own = isinstance(module, OwnAttention)
+            path = paths[module.module if own else module]
+            for slot in (str(block), SHARED):
+                old[f"attention.{number}.slots.{kind}.{slot}{'.module' if own else ''}."] = path
+    renamed: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        begin = next((prefix for prefix in old if name.startswith(prefix)), None)
+        rest = name.removeprefix("backbone.") if begin is None else name[len(begin) :]
+        renamed[rest if begin is None else f"{old[begin]}.{rest}"] = value
+    return renamed
+
+
+def _check_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Make sure that a file's tensors are those of a network, by name and shape."""
     faults = differing_tensors(tensors, network.state_dict())
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise CheckpointError(
-            f"{path} does not hold the weights of scheme {network.scheme}: {faults[0]}{more}; "
+            f"{path} does not hold the weights of scheme {scheme_of(network)}: {faults[0]}{more}; "
             "give those of this very network"
         )

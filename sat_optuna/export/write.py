@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sat_optuna.export import Exported, ExportError, check_format
 from sat_optuna.export.network import check_network
@@ -17,7 +17,6 @@ from sat_optuna.export.program import read_program, root_cause, write_program
 from sat_optuna.export.weights import load_ticket, memory_format_of, record_of, write_weights
 from sat_optuna.files import write_atomically
 from sat_optuna.seeds import generator_for
-from sat_optuna.supernet.materialise import TicketNetwork
 from sat_optuna.ticket import Ticket
 
 __all__ = ["BATCHES", "TOLERANCE", "export_ticket"]
@@ -30,7 +29,7 @@ TOLERANCE = {"onnx": 1e-5}
 
 
 def export_ticket(
-    network: TicketNetwork,
+    network: nn.Module,
     ticket: Ticket,
     path: str | PathLike[str],
     *,
@@ -80,9 +79,7 @@ _READERS: Mapping[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
 }
 
 
-def _check(
-    network: TicketNetwork, ticket: Ticket, path: Path, *, to: str, opset: int | None
-) -> None:
+def _check(network: nn.Module, ticket: Ticket, path: Path, *, to: str, opset: int | None) -> None:
     check_format(path, to=to, opset=opset)
     if to == "onnx":
         check_onnx(opset)
@@ -90,7 +87,7 @@ def _check(
 
 
 def _write(
-    network: TicketNetwork,
+    network: nn.Module,
     record: Mapping[str, Any],
     path: Path,
     to: str,
@@ -121,7 +118,7 @@ def _opened(temporary: Path, *, path: Path, to: str) -> Callable[[Tensor], Tenso
         ) from error
 
 
-def _images(network: TicketNetwork, shape: tuple[int, int, int], batch: int) -> Tensor:
+def _images(network: nn.Module, shape: tuple[int, int, int], batch: int) -> Tensor:
     """Draw (batch, C, H, W) images in the network's dtype and memory format."""
     drawn = torch.randn(batch, *shape, generator=generator_for("export", batch))
     drawn = drawn.to(next(network.parameters()).dtype)
@@ -130,7 +127,7 @@ def _images(network: TicketNetwork, shape: tuple[int, int, int], batch: int) -> 
 
 def _compared(
     loaded: Callable[[Tensor], Tensor],
-    network: TicketNetwork,
+    network: nn.Module,
     draw: Callable[[int], Tensor],
     *,
     path: Path,

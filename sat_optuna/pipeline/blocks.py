@@ -62,12 +62,17 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
     where = "in the supernet, whose weights all schemes share"
     if study.config.search.objective == "folded":
         where = "as one trained network in which constants stand for the modules that are dropped"
+    intervals = (
+        f"Intervals are over the {scores.n:,} validation images (Student's t of each image's own "
+        f"effect){over}; where nothing differs at all, Wilson's of none of these images."
+        if scores.is_sum_over_images
+        else "Intervals are over the schemes (Student's t of the residual), not over the "
+        "validation images."
+    )
     return Blocks(
         scores.effects(),
         f"Least squares on the choices of {drawn}, scored {where}: networks trained from scratch "
-        "may differ. Intervals are over the "
-        f"{scores.n:,} validation images (Student's t of each image's own effect){over}; where "
-        "nothing differs at all, Wilson's of none of these images.",
+        f"may differ. {intervals}",
     )
 
 
@@ -94,4 +99,11 @@ def _sampled(study: "StudyFolder", on_event: OnEvent) -> "Enumeration":
         schemes, on_event=lambda event: on_event(replace(event, step="blocks"))
     )
     results = [result for unit in units for result in unit]
-    return Enumeration(results, kinds=objective.kinds, sparsity_weight=objective.sparsity_weight)
+    return Enumeration(
+        results,
+        kinds=objective.kinds,
+        sparsity_weight=objective.sparsity_weight,
+        labels=evaluator.labels,
+        classes=evaluator.classes,
+        measure=evaluator.metric.measure,
+    )

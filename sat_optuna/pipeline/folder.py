@@ -332,7 +332,8 @@ class StudyFolder:
     def check(self) -> "Checked":
         """Make sure that network, data and search fit together; trains nothing.
 
-        Of the test part no pixels are read, of a folder of images a sample's.
+        Of a folder of images a sample's pixels are read, of the test part those of more than 8
+        bits alone, to see that they fit the scale.
 
         Returns:
             The number of blocks of each stage, and what the data hold.

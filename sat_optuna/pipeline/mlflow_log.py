@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from math import isnan
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import SatOptunaWarning
@@ -106,13 +107,15 @@ class StudyLog:
         with self._opened(study) as log:
             for result in outcome.results.values():
                 ticket = outcome.ticket_for(result.scheme)
+                rights = [e.accuracy for e in result.history if e.accuracy is not None]
                 log.log_retraining(
                     f"{result.scheme} seed {result.seed} {outcome.fingerprint}",
                     role=ticket.role,
                     seed=result.seed,
                     scheme=str(result.scheme),
                     metrics={
-                        "test_accuracy": result.accuracy,
+                        f"test_{outcome.measure.name}": result.score,
+                        **({} if isnan(result.accuracy) else {"test_accuracy": result.accuracy}),
                         "params": ticket.params,
                         "macs": ticket.macs,
                         "latency_ms": ticket.latency_ms or float("nan"),
@@ -120,7 +123,7 @@ class StudyLog:
                     params={"epochs": self._study.config.retrain.epochs},
                     curves={
                         "train_loss": [entry.loss for entry in result.history],
-                        "train_accuracy": [entry.accuracy for entry in result.history],
+                        **({"train_accuracy": rights} if rights else {}),
                     },
                     ticket=ticket.to_json(),
                 )
@@ -133,10 +136,13 @@ class StudyLog:
     def _opened(self, study: "optuna.Study") -> "Iterator[MLflowLog]":
         """Open the study's parent run in MLflow, and close it with how the block ended."""
         from sat_optuna.search.study import UUID_KEY
+        from sat_optuna.search.tickets import measure_of
         from sat_optuna.tracking import MLflowLog, TrackingError
 
         log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
-        log.open_study(study.study_name, study.user_attrs[UUID_KEY], config=config)
+        metric = str(measure_of(study))
+        uuid = study.user_attrs[UUID_KEY]
+        log.open_study(study.study_name, uuid, config=config, metric=metric)
         log.end_stale_runs()
         try:
             yield log

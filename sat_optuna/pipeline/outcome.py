@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +20,7 @@ from sat_optuna.evidence.results import (
 from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.done import Done
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import Score, Ticket
+from sat_optuna.ticket import ACCURACY, Inputs, Measure, Score, Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.evidence.report import OnTest
@@ -147,19 +147,23 @@ class Outcome:
             "schemes": sorted(str(scheme) for scheme in self.distinct),
         }
 
-    def keep_costs(self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str) -> None:
-        """Keep what was measured of each network.
+    def keep_costs(
+        self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str, inputs: Inputs
+    ) -> None:
+        """Keep what was measured of each network, and what all of them take.
 
         Args:
             costs: by scheme: params, macs and latency_ms.
             hardware: what they were measured on.
+            inputs: how images become what the networks take.
         """
         path = self._costs_path
-        document: dict[str, Any] = {"hardware": hardware, "costs": costs}
-        write_text(path, json.dumps(document, indent=1) + "\n")
+        document = {"hardware": hardware, "costs": costs, "inputs": asdict(inputs)}
+        text = json.dumps(document, indent=1) + "\n"
+        write_text(path, text)
         made = {path.name: sha256_of(path)}
         self.study.records.write("costs", Done(self._costs_decided, made, finished=True))
-        self.measured = document
+        self.measured = json.loads(text)
 
     def ticket(self, role: str) -> Ticket:
         """Return the ticket of a role with its costs and the scores there are."""
@@ -172,11 +176,25 @@ class Outcome:
             scores=(*(self.best.scores if role == "ticket" else ()), *self._scores(scheme)),
             config=self.study.config.to_dict(),
         )
-        return replace(ticket, **self.measured["costs"][str(scheme)]) if self.measured else ticket
+        if self.measured is None:
+            return ticket
+        inputs = self.measured.get("inputs")  # none in results of earlier versions
+        return replace(
+            ticket,
+            **self.measured["costs"][str(scheme)],
+            inputs=Inputs.from_json(inputs) if inputs else None,
+        )
 
     def ticket_for(self, scheme: Scheme) -> Ticket:
         """Return the ticket of the first role that has this scheme."""
         return self.ticket(next(role for role, has in self.schemes.items() if has == scheme))
+
+    @cached_property
+    def measure(self) -> Measure:
+        """What the networks are measured in: as the schemes of the search."""
+        from sat_optuna.search.tickets import measure_of
+
+        return measure_of(self.study.optuna_study())
 
     @property
     def tested(self) -> "OnTest | None":
@@ -195,12 +213,23 @@ class Outcome:
             role: fmean(self.results[scheme, seed].balanced_accuracy for seed in seeds)
             for role, scheme in self.schemes.items()
         }
-        return OnTest(part, balanced)
+        accuracy = {
+            role: fmean(self.results[scheme, seed].accuracy for seed in seeds)
+            for role, scheme in self.schemes.items()
+            if self.measure != ACCURACY
+        }
+        return OnTest(part, balanced, accuracy)
 
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
         epochs = self.study.config.retrain.epochs
         return tuple(
-            Score(split="test", value=result.accuracy, seed=result.seed, epochs=epochs)
+            Score(
+                split="test",
+                value=result.score,
+                seed=result.seed,
+                epochs=epochs,
+                measure=self.measure,
+            )
             for seed in self.study.config.retrain.seeds
             if (result := self.results.get((scheme, seed)))
         )

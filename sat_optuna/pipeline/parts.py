@@ -18,7 +18,9 @@ from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
+from sat_optuna.device import memory_for
 from sat_optuna.errors import ConfigError, SatOptunaError, SatOptunaWarning, errors_as
+from sat_optuna.evaluate.network import check_metric
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
@@ -32,6 +34,7 @@ from sat_optuna.supernet.folding import FoldError, check_foldable
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.tasks import Metric, Task, as_metric, build_task
 from sat_optuna.training.checkpoint import load_tensors
 from sat_optuna.training.loop import Checkpoint
 from sat_optuna.training.precision import pick_device
@@ -60,12 +63,27 @@ class StudyParts:
         """The data set, on the GPU where there is one.
 
         Raises:
-            DataError: it cannot be read, or a later step would find no whole test part.
+            DataError: it cannot be read, its targets are another task's, or a later step would
+                find no whole test part.
+            MetricError: the metric has no value on its validation part.
         """
         seed, device = self._config.seed, str(pick_device())
         split = load_configured(self._config.data, seed=seed, device=device)
         split.check_test()
+        self.task.check_targets(split.targets, of=f"data {split.name!r}")
+        check_metric(self.metric, self.task, split.valid, outputs=split.classes)
         return split
+
+    @property
+    def task(self) -> Task:
+        """What the study's networks learn to do."""
+        asked = self._config.task
+        return build_task(asked.name, class_weights=asked.class_weights)
+
+    @property
+    def metric(self) -> Metric:
+        """What a scheme's reward is of."""
+        return as_metric(self._config.search.metric, self.task)
 
     def tell_of_data(self, on_event: OnEvent) -> None:
         """Tell what a user should know of how the data are read; opens them."""
@@ -102,11 +120,17 @@ class StudyParts:
         data = Examined()
         try:
             data = examine_configured(self._config.data, seed=self._config.seed)
+            self.task.check_targets(data.targets, of=f"data {self._config.data.name!r}")
         except SatOptunaError as error:
             faults.append(str(error))
         faults += [*data.faults, *self._batch_faults(data)]
         if stages and data.shape:
             faults += self._input_faults(data.shape)
+        if not faults and self.metric.name != "accuracy":  # which always has a value
+            try:
+                _ = self.data
+            except SatOptunaError as error:
+                faults.append(str(error))
         if faults:
             raise ConfigError(str(self._study.folder / "study.toml"), dict.fromkeys(faults))
         return stages, data
@@ -185,11 +209,15 @@ class StudyParts:
             (DATASETS, self._config.data.name),
             *((ATTENTION, s.kind) for s in self._config.attention.kinds if s.kind != OWN),
         ]
+        # What is registered as a value is known by the function in it.
+        metric, task = self.metric, self.task
+        values = [(metric.name, metric.of), (task.name, task.loss)]
+        here = [name for name, function in values if function.__module__ == "__main__"]
+        here += [n for r, n in named if getattr(r.get(n), "__module__", "") == "__main__"]
         return [
             f"{name!r} is registered by the script that runs now, which the processes of "
             "retraining do not run; move it into a file that [plugins] modules lists"
-            for registry, name in named
-            if getattr(registry.get(name), "__module__", "") == "__main__"
+            for name in here
         ]
 
     def _fixed_faults(self, blocks: Sequence[str]) -> list[str]:
@@ -286,7 +314,8 @@ class StudyParts:
         if not self._input_is_checked:
             net.check_input(self.data.shape)
             self._input_is_checked = True
-        return net.to(pick_device())
+        with memory_for("the network", "take a smaller one"):
+            return net.to(pick_device())
 
     def any_supernet(self) -> Supernet:
         """Return a supernet of this study with whatever weights: the objective's, or a fresh one.
@@ -334,6 +363,8 @@ class StudyParts:
             calibration=search.calibration if search.recalibrate or folded else 0,
             calibration_chunk=search.calibration_chunk,
             seed=self._config.seed,
+            task=self.task,
+            metric=search.metric,
             **bytes_taken,
         )
 
@@ -354,6 +385,8 @@ class StudyParts:
             seed=self._config.seed,
             sparsity_weight=search.sparsity_weight,
             config=self._config.train,
+            task=self.task,
+            metric=search.metric,
         )
 
     def sampler(self) -> PolicyGradientSampler | NumberSeededSampler:

@@ -8,7 +8,13 @@ from pathlib import Path
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.config.plugins import PluginError, load_plugins
 from sat_optuna.config.reader import Names, parse_config, plugins_of, read_toml
-from sat_optuna.errors import SatOptunaWarning, TicketError, UnknownName
+from sat_optuna.errors import (
+    ConfigError,
+    DataError,
+    SatOptunaWarning,
+    TicketError,
+    UnknownName,
+)
 from sat_optuna.export import SUFFIXES
 from sat_optuna.files import sha256_of
 from sat_optuna.ticket import Ticket
@@ -26,6 +32,7 @@ def read_study(folder: Path) -> StudyConfig:
     from sat_optuna.attention import DEFAULT_SHARING
     from sat_optuna.backbones import BACKBONES
     from sat_optuna.data import DATASETS
+    from sat_optuna.tasks import METRICS, TASKS, as_metric, build_task
 
     path = folder / "study.toml"
     document = read_toml(path)
@@ -33,9 +40,16 @@ def read_study(folder: Path) -> StudyConfig:
     known: dict[str, Names] = {
         "backbones": BACKBONES,
         "datasets": DATASETS,
+        "metrics": METRICS,
         "modules": _Kinds(),
+        "tasks": TASKS,
     }
     config = parse_config(document, source=str(path), known=known, default_sharing=DEFAULT_SHARING)
+    try:
+        task = build_task(config.task.name, class_weights=config.task.class_weights)
+        as_metric(config.search.metric, task)
+    except (DataError, UnknownName) as error:
+        raise ConfigError(str(path), [f"[task], search.metric: {error}"]) from error
     digests = tuple(sha256_of(file) for file in plugin_files(folder))
     return replace(config, plugins=replace(config.plugins, sha256=digests))
 

@@ -71,7 +71,11 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
         cost = measure(net, shape)
         counts = {"params": cost.params, "macs": cost.macs}
         costs[scheme] = {**counts, "latency_ms": median(passed[scheme])}
-    outcome.keep_costs(costs, hardware=_hardware(next(supernet.parameters()).device.type))
+    outcome.keep_costs(
+        costs,
+        hardware=_hardware(next(supernet.parameters()).device.type),
+        inputs=outcome.study.parts.data.inputs,
+    )
 
 
 def _hardware(device: str) -> str:
@@ -103,7 +107,8 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
     with closing(running) as results:  # whatever is raised here ends the processes
         for count, result in enumerate(results, start=done + 1):
             outcome.add(result)
-            said = f"{result.scheme} seed {result.seed}: {result.accuracy:.2f} %"
+            measured = outcome.measure.text(result.score)
+            said = f"{result.scheme} seed {result.seed}: {measured}"
             on_event(Event(step="retrain", done=count, total=total, message=said, made=result))
 
 
@@ -167,7 +172,7 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
                 t.number,
                 t.user_attrs.get("scheme", ""),
                 t.value,
-                t.user_attrs.get("accuracy"),
+                t.user_attrs.get(outcome.measure.name),
                 t.state.name,
             )
             for t in finished_trials(study.optuna_study(suffix))
@@ -176,7 +181,13 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
     write_report(
         study.folder,
         tickets,
-        SearchSummary(study.config.search.sampler, rows(""), rows(RANDOM), scored_on(study)),
+        SearchSummary(
+            study.config.search.sampler,
+            rows(""),
+            rows(RANDOM),
+            scored_on(study),
+            outcome.measure,
+        ),
         images=next(iter(outcome.results.values())).images,
         blocks=blocks_of(study, on_event),
         tested=outcome.tested,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sat_optuna.evidence.spread import Part, Spread
     from sat_optuna.pipeline.folder import StudyFolder
+    from sat_optuna.ticket import Measure
 
 __all__ = ["random_control", "scored_on", "search", "searched_trials"]
 
@@ -94,6 +95,7 @@ def _bring(
         on_event: told of each trial.
     """
     from sat_optuna.search.study import finished_trials
+    from sat_optuna.search.tickets import measure_of
 
     record = Done(study.search_decided)
     trials: Sequence[FrozenTrial] = ()
@@ -122,20 +124,21 @@ def _bring(
         new=len(trials) - before,
         left=max(0, total - len(trials)),
         caught_up=caught_up,
-        best=_best(trials),
+        best=_best(trials, measure_of(study.optuna_study())) if trials else "",
         spread=_spread(study, trials) if step == "search" else None,
     )
     on_event(Event(step=step, done=len(trials), total=total, made=result, finished=True))
     return result
 
 
-def _best(trials: "Sequence[FrozenTrial]") -> str:
-    scored = [t for t in trials if _is_complete(t) and "accuracy" in t.user_attrs]
+def _best(trials: "Sequence[FrozenTrial]", measure: "Measure") -> str:
+    scored = [t for t in trials if _is_complete(t) and measure.name in t.user_attrs]
     if not scored:
         return ""
     best = max(scored, key=_reward)
+    value = measure.text(best.user_attrs[measure.name])
     return (
-        f"{best.user_attrs['scheme']} with validation accuracy {best.user_attrs['accuracy']:.2f} %"
+        f"{best.user_attrs['scheme']} with validation {measure.title} {value}"
         f" and reward {_reward(best):.3f}"
     )
 
@@ -149,15 +152,17 @@ def scored_on(study: "StudyFolder") -> "Part | None":
 
 
 def _spread(study: "StudyFolder", trials: "Sequence[FrozenTrial]") -> "Spread | None":
-    """Return how far the complete trials' accuracies lie apart; None where there is none."""
+    """Return how far the complete trials' scores lie apart; None where there is none."""
     from sat_optuna.evidence.spread import Spread
+    from sat_optuna.search.tickets import measure_of
 
+    measure = measure_of(study.optuna_study())
     rows = [
-        (trial.user_attrs["scheme"], trial.user_attrs["accuracy"])
+        (trial.user_attrs["scheme"], trial.user_attrs[measure.name])
         for trial in trials
-        if trial.state.name == "COMPLETE" and "accuracy" in trial.user_attrs
+        if trial.state.name == "COMPLETE" and measure.name in trial.user_attrs
     ]
-    return Spread.of(rows, scored_on(study)) if rows else None
+    return Spread.of(rows, scored_on(study), measure) if rows else None
 
 
 def _held(

@@ -19,6 +19,7 @@ from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
 from sat_optuna.pipeline.retraining import report, retrain
 from sat_optuna.pipeline.search import search, searched_trials
 from sat_optuna.scheme import ENUMERATION_LIMIT
+from sat_optuna.ticket import ACCURACY
 
 if TYPE_CHECKING:
     from sat_optuna.pipeline.folder import StudyFolder
@@ -128,6 +129,7 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
         connect=config.pretrain.connect,
         draws=config.pretrain.draws,
         config=config.train,
+        task=study.parts.task,
         checkpoint=study.parts.checkpoint,
         # The step's last event is the caller's, once the record is written.
         on_event=lambda event: None if event.finished else on_event(event),
@@ -169,7 +171,7 @@ def score_all(
     record = Done(enumeration_decided(study), {table.name: sha256_of(table)}, finished=True)
     study.records.write("enumeration", record)
     result = Enumerated(scores=scores, new=new, table=table, page=page)
-    if is_folded:
+    if is_folded and scores.measure == ACCURACY:
         result = replace(result, **folding(study, scores, objective, on_event=on_event))
     total = len(scores.schemes)
     on_event(Event(step="enumerate", done=total, total=total, made=result, finished=True))

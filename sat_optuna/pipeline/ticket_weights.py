@@ -6,6 +6,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, cast
 
+from torch import nn
+
 from sat_optuna.config.config import decided, differences, fingerprint
 from sat_optuna.errors import CheckpointError, StudyError
 from sat_optuna.evaluate import calibration_batches
@@ -18,7 +20,6 @@ from sat_optuna.pipeline.folder import StudyFolder
 from sat_optuna.pipeline.outcome import networks_step
 from sat_optuna.pipeline.reading import is_exported, open_ticket, study_of
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.materialise import TicketNetwork
 from sat_optuna.ticket import Score, Ticket
 from sat_optuna.training.checkpoint import read_record
 
@@ -152,7 +153,7 @@ class TicketFile:
 
 def folded(
     given: TicketFile, weights: Path | None, seed: int | None
-) -> tuple[TicketNetwork, FoldReport | None]:
+) -> tuple[nn.Module, FoldReport | None]:
     """Fold the study's full network down to the ticket, over the calibration images.
 
     Of a study whose objective is 'folded' that is the network that was scored, without a report:

@@ -5,6 +5,7 @@ All objectives are plain Optuna objectives: `study.optimize(objective)` works on
 """
 
 import threading
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.trial import FixedTrial, FrozenTrial
+from torch import nn
 
 from sat_optuna.config.config import SearchConfig, TrainConfig
 from sat_optuna.config.limits import checked
@@ -19,9 +21,10 @@ from sat_optuna.cost.operations import Cost, CostModel
 from sat_optuna.data.images import labels_of
 from sat_optuna.data.loaders import scored_images, training_images
 from sat_optuna.data.split import Split, as_split
+from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
 from sat_optuna.evaluate.constants import PrefixConstants, scheme_constants
-from sat_optuna.evaluate.network import weights_digest
+from sat_optuna.evaluate.network import check_metric, weights_digest
 from sat_optuna.evaluate.parts import PrefixStatistics
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
@@ -30,9 +33,11 @@ from sat_optuna.search.space import COUNTS_KEY, WORKER_KEY, AnyTrial, suggest_sc
 from sat_optuna.search.study import hold_to, note_machine
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.folding import check_foldable, check_trained, folded_network
-from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.tasks import Metric, Task, as_metric, as_task
+from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import fit
 from sat_optuna.training.precision import to_memory_format
@@ -47,18 +52,34 @@ _REPEATS_KEY = "sat:repeats"
 class _SchemeObjective:
     """What the objectives share: the search space, the costs and the trial's attributes."""
 
-    def __init__(self, net: Supernet, data: Split, *, seed: int, sparsity_weight: float) -> None:
+    def __init__(
+        self,
+        net: Supernet,
+        data: Split,
+        *,
+        seed: int,
+        sparsity_weight: float,
+        task: Task | str,
+        metric: Metric | str,
+    ) -> None:
         self.net, self.data, self.sparsity_weight = net, as_split(data), sparsity_weight
         self.seed = seed
+        self.task = as_task(task)
+        self.metric = as_metric(metric, self.task)
+        self.task.check_targets(self.data.targets, of=f"data {self.data.name!r}")
         self._way: dict[str, Any] = {}  # how a scheme is scored; each objective says its own
         self.stages = net.stages
         self.kinds = tuple(spec.kind for spec in net.specs)
         device = next(net.parameters()).device
-        self.train = training_images(self.data.train, device=device)
-        self.valid = scored_images(self.data.valid, device=device)
-        self._valid_counts = torch.bincount(
-            labels_of(self.valid), minlength=self.data.classes
-        ).tolist()
+        self.train = training_images(self.data.train, device=device, targets=self.task.targets)
+        self.valid = scored_images(self.data.valid, device=device, targets=self.task.targets)
+        check_metric(self.metric, self.task, self.valid, outputs=self.data.classes)
+        self._warn_of_weight()
+        self._valid_counts = (
+            torch.bincount(labels_of(self.valid), minlength=self.data.classes).tolist()
+            if self.task.targets == "labels"
+            else None
+        )
         self.costs = CostModel(net, self.data.shape)
 
     def scored_with(self) -> dict[str, Any]:
@@ -74,12 +95,35 @@ class _SchemeObjective:
             "dataset_fingerprint": self.data.fingerprint,
             "seed": self.seed,
             "sparsity_weight": self.sparsity_weight,
+            **self._named(),
             **self._way,
         }
 
+    def _named(self) -> dict[str, Any]:
+        """Return task and metric, where they are not those of the studies that name none."""
+        task = {} if self.task.name == CLASSIFICATION.name else {"task": self.task.name}
+        measure = asdict(self.metric.measure)
+        return task | ({} if self.metric.name == CLASSIFICATION.metric else {"metric": measure})
+
+    def _warn_of_weight(self) -> None:
+        if self.metric.unit != "%" and self.sparsity_weight == SearchConfig().sparsity_weight:
+            unit = self.metric.unit or f"{self.metric.name} (it has no unit)"
+            warnings.warn(
+                f"sparsity_weight = {self.sparsity_weight} is meant for metrics in per cent; here "
+                f"dropping all connections is worth {self.sparsity_weight} {unit}, so set "
+                "search.sparsity_weight to what it is worth to you, 0 for nothing",
+                SatOptunaWarning,
+                stacklevel=4,
+            )
+
     def reward(self, scheme: Scheme, evaluation: Evaluation) -> float:
-        """Return accuracy in points + weight x sparsity (LTH4SA: 1 and 2, in these units)."""
-        return evaluation.accuracy + self.sparsity_weight * scheme.sparsity
+        """Return the metric + weight x sparsity, the higher the better, in the metric's unit.
+
+        A metric that is better lower counts negative. With the accuracy, per cent, and a weight of
+        2 it is LTH4SA's reward in points.
+        """
+        value = evaluation.score(self.metric.name)
+        return self.metric.measure.points(value) + self.sparsity_weight * scheme.sparsity
 
     def begin(self, trial: AnyTrial) -> Scheme:
         """Ask for the scheme and note it with its cost, and with the study what scores it.
@@ -92,8 +136,11 @@ class _SchemeObjective:
             return suggest_scheme(trial, self.stages, self.kinds)
         hold_to(trial.study, self.scored_with())
         note_machine(trial.study, self.train.device.type)
-        if COUNTS_KEY not in trial.study.user_attrs:  # what an accuracy is to be compared with
+        if (
+            self._valid_counts and COUNTS_KEY not in trial.study.user_attrs
+        ):  # what an accuracy is to be compared with
             trial.study.set_user_attr(COUNTS_KEY, self._valid_counts)
+        self._name_reward(trial.study)
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)
@@ -104,13 +151,27 @@ class _SchemeObjective:
         trial.set_user_attr("elementwise", cost.elementwise)
         return scheme
 
+    def _name_reward(self, study: optuna.Study) -> None:
+        """Say what the reward is of, where optuna-dashboard shows it; else it is of accuracy."""
+        if self.metric.name == "accuracy" or len(study.directions) > 1 or study.metric_names:
+            return
+        measure = self.metric.measure
+        minus = "" if measure.better == "higher" else "-"
+        unit = f", {measure.unit}" if measure.unit else ""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([f"reward: {minus}{measure.title} + sparsity bonus{unit}"])
+
     def finish(self, trial: AnyTrial, scheme: Scheme, evaluation: Evaluation) -> float:
         """Note what was measured and return the reward."""
         reward = self.reward(scheme, evaluation)
         if isinstance(trial, FrozenTrial | FixedTrial):
             return reward
-        trial.set_user_attr("accuracy", evaluation.accuracy)
-        trial.set_user_attr("balanced_accuracy", evaluation.balanced_accuracy)
+        if self.task.targets == "labels":
+            trial.set_user_attr("accuracy", evaluation.accuracy)
+            trial.set_user_attr("balanced_accuracy", evaluation.balanced_accuracy)
+        for name, value in evaluation.scores.items():
+            trial.set_user_attr(name, value)
         trial.set_user_attr("loss", evaluation.loss)
         trial.set_user_attr("reward", reward)
         return reward
@@ -132,18 +193,23 @@ class SupernetObjective(_SchemeObjective):
 
     Args:
         net: a pretrained supernet.
-        data: a Split: calibration images come from its training part, accuracy from its validation
+        data: a Split: calibration images come from its training part, scores from its validation
             part.
-        sparsity_weight: accuracy points for all connections dropped.
+        sparsity_weight: what dropping all connections is worth, in the metric's unit: of accuracy
+            in points.
         calibration: number of training images that set BatchNorm's statistics; 0: schemes are
             scored with the statistics that the supernet has.
         calibration_chunk: images a batch of these; part of the score.
         seed: which images these are.
         cache: bytes of activations that may be kept from scheme to scheme.
         memory: bytes that scoring may take, 0 for no limit.
+        task: what the network does, or its name.
+        metric: of the task, or its name; the task's usual one if empty.
 
     Raises:
-        DataError: `data` is no Split, or does not fit the network.
+        DataError: `data` is no Split, or does not fit the network or the task.
+        MetricError: the metric has no value on the validation part.
+        UnknownName: no such task, or no such metric of it.
     """
 
     _estimates: type[PrefixStatistics | PrefixConstants] = PrefixStatistics
@@ -159,8 +225,12 @@ class SupernetObjective(_SchemeObjective):
         seed: int = 0,
         cache: int = 2**28,
         memory: int = 0,
+        task: Task | str = CLASSIFICATION,
+        metric: Metric | str = "",
     ) -> None:
-        super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
+        super().__init__(
+            net, data, seed=seed, sparsity_weight=sparsity_weight, task=task, metric=metric
+        )
         self._lock = threading.Lock()
         self._ahead: dict[Scheme, Evaluation] = {}
         drawn = (
@@ -176,6 +246,8 @@ class SupernetObjective(_SchemeObjective):
             cache=cache,
             memory=memory,
             estimates=self._estimates,
+            task=self.task,
+            metric=self.metric,
         )
 
     def score_ahead(self, schemes: Iterable[Scheme]) -> None:
@@ -187,7 +259,7 @@ class SupernetObjective(_SchemeObjective):
             self._ahead = self.evaluator.score_many(schemes)
 
     def __call__(self, trial: AnyTrial) -> float:
-        """Score the trial's scheme; the reward, in accuracy points."""
+        """Score the trial's scheme; the reward, in the metric's unit."""
         scheme = self.begin(trial)
         with self._lock:  # for n_jobs > 1: the supernet's statistics are those of one walk
             evaluation = self._ahead.pop(scheme, None) or self.evaluator.score(scheme)
@@ -212,14 +284,16 @@ class FoldedObjective(SupernetObjective):
 
     Args:
         net: a network trained with its one kind of attention in all blocks.
-        data: a Split: calibration images come from its training part, accuracy from its validation
+        data: a Split: calibration images come from its training part, scores from its validation
             part.
-        sparsity_weight: accuracy points for all connections dropped.
+        sparsity_weight: what dropping all connections is worth, in the metric's unit.
         calibration: number of training images that gates are averaged over.
         calibration_chunk: images a batch of these; part of the score.
         seed: which images these are.
         cache: bytes of activations that may be kept from scheme to scheme.
         memory: bytes that scoring may take, 0 for no limit.
+        task: what the network does, or its name.
+        metric: of the task, or its name; the task's usual one if empty.
 
     Raises:
         FoldError: the network was never trained, has several kinds of attention or one that is no
@@ -240,6 +314,8 @@ class FoldedObjective(SupernetObjective):
         seed: int = 0,
         cache: int = 2**28,
         memory: int = 0,
+        task: Task | str = CLASSIFICATION,
+        metric: Metric | str = "",
     ) -> None:
         check_foldable(net)
         check_trained(net)
@@ -252,11 +328,13 @@ class FoldedObjective(SupernetObjective):
             seed=seed,
             cache=cache,
             memory=memory,
+            task=task,
+            metric=metric,
         )
         # In a key that each supernet's study has, so that neither goes on with the other's trials.
         self._way["calibration"] = f"folded over {calibration}"
 
-    def folded(self, scheme: Scheme) -> TicketNetwork:
+    def folded(self, scheme: Scheme) -> nn.Module:
         """Return the network that a scheme's score is of: constants are folded into its layers.
 
         Raises:
@@ -268,7 +346,7 @@ class FoldedObjective(SupernetObjective):
 
 
 class TrainObjective(_SchemeObjective):
-    """Train the masked CNN itself and report its validation accuracy each epoch.
+    """Train the masked CNN itself and report its reward on the validation part each epoch.
 
     >>> import torch, sat_optuna as sat
     >>> data = sat.Split.from_arrays(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
@@ -285,13 +363,16 @@ class TrainObjective(_SchemeObjective):
         epochs: of each trial, at least 1.
         seed: of order and augmentation, the same for each scheme; a trial that measures a scheme
             for the k-th time has the k-th of its own.
-        sparsity_weight: accuracy points for all connections dropped.
+        sparsity_weight: what dropping all connections is worth, in the metric's unit: of accuracy
+            in points.
         config: optimiser, schedule, augmentation, precision.
         on_event: told of the training of each trial, as of `fit`.
+        task: what the network does, or its name.
+        metric: of the task, or its name; the task's usual one if empty.
 
     Raises:
         ConfigError: `epochs` is below 1.
-        DataError: `data` is no Split, or does not fit the network.
+        DataError, MetricError, UnknownName: as of `SupernetObjective`.
     """
 
     def __init__(
@@ -304,9 +385,13 @@ class TrainObjective(_SchemeObjective):
         sparsity_weight: float = 2.0,
         config: TrainConfig | None = None,
         on_event: OnEvent = ignore,
+        task: Task | str = CLASSIFICATION,
+        metric: Metric | str = "",
     ) -> None:
         checked("TrainObjective", SearchConfig, {"epochs": epochs})
-        super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
+        super().__init__(
+            net, data, seed=seed, sparsity_weight=sparsity_weight, task=task, metric=metric
+        )
         self.on_event = on_event
         self.epochs, self.config = epochs, config or TrainConfig()
         warn_of_blind_start(net, self.data.shape)
@@ -314,9 +399,11 @@ class TrainObjective(_SchemeObjective):
         if self.config.strategy == "auto":
             del train["strategy"]  # versions before had none, and their studies go on
         self._way = {"epochs": epochs, "train": train}
+        if self.task.class_weights != "none":
+            self._way["class_weights"] = self.task.class_weights
 
     def __call__(self, trial: AnyTrial) -> float:
-        """Train the trial's scheme; the reward of its last epoch, in accuracy points.
+        """Train the trial's scheme; the reward of its last epoch, in the metric's unit.
 
         Raises:
             optuna.TrialPruned: the study's pruner sees no hope.
@@ -331,7 +418,7 @@ class TrainObjective(_SchemeObjective):
         def on_event(event: Event) -> None:
             self.on_event(event)
             if isinstance(event.made, EpochRecord):
-                measured.append(evaluate_network(model, self.valid))
+                measured.append(self._evaluate(model))
                 report(event.made, measured[-1])
 
         def report(record: EpochRecord, evaluation: Evaluation) -> None:
@@ -351,8 +438,13 @@ class TrainObjective(_SchemeObjective):
             seed=seed,
             config=self.config,
             on_event=on_event,
+            task=self.task,
         )
         return self.finish(trial, scheme, measured[-1])
+
+    def _evaluate(self, model: torch.nn.Module) -> Evaluation:
+        asked = [] if self.metric.name == "accuracy" else [self.metric]
+        return evaluate_network(model, self.valid, task=self.task, metrics=asked)
 
     def _repeats_and_reports(self, trial: AnyTrial, scheme: Scheme) -> tuple[int, set[int]]:
         """Return how many earlier trials measured the scheme, and the epochs reported already."""

@@ -30,6 +30,7 @@ from sat_optuna.search.space import (
 )
 from sat_optuna.search.storage import writing
 from sat_optuna.search.unfinished import stale_trials
+from sat_optuna.tasks import MetricError
 from sat_optuna.training.checkpoint import environment
 
 __all__ = [
@@ -141,7 +142,12 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
     stored, given = study.user_attrs.get(NETWORK_KEY), json.loads(json.dumps(scored_with))
     if stored is None:
         study.set_user_attr(NETWORK_KEY, given)
-    elif changed := [key for key in given if given[key] != stored.get(key)]:
+    # Task and metric are named where they are not classification and accuracy.
+    elif changed := [
+        key
+        for key in dict.fromkeys((*given, *(stored.keys() & {"class_weights", "metric", "task"})))
+        if given.get(key) != stored.get(key)
+    ]:
         raise StudyError(
             f"the trials of study {study.study_name!r} were scored with another "
             f"{' and '.join(changed)} than is given now; bring that back, or make a new study"
@@ -232,7 +238,7 @@ def run_trials(
 
     Args:
         study: opened by `create_study`.
-        objective: an Optuna objective; a TrainingError of it makes its trial FAIL.
+        objective: an Optuna objective; a TrainingError or MetricError of it makes its trial FAIL.
         trials: total of finished trials, those of earlier runs and enqueued ones too; more only
             where more were enqueued.
         batch: trials asked together; batch k holds the numbers k * batch to (k + 1) * batch - 1.
@@ -333,7 +339,7 @@ def _finish(
         value = objective(trial)
     except optuna.TrialPruned:
         return study.tell(trial, state=TrialState.PRUNED)
-    except (ChoiceError, TrainingError) as error:
+    except (ChoiceError, MetricError, TrainingError) as error:
         if isinstance(error, ChoiceError):
             warnings.warn(f"{error}; the trial becomes FAIL", SatOptunaWarning, stacklevel=2)
         trial.set_user_attr("error", str(error))

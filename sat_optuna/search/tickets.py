@@ -13,10 +13,10 @@ from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY
 from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, build_sampler, finished_trials
-from sat_optuna.ticket import AttentionSpec, Score, Ticket
+from sat_optuna.ticket import ACCURACY, AttentionSpec, Measure, Score, Ticket
 from sat_optuna.training.checkpoint import versions
 
-__all__ = ["best_ticket", "is_ticket", "ticket_of"]
+__all__ = ["best_ticket", "is_ticket", "measure_of", "ticket_of"]
 
 
 def is_ticket(study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -60,7 +60,7 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
         seed=config.get("seed", network.get("seed", 0)),
         params=trial.user_attrs["params"],
         macs=trial.user_attrs["macs"],
-        scores=_valid_score(trial, config),
+        scores=_valid_score(trial, config, measure_of(study)),
         study=study.study_name,
         study_uuid=study.user_attrs.get(UUID_KEY),
         trial=trial.number,
@@ -69,13 +69,22 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
     )
 
 
-def _valid_score(trial: FrozenTrial, config: Mapping[str, Any]) -> tuple[Score, ...]:
-    """What the search saw of the scheme: accuracy on the validation part."""
-    if "accuracy" not in trial.user_attrs or not config:
+def measure_of(study: optuna.Study) -> Measure:
+    """Return what the schemes of a study are measured in."""
+    named = study.user_attrs.get(NETWORK_KEY, {}).get("metric")
+    return Measure(**named) if named else ACCURACY
+
+
+def _valid_score(
+    trial: FrozenTrial, config: Mapping[str, Any], measure: Measure
+) -> tuple[Score, ...]:
+    """What the search saw of the scheme: its metric on the validation part."""
+    if measure.name not in trial.user_attrs or not config:
         return ()
     step = "search" if config["search"]["objective"] == "train" else "pretrain"
-    accuracy, epochs = trial.user_attrs["accuracy"], config[step]["epochs"]
-    return (Score(split="valid", value=accuracy, seed=config["seed"], epochs=epochs),)
+    value, epochs = trial.user_attrs[measure.name], config[step]["epochs"]
+    seed = config["seed"]
+    return (Score(split="valid", value=value, seed=seed, epochs=epochs, measure=measure),)
 
 
 def best_ticket(study: optuna.Study) -> Ticket:

@@ -20,10 +20,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sat_optuna.attention import ATTENTION, OWN
 from sat_optuna.attention.stage import StageAttention
+from sat_optuna.backbones.tables import plain_type
 from sat_optuna.backbones.view import BlockView
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 
 __all__ = [
@@ -74,8 +75,8 @@ def unfoldable(module: nn.Module, kind: str, block: BlockView, where: str) -> st
         )
     if _layer_before(block) is None and _layer_after(block) is None:
         return (
-            f"{type(block.module).__name__} at {where} ends in no convolution or BatchNorm with "
-            "weights that a constant could go into; keep the module there"
+            f"{plain_type(block.module).__name__} at {where} ends in no convolution or BatchNorm "
+            "with weights that a constant could go into; keep the module there"
         )
     return ""
 
@@ -122,7 +123,7 @@ def check_trained(net: Supernet) -> None:
 
 def folded_network(
     net: Supernet, scheme: Scheme, constants: Mapping[tuple[int, int], Tensor]
-) -> TicketNetwork:
+) -> nn.Module:
     """Return the network of a scheme with constants in place of the modules that it drops.
 
     Args:

@@ -93,6 +93,7 @@ def _check_modules(
     for block, features in enumerate(maps):
         try:
             given: Any = modules.module_for(choice, block)(features.clone(), state)
+            keeps_state = modules.module_at(choice, block).recurrent
         except SatOptunaError:
             raise
         except Exception as error:
@@ -108,6 +109,11 @@ def _check_modules(
                 "and the state, which is None for a module that is not recurrent"
             )
         attended, state = given
+        if state is not None and not keeps_state:
+            raise AttentionError(
+                f"attention {kind!r} returns a state, and its class says recurrent = False; set "
+                "recurrent = True there, or return the state that was given"
+            )
         if not isinstance(attended, Tensor) or attended.shape != features.shape:
             raise AttentionError(
                 f"attention {kind!r} makes {value_text(attended)} of features of "

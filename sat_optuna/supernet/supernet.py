@@ -18,7 +18,7 @@ from sat_optuna.attention.contract import AttentionError, State
 from sat_optuna.attention.stage import Attend, StageAttention
 from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.contract import BackboneError
-from sat_optuna.backbones.tables import type_name
+from sat_optuna.backbones.tables import carries_inside, type_name
 from sat_optuna.backbones.view import NetworkView, take_own_attention, view_of
 from sat_optuna.errors import SchemeError
 from sat_optuna.scheme import Scheme
@@ -278,6 +278,12 @@ def _backbone(
                 f"network {name} given as an object, and {given[0]} = {settings[given[0]]!r} "
                 "with it; a network that is built already takes no settings, so drop it"
             )
+        for path, block in backbone.named_modules():
+            if carries_inside(block):
+                raise BackboneError(
+                    f"network {name} carries attention in {path} already, as a ticket's network "
+                    "does; give the network as it was without"
+                )
         return name, copy.deepcopy(backbone) if copied else backbone
     if settings["in_channels"] is None or settings["classes"] is None:
         raise BackboneError(

@@ -84,6 +84,7 @@ class MLflowLog:
         uuid: str,
         *,
         config: Mapping[str, Any] = _NOTHING,
+        metric: str = "",
     ) -> str:
         """Open the study's parent run and set it RUNNING; return its id.
 
@@ -94,11 +95,13 @@ class MLflowLog:
             uuid: distinguishes this study from others of the same name.
             config: the resolved configuration. Its values become params such as `search.trials`,
                 whose first values MLflow keeps, and the artifact config.json, which is replaced.
+            metric: what is searched for, with its unit and which way is better; a tag.
 
         Raises:
             TrackingError: the store cannot be read or written.
         """
         tags = {"sat.kind": "study", "sat.study_uuid": uuid, "sat.worker": worker_name()}
+        tags |= {"sat.metric": metric} if metric else {}
         with self._lock, self._store.guarded(f"open study {name}"):
             experiment = self._store.experiment(name)
             parents = self._store.runs(experiment, "tags.`sat.kind` = 'study'")

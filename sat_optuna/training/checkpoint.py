@@ -42,14 +42,15 @@ class EpochRecord:
 
     Attributes:
         epoch: from 0.
-        loss: mean cross-entropy of the training steps.
-        accuracy: per cent of augmented training images classified right during the steps.
+        loss: mean loss of the training steps, of a classification the cross-entropy.
+        accuracy: per cent of augmented training images classified right during the steps; None in
+            a task without labels.
         lr: learning rate of the last step.
     """
 
     epoch: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     lr: float
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from sat_optuna.data.images import check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
 from sat_optuna.device import memory_for
-from sat_optuna.errors import CheckpointError, SatOptunaWarning, TrainingError
+from sat_optuna.errors import CheckpointError, DataError, SatOptunaWarning, TrainingError
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for, seeded
@@ -35,6 +35,8 @@ from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.random_schemes import draw_scheme
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.tasks import Task, as_task
+from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.training.checkpoint import (
     EpochRecord,
     environment,
@@ -99,6 +101,7 @@ def pretrain(
     config: TrainConfig | None = None,
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
+    task: Task | str = CLASSIFICATION,
 ) -> tuple[EpochRecord, ...]:
     """Train a supernet, a fresh random scheme each step (LTH4SA, stage 1).
 
@@ -119,6 +122,7 @@ def pretrain(
         config: optimiser, schedule, augmentation, precision.
         checkpoint: kept after each epoch and continued from.
         on_event: told as of `fit`; the step is "pretrain".
+        task: as of `fit`.
 
     Returns:
         A record an epoch, those before the checkpoint too.
@@ -143,6 +147,7 @@ def pretrain(
         draw=lambda step: draw(step=step),
         checkpoint=checkpoint,
         on_event=lambda event: on_event(replace(event, step="pretrain")),
+        task=task,
     )
 
 
@@ -156,8 +161,9 @@ def fit(
     draw: Callable[[int], Scheme] | None = None,
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
+    task: Task | str = CLASSIFICATION,
 ) -> tuple[EpochRecord, ...]:
-    """Train a network in place on cross-entropy with SGD.
+    """Train a network in place with SGD, on cross-entropy or on the loss of another task.
 
     >>> import sat_optuna as sat
     >>> from torch.utils.data import DataLoader, TensorDataset
@@ -185,6 +191,7 @@ def fit(
         on_event: told at the beginning, now and then within an epoch, after each epoch, once its
             checkpoint is written (`made` is its EpochRecord), and at the end (`made` is what is
             returned). What it raises ends the training, which can be continued.
+        task: what the network learns, or its name; of `build_task` with the weights of classes.
 
     Returns:
         A record an epoch, those before the checkpoint too.
@@ -193,9 +200,10 @@ def fit(
         CheckpointError: the checkpoint is broken or of another configuration.
         CompileError: `config.compile`, and the network cannot be compiled here.
         ConfigError: `epochs` is no whole number, or below 0.
-        DataError: the images cannot be read, or do not fit the network.
+        DataError: the images cannot be read, or do not fit the network or the task.
         DeviceMemoryError: the device has too little memory for such batches.
         TrainingError: the loss is no longer finite.
+        UnknownName: no such task.
     """
     training = Training(
         net,
@@ -206,6 +214,7 @@ def fit(
         draw=draw,
         checkpoint=checkpoint,
         on_event=on_event,
+        task=as_task(task),
     )
     (history,) = fit_together([training])
     return history
@@ -223,6 +232,7 @@ class Training:
     draw: Callable[[int], Scheme] | None = None
     checkpoint: Checkpoint | None = None
     on_event: OnEvent = ignore
+    task: Task = CLASSIFICATION
 
 
 def fit_together(trainings: Iterable[Training]) -> tuple[tuple[EpochRecord, ...], ...]:
@@ -264,8 +274,15 @@ class _Loop:
         net, draw, checkpoint, config = self.net, self.draw, self.checkpoint, self.config
         # No epoch at all is a training that is over.
         epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
-        images = training_images(training.images, device=next(net.parameters()).device)
-        self.images, self.epochs = images, epochs
+        task, device = training.task, next(net.parameters()).device
+        images = training_images(training.images, device=device, targets=task.targets)
+        task.check_targets(images.targets)
+        if config.label_smoothing and task.targets != "labels":
+            raise DataError(
+                f"label_smoothing is {config.label_smoothing} and the task {task.name} has no "
+                "labels to smooth; set train.label_smoothing to 0"
+            )
+        self.task, self.images, self.epochs = task, images, epochs
         self.per_epoch = images.steps(config.batch)
         self.steps = epochs * self.per_epoch
         if config.compile and draw is None:
@@ -275,11 +292,15 @@ class _Loop:
         record = checkpoint.record() if checkpoint else None
         with evaluating(net):
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
-        if check := getattr(net, "check_input", None):  # a supernet's
-            check(images.shape)
+        if task.loss is not CLASSIFICATION.loss:
+            _, targets = next(images.batches(torch.zeros(1, dtype=torch.int64), 1))
+            task.check_loss(torch.zeros(1, self.classes, device=targets.device), targets)
+        if isinstance(net, Supernet):
+            net.check_input(images.shape)
             if draw:
-                warn_of_blind_start(cast("Supernet", net), images.shape)
-        self.step = TrainingStep(net, config, *self._way(record))
+                warn_of_blind_start(net, images.shape)
+        weights = task.weights(images.class_counts(), self.classes)
+        self.step = TrainingStep(net, config, *self._way(record), task=task, weights=weights)
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
 
@@ -289,7 +310,9 @@ class _Loop:
         for epoch in range(len(self.history), self.epochs):
             yield from self._epoch(epoch)
             record = self.history[-1]
-            said = f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %"
+            said = f"loss {record.loss:.3f}"
+            if record.accuracy is not None:
+                said += f", train accuracy {record.accuracy:.1f} %"
             self._tell(epoch + 1, message=said, made=record)
         self._tell(self.epochs, made=tuple(self.history), finished=True)
 
@@ -340,7 +363,7 @@ class _Loop:
                 f"the loss is {loss_mean} in epoch {epoch} with lr {self.config.lr}; "
                 "lower train.lr or lengthen the training"
             )
-        accuracy = 100 * float(right) / seen
+        accuracy = 100 * float(right) / seen if self.task.targets == "labels" else None
         self.history.append(EpochRecord(epoch, loss_mean, accuracy, self.step.rate))
         if self.checkpoint:
             self._save(self.checkpoint)
@@ -372,17 +395,19 @@ class _Loop:
             "memory_format": "channels_last" if last else "contiguous",
             "strategy": record.get("strategy", "eager"),
         }
+        # They trained supernets so whatever was asked for.
+        eagerly = self.draw is not None and begun["strategy"] == "eager"
         for key, stored in begun.items():
             asked = getattr(self.config, key)
-            if asked != "auto" and stored != here[key]:
+            if asked != "auto" and stored != here[key] and not (key == "strategy" and eagerly):
                 raise CheckpointError(
                     f"checkpoint {self.checkpoint.path} was trained with {key} = {stored!r}, and "
                     f"train.{key} is {asked!r}; move the checkpoint away, or set the key back"
                 )
         if begun != here and len(record["history"]) * self.per_epoch < self.steps:
             warnings.warn(
-                f"{self.checkpoint.path} was begun in {_listed(begun)}, and goes on so; here auto "
-                f"is {_listed(here)}, which may be faster",
+                f"{self.checkpoint.path} was begun in {_listed(begun)}, and goes on so; here a "
+                f"new training is {_listed(here)}, which may be faster",
                 SatOptunaWarning,
                 stacklevel=4,
             )

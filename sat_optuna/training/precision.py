@@ -10,7 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from sat_optuna.attention.contract import Attention
 from sat_optuna.config.config import TrainConfig
+from sat_optuna.device import visible_devices
 from sat_optuna.errors import SatOptunaWarning
 
 __all__ = [
@@ -72,6 +74,13 @@ def pick_device() -> torch.device:
         warnings.warn(
             f"torch can use no GPU here ({reason}), so the CPU computes; update the driver, or "
             "install a torch that was built for it",
+            SatOptunaWarning,
+            stacklevel=2,
+        )
+    if not found and not said and torch.version.cuda and (named := visible_devices()):
+        warnings.warn(  # torch takes it for a machine without a GPU
+            f"CUDA_VISIBLE_DEVICES = {named!r} names no GPU, nor a slice of one, that is here, so "
+            "the CPU computes; nvidia-smi -L lists those that are",
             SatOptunaWarning,
             stacklevel=2,
         )
@@ -166,8 +175,8 @@ def fastest_kernels(device: torch.device) -> Iterator[None]:
 
 
 def _on_bfloat16_cpu(net: nn.Module) -> tuple[str, str]:
-    backbone = getattr(net, "backbone", net)
-    kernels = [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+    attention = {m for a in net.modules() if isinstance(a, Attention) for m in a.modules()}
+    kernels = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m not in attention]
     if not kernels or kernels[0].out_channels < _LEAST_WIDTH:
         return "float32", "contiguous"
     depthwise = any(kernel.groups == kernel.in_channels > 1 for kernel in kernels)

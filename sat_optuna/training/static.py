@@ -9,17 +9,20 @@ tensors of the step's own. Elsewhere the same step runs as it is, with the same 
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from sat_optuna.errors import SatOptunaWarning
 
-__all__ = ["StaticStep", "Step"]
+__all__ = ["Capture", "StaticStep", "Step", "Work", "addresses", "kind", "recorded"]
 
 # From images (N, C, H, W) and labels (N,) to the loss and the number of hits, both ().
 Step: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Work: TypeAlias = Callable[[], object]
+Capture: TypeAlias = Callable[[Work], Work]  # from work to what repeats it
+Made = TypeVar("Made")
 
 # In the first passes libraries choose kernels and take workspaces, which no graph can hold.
 _WARM_UP = 3
@@ -46,7 +49,7 @@ class StaticStep:
         self._step, self._state, self._parameters = step, state, parameters
         self._batch: tuple[Tensor, Tensor] | None = None  # where images and labels are copied to
         self._made: tuple[Tensor, Tensor] | None = None  # what the graph writes
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._replay: Work | None = None
         self._places: tuple[int, ...] = ()
 
     def __call__(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,69 +57,131 @@ class StaticStep:
         if self._batch is None:
             self._forget_gradients()  # of whatever came before; a step sets them to zero, not None
             self._batch = x.clone(), labels.clone()  # in the memory format of x
-        elif _kind(x) != _kind(self._batch[0]):
+        elif kind(x) != kind(self._batch[0]):
             return self._step(x, labels)
         for held, given in zip(self._batch, (x, labels), strict=True):
             held.copy_(given)
-        if x.device.type == "cuda" and self._places != (places := self._addresses()):
+        if x.device.type == "cuda" and self._places != (places := addresses(self._parameters)):
             self._places = places
             self._record(*self._batch)
-        if self._graph is None or self._made is None:
+        if self._replay is None or self._made is None:
             return self._step(*self._batch)
-        self._graph.replay()
+        self._replay()
         loss, hits = self._made
         return loss.clone(), hits.clone()
 
-    def _addresses(self) -> tuple[int, ...]:
-        return tuple(map(Tensor.data_ptr, self._parameters))
-
     def _record(self, x: Tensor, labels: Tensor) -> None:
-        """Make the graph, and leave everything that a step changes as it was."""
-        self._graph = self._made = graph = None
-        before = [value.detach().clone() for value in self._state()]
-        now = torch.cuda.current_stream(x.device)
-        # Nothing can be recorded on the default stream. A training that has a stream of its own
-        # records there, for libraries keep workspaces a stream, which no other may write into.
-        alone = now == torch.cuda.default_stream(x.device)
-        side = torch.cuda.Stream(x.device) if alone else now  # type: ignore[no-untyped-call]
-        side.wait_stream(now)
-        try:
-            with torch.random.fork_rng(devices=[x.device]), torch.cuda.stream(side):
-                for left in reversed(range(_WARM_UP)):
-                    with contextlib.nullcontext() if left else _no_waiting():
-                        self._step(x, labels)
-                self._forget_gradients()  # the graph makes its own, in its own memory
-                graph = torch.cuda.CUDAGraph()
-                # Other threads, which pin memory for one, may go on.
-                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                    made = self._step(x, labels)
-        except RuntimeError as error:
-            self._forget_gradients()
-            if graph is not None:
-                _release_generator(x.device)
-            elif isinstance(error, torch.OutOfMemoryError):
-                raise  # a step without a graph would not fit either
-            warnings.warn(
-                "this network's step cannot be recorded as a CUDA graph "
-                f"({str(error).splitlines()[0]}), and is made without one, which is slower; set "
-                "train.strategy to 'eager' to be told no more",
-                SatOptunaWarning,
-                stacklevel=2,
-            )
-        else:
-            self._graph, self._made = graph, made
-        finally:
-            now.wait_stream(side)
-            with torch.no_grad():
-                for value, old in zip(self._state(), before, strict=True):
-                    value.copy_(old)
+        self._replay = self._made = None
+        made: list[tuple[Tensor, Tensor]] = []
+
+        def step() -> None:
+            made[:] = [self._step(x, labels)]
+
+        self._replay = recorded(
+            lambda capture: capture(step),
+            device=x.device,
+            state=self._state,
+            forget=self._forget_gradients,
+        )
+        self._made = made[0] if self._replay else None
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters:
             parameter.grad = None
 
 
-def _kind(x: Tensor) -> tuple[torch.Size, torch.dtype]:
+def recorded(
+    passes: Callable[[Capture], Made],
+    *,
+    device: torch.device,
+    state: Callable[[], Sequence[Tensor]],
+    forget: Callable[[], None],
+) -> Made | None:
+    """Record work as CUDA graphs, and leave everything that it changes as it was.
+
+    On a CPU nothing can be recorded, and the work itself repeats the work.
+
+    Args:
+        passes: hands work, in an order of its own, to what it is given, which does the work and
+            returns what repeats it. The graphs share their memory: what is repeated later must
+            keep that order, and may leave some out.
+        device: where the work is done.
+        state: returns all that the work changes, but for the generators.
+        forget: frees what a pass leaves behind, gradients for one.
+
+    Returns:
+        What `passes` returned; None where the work cannot be recorded, which a warning says.
+    """
+    before = [value.detach().clone() for value in state()]
+    gpu = device.type == "cuda"
+    now = torch.cuda.current_stream(device) if gpu else None
+    # Nothing can be recorded on the default stream. A training that has a stream of its own
+    # records there, for libraries keep workspaces a stream, which no other may write into.
+    side = torch.cuda.Stream(device) if gpu and now == torch.cuda.default_stream(device) else now  # type: ignore[no-untyped-call]
+    if side and now:
+        side.wait_stream(now)
+    begun = False
+    try:
+        with torch.random.fork_rng(devices=[device] if gpu else []), torch.cuda.stream(side):
+            for left in reversed(range(_WARM_UP if gpu else 0)):
+                with contextlib.nullcontext() if left else _no_waiting():
+                    passes(_done)
+            forget()  # the graphs make their own, in their own memory
+            if not side:
+                return passes(_done)
+            begun = True
+            return passes(_Recorder(side))
+    except RuntimeError as error:
+        forget()
+        if begun:
+            _release_generator(device)
+        elif isinstance(error, torch.OutOfMemoryError):
+            raise  # a step without a graph would not fit either
+        warnings.warn(
+            "this network's step cannot be recorded as a CUDA graph "
+            f"({str(error).splitlines()[0]}), and is made without one, which is slower; set "
+            "train.strategy to 'eager' to be told no more",
+            SatOptunaWarning,
+            stacklevel=2,
+        )
+        return None
+    finally:
+        if side and now:
+            now.wait_stream(side)
+        with torch.no_grad():
+            for value, old in zip(state(), before, strict=True):
+                value.copy_(old)
+
+
+def _done(work: Work) -> Work:
+    work()
+    return work
+
+
+class _Recorder:
+    """A `Capture` whose graphs share one pool of memory."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Work) -> Work:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, which pin memory for one, may go on.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
+            work()
+        return graph.replay
+
+
+def addresses(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return where tensors lie."""
+    return tuple(map(Tensor.data_ptr, tensors))
+
+
+def kind(x: Tensor) -> tuple[torch.Size, torch.dtype]:
+    """Return what a tensor must have in common with one that it is copied to."""
     return x.shape, x.dtype
 
 

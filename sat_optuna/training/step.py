@@ -3,21 +3,25 @@
 import contextlib
 import math
 import weakref
-from collections.abc import Iterator, Mapping
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.tasks import Task
+from sat_optuna.tasks.classification import CLASSIFICATION
+from sat_optuna.training.blocks import BlockSteps
 from sat_optuna.training.precision import Arithmetic, pick_device
 from sat_optuna.training.static import StaticStep
 
 __all__ = [
     "STRATEGIES",
+    "SUPERNETS",
     "TOGETHER",
     "CompileError",
     "TrainingStep",
@@ -32,6 +36,8 @@ __all__ = [
 # On GPUs: those of a ResNet-20 of width 32 with SE in every block, the largest network that was
 # trained by our graph on an H100, 2.67 times as fast as eagerly; see studies/bench-gpu.
 STRATEGIES: Mapping[str, int] = {"cpu": 0, "cuda": 1_083_130}
+# Likewise of a supernet that is trained by graphs of its blocks; measured on no card yet.
+SUPERNETS: Mapping[str, int] = {"cpu": 0, "cuda": 0}
 # How many such networks one process trains at a time, by the kind of device. On that H100 5 were
 # trained 2.0 times as fast as one after the other, and 20 only 2.2 times.
 TOGETHER: Mapping[str, int] = {"cpu": 1, "cuda": 5}
@@ -95,27 +101,33 @@ def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
 def strategy_for(
     config: TrainConfig, net: nn.Module, device: torch.device, *, precision: str, drawn: bool
 ) -> str:
-    """Return how the steps of a training are made: "eager" or "graph".
+    """Return how the steps of a training are made: "eager", "graph" or "blocks".
 
-    A graph holds one forward pass, so a supernet under random schemes is trained without; so is
-    what is trained in float16, whose scaler stands between backward and update. What a network
-    decides in Python anew at each step, by a counter or `random`, a graph repeats as it was when
-    it was recorded: such a network needs `strategy = "eager"`.
+    A graph holds one forward pass. So a supernet under random schemes has a graph for each choice
+    of each block, which is "blocks". What is trained in float16, whose scaler stands between
+    backward and update, is trained without; so is a supernet whose class has a forward of its own.
+    What a network decides in Python anew at each step, by a counter or `random`, a graph repeats
+    as it was when it was recorded: such a network needs `strategy = "eager"`.
 
     Args:
-        config: its `strategy`; `auto` is looked up in `STRATEGIES`, and is "eager" with `compile`,
-            for a graph of a compiled network was never measured.
+        config: its `strategy`; `auto` is looked up in `STRATEGIES` or `SUPERNETS`, and is "eager"
+            with `compile`, for a graph of a compiled network was never measured.
         net: what is trained.
         device: where.
         precision: "float32", "bfloat16" or "float16".
         drawn: whether each step has a scheme of its own.
     """
-    if drawn or precision == "float16":
+    if precision == "float16" or (drawn and type(net).forward is not Supernet.forward):
         return "eager"
+    graph = "blocks" if drawn else "graph"
     if config.strategy != "auto":
-        return config.strategy
+        return graph if config.strategy == "graph" else "eager"
     params = sum(parameter.numel() for parameter in net.parameters())
-    return "graph" if _is_small(params, device) and not config.compile else "eager"
+    if drawn:
+        small = params <= SUPERNETS.get(device.type, 0)
+    else:
+        small = _is_small(params, device) and not config.compile
+    return graph if small else "eager"
 
 
 def together_for(config: TrainConfig, device: torch.device, *, params: int) -> int:
@@ -147,8 +159,9 @@ class TrainingStep:
     Attributes:
         net: the network; the caller puts it in train mode.
         arithmetic: its precision and memory format; the network is put into the latter.
-        strategy: "eager", or "graph" for a `StaticStep`; see `strategy_for`. On a GPU they differ
-            in the last bits, for a graph reads its learning rate in float32.
+        strategy: "eager", "graph" for a `StaticStep`, or "blocks" for `BlockSteps`; see
+            `strategy_for`. On a GPU they differ in the last bits, for a graph reads its learning
+            rate in float32.
         device: where it is.
         rate: learning rate of the last step.
         taken: steps so far.
@@ -160,7 +173,20 @@ class TrainingStep:
         config: TrainConfig,
         arithmetic: Arithmetic,
         strategy: str = "eager",
+        *,
+        task: Task = CLASSIFICATION,
+        weights: Sequence[float] = (),
     ) -> None:
+        """Make the optimiser, and the network's place and precision.
+
+        Args:
+            net: what is trained.
+            config: optimiser, schedule, smoothing.
+            arithmetic: its precision and memory format.
+            strategy: "eager" or "graph".
+            task: whose loss it is.
+            weights: of the classes in the loss, one each; empty where all weigh the same.
+        """
         self.net, self.arithmetic, self.strategy = net, arithmetic, strategy
         self.device = next(net.parameters()).device
         arithmetic.put(net, self.device)
@@ -168,7 +194,11 @@ class TrainingStep:
         # Compiled at its first call. The shapes of a training never change, but for the last batch
         # of a DataLoader.
         self._alone = torch.compile(net, dynamic=False) if config.compile else net
-        self._smoothing = config.label_smoothing
+        self._task, self._options = task, dict[str, Any]()
+        if config.label_smoothing:
+            self._options["label_smoothing"] = config.label_smoothing
+        if weights:
+            self._options["weight"] = torch.tensor(weights, device=self.device)
         self._mixed = arithmetic.precision != "float32"
         self._optimizer = torch.optim.SGD(
             net.parameters(),
@@ -189,15 +219,16 @@ class TrainingStep:
         scaled = arithmetic.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
-        self._static = self._static_step() if strategy == "graph" else None
-
-    def _static_step(self) -> StaticStep:
         # Fused SGD reads it in float32 on a GPU, and as a number of Python's on a CPU.
         exact = torch.float64 if self.device.type == "cpu" else torch.float32
         self._rate = torch.zeros((), dtype=exact, device=self.device)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
+        if strategy != "eager":
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._rate
+        self._static = self._static_step() if strategy == "graph" else None
+        self._blocks = self._block_steps() if strategy == "blocks" else None
 
+    def _static_step(self) -> StaticStep:
         # Without a cycle: the memory of a graph is free as soon as nobody needs the step.
         this = cast("TrainingStep", weakref.proxy(self))
 
@@ -209,6 +240,16 @@ class TrainingStep:
 
         return StaticStep(step, state, [*self.net.parameters()])
 
+    def _block_steps(self) -> BlockSteps:
+        this = cast("TrainingStep", weakref.proxy(self))  # as above
+        return BlockSteps(
+            cast("Supernet", self.net),
+            self._optimizer,
+            lambda: this.momentum().values(),
+            self.arithmetic,
+            self._smoothing,
+        )
+
     def __call__(
         self, x: Tensor, labels: Tensor, *, rate: float, scheme: Scheme | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -216,35 +257,42 @@ class TrainingStep:
 
         Args:
             x: (N, C, H, W), on the network's device.
-            labels: (N,) int64.
+            labels: (N,) int64, or the targets of another task.
             rate: learning rate.
             scheme: of a supernet; other networks have none.
 
         Returns:
-            The loss and the number of images classified right, on the device.
+            The loss and the number of images classified right, 0 in a task without labels, on the
+            device.
 
         Raises:
             CompileError: torch.compile cannot compile the network here.
         """
         self.taken, self.rate = self.taken + 1, rate
         x = x.contiguous(memory_format=self.arithmetic.layout)
-        if self._static:
+        if self.strategy != "eager":
             self._rate.fill_(rate)
-            return self._static(x, labels)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            if self._static:
+                return self._static(x, labels)
+            if self._blocks and scheme is not None and self._blocks.takes(x, labels):
+                return self._blocks(scheme)
+        else:
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
         return self._step(x, labels, scheme)
 
     def _step(self, x: Tensor, labels: Tensor, scheme: Scheme | None) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.arithmetic.dtype, enabled=self._mixed):
             logits = self._forward(x) if scheme is None else self.net(x, scheme)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+            loss = self._task.loss(logits, labels, reduction="mean", **self._options)
         # None, not zero: a module that a scheme leaves out gets no decay and no momentum step. In
         # a static step a module has a gradient at every step or at none.
         self._optimizer.zero_grad(set_to_none=self._static is None)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self._optimizer)
         self.scaler.update()
+        if self._task.targets != "labels":
+            return loss.detach(), torch.zeros((), dtype=torch.int64, device=self.device)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def _forward(self, x: Tensor) -> Tensor:

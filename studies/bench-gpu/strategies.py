@@ -6,11 +6,13 @@ What cannot be recorded as a graph warns, and is then a measurement that failed.
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
+import torch
 from torch import nn
 
 from sat_optuna.bench.batched import BatchedStep
@@ -26,11 +28,11 @@ from sat_optuna.supernet.random_schemes import draw_scheme
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import Training, fit_together
-from sat_optuna.training.precision import Arithmetic, fastest_kernels
+from sat_optuna.training.precision import Arithmetic, fastest_kernels, pick_device
 from sat_optuna.training.static import StaticStep
 from sat_optuna.training.step import TrainingStep
 
-__all__ = ["batched", "compiled", "steps", "together"]
+__all__ = ["batched", "compiled", "steps", "supernets", "together"]
 
 FLOAT32 = Arithmetic("float32", "contiguous")
 BFLOAT16 = Arithmetic("bfloat16", "channels_last")
@@ -44,6 +46,69 @@ def steps(*, cut: bool) -> Iterator[dict[str, Any]]:
     ways = [(strategy, how) for how in hows for strategy in ("eager", "graph")]
     for width in (16,) if cut else (16, 32):
         yield from _steps(Network(width=width, attention=True, steps=20), ways, cut=cut)
+
+
+def supernets(*, cut: bool) -> Iterator[dict[str, Any]]:
+    """Time steps of supernets, a random scheme each, eagerly and by graphs of their blocks.
+
+    Yields:
+        A row a way, as of `steps`; beside them the memory that the first step took on a GPU, with
+        the recording.
+    """
+    ways = [("eager", FLOAT32), ("blocks", FLOAT32), *([] if cut else [("blocks", BFLOAT16)])]
+    measured = [(Network(attention=True, steps=10), "se"), (Network(steps=10), "dia")]
+    if not cut:
+        measured += [
+            (Network(width=32, attention=True, steps=10), "se"),
+            (Network(backbone="resnet56", attention=True, steps=6), "se"),
+        ]
+    for given, kind in measured:
+        network = _cut(given) if cut else given
+        images = network.images(network.steps * network.batch)
+        batches = list(images.batches(None, network.batch))
+        passes: dict[tuple[str, Arithmetic], Callable[[], object]] = {}
+        memory = {}
+        for strategy, arithmetic in ways:
+            net = Supernet(
+                network.backbone,
+                attention=(kind,),
+                in_channels=3,
+                classes=10,
+                seed=0,
+                width=network.width,
+            )
+            step = TrainingStep(
+                net.train().to(images.device), TrainConfig(flip=True), arithmetic, strategy
+            )
+            drawn = [
+                draw_scheme(net.stages, 1, connect=0.5, draws="iid", seed=0, step=number)
+                for number in range(network.steps)
+            ]
+            passes[strategy, arithmetic] = partial(_take, step, batches, drawn)
+            memory[strategy, arithmetic] = _mib_of(
+                partial(_take, step, batches[:1], drawn[:1]), images.device
+            )
+        for way, row in zip(passes, _rows(network, passes, len(images)), strict=True):
+            yield {**row, "network": f"supernet {row['network']}", "kind": kind} | memory[way]
+
+
+def _mib_of(step: Callable[[], object], device: torch.device) -> dict[str, int]:
+    """Return the memory that a first step takes on a GPU at its peak, and what it then keeps."""
+    if device.type != "cuda":
+        step()
+        return {}
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SatOptunaWarning)
+        with fastest_kernels(device):
+            step()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before[0]
+    torch.cuda.empty_cache()
+    kept = torch.cuda.memory_reserved() - before[1]
+    return {"peak_mib": round(peak / 2**20), "kept_mib": round(kept / 2**20)}
 
 
 def compiled(*, cut: bool) -> list[dict[str, Any]]:
@@ -123,10 +188,16 @@ def _steps(
         asked = replace(config, compile=strategy == "compiled")
         made = TrainingStep(net, asked, arithmetic, "graph" if strategy == "graph" else "eager")
         passes[strategy, arithmetic] = partial(_take, made, batches)
+    return _rows(network, passes, len(images))
+
+
+def _rows(
+    network: Network, passes: Mapping[tuple[str, Arithmetic], Callable[[], object]], images: int
+) -> list[dict[str, Any]]:
     plan = TrainingPlan(networks=(network,), rounds=ROUNDS)
     with warnings.catch_warnings():
         warnings.simplefilter("error", SatOptunaWarning)
-        with fastest_kernels(images.device):
+        with fastest_kernels(pick_device()):
             times = timed(passes, plan, ignore)
     rows = []
     for (strategy, arithmetic), passed in times.items():
@@ -138,16 +209,18 @@ def _steps(
                 "precision": arithmetic.precision,
                 "memory_format": arithmetic.memory_format,
                 "step_ms": round(statistics.median(passed) / network.steps, 2),
-                "images_per_s": round(1000 * len(images) / statistics.median(passed)),
+                "images_per_s": round(1000 * images / statistics.median(passed)),
                 "times_eager": interval_text(found, "times_eager", "{:.2f}"),
             }
         )
     return rows
 
 
-def _take(step: TrainingStep, batches: Sequence[Any]) -> None:
-    for batch in batches:
-        step(*batch, rate=0.01)
+def _take(
+    step: TrainingStep, batches: Sequence[Any], schemes: Iterable[Scheme | None] = repeat(None)
+) -> None:
+    for batch, scheme in zip(batches, schemes, strict=False):
+        step(*batch, rate=0.01, scheme=scheme)
 
 
 def together(*, cut: bool) -> list[dict[str, Any]]:
@@ -252,5 +325,5 @@ def _epochs_by_hand(
 
 
 def _cut(network: Network) -> Network:
-    width = network.width // 8
+    width = max(4, network.width // 8)
     return replace(network, width=width, batch=8, steps=1, shape=(3, 16, 16))

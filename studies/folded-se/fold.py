@@ -30,6 +30,7 @@ from sat_optuna.evidence.folding import POINTS, costs_of, fold_report, front_of,
 from sat_optuna.evidence.statistics import paired_by_image, summarise
 from sat_optuna.files import write_text
 from sat_optuna.supernet.batchnorm import evaluating
+from sat_optuna.supernet.materialise import apart
 from sat_optuna.training.precision import pick_device
 
 HERE = Path(__file__).parent
@@ -65,7 +66,7 @@ def main() -> None:
     asked.work.mkdir(parents=True, exist_ok=True)
     for seed in asked.seeds or found:
         net = network(seed, asked.width)
-        net.load_state_dict(load_file(asked.weights / f"seed-{seed}.safetensors"))
+        load(net, asked.weights / f"seed-{seed}.safetensors")
         score(seed, net.to(device), data, asked.work)
 
 
@@ -74,6 +75,24 @@ def network(seed: int, width: int) -> sat.Supernet:
     return sat.Supernet(
         "resnet20", attention=["se"], in_channels=1, classes=10, seed=seed, width=width
     )
+
+
+def load(net: sat.Supernet, path: Path) -> None:
+    """Load what train.py wrote: the weights of the supernet, or of its network with SE everywhere.
+
+    Raises:
+        RuntimeError: it is neither.
+    """
+    weights = load_file(path)
+    if weights.keys() == net.state_dict().keys():
+        net.load_state_dict(weights)
+        return
+    model = sat.materialise(net, sat.Scheme.uniform(net.stages, 1))
+    model.load_state_dict(weights)
+    view, stages = apart(model)
+    net.backbone.load_state_dict(view.model.state_dict())
+    for own, trained in zip(net.stage_attention, stages, strict=True):
+        own.load_state_dict(trained.state_dict())
 
 
 def score(seed: int, net: sat.Supernet, data: sat.Split, work: Path) -> None:
@@ -89,7 +108,7 @@ def score(seed: int, net: sat.Supernet, data: sat.Split, work: Path) -> None:
         for dtype in (torch.float64, torch.float32)
     }
     document = {
-        "valid_accuracy": float(scores.accuracy[-1]),
+        "valid_accuracy": float(scores.scores[-1]),
         "test_accuracy": curve[-1]["test_accuracy"],
         "valid_images": scores.n,
         "test_images": len(data.test),
@@ -163,7 +182,7 @@ def report(asked: argparse.Namespace) -> None:
         table = asked.work / f"seed-{seed}.npz"
         scores = Enumeration.read(table, kinds=["se"], sparsity_weight=2.0)
         costs = costs_of(scores, latency)
-        points = list(zip(costs, scores.accuracy.tolist(), strict=True))
+        points = list(zip(costs, scores.scores.tolist(), strict=True))
         fronts[seed] = [
             {
                 "scheme": str(sat.Scheme.of(scores.schemes[row], scores.stages)),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torchvision
 from scipy import stats
 
 from sat_optuna.attention.contract import AttentionError
@@ -20,7 +21,7 @@ from sat_optuna.cost.timing import TimingError
 from sat_optuna.errors import SchemeError, UnknownName
 from sat_optuna.evidence.statistics import holm
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.materialise import TicketNetwork
+from sat_optuna.supernet.materialise import TicketNetwork, kinds_of, scheme_of
 from sat_optuna.supernet.supernet import Supernet
 from tests.cost.clock import Clock
 
@@ -170,11 +171,12 @@ def measured_by_clock(monkeypatch):
         # The machine is slower or faster from pass to pass, by a thousandth or two.
         turn[0] += 1
         noise = 1 + 0.001 * np.sin(turn[0])
-        clock.pass_ms(noise * taken(self.attention[0].kinds, self.scheme))
+        clock.pass_ms(noise * taken(kinds_of(self), scheme_of(self)))
 
     plan = plan_of("se", "sge", "dia", rounds=16)
     monkeypatch.setattr(Supernet, "forward", supernet_forward)
-    monkeypatch.setattr(TicketNetwork, "forward", ticket_forward)
+    for network in (TicketNetwork, torchvision.models.ResNet):  # walked with DIA alone
+        monkeypatch.setattr(network, "forward", ticket_forward)
     events: list[Event] = []
     made = bench_inference(plan, on_event=events.append)
     assert plan.turns == FIT_ROUNDS + 16

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sat_optuna.data import imagefolder
 from sat_optuna.errors import DataError
 from sat_optuna.pipeline.folder import open_study
 from tests.cli.test_commands import error, run
@@ -119,6 +120,66 @@ def deep_and_not(root):
     Image.fromarray(np.full((16, 16), 999, np.uint16)).save(root / "train" / "dog" / "x.png")
 
 
+def deep(root, save, *, part="test", odd):
+    """Make all images through `save(numbers from 0 to 1, path)`, one of a part through `odd`."""
+    rng = np.random.default_rng(0)
+    for path in (*root.glob("train/*/*.png"), *root.glob("test/*/*.png")):
+        path.unlink()
+        save(rng.random((16, 16)), path)
+    path = root / part / "dog" / "001.png"
+    path.parent.mkdir(exist_ok=True, parents=True)
+    odd(np.linspace(0, 1, 256).reshape(16, 16), path)
+
+
+def sixteen(scale):
+    return lambda x, path: Image.fromarray((x * scale).astype(np.uint16)).save(path)
+
+
+def floats(scale):
+    return lambda x, path: tiff(x * scale, path)
+
+
+def tiff(x, path):
+    Image.fromarray(x.astype(np.float32)).save(path.with_suffix(".tif"))
+
+
+def arrays(scale):
+    return lambda x, path: np.save(path.with_suffix(".npy"), np.int32(x * scale))
+
+
+def in_test_above_12_bits(root):
+    deep(root, sixteen(4095), odd=sixteen(9000))
+
+
+def in_test_above_float_1(root):
+    deep(root, floats(1), odd=floats(200))
+
+
+def in_test_above_array(root):
+    deep(root, arrays(1023), odd=arrays(3000))
+
+
+def in_test_negative(root):
+    deep(root, arrays(1023), odd=arrays(-9))
+
+
+def in_test_nan(root):
+    deep(root, floats(1), odd=floats(np.nan))
+
+
+def in_test_broken_deep(root):
+    deep(root, sixteen(4095), odd=sixteen(4095))
+    path = root / "test" / "dog" / "001.png"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def valid_negative(root):
+    deep(root, floats(1), odd=floats(1))
+    for name in ("a cat", "dog"):
+        (root / "val" / name).mkdir(parents=True)
+        tiff(np.full((16, 16), 0.5 if name == "dog" else -0.5), root / "val" / name / "a.png")
+
+
 def large(root):
     header = b"BM" + (0).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
     header += (40).to_bytes(4, "little") + (13_000).to_bytes(4, "little") * 2
@@ -144,6 +205,13 @@ FAULTS = {
     constant: "all pixels of the images in {root}/train are equal, so nothing can be learnt",
     deep_and_not: "image {root}/train/dog/x.png has whole numbers, others have 8-bit numbers;",
     large: "image {root}/train/dog/x.bmp is too large (",
+    in_test_above_12_bits: "image {root}/test/dog/001.png has the number 9000, and those to trai",
+    in_test_above_float_1: "image {root}/test/dog/001.tif has the number 200.0, and those to tr",
+    in_test_above_array: "image {root}/test/dog/001.npy has the number 3000, and those to train o",
+    in_test_negative: "image {root}/test/dog/001.npy has the negative number -9",
+    in_test_nan: "image {root}/test/dog/001.tif has a number that is not finite (nan); replace it",
+    in_test_broken_deep: "image {root}/test/dog/001.png is broken (",
+    valid_negative: "image {root}/val/a cat/a.tif has the negative number -0.5; bring all images",
 }
 
 
@@ -195,6 +263,25 @@ def test_many_broken_images_are_counted_and_not_all_listed(photos):
     message = error("check", "tiny")
     assert message.count("is broken (") == 10
     assert "and 10 more broken images" in message
+
+
+def test_of_many_deep_images_a_sample_is_looked_at_and_said(photos, monkeypatch):
+    deep(photos, sixteen(4095), odd=sixteen(4095))
+    assert "a sample" not in run("check", "tiny").stdout
+    monkeypatch.setattr(imagefolder, "SCANNED", 2 * 3 * 16 * 16)
+    printed = run("check", "tiny").stdout
+    for said in ("2 of the 20 images to train on", "2 of the 5 images to test on"):
+        assert f"{said} were read now, a sample; all of them are before anything" in printed
+    sixteen(9000)(np.ones((16, 16)), photos / "test" / "dog" / "001.png")  # not in the sample
+    run("check", "tiny")
+    with pytest.raises(DataError, match=r"test/dog/001\.png has the number 9000, and those to tr"):
+        open_study("tiny").pretrain()
+
+
+def test_of_bytes_to_test_on_no_pixel_is_read(photos):
+    broken_pixels(photos)  # what is told of in the training part
+    (photos / "train" / "dog" / "003.png").rename(photos / "test" / "dog" / "001.png")
+    run("check", "tiny")
 
 
 @pytest.mark.parametrize("part", ["val", "flat"])

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+from sat_optuna.backbones.contract import Backbone
 from sat_optuna.cli import sat_optuna as group
 from sat_optuna.cost.operations import CostModel, measure
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import materialise, scheme_of
 from sat_optuna.ticket import AttentionSpec
 from tests.cost.clock import Clock
 from tests.networks import SHAPE, tiny_supernet
@@ -43,9 +44,9 @@ def timed(monkeypatch):
     """Networks that take 10 ms, and 0.5 ms for each connected block, by a clock."""
     clock = Clock(monkeypatch)
     monkeypatch.setattr(
-        TicketNetwork,
+        Backbone,
         "forward",
-        lambda self, x: clock.pass_ms(10 + 0.5 * self.scheme.connections),
+        lambda self, x: clock.pass_ms(10 + 0.5 * scheme_of(self).connections),
     )
 
 
@@ -98,7 +99,7 @@ def test_what_the_file_says_is_printed_where_it_differs_alone(tmp_path):
 
 
 def test_without_latency_nothing_is_measured(path, monkeypatch):
-    monkeypatch.delattr(TicketNetwork, "forward")
+    monkeypatch.delattr(Backbone, "forward")
     printed = show(str(path), "--no-latency").stdout
     assert "latency" not in printed
     assert "parameters" in printed
@@ -130,7 +131,7 @@ def test_plain_and_full_are_tickets_too(tmp_path, timed, bit, share):
 
 def test_no_share_where_full_adds_nothing(tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
-    monkeypatch.setattr(TicketNetwork, "forward", lambda self, x: clock.pass_ms(10))
+    monkeypatch.setattr(Backbone, "forward", lambda self, x: clock.pass_ms(10))
     path = ticket_of(tiny_supernet(["simam"]), SCHEME).save(tmp_path / "ticket.json")
     printed = show(str(path)).stdout
     for name in ("parameters", "multiply-adds an image", "latency, ms a batch"):

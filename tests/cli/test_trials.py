@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.studies import make_study, sat_optuna
+from tests import forks
+from tests.studies import environment, make_study, sat_optuna
 
 SEARCH = """
 import sys
@@ -34,13 +35,17 @@ for number in range(int(sys.argv[2])):
 def held(tmp_path):
     """A project whose trial 2 a live process holds, while another has finished 3 to 6."""
     db = make_study(tmp_path) / "study.db"
-    program = [sys.executable, "-c", SEARCH, str(db)]
+    program = ("-c", SEARCH, str(db))
     with subprocess.Popen(
-        [*program, "3", "2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, *program, "3", "2"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "holding\n"
-        subprocess.run([*program, "4"], check=True)
+        done = forks.python(*program, "4", cwd=tmp_path, env=environment())
+        assert done.returncode == 0, done.stderr
         yield tmp_path, process
         process.kill()
 

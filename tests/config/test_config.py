@@ -110,6 +110,7 @@ DECIDES = {
     "pretrain": ("pretrain", "search"),
     "search.trials": (),
     "search.timeout": (),
+    "search.metric": ("search", "retrain"),
     "search": ("search",),
     "retrain.seeds": (),
     "retrain.workers": (),

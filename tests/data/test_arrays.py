@@ -42,6 +42,9 @@ def test_labels_are_any_whole_numbers(y):
     assert (labels.dtype, labels.tolist()) == (torch.int64, [0, 1, 2])
 
 
+A_NUMBER = "or targets='numbers' to learn the number itself"
+
+
 @pytest.mark.parametrize(
     ("x", "said"),
     [
@@ -84,14 +87,19 @@ def test_images_of_another_kind_are_one_sentence(x, said):
 @pytest.mark.parametrize(
     ("y", "said"),
     [
-        (Y.astype(float), f"y is float64; {NUMBERS}"),
-        (torch.zeros(3), f"y is float32; {NUMBERS}"),
+        (Y.astype(float), f"y is float64; {NUMBERS}, {A_NUMBER}"),
+        (torch.zeros(3), f"y is float32; {NUMBERS}, {A_NUMBER}"),
         (Y > 0, f"y is bool; {NUMBERS}"),
         (["cat", "dog"], f"y is str96; {NUMBERS}"),
         (
             np.eye(4)[Y],
             "y has shape (20, 4), which looks like one-hot rows; give the number of each image's "
-            "class, y.argmax(1)",
+            "class, y.argmax(1), or targets='multi-hot' where an image may have several",
+        ),
+        (
+            torch.zeros(3, 8, 8, dtype=torch.int64),
+            "y has shape (3, 8, 8), one a pixel, which no task here learns from; give (N,), a "
+            "label for each image",
         ),
         (Y[:, None], "y has shape (20, 1); give (N,), a label for each image"),
         (3, "y has shape (); give (N,), a label for each image"),

@@ -1,5 +1,6 @@
 import hashlib
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ import torch
 from PIL import Image
 
 from sat_optuna.data import get_dataset
+from sat_optuna.data.imagefolder import labelled_images
 from sat_optuna.errors import DataError
+from sat_optuna.ticket import Inputs
 from tests.data.formats import write_images, write_tiff
 from tests.data.reading import load_dataset, paths
 
@@ -429,3 +432,59 @@ def test_the_test_part_can_be_looked_at_without_reading_its_pixels(root):
     image.write_bytes(b"")
     with pytest.raises(DataError, match=rf"image {image} is broken"):
         data.check_test()
+
+
+INPUTS = Inputs(
+    class_names=("bird", "cat", "dog"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), resize=False
+)
+
+
+@pytest.mark.parametrize("part", ["test", "."])
+def test_a_folder_is_read_as_a_trained_network_takes_it(root, part):
+    images = labelled_images(root / part, INPUTS, shape=(3, 8, 6))
+    ((x, labels),) = images.batches(None, 100)
+    pixels = torch.from_numpy(decoded(sorted((root / "test").rglob("*.png"))))
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (INPUTS.mean, INPUTS.std))
+    torch.testing.assert_close(x, (pixels / 255 - mean) / std)
+    assert labels.tolist() == [1, 1, 2, 2, 2]  # as the network counts, which knows birds too
+
+
+def test_a_network_of_grey_images_takes_grey_files_and_no_coloured_ones(root, tmp_path):
+    grey = Inputs(class_names=("cat", "dog"), mean=(0.5,), std=(0.25,))
+    array = np.arange(48, dtype=np.uint8).reshape(8, 6)
+    (tmp_path / "grey" / "cat").mkdir(parents=True)
+    Image.fromarray(array).save(tmp_path / "grey" / "cat" / "a.png")
+    ((x, _),) = labelled_images(tmp_path / "grey", grey, shape=(1, 8, 6)).batches(None, 9)
+    torch.testing.assert_close(x[0, 0], (torch.from_numpy(array) / 255 - 0.5) / 0.25)
+    with pytest.raises(DataError, match="has 3 channels, others have 1"):
+        list(labelled_images(root, grey, shape=(1, 8, 6)).batches(None, 9))
+
+
+def test_a_network_that_resizes_takes_other_sizes(root):
+    images = labelled_images(root, replace(INPUTS, resize=True), shape=(3, 5, 5))
+    ((x, _),) = images.batches(None, 9)
+    assert x.shape == (5, 3, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape", "said"),
+    [
+        (replace(INPUTS, class_names=("bird", "cat")), (3, 8, 6), "dog is of no class that the"),
+        (INPUTS, (3, 9, 6), "has 8 x 6 pixels and the network was trained on 9 x 6; bring all"),
+        (INPUTS, (4, 8, 6), "has 3 channels and the network was trained on 4; bring all"),
+        (
+            replace(INPUTS, numbers="whole", white=4095),
+            (3, 8, 6),
+            "has 8-bit numbers and the network was trained on whole numbers; bring all",
+        ),
+    ],
+)
+def test_what_the_network_was_not_trained_on_is_refused(root, inputs, shape, said):
+    with pytest.raises(DataError, match=said):
+        labelled_images(root, inputs, shape=shape)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "train/cat"])
+def test_a_folder_without_classes_is_refused(root, folder):
+    with pytest.raises(DataError, match=r"image folder .*(is missing|has no folders in it)"):
+        labelled_images(root / folder, INPUTS, shape=(3, 8, 6))

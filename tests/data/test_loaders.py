@@ -235,12 +235,14 @@ WANTED = (
         (
             TensorDataset(X, Y.float()),
             "y of a batch of the Dataset is float32; give whole numbers, the classes numbered "
-            "from 0, for example numpy.unique(y, return_inverse=True)[1]",
+            "from 0, for example numpy.unique(y, return_inverse=True)[1], or targets='numbers' to "
+            "learn the number itself",
         ),
         (
             TensorDataset(X, torch.eye(4)[Y]),
             "y of a batch of the Dataset has shape (1, 4), which looks like one-hot rows; give "
-            "the number of each image's class, y.argmax(1)",
+            "the number of each image's class, y.argmax(1), or targets='multi-hot' where an image "
+            "may have several",
         ),
         (
             TensorDataset(X.log(), Y),

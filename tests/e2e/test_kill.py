@@ -72,7 +72,7 @@ def count(folder):
 def test_an_interrupted_retraining_leaves_no_process_and_goes_on(tmp_path, number):
     folder = make_study(tmp_path)
     text = (folder / "study.toml").read_text()
-    longer = text.replace("[retrain]\nepochs = 1", "[retrain]\nepochs = 30")
+    longer = text.replace("epochs = 1\nworkers = 1", "epochs = 30\nworkers = 2")
     (folder / "study.toml").write_text(longer)
     sat_optuna("pretrain", "tiny", cwd=tmp_path)
     sat_optuna("search", "tiny", "--no-mlflow", cwd=tmp_path)

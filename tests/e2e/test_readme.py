@@ -1,14 +1,13 @@
 """The README's Python blocks run as they stand, on fewer steps."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sat_optuna.data.mnist5k import packaged_file
+from tests import forks
 from tests.studies import environment, make_study, sat_optuna
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -23,14 +22,7 @@ FOLDER, PLUGIN = blocks("toml")
 
 
 def run(code, cwd):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return forks.python("-c", code, cwd=cwd, env=environment())
 
 
 SMALL = """

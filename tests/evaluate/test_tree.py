@@ -40,9 +40,9 @@ def logits(monkeypatch):
     seen: list[Tensor] = []
     judge = network.judge
 
-    def spy(logits, labels):
+    def spy(logits, labels, *, task):
         seen.append(logits.clone())
-        return judge(logits, labels)
+        return judge(logits, labels, task=task)
 
     for module in (network, evaluator):
         monkeypatch.setattr(module, "judge", spy)

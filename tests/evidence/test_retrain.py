@@ -14,7 +14,7 @@ from sat_optuna.errors import ConfigError
 from sat_optuna.evidence.results import RetrainJob, read_result
 from sat_optuna.evidence.retrain import retrain, run_jobs
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.materialise import TicketNetwork, build_network
+from sat_optuna.supernet.materialise import build_network
 from sat_optuna.training import step as steps
 from sat_optuna.training.checkpoint import EpochRecord, load_tensors
 from sat_optuna.training.loop import fit
@@ -30,7 +30,7 @@ X, Y = torch.rand(30, *SHAPE), torch.arange(30) % 5
 CONFIG = TrainConfig(batch=8)
 
 
-def same(one: TicketNetwork, other: TicketNetwork) -> bool:
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 

@@ -1,7 +1,6 @@
 """Folding against multiplying by hand, and exact where a gate is constant."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
@@ -11,13 +10,10 @@ from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import Attention
 from sat_optuna.export.fold import FoldError, fold_constant
 from sat_optuna.scheme import Scheme
-from sat_optuna.supernet.materialise import TicketNetwork, materialise
+from sat_optuna.supernet.materialise import apart, materialise, scheme_of
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
 from tests.networks import BLOCKS, OURS, images, stirred_module, tiny_supernet
-
-if TYPE_CHECKING:
-    from sat_optuna.attention.stage import StageAttention
 
 GATED = [name for name in OURS if ATTENTION.get(name).gated]
 KEEP = Scheme.parse("01-100-0")
@@ -30,7 +26,7 @@ def full_network(kind: str = "se", *, sharing: str = "block", backbone: str = "r
     return materialise(net, Scheme.uniform(net.stages, 1)).eval()
 
 
-def constant(network: TicketNetwork) -> TicketNetwork:
+def constant(network: nn.Module) -> nn.Module:
     """Make the gates of SE depend on nothing."""
     for name, value in network.named_parameters():
         if name.endswith("excite.weight"):
@@ -38,20 +34,21 @@ def constant(network: TicketNetwork) -> TicketNetwork:
     return network
 
 
-def walked(network: TicketNetwork, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+def walked(network: nn.Module, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
     """The logits of a network run block by block; `attend` gets stage and block as well."""
-    x = network.view.stem(x)
-    for stage, blocks in enumerate(network.view.blocks):
+    view, _ = apart(network)
+    x = view.stem(x)
+    for stage, blocks in enumerate(view.blocks):
         for number, block in enumerate(blocks):
             features, shortcut = block.branch(x)
             x = block.merge(attend(features, stage, number), shortcut)
-    return network.view.head(x)
+    return view.head(x)
 
 
-def scaled_by_hand(network: TicketNetwork, keep: Scheme, x: Tensor) -> tuple[Tensor, list[float]]:
+def scaled_by_hand(network: nn.Module, keep: Scheme, x: Tensor) -> tuple[Tensor, list[float]]:
     """Logits where the gates of dropped blocks are their means over x, and the dispersions."""
     gates: dict[tuple[int, int], Tensor] = {}
-    attention = cast("Sequence[StageAttention]", network.attention)
+    _, attention = apart(network)
 
     def attended(features: Tensor, stage: int, block: int) -> Tensor:
         result, _ = attention[stage].module_for(1, block)(features, None)
@@ -100,12 +97,13 @@ def test_what_is_folded_is_gone_and_what_is_kept_is_the_same():
     network = full_network()
     folded, _ = fold_constant(network, KEEP, [images(4)])
     names = [name for name, module in folded.named_modules() if isinstance(module, Attention)]
-    assert names == ["attention.0.slots.se.1", "attention.1.slots.se.0"]
-    assert folded.scheme == KEEP
+    assert names == ["stages.0.1.attention", "stages.1.0.attention"]
+    assert type(folded) is type(network)
+    assert scheme_of(folded) == KEEP
     had, has = network.state_dict(), folded.state_dict()
     other = {name for name, value in has.items() if not torch.equal(value, had[name])}
     dropped = ("0.0", "1.1", "1.2", "2.0")
-    assert other == {f"backbone.stages.{b}.bn2.{w}" for b in dropped for w in ("weight", "bias")}
+    assert other == {f"stages.{b}.bn2.{w}" for b in dropped for w in ("weight", "bias")}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +154,7 @@ def test_blocks_that_share_a_module_have_their_own_constants():
     network = full_network(sharing="stage")
     folded, _ = fold_constant(network, Scheme.parse("00-111-1"), [images(4)])
     had, has = network.state_dict(), folded.state_dict()
-    names = [f"backbone.stages.0.{block}.bn2.weight" for block in (0, 1)]
+    names = [f"stages.0.{block}.bn2.weight" for block in (0, 1)]
     first, second = (has[name] / had[name] for name in names)
     assert ((first > 0) & (first < 1)).all()
     assert not torch.allclose(first, second, rtol=1e-3)
@@ -164,14 +162,14 @@ def test_blocks_that_share_a_module_have_their_own_constants():
 
 def test_folding_nothing_changes_nothing():
     network = full_network()
-    folded, report = fold_constant(network, network.scheme, [images(4)])
+    folded, report = fold_constant(network, scheme_of(network), [images(4)])
     assert torch.equal(folded(images(3)), network(images(3)))
     assert (report.change_max, report.blocks) == (0.0, ())
 
 
 def test_the_network_is_left_as_it_is():
     network = full_network("srm").train()
-    network.backbone.stages[0].eval()
+    network.stages[0].eval()
     modes = [module.training for module in network.modules()]
     before = {name: value.clone() for name, value in network.state_dict().items()}
     folded, _ = fold_constant(network, KEEP, [images(4)])
@@ -189,7 +187,7 @@ def test_what_is_no_channel_gate_is_refused(kind):
     words = f"{kind} at stage 1, block 1 is no gate for each.*eca, ie, se, spa, srm.*keep it"
     with pytest.raises(FoldError, match=words):
         fold_constant(network, KEEP, [images(2)])
-    fold_constant(network, network.scheme, [images(2)])  # kept, it does not matter
+    fold_constant(network, scheme_of(network), [images(2)])  # kept, it does not matter
 
 
 @pytest.mark.parametrize("keep", ["22-222-2", "11-111", "12-111-1"])
@@ -200,7 +198,7 @@ def test_a_scheme_that_is_no_part_of_the_network_is_refused(keep):
 
 def test_a_block_without_a_layer_for_the_constant_is_refused():
     network = full_network()
-    block = network.view.blocks[2][0].module
+    block = apart(network)[0].blocks[2][0].module
     block.bn2 = nn.BatchNorm2d(32, affine=False)
     words = "BasicBlock at stage 3, block 1 ends in no convolution or BatchNorm with weights"
     with pytest.raises(FoldError, match=words):
@@ -226,4 +224,4 @@ def test_several_kinds_fold_where_they_are():
     network = materialise(net, Scheme.parse("12-121-0")).eval()
     folded, report = fold_constant(network, Scheme.parse("02-021-0"), [images(4)])
     assert [(block.stage, block.block) for block in report.blocks] == [(1, 1), (2, 1)]
-    assert str(folded.scheme) == "02-021-0"
+    assert str(scheme_of(folded)) == "02-021-0"

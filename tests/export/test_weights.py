@@ -1,5 +1,6 @@
 """Networks out of exported files, and a sentence for every file that is none."""
 
+import json
 import warnings
 from dataclasses import replace
 
@@ -11,8 +12,11 @@ from sat_optuna.errors import CheckpointError, SatOptunaError, TicketError, Unkn
 from sat_optuna.export.weights import load_ticket, load_weights, memory_format_of
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.ticket import AttentionSpec
 from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
-from tests.tickets import network_and_ticket
+from tests.networks import SHAPE, images, stirred
+from tests.tickets import network_and_ticket, ticket_of
 
 
 @pytest.fixture
@@ -66,7 +70,7 @@ def test_a_cut_file(exported):
 def test_a_later_schema(exported):
     changed(exported, schema=99)
     with pytest.raises(
-        TicketError, match="has schema 99 and this version reads schema 1; install"
+        TicketError, match="has schema 99 and this version reads schemas 1 and 2; install"
     ):
         load_ticket(exported)
 
@@ -85,7 +89,7 @@ def test_what_is_not_registered_here(part, value, words, exported):
         load_ticket(exported)
 
 
-NAME = "backbone.head.2.bias"
+NAME = "head.2.bias"
 
 
 @pytest.mark.parametrize(
@@ -112,13 +116,53 @@ def test_tensors_of_another_network(change, words, exported):
 def test_a_training_checkpoint_gives_the_weights_of_a_ticket(tmp_path):
     network, ticket = network_and_ticket()
     tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
-    tensors["momentum.backbone.head.2.bias"] = torch.ones(5)
+    tensors["momentum.head.2.bias"] = torch.ones(5)
     record = {"memory_format": "torch.channels_last", "fingerprint": "x"}
     path = save_checkpoint(tmp_path / "training.safetensors", tensors, record)
     loaded = load_weights(ticket, path)
     assert memory_format_of(loaded) is torch.channels_last
     for name, value in loaded.state_dict().items():
         assert torch.equal(value, network.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("specs", "text", "backbone", "training"),
+    [
+        (["se", "gc"], "01-012-1", "resnet20", False),
+        ([AttentionSpec(kind="srm", sharing="stage"), "eca"], "11-022-0", "resnet20", True),
+        (["own", "eca"], "1-2-1111-1111112", "timm:regnety_002", False),
+        (["dia", "se"], "01-121-1", "resnet20", True),
+    ],
+    ids=["block", "stage", "own", "recurrent"],
+)
+def test_a_file_of_version_0_2_gives_the_same_network(specs, text, backbone, training, tmp_path):
+    scheme = Scheme.parse(text)
+    settings = {} if ":" in backbone else {"width": 8, "blocks": scheme.stages}
+    net = Supernet(backbone, attention=specs, in_channels=SHAPE[0], classes=5, seed=0, **settings)
+    stirred(net).eval()
+    ticket = replace(ticket_of(net, scheme), input_shape=(2, 32, 32))
+    connected = [
+        f"attention.{stage}.slots.{net.specs[choice - 1].kind}.{slot}."
+        for stage, choices in enumerate(scheme.by_stage())
+        for block, choice in enumerate(choices)
+        if choice
+        for slot in (block, "shared")
+    ]
+    # A supernet has the names of 0.2.0 still, which kept backbone and attention apart.
+    old = {
+        name: value
+        for name, value in net.state_dict().items()
+        if name.startswith(("backbone.", *connected))
+    }
+    record = {"memory_format": "torch.contiguous_format"}
+    if training:
+        old = {f"model.{name}": value for name, value in old.items()}
+    else:
+        record |= {"schema": 1, "dtype": "float32", "ticket": json.loads(ticket.to_json())}
+    path = save_checkpoint(tmp_path / "old.safetensors", old, record)
+    network = load_weights(ticket, path) if training else load_ticket(path)
+    x = images(2, shape=(2, 32, 32))
+    assert torch.equal(network(x), net(x, scheme))
 
 
 def test_loading_warns_of_nothing_and_draws_nothing(exported):

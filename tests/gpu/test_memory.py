@@ -10,6 +10,7 @@ import torch
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.device import DeviceMemoryError
 from sat_optuna.evaluate import Evaluator
+from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.training.loop import fit
@@ -40,14 +41,16 @@ def wide(device):
 
 
 @pytest.mark.parametrize("strategy", ["eager", "graph"])
-def test_training_says_it_and_goes_on_with_smaller_batches(little_memory, strategy):
+@pytest.mark.parametrize("draw", [None, lambda _: Scheme.parse("1-0-1")], ids=["net", "supernet"])
+def test_training_says_it_and_goes_on_with_smaller_batches(little_memory, strategy, draw):
     config = TrainConfig(batch=LARGE, strategy=strategy)
-    net, data = wide(little_memory).backbone, images(LARGE, little_memory)
+    net, data = wide(little_memory), images(LARGE, little_memory)
+    net = net if draw else net.backbone
     with pytest.raises(DeviceMemoryError, match=rf"in batches of {LARGE} images \(.*iB more"):
-        fit(net, data, epochs=1, seed=0, config=config)
+        fit(net, data, epochs=1, seed=0, config=config, draw=draw)
     gc.collect()
     few = data.subset(torch.arange(64))
-    fit(net, few, epochs=1, seed=0, config=replace(config, batch=32))
+    fit(net, few, epochs=1, seed=0, config=replace(config, batch=32), draw=draw)
 
 
 def test_scoring_says_it_and_leaves_the_network_as_it_was(little_memory):

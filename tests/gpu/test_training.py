@@ -34,7 +34,7 @@ def test_a_network_learns_in_every_precision_and_layout(
     record = read_record(mine.path)
     assert (record["precision"], record["environment"]["device"]) == (precision, device.type)
     last = memory_format == "channels_last"
-    kernel = net.get_parameter("backbone.stages.0.0.conv1.weight")
+    kernel = net.get_parameter("stages.0.0.conv1.weight")
     assert (kernel.device, kernel.is_contiguous(memory_format=torch.channels_last)) == (
         device,
         last,

@@ -10,17 +10,23 @@ import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
 import sat_optuna as sat
+from sat_optuna.cli import sat_optuna as group
 from sat_optuna.errors import SatOptunaError, SatOptunaWarning, StudyError
 from sat_optuna.events import GETTING_READY, Event, ignore
+from sat_optuna.pipeline.evaluation import evaluate_ticket
 from sat_optuna.pipeline.folder import StudyFolder, nearest_mlruns
 from sat_optuna.processes import worker_name
 from sat_optuna.search.study import MACHINE_KEY
 from sat_optuna.ticket import ROLES
+from tests import forks
 from tests.studies import STUDY, environment, make_study, sat_optuna, trials
 
 # Before the README's script, which has no main guard: what is opened, built and read is counted.
@@ -35,6 +41,13 @@ counts = Counter()
 def counted(module, name):
     home = import_module(f"sat_optuna.{module}")
     known = getattr(home, name)
+    if isinstance(known, type):
+        made = known.__init__
+        def init(self, *arguments, **more):
+            counts[name] += 1
+            made(self, *arguments, **more)
+        known.__init__ = init
+        return
     def call(*arguments, **more):
         counts[name] += 1
         return known(*arguments, **more)
@@ -60,14 +73,8 @@ print(json.dumps({"counts": counts, "ticket": str(result.ticket.scheme)}))
 def road(tmp_path_factory):
     project = tmp_path_factory.mktemp("road")
     make_study(project)
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTING + ROAD.replace("quickstart", "tiny") + PRINTED],
-        cwd=project,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = COUNTING + ROAD.replace("quickstart", "tiny") + PRINTED
+    done = forks.python("-c", program, cwd=project, env=environment())
     assert done.returncode == 0, done.stderr
     return project, json.loads(done.stdout.splitlines()[-1])
 
@@ -113,6 +120,50 @@ def test_a_script_without_a_main_guard_goes_the_whole_road(road):
     assert set(result.tickets) == set(ROLES)
     assert str(result.tickets["ticket"].scheme) == printed["ticket"]
     assert "| ticket | `" in result.path.read_text()
+
+
+def test_each_ticket_says_how_images_become_what_its_network_takes(road):
+    study = sat.open_study(road[0] / "studies" / "tiny")
+    known = study.parts.data.inputs
+    assert known.class_names == tuple("0123456789")
+    assert known.mean == study.parts.data.train.inputs()["mean"]
+    assert {ticket.inputs for ticket in study.report().tickets.values()} == {known}
+
+
+def test_a_ticket_is_measured_on_its_test_part_and_on_the_same_images_in_a_folder(road, tmp_path):
+    study = sat.open_study(road[0] / "studies" / "tiny")
+    path = study.tickets / "ticket.json"
+    ticket = sat.Ticket.load(path)
+    stored = next(score.value for score in ticket.scores if score.split == "test")
+    done = evaluate_ticket(path, figure=tmp_path / "own.png")
+    assert done.found.metrics[0].value == stored
+    assert done.figure.is_file()
+    test = study.parts.data.test
+    for row, label in enumerate(test.labels.tolist()):
+        folder = tmp_path / "digits" / done.class_names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(test.images[row, 0].numpy()).save(folder / f"{row:05}.png")
+    command = ["evaluate", str(path), "--data", str(tmp_path / "digits"), "--format", "json"]
+    command += ["--figure", str(tmp_path / "folder.png")]
+    printed = CliRunner().invoke(group, command)
+    assert printed.exit_code == 0, printed.output
+    rows = json.loads(printed.stdout)
+    assert [row["value"] for row in rows if row["metric"] == "accuracy"] == [
+        stored,
+        *(measured.value for measured in done.found.classes),
+    ]
+
+
+def test_a_ticket_that_cannot_be_measured_is_said(road, tmp_path):
+    path = road[0] / "studies" / "tiny" / "tickets" / "ticket.json"
+    earlier = replace(sat.Ticket.load(path), inputs=None).save(tmp_path / "elsewhere.json")
+    for given, more, said in (
+        (earlier, {}, "does not lie in the tickets/ of a study"),
+        (path, {"data": tmp_path / "nowhere"}, "image folder .* is missing"),
+        (path, {"seed": 99}, "was not retrained here with seed 99"),
+    ):
+        with pytest.raises(SatOptunaError, match=said):
+            evaluate_ticket(given, **more)
 
 
 def test_each_thing_is_opened_built_and_read_a_few_times_at_most(road):
@@ -366,6 +417,7 @@ def test_an_on_event_that_raises_ends_the_step_and_the_study_goes_on(copy):
 @pytest.mark.slow
 def test_an_on_event_that_raises_in_retraining_ends_its_processes(copy):
     _, folder = copy
+    edit(folder, "workers = 1", "workers = 2")
     before = sat.open_study(folder).report().tickets
     for path in (folder / "work" / "retrain").glob("*/*"):
         path.unlink()
@@ -449,14 +501,8 @@ try:
 except sat.SatOptunaError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = forks.python("-c", script, cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr
     assert "'mine' is registered by the script that runs now" in done.stdout
     assert not list(folder.glob("work/*.safetensors"))
 

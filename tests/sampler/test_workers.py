@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -264,6 +265,42 @@ def test_a_dead_trial_is_told_by_each_worker_at_its_first_held_up_batch(
     end(study, dead)
     study.optimize(objective, n_trials=1)
     newest = study.get_trials(deepcopy=False)[-1]
+    assert newest.system_attrs[POLICY_KEY]["v"] == newest.number // batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["heartbeat", "retry"])
+@pytest.mark.parametrize(("preset", "batch"), [("default", 1), ("paper", 3)])
+def test_a_heartbeat_ends_the_trial_of_a_killed_worker_and_all_learn_on(
+    kind, preset, batch, tmp_path, caplog
+):
+    """Until then each worker says what holds it up, and that this would end it."""
+    path, dead = tmp_path / "study.db", 2 * batch
+    place = f"{kind}:{path}"
+    killed = started("optimize", place, preset, str(dead), hashes=1)
+    assert killed.wait(timeout=300) == KILLED
+    assert left(f"quiet:{path}", preset) == [(dead, 5)]
+    optuna.logging.enable_propagation()
+    for _ in range(2):
+        caplog.clear()
+        open_study(f"quiet:{path}", preset).optimize(objective, n_trials=2 * batch + 1)
+        (told,) = warned_of(caplog.records, dead)
+        assert "heartbeat_interval=60) ends such trials by itself" in told
+    optuna.logging.disable_propagation()
+    workers = [open_study(place, preset) for _ in range(3)]
+    while workers[0].get_trials(deepcopy=False)[dead].state is TrialState.RUNNING:
+        time.sleep(0.2)
+        workers[0].optimize(objective, n_trials=1)
+    for worker in workers:
+        worker.optimize(objective, n_trials=batch)
+    trials = workers[0].get_trials(deepcopy=False)
+    ended = trials[dead]
+    assert ended.state is TrialState.FAIL
+    assert {t.state for t in trials if t is not ended} == {TrialState.COMPLETE}
+    again = [t for t in trials if t.system_attrs.get("failed_trial") == dead]
+    assert len(again) == (kind == "retry")
+    assert all(t.params.items() >= ended.params.items() for t in again)
+    newest = trials[-1]
     assert newest.system_attrs[POLICY_KEY]["v"] == newest.number // batch
 
 

@@ -6,21 +6,29 @@
     share STORAGE PRESET
         For each number on stdin make so many trials, at 0 look at the policy; each time say which
         policy was seen at which version.
+    optimize STORAGE PRESET AT
+        Go on as Optuna does, until the process kills itself with -9 in the middle of trial AT.
 
-STORAGE is `sqlite:FILE`, opened as the command line does, or `journal:FILE`.
+STORAGE is `sqlite:FILE`, opened as the command line does, or `journal:FILE`; or Optuna's database
+as it is, `quiet:FILE`, with a heartbeat, `heartbeat:FILE`, or one that also tries a dead worker's
+scheme again, `retry:FILE`.
 """
 
 import json
 import os
 import signal
+import sqlite3
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
@@ -58,11 +66,24 @@ def open_study(storage: str, preset: str) -> optuna.Study:
     if kind == "sqlite":
         return create_study(open_storage(Path(path)), "s", config=StudyConfig(), sampler=sampler)
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(path)),
+        storage=JournalStorage(JournalFileBackend(path))
+        if kind == "journal"
+        else beating(path, kind),
         study_name="s",
         direction="maximize",
         sampler=sampler,
         load_if_exists=True,
+    )
+
+
+def beating(path: str, kind: str) -> RDBStorage:
+    return RDBStorage(
+        f"sqlite:///{path}",
+        heartbeat_interval=None if kind == "quiet" else 1,
+        grace_period=None if kind == "quiet" else 2,
+        heartbeat_stale_trial_callback=(
+            RetryHeartbeatStaleTrialCallback() if kind == "retry" else None
+        ),
     )
 
 
@@ -78,6 +99,17 @@ def objective(trial: optuna.Trial, *, dies_after: int = -1) -> float:
     alone = sum((7 * i % 12 - 4) * choice for i, choice in enumerate(picked))
     pairs = sum(a * b * (-1 if i % 2 else 1) for i, (a, b) in enumerate(pairwise(picked)))
     return alone + 1.5 * pairs
+
+
+def until(number: int, path: str, trial: optuna.Trial) -> float:
+    """Score a trial; in that of a number wait for a heartbeat and die."""
+    if trial.number < number:
+        return objective(trial)
+    with closing(sqlite3.connect(path)) as database:
+        beats = "SELECT COUNT(*) FROM trial_heartbeats WHERE trial_id = ?"
+        while not database.execute(beats, (trial._trial_id,)).fetchone()[0]:
+            time.sleep(0.05)
+    return objective(trial, dies_after=5)
 
 
 def search(study: optuna.Study, total: int, number: int, after: int) -> None:
@@ -135,5 +167,8 @@ if __name__ == "__main__":
     if action == "search":
         number, after = rest[1].split(".")
         search(open_study(storage, preset), int(rest[0]), int(number), int(after))
+    elif action == "optimize":
+        number = int(rest[0])
+        open_study(storage, preset).optimize(partial(until, number, storage.partition(":")[2]))
     else:
         share(open_study(storage, preset), preset)

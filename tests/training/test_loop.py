@@ -378,6 +378,11 @@ def test_masked_supernet_and_materialised_network_train_alike():
     fit(net, images(), epochs=2, seed=1, config=CONFIG, draw=lambda _step: scheme)
     fit(ticket, images(), epochs=2, seed=1, config=CONFIG)
     assert_same(weights(materialise(net, scheme)), weights(ticket))
+    # In the optimiser the attention stands elsewhere; that changes no bit.
+    backbone = {name.removeprefix("backbone."): value for name, value in weights(net).items()}
+    plain = {name: value for name, value in weights(ticket).items() if "attention" not in name}
+    assert len(plain) < len(weights(ticket))
+    assert_same(plain, {name: backbone[name] for name in plain})
 
 
 def test_a_module_no_scheme_uses_is_left_as_it_was():

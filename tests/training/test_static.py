@@ -27,7 +27,6 @@ from tests.training.test_loop import (
     Stop,
     TestUserImages,
     assert_same,
-    draw,
     images,
     stop_after,
     supernet,
@@ -126,18 +125,13 @@ def test_a_last_batch_that_is_smaller_goes_through_too():
     assert_same(weights(nets[0]), weights(nets[1]))
 
 
-def test_a_supernet_and_float16_are_trained_step_by_step():
+def test_float16_is_trained_step_by_step():
     net = supernet()
-
-    def picked(config, precision="float32", *, drawn=False):
-        return strategy_for(config, net, CPU, precision=precision, drawn=drawn)
-
-    assert picked(GRAPH) == "graph"
-    assert picked(GRAPH, "float16") == picked(GRAPH, drawn=True) == "eager"
-    plain, asked = supernet(), supernet()
-    fit(plain, images(), epochs=1, seed=0, config=CONFIG, draw=draw)
-    fit(asked, images(), epochs=1, seed=0, config=GRAPH, draw=draw)
-    assert_same(weights(asked), weights(plain))
+    picked = [
+        strategy_for(GRAPH, net, CPU, precision=precision, drawn=False)
+        for precision in ("float32", "bfloat16", "float16")
+    ]
+    assert picked == ["graph", "graph", "eager"]
 
 
 def test_auto_is_looked_up_by_device_and_parameters(monkeypatch):

@@ -1,0 +1,92 @@
+"""Tasks and metrics by name; importing this package imports no torch and no scikit-learn."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sat_optuna.errors import UnknownName
+from sat_optuna.registry import Registry, nearest
+from sat_optuna.tasks.contract import Metric, MetricError, Task
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+__all__ = [
+    "METRICS",
+    "TASKS",
+    "Metric",
+    "MetricError",
+    "Task",
+    "as_metric",
+    "as_task",
+    "build_task",
+    "metrics_of",
+]
+
+TASKS: Registry[Task] = Registry("task")
+TASKS.add("classification", "sat_optuna.tasks.classification:CLASSIFICATION")
+TASKS.add("multi-label", "sat_optuna.tasks.multilabel:MULTI_LABEL")
+TASKS.add("regression", "sat_optuna.tasks.regression:REGRESSION")
+
+METRICS: Registry[Metric] = Registry("metric")
+METRICS.add("accuracy", "sat_optuna.tasks.classification:ACCURACY")
+METRICS.add("balanced_accuracy", "sat_optuna.tasks.classification:BALANCED_ACCURACY")
+METRICS.add("macro_f1", "sat_optuna.tasks.classification:MACRO_F1")
+METRICS.add("auroc", "sat_optuna.tasks.classification:AUROC")
+METRICS.add("log_loss", "sat_optuna.tasks.classification:LOG_LOSS")
+METRICS.add("map", "sat_optuna.tasks.multilabel:MEAN_AVERAGE_PRECISION")
+METRICS.add("macro_auroc", "sat_optuna.tasks.multilabel:MACRO_AUROC")
+METRICS.add("mae", "sat_optuna.tasks.regression:MAE")
+METRICS.add("rmse", "sat_optuna.tasks.regression:RMSE")
+METRICS.add("r2", "sat_optuna.tasks.regression:R2")
+METRICS.add_family("class_accuracy_", "sat_optuna.tasks.classification:class_accuracy")
+
+
+def build_task(name: str, *, class_weights: 'Literal["none", "balanced"]' = "none") -> Task:
+    """Return the task of a name.
+
+    >>> build_task("classification", class_weights="balanced").class_weights
+    'balanced'
+
+    Args:
+        name: one of `TASKS.names()`.
+        class_weights: "none", or "balanced" for a loss in which all classes weigh the same.
+
+    Raises:
+        UnknownName: no task of that name.
+        DataError: a task without classes has no weights of them.
+    """
+    task = TASKS.get(name)
+    return (
+        task if class_weights == task.class_weights else replace(task, class_weights=class_weights)
+    )
+
+
+def as_task(given: Task | str) -> Task:
+    """Return the task that was given, or the one of that name."""
+    return TASKS.get(given) if isinstance(given, str) else given
+
+
+def as_metric(given: Metric | str, task: Task) -> Metric:
+    """Return the metric that was given or named, or the task's usual one for the empty text.
+
+    Raises:
+        UnknownName: no such metric, or none of this task.
+    """
+    metric = METRICS.get(given or task.metric) if isinstance(given, str) else given
+    if task.name not in metric.tasks:
+        known = metrics_of(task.name)
+        raise UnknownName(
+            f"{metric.name!r} is no metric of the task {task.name}"
+            f"{nearest(metric.name, known) or ';'} its metrics: {', '.join(known)}"
+        )
+    return metric
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+    """Return the names of a task's metrics, those of families aside.
+
+    >>> metrics_of("regression")
+    ('mae', 'r2', 'rmse')
+    """
+    named: list[Any] = [(name, METRICS.get(name)) for name in METRICS.single_names()]
+    return tuple(name for name, metric in named if task in metric.tasks)
