@@ -254,7 +254,7 @@ def front_of(scores: Enumeration, costs: Sequence[float]) -> list[int]:
         costs: of each, in their order.
     """
     rows, best = [], -1
-    for row in np.lexsort((scores.loss, -scores.hits, costs)).tolist():
+    for row in np.lexsort((scores.loss, -scores.hits, np.asarray(costs))).tolist():
         if scores.hits[row] > best:
             best = scores.hits[row]
             rows.append(row)

@@ -153,7 +153,7 @@ def fold_factor(block: BlockView, factor: Tensor) -> None:
                     value.copy_(value.double() * factor.double().reshape(shape))
         elif after is not None:
             weight = after.weight  # (C_out, C / groups, K, K); each group sees its own channels
-            grouped = weight.double().unflatten(0, (after.groups, -1))
+            grouped = weight.double().reshape(after.groups, -1, *weight.shape[1:])
             inputs = factor.double().reshape(after.groups, 1, -1, 1, 1)
             weight.copy_((grouped * inputs).flatten(0, 1))
 

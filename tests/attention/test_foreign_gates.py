@@ -1,5 +1,7 @@
 """A channel gate is its gate times the features: over the registry and networks' own modules."""
 
+from typing import Any, cast
+
 import pytest
 import timm
 import torch
@@ -22,7 +24,7 @@ GATED = {"eca", "ie", "se", "spa", "srm"} | {
 def test_a_gate_times_the_features_is_the_module(kind):
     assert (kind in GATED) == ATTENTION.get(kind).gated
     if kind in GATED:
-        module = stirred_module(built(kind)).eval()
+        module: Any = stirred_module(built(kind)).eval()
         x = features()
         with torch.no_grad():
             attended, _ = module(x)
@@ -32,7 +34,7 @@ def test_a_gate_times_the_features_is_the_module(kind):
         assert float(gates.std(0).max()) > 0  # it does depend on the image
     elif kind.startswith("timm:"):
         with pytest.raises(AttentionError, match="is no gate for each channel that is known here"):
-            built(kind).gate(features())
+            cast("Any", built(kind)).gate(features())
 
 
 @pytest.mark.parametrize(
@@ -40,13 +42,13 @@ def test_a_gate_times_the_features_is_the_module(kind):
              "efficientnet_b0", "torchvision"],
 )  # fmt: skip
 def test_what_networks_bring_is_a_gate_too(name):
-    if name == "torchvision":
-        modules: list[nn.Module] = [SqueezeExcitation(8, 4)]
-    else:
+    modules: list[tuple[nn.Module | None, int]] = [(SqueezeExcitation(8, 4), 8)]
+    if name != "torchvision":
         view = view_of(timm.create_model(name), own=True)
-        modules = [module for stage in take_own_attention(view) for module in stage if module]
-        channels = [count for stage in view.stage_channels for count in stage]
-    for module, count in zip(modules, [8] if name == "torchvision" else channels, strict=True):
+        taken, channels = take_own_attention(view), view.stage_channels
+        modules = [pair for row in zip(taken, channels, strict=True) for pair in zip(*row)]
+    for module, count in modules:
+        assert module is not None
         own = OwnAttention(stirred_module(module).eval())
         x = images(2, shape=(count, 3, 3))
         with torch.no_grad():
@@ -55,7 +57,7 @@ def test_what_networks_bring_is_a_gate_too(name):
 
 
 def test_a_type_that_is_not_known_is_no_gate():
-    class Derived(SqueezeExcitation):
+    class Derived(SqueezeExcitation):  # type: ignore[misc]
         """It may have a forward of its own."""
 
     own = OwnAttention(Derived(8, 4))

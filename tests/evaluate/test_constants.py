@@ -28,9 +28,9 @@ RGB = (3, 32, 32)
 GATED = [kind for kind in ATTENTION.names() if ATTENTION.get(kind).gated]
 
 
-def evaluator(net: Supernet, **more) -> Evaluator:
-    return Evaluator(net, **({"images": IMAGES, "calibration": CALIBRATION, "chunk": CHUNK,
-                              "estimates": PrefixConstants} | more))  # fmt: skip
+def evaluator(net: Supernet, **more: Any) -> Evaluator:
+    usual: dict[str, Any] = {"images": IMAGES, "calibration": CALIBRATION, "chunk": CHUNK}
+    return Evaluator(net, estimates=PrefixConstants, **usual | more)
 
 
 def by_hand(net: Supernet, scheme: Scheme, calibration: Sequence[Tensor], x: Tensor) -> Tensor:
