@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sat_optuna.events import Event
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.evidence.enumeration import enumerate_schemes
+    from sat_optuna.evidence.folding import fold_report
     from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.fold import fold_constant
@@ -75,6 +76,7 @@ __all__ = [
     "fit",
     "fit_latency",
     "fold_constant",
+    "fold_report",
     "load_dataset",
     "load_ticket",
     "materialise",
@@ -126,6 +128,7 @@ _HOMES = {
     "fit": "training.loop",
     "fit_latency": "cost.latency",
     "fold_constant": "export.fold",
+    "fold_report": "evidence.folding",
     "load_dataset": "data",
     "load_ticket": "export.weights",
     "materialise": "supernet.materialise",

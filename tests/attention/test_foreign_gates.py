@@ -46,7 +46,9 @@ def test_what_networks_bring_is_a_gate_too(name):
     if name != "torchvision":
         view = view_of(timm.create_model(name), own=True)
         taken, channels = take_own_attention(view), view.stage_channels
-        modules = [pair for row in zip(taken, channels, strict=True) for pair in zip(*row)]
+        modules = [
+            pair for row in zip(taken, channels, strict=True) for pair in zip(*row, strict=True)
+        ]
     for module, count in modules:
         assert module is not None
         own = OwnAttention(stirred_module(module).eval())
