@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 
 import sat_optuna as sat
-from sat_optuna.cli import group
+from sat_optuna.cli import sat_optuna as group
 from sat_optuna.ticket import Ticket
 from tests.studies import STUDY, make_study
 
