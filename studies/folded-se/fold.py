@@ -244,15 +244,14 @@ def page(document: dict[str, Any]) -> str:
         "the test images, which chose nothing: mean over networks with its 95 % interval "
         "(Student's t); the next table has each network's own, over the images.",
         "",
-        f"| points | gone of {modules}, each network | mean | lost on test | test images |",
-        "|---|---|---|---|---|",
+        f"| points | gone of {modules}, each network | mean | lost on test |",
+        "|---|---|---|---|",
     ]
     for points, kept in zip(POINTS, choices, strict=True):
         gone = [each["gone"] for each in kept.values()]
         lost = [each["test_lost"]["mean"] for each in kept.values()]
         lines.append(
-            f"| {points:g} | {', '.join(map(str, gone))} | {summary(gone)} | {summary(lost)} | "
-            f"{first['test_images']:,} |"
+            f"| {points:g} | {', '.join(map(str, gone))} | {summary(gone)} | {summary(lost)} |"
         )
     lines += [
         "",
