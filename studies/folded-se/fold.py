@@ -58,7 +58,7 @@ def main() -> None:
         "fashion-mnist",
         seed=0,
         valid=0.1,
-        limit=asked.limit,
+        limit=asked.limit or None,
         device=device,
         root=asked.root or None,
     )
