@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
     from sat_optuna.search.space import cost_limit, scheme_space
     from sat_optuna.search.tickets import best_ticket, ticket_of
-    from sat_optuna.supernet.materialise import materialise
+    from sat_optuna.slots import Slots, attach
+    from sat_optuna.supernet.materialise import materialise, scheme_of
     from sat_optuna.supernet.supernet import Supernet
     from sat_optuna.tasks import Metric, Task, build_task
     from sat_optuna.ticket import AttentionSpec, Ticket
@@ -54,6 +55,7 @@ __all__ = [
     "SatOptunaError",
     "Scheme",
     "SearchSummary",
+    "Slots",
     "Split",
     "StudyFolder",
     "Supernet",
@@ -64,6 +66,7 @@ __all__ = [
     "TrainObjective",
     "TrialRow",
     "accuracy",
+    "attach",
     "best_ticket",
     "build_attention",
     "build_backbone",
@@ -86,6 +89,7 @@ __all__ = [
     "progress_bar",
     "retrain",
     "run_study",
+    "scheme_of",
     "scheme_space",
     "ticket_of",
     "write_report",
@@ -106,6 +110,7 @@ _HOMES = {
     "SatOptunaError": "errors",
     "Scheme": "scheme",
     "SearchSummary": "evidence.report",
+    "Slots": "slots",
     "Split": "data.split",
     "StudyFolder": "pipeline.folder",
     "Supernet": "supernet.supernet",
@@ -116,6 +121,7 @@ _HOMES = {
     "TrainObjective": "search.objective",
     "TrialRow": "evidence.report",
     "accuracy": "evaluate",
+    "attach": "slots",
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
@@ -138,6 +144,7 @@ _HOMES = {
     "progress_bar": "pipeline.progress",
     "retrain": "evidence.retrain",
     "run_study": "pipeline.folder",
+    "scheme_of": "supernet.materialise",
     "scheme_space": "search.space",
     "ticket_of": "search.tickets",
     "write_report": "evidence.report",

@@ -47,6 +47,27 @@ class Scheme:
             if not 0 <= choice <= MAX_KINDS:
                 raise SchemeError(f"choice {choice} given; a choice lies in 0..{MAX_KINDS}")
 
+    def check_fits(self, stages: Sequence[int], *, kinds: int) -> None:
+        """Make sure that this is a scheme of a network.
+
+        Args:
+            stages: number of blocks of each stage of the network.
+            kinds: number of its kinds of attention.
+
+        Raises:
+            SchemeError: it has other stages, or a digit above the number of kinds.
+        """
+        if self.stages != tuple(stages):
+            raise SchemeError(
+                f"scheme {self} has stages {self.stages} and the network {tuple(stages)}; "
+                "give one digit a block and '-' between stages"
+            )
+        if max(self.choices) > kinds:
+            raise SchemeError(
+                f"scheme {self} asks for kind {max(self.choices)} and the network has "
+                f"{kinds}; use digits 0..{kinds}"
+            )
+
     @classmethod
     def parse(
         cls, text: str, *, stages: Sequence[int] | None = None, kinds: int | None = None

@@ -227,8 +227,8 @@ class Ticket:
         scores: one for each retraining; empty before the first.
         params: parameters of the network; only the connected modules count.
         macs: multiply-adds of convolutions and matrix products, for one image.
-        latency_ms: median milliseconds of a batch, whose size the report names; None if it was
-            not measured.
+        latency_ms: median milliseconds of a batch, whose size the report names, and before any
+            retraining what the study's latency model says; None if it was not measured.
         study, study_uuid, trial, mlflow_run: where the ticket was found; None if it was not
             found there.
         versions: of Python and of the packages that made it, by name.

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import TicketError, WriteError
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import ROLES, SCHEMA, SHARINGS, AttentionSpec, Inputs, Score, Ticket
+from sat_optuna.ticket import (
+    ACCURACY,
+    ROLES,
+    SCHEMA,
+    SHARINGS,
+    AttentionSpec,
+    Inputs,
+    Measure,
+    Score,
+    Ticket,
+)
 
 # No control characters: nothing that is read may hold one.
 NAMES = st.text(max_size=6).map(lambda text: "".join(filter(str.isprintable, text)))
@@ -345,3 +355,34 @@ def test_reading_a_ticket_imports_nothing_heavy(tmp_path):
         "assert not {'torch', 'numpy', 'optuna', 'mlflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_score_of_another_metric_says_which_and_an_accuracy_reads_as_ever():
+    loss = Measure("log_loss", "nats", "lower")
+    scores = tuple(
+        Score(split="test", value=value, seed=0, epochs=1, measure=measure)
+        for value, measure in ((90.0, ACCURACY), (123.4, loss), (-0.5, Measure("r2", "")))
+    )
+    ticket = replace(TICKET, scores=scores)
+    assert Ticket.from_json(ticket.to_json()) == ticket
+    accuracy, other, _ = json.loads(ticket.to_json())["scores"]
+    assert accuracy == {"split": "test", "value": 90.0, "seed": 0, "epochs": 1}
+    assert other["measure"] == {"name": "log_loss", "unit": "nats", "better": "lower"}
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        ({"name": "f", "unit": "%"}, "measure lacks the keys better; add them"),
+        (
+            {"name": "f", "unit": "%", "better": "more"},
+            "metric 'f' is better 'more'; write higher",
+        ),
+        (None, "measure is None; write an object"),
+    ],
+)
+def test_a_measure_that_is_none_is_one_sentence(measure, said):
+    document = json.loads(TICKET.to_json())
+    score = {"split": "test", "value": 1.0, "seed": 0, "epochs": 1, "measure": measure}
+    with pytest.raises(TicketError, match=f"^this text: {said}"):
+        Ticket.from_json(json.dumps(document | {"scores": [score]}))

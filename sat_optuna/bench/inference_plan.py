@@ -247,7 +247,7 @@ def _specs(kind: str, view: NetworkView) -> dict[str, AttentionSpec]:
             AttentionSpec(kind=kind, sharing=sharing, settings=settings)
             for sharing in ATTENTION.get(kind).sharings
         ]
-        found = {spec.sharing: placement_faults([spec], view) for spec in asked}
+        found = {spec.sharing: placement_faults([spec], view.stage_channels) for spec in asked}
         fitting = {spec.sharing: spec for spec in asked if not found[spec.sharing]}
         if fitting:
             return fitting

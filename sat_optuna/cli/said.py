@@ -14,6 +14,7 @@ from sat_optuna.pipeline.results import (
     Reported,
     Retrained,
     Searched,
+    Timed,
 )
 
 __all__ = ["steps_of"]
@@ -37,6 +38,8 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
         match event.made:
             case Opened(remarks=remarks):
                 return "\n".join(f"data: {remark}" for remark in remarks)
+            case Timed() as timed:
+                return _timed(timed)
             case Pretrained() as pretrained:
                 return _pretrained(study, pretrained)
             case Searched(spread=spread) as searched:
@@ -54,6 +57,17 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
         return None
 
     return said
+
+
+def _timed(result: Timed) -> str:
+    model = result.model
+    error = model.residual_percent
+    off = "" if error is None else f", off by {error:.1f} % (median of {model.fresh} others)"
+    return (
+        f"latency: {model.plain_ms.value:.2f} ms without attention, {result.full_ms:.2f} with "
+        f"{model.kinds[0]} in all blocks, a batch of {model.batch}; from {model.runs} schemes in "
+        f"{model.rounds} rounds{off}; {result.path} written"
+    )
 
 
 def _pretrained(study: StudyFolder, result: Pretrained) -> str:
@@ -74,10 +88,12 @@ def _searched(study: StudyFolder, result: Searched) -> str:
     if not result.new:
         where = ", now logged to MLflow" if result.caught_up else f" in {result.db}"
         return f"{result.step}: done already, {result.trials} trials{where}"
-    best = f"; best {result.best}" if result.best else ""
+    front = bool(study.config.search.objectives) and result.step == "search"
+    best = f"; {'' if front else 'best '}{result.best}" if result.best else ""
+    then = f"ticket {study.argument} --front" if front else f"retrain {study.argument}"
     return (
         f"{result.step}: {result.new} trials now, {result.trials} in all, in {result.db}{best}; "
-        f"next: sat-optuna retrain {study.argument}"
+        f"next: sat-optuna {then}"
     )
 
 

@@ -59,7 +59,7 @@ def show(
     found = open_ticket(ticket)
     check_rounds(rounds)
     measured = TicketCosts(found)
-    costs: dict[str, Any] = {"counts": measured.counts()}
+    costs: dict[str, Any] = {"counts": measured.counts(), "fulls": measured.fulls()}
     if latency:
         remedy = "give a smaller --batch, or --no-latency"
         with (
@@ -77,17 +77,24 @@ def show(
 def _print(console: Console, ticket: Ticket, costs: Mapping[str, Any]) -> None:
     settings = ", ".join(f"{k} {v}" for k, v in ticket.backbone_settings.items() if v is not None)
     console.result(f"{ticket.role} {ticket.scheme} of {ticket.backbone} ({settings})")
-    console.result(picture(ticket.scheme, [spec.kind for spec in ticket.attention]))
-    several = len(ticket.attention) > 1
+    kinds = [spec.kind for spec in ticket.attention]
+    console.result(picture(ticket.scheme, kinds))
     console.result(
         f"density {ticket.scheme.density:.2f}"
-        + (f"; full is {ticket.attention[0].kind.upper()} in every block" if several else "")
+        + ("" if ticket.scheme.connections else ": no block carries attention")
+        + (f"; full is {kinds[0].upper()} in every block" if len(kinds) > 1 else "")
     )
     rows = [_counted(_COUNTS[what], row) for what, row in costs["counts"].items()]
     timed = costs.get("latency")
     if timed:
         rows.append(_timed(timed))
     console.rows(rows, tuple(rows[0]), "table")
+    for kind in kinds[1:]:
+        full = costs["fulls"][kind]
+        console.result(
+            f"full of {kind.upper()}: "
+            + ", ".join(f"{full[what]:,} {name}" for what, name in _COUNTS.items())
+        )
     if timed:
         console.result(
             f"latency: median of {timed['rounds']} passes in turn, batch {timed['batch']}, "

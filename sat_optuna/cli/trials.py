@@ -6,49 +6,85 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sat_optuna.cli.console import FORMAT, Console
+from sat_optuna.errors import readable
 from sat_optuna.pipeline.folder import StudyFolder, find_study
-from sat_optuna.tasks import TASKS
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
 __all__ = ["trials"]
 
 _COLUMNS = ("number", "state", "scheme", "reward", "accuracy", "sparsity", "params", "macs")
+_ERROR = "error"  # of a FAIL trial: of another length than the rest, a line of its own in a table
+_LATENCY = "latency_ms"
 
 
 def _row(trial: "FrozenTrial", stale: set[int], columns: Sequence[str]) -> dict[str, Any]:
     attributes = trial.user_attrs
     state = "DEAD" if trial.number in stale else trial.state.name
     return {"number": trial.number, "state": state} | {
-        column: attributes.get(column) for column in columns[2:]
+        column: attributes.get(column) for column in (*columns[2:], _ERROR)
     }
+
+
+def _columns(study: "Study") -> tuple[str, ...]:
+    """Return what is known of this study's trials: its objectives come after the scheme."""
+    from sat_optuna.search.front import objectives_of
+    from sat_optuna.search.tickets import measure_of
+
+    objectives, metric = objectives_of(study), measure_of(study).name
+    trials = study.get_trials(deepcopy=False)
+    labelled = metric == "accuracy" or any("accuracy" in t.user_attrs for t in trials)
+    scores = dict.fromkeys((metric, "accuracy") if labelled else (metric,))
+    usual = ["reward", *scores, *_COLUMNS[5:]]
+    if objectives:  # no reward, and the metric is one of them
+        usual = [name for name in usual[1:] if name not in objectives]
+    if _LATENCY not in objectives and any(_LATENCY in trial.user_attrs for trial in trials):
+        usual.append(_LATENCY)
+    return (*_COLUMNS[:3], *objectives, *usual)
+
+
+def _best_first(study: "Study", rows: list[dict[str, Any]]) -> None:
+    """Sort by reward, or where there are several objectives the front before the others."""
+    from sat_optuna.search.front import front_trials, objectives_of
+
+    if objectives_of(study):
+        front = [trial.number for trial in front_trials(study)]
+        place = {number: index for index, number in enumerate(front)}
+        rows.sort(key=lambda row: place.get(row["number"], len(front)))
+    else:
+        rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
 
 
 @click.command(epilog="Example: sat-optuna trials mine --format csv > trials.csv")
 @click.argument("study")
-@click.option("--best", is_flag=True, help="Highest reward first, not in number order.")
+@click.option(
+    "--best",
+    is_flag=True,
+    help="Highest reward, or the front, first, not in number order.",
+)
 @FORMAT
 @click.pass_obj
 def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     """List the trials; a RUNNING one whose process is dead is shown as DEAD.
 
-    Which trials of live processes hold up the sampler is said below the list.
+    Below the list is said why a trial became FAIL, and which trials of live processes hold up the
+    sampler.
     """
     folder = StudyFolder(find_study(study))
     opened = folder.optuna_study()
-    from sat_optuna.search.tickets import measure_of
     from sat_optuna.search.unfinished import blocking_trials, stale_trials
 
-    metric = measure_of(opened).name
-    columns = _COLUMNS if metric in _COLUMNS else (*_COLUMNS[:4], metric, *_COLUMNS[4:])
-    if TASKS.get(folder.config.task.name).targets != "labels":
-        columns = tuple(name for name in columns if name != "accuracy")
     stale = {trial.number for trial in stale_trials(opened)}
+    columns = _columns(opened)
     rows = [_row(trial, stale, columns) for trial in opened.get_trials(deepcopy=False)]
     if best:
-        rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
-    console.rows(rows, columns, format)
+        _best_first(opened, rows)
+    console.rows(rows, columns if format == "table" else (*columns, _ERROR), format)
+    for row in rows:
+        if row[_ERROR] and format == "table":
+            console.result(readable(f"trial {row['number']} is {row['state']}: {row[_ERROR]}"))
     if stale:
         console.remark(
             f"DEAD trials {sorted(stale)} are finished under their numbers by: "

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from sat_optuna.config.limits import Checked
-from sat_optuna.ticket import AttentionSpec
+from sat_optuna.ticket import AttentionSpec, Setting
 
 __all__ = [
     "MOST_SIZE",
@@ -34,14 +34,16 @@ __all__ = [
 ]
 
 
-Step: TypeAlias = Literal["pretrain", "search", "retrain"]
+Step: TypeAlias = Literal["pretrain", "search", "scores", "retrain"]
+"""`scores` are those of schemes in the supernet, as with objective "supernet"."""
 
 
 def _key(default: Any, comment: str, **metadata: Any) -> Any:
     """A field with the comment that study.toml shows and what else is known of the key.
 
     Limits: `least` and `most` (inclusive; of each item of a list), `fewest` (different items of a
-    list), `choices` (a tuple), `registry` (the name of one that must hold the value).
+    list), `choices` (a tuple), `family` (or a name that begins so), `refused` (by
+    value why), `registry` (the name of one that must hold the value).
     `decides`: the steps whose result the key decides, where they are not those of its section.
     """
     metadata = {"comment": comment, **metadata}
@@ -193,8 +195,16 @@ class SearchConfig(Checked):
     )
     sampler: str = _key(
         "policy",
-        "or 'paper', 'tpe', 'random', 'nsga2'",
-        choices=("policy", "paper", "tpe", "random", "nsga2"),
+        "or 'paper', 'tpe', 'random', 'nsga2', 'gp', 'brute-force', 'optunahub:NAME'",
+        choices=("policy", "paper", "tpe", "random", "nsga2", "gp", "brute-force"),
+        family="optunahub:",
+        refused={
+            "cmaes": "CMA-ES knows no categorical parameters, and Optuna's would draw each block "
+            "at random; choose another, such as 'nsga2' or 'optunahub:catcmawm'"
+        },
+    )
+    sampler_settings: Mapping[str, Setting] = _key(
+        dict, "of Optuna's or the hub's sampler, such as { n_startup_trials = 20 }"
     )
     trials: int = _key(60, "finished trials of the study", least=1, decides=())
     batch: int = _key(8, "trials asked, scored and told together", least=1)
@@ -203,6 +213,10 @@ class SearchConfig(Checked):
         "of the task, on the validation part; see: sat-optuna ls metrics",
         registry="metrics",
         decides=("search", "retrain"),
+    )
+    objectives: tuple[str, ...] = _key(
+        tuple,
+        'empty: one reward; or a front, ["accuracy", "latency_ms"]; other costs: params, macs',
     )
     sparsity_weight: float = _key(
         2.0, "what dropping all connections is worth, in the metric's unit: accuracy points"
@@ -214,6 +228,16 @@ class SearchConfig(Checked):
     )
     max_params: int = _key(0, "or of at most so many parameters; 0: no limit", least=0)
     max_macs: int = _key(0, "or of at most so many multiply-adds; 0: no limit", least=0)
+    max_latency_ms: float = _key(
+        0.0, "or of at most so many milliseconds a batch, measured here; 0: no limit", least=0.0
+    )
+    max_latency_share: float = _key(
+        1.0,
+        "or of at most this share of what the first kind in all blocks adds; 1: no limit",
+        least=0.01,
+        most=1.0,
+    )
+    latency_batch: int = _key(128, "images a batch whose milliseconds are measured", least=1)
     fixed: Mapping[str, str] = _key(
         dict, 'blocks left out of the search, such as { "s1.b00" = "none", "s3.b02" = "se" }'
     )
@@ -251,6 +275,16 @@ class SearchConfig(Checked):
         choices=("none", "median", "halving", "hyperband"),
     )
 
+    @property
+    def limits_latency(self) -> bool:
+        """Whether schemes are held to a latency."""
+        return self.max_latency_ms > 0 or self.max_latency_share < 1
+
+    @property
+    def uses_latency(self) -> bool:
+        """Whether the search needs to know what each scheme takes."""
+        return self.limits_latency or "latency_ms" in self.objectives
+
 
 @dataclass(frozen=True, slots=True)
 class RetrainConfig(Checked):
@@ -282,6 +316,9 @@ class PluginsConfig(Checked):
 # Metadata of a section: the steps whose result its keys decide, each a Step or "trials", which is
 # a search that trains a network in each trial.
 _EVERY_STEP = ("pretrain", "search", "retrain")
+# What one objective of a search alone reads.
+_OF_TRAIN = ("search.epochs", "search.start", "search.pruner", "search.replicates")
+_OF_SUPERNET = ("search.calibration", "search.recalibrate")  # and search.calibration_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,12 +369,30 @@ def decided(config: StudyConfig | Mapping[str, Any], step: Step) -> dict[str, An
         step: the step that is asked about.
     """
     document = config.to_dict() if isinstance(config, StudyConfig) else config
+    if step == "scores":
+        search = {**document.get("search", {}), "objective": "supernet"}
+        return decided({**document, "search": search}, "search")
     flat, usual = _flatten(document), _flatten(StudyConfig().to_dict())
     by_training = flat.get("search.objective", usual["search.objective"]) == "train"
     asked = {step, "trials"} if step == "search" and by_training else {step}
     free = {key for key, steps in _decides() if asked.isdisjoint(steps)}
     # A key at its default is left out, so that a later version may add keys.
-    return {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}
+    decide = {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}
+    return _read(decide) if step == "search" else decide
+
+
+def _read(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, by section.key, without those that a search's objective does not read."""
+    unread = {
+        ("supernet", "scratch"): _OF_TRAIN,
+        ("supernet", "supernet"): _OF_TRAIN,
+        ("train", "supernet"): _OF_SUPERNET,
+        ("train", "scratch"): (*_OF_SUPERNET, "pretrain."),
+    }
+    usual = SearchConfig()
+    objective = flat.get("search.objective", usual.objective)
+    keys = unread.get((objective, flat.get("search.start", usual.start)), ())
+    return {key: value for key, value in flat.items() if not key.startswith(keys)}
 
 
 def fingerprint(config: StudyConfig | Mapping[str, Any], step: Step) -> str:
@@ -354,13 +409,15 @@ def fingerprint(config: StudyConfig | Mapping[str, Any], step: Step) -> str:
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a phrase for each key in which two results of `decided` differ.
 
+    A key that the objective of either does not read is no difference: earlier versions stored it.
+
     >>> differences({"seed": 3}, {})
     ('seed: 3 is stored, 0 is given',)
     """
     usual = _flatten(StudyConfig().to_dict())
     # A list around each value tells an absent one, [], from any other.
-    old = {key: [value] for key, value in (usual | dict(stored)).items()}
-    new = {key: [value] for key, value in (usual | dict(given)).items()}
+    old = {key: [value] for key, value in (usual | _read(stored)).items()}
+    new = {key: [value] for key, value in (usual | _read(given)).items()}
     return tuple(
         f"{key}: {_shown(old.get(key, []))} is stored, {_shown(new.get(key, []))} is given"
         for key in sorted(old.keys() | new.keys())

@@ -11,6 +11,7 @@ from typing import Any
 
 from sat_optuna.errors import ConfigError
 from sat_optuna.registry import nearest
+from sat_optuna.ticket import Setting
 
 __all__ = ["Checked", "checked", "fitted"]
 
@@ -70,6 +71,8 @@ def fitted(given: Any, spec: Field[Any]) -> tuple[Any, str]:
     """
     if spec.type == Mapping[str, str]:
         return _fitted_table(given)
+    if spec.type == Mapping[str, Setting]:
+        return _fitted_settings(given)
     if spec.type in _LISTS:
         return _fitted_list(given, spec)
     if spec.type not in _WORDS:  # the kinds of attention, which check themselves
@@ -98,8 +101,13 @@ def _fault(value: Any, spec: Field[Any]) -> str:
         return f"; write {_WORDS[kind]}"
     if kind is float and not math.isfinite(value):
         return "; write a finite number"
+    if "family" in limits and value.startswith(limits["family"]) and value != limits["family"]:
+        return ""
+    if reason := limits.get("refused", {}).get(value):
+        return f"; {reason}"
     if value not in limits.get("choices", (value,)):
-        options = ", ".join(repr(choice) for choice in limits["choices"])
+        named = [f"{limits['family']}NAME"] if "family" in limits else []
+        options = ", ".join(repr(choice) for choice in (*limits["choices"], *named))
         return f"{nearest(value, limits['choices']) or ';'} choose one of: {options}"
     if "least" in limits and value < limits["least"]:
         return f"; write at least {limits['least']}"
@@ -117,6 +125,17 @@ def _fitted_table(given: Any) -> tuple[Any, str]:
     texts = all(isinstance(text, str) for pair in table.items() for text in pair)
     hint = '; write a table of texts such as { "s1.b00" = "none" }'
     return (table, "") if texts else (given, hint)
+
+
+def _fitted_settings(given: Any) -> tuple[Any, str]:
+    """Take a table of settings, which are what TOML has but for lists, tables and dates."""
+    plain = isinstance(given, Mapping) and all(
+        isinstance(name, str) and type(value) in (int, float, str, bool)
+        for name, value in given.items()
+    )
+    finite = plain and all(math.isfinite(v) for v in given.values() if type(v) is float)
+    hint = "; write a table of finite numbers, texts, true or false such as { name = 20 }"
+    return (dict(given), "") if finite else (given, hint)
 
 
 def _fitted_list(given: Any, spec: Field[Any]) -> tuple[Any, str]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from sat_optuna.config.config import AttentionConfig, StudyConfig
 from sat_optuna.config.limits import fitted
+from sat_optuna.config.objectives import objectives_fault
 from sat_optuna.errors import ConfigError, SatOptunaWarning
 from sat_optuna.files import check_is_file, unusable_values
 from sat_optuna.registry import Registry, nearest
@@ -239,6 +240,8 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     search = config.search
     limits = [n for n in ("max_connections", "max_params", "max_macs") if getattr(search, n)]
+    limits += ["max_latency_ms"] * (search.max_latency_ms > 0)
+    limits += ["max_latency_share"] * (search.max_latency_share < 1)
     ours = search.sampler in ("policy", "paper")
     for block, kind in search.fixed.items():
         choices = ("none", *(spec.kind for spec in config.attention.kinds))
@@ -260,6 +263,32 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             ("search.sampler", *(f"search.{name}" for name in limits)),
             f"search.{limits[0]} is set with sampler = {search.sampler!r}, which knows no limits; "
             "choose sampler 'policy' or 'paper'",
+        )
+    if search.sampler_settings and ours:
+        yield (
+            ("search.sampler", "search.sampler_settings"),
+            f"search.sampler_settings is set with sampler = {search.sampler!r}, which takes none "
+            "from study.toml; leave it out, or choose one of Optuna's samplers",
+        )
+    if search.max_latency_ms > 0 and search.max_latency_share < 1:
+        yield (
+            ("search.max_latency_ms", "search.max_latency_share"),
+            f"search.max_latency_ms is {search.max_latency_ms} and search.max_latency_share "
+            f"{search.max_latency_share}, two limits of one thing; set one of them",
+        )
+    if fault := objectives_fault(search.objectives, search.metric):
+        yield (("search.objectives",), f"search.objectives {fault}")
+    if search.objectives and search.pruner != "none":
+        yield (
+            ("search.objectives", "search.pruner"),
+            f"search.pruner is {search.pruner!r} with objectives, of which Optuna prunes none; "
+            "choose pruner 'none', or leave objectives empty",
+        )
+    if search.objectives and search.replicates > 1:
+        yield (
+            ("search.objectives", "search.replicates"),
+            f"search.replicates is {search.replicates} with objectives, and a front is of schemes "
+            "that are measured once; leave one of the two out",
         )
     if search.replicates > 1 and (search.objective != "train" or not ours):
         yield (

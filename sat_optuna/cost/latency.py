@@ -10,9 +10,10 @@ single times.
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +124,24 @@ class LatencyModel:
         """Return the milliseconds as a function of the choices, with the values of `predict`."""
         rows = ([increment.value for increment in kinds] for kinds in self.increments_ms)
         return AffineCost(self.plain_ms.value, tuple((0.0, *row) for row in rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, which hold every number to its last bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "LatencyModel":
+        """Return the model of `to_dict`'s values, also where they went through JSON."""
+        rows = document["increments_ms"]
+        return cls(
+            **{
+                **document,
+                "stages": tuple(document["stages"]),
+                "kinds": tuple(document["kinds"]),
+                "plain_ms": Estimate(**document["plain_ms"]),
+                "increments_ms": tuple(tuple(Estimate(**e) for e in row) for row in rows),
+            }
+        )
 
     def cheapest(self, connections: int, *, kind: int = 1) -> Scheme:
         """Return the fastest scheme with a number of connections; of equals, the first blocks.

@@ -17,7 +17,7 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.supernet import FeatureRecorder, Supernet, walk
 
-__all__ = ["Cost", "CostModel", "measure"]
+__all__ = ["Cost", "CostModel", "Operations", "count", "measure"]
 
 _aten = torch.ops.aten
 # These make a tensor or a view, and compute nothing. Other views are known by `func.is_view`.
@@ -75,7 +75,9 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class _Operations:
+class Operations:
+    """What `Cost` says of the same names."""
+
     macs: int
     elementwise: int
 
@@ -113,12 +115,9 @@ class CostModel:
         choices = range(1, len(supernet.specs) + 1)
         with evaluating(supernet), torch.no_grad():
             image = images_for(supernet, input_shape, 1)
-            self._plain = _count(lambda: walk(supernet.view, recorders, full, image))
+            self._plain = count(lambda: walk(supernet.view, recorders, full, image))
             self._added = [
-                [
-                    _count(partial(stage.module_for(choice, i), features, None))
-                    for choice in choices
-                ]
+                [count(partial(stage.module_for(choice, i), features, None)) for choice in choices]
                 for stage, recorder in zip(supernet.stage_attention, recorders, strict=True)
                 for i, features in enumerate(recorder.features)
             ]
@@ -195,7 +194,7 @@ def measure(
         repeats: number of timed passes.
     """
     with evaluating(model), torch.no_grad():
-        operations = _count(partial(model, images_for(model, input_shape, 1)))
+        operations = count(partial(model, images_for(model, input_shape, 1)))
     timed = {"model": model} if latency else {}
     milliseconds = latencies_ms(timed, input_shape, batch=batch, repeats=repeats)
     return Cost(
@@ -269,11 +268,12 @@ _PRODUCTS: Mapping[Any, Callable[[Sequence[Any], Any], int]] = {
 }
 
 
-def _count(run: Callable[[], object]) -> _Operations:
+def count(run: Callable[[], object]) -> Operations:
+    """Count the operations of a function of tensors, which is called once."""
     counter = _Counter()
     with counter:
         run()
-    return _Operations(counter.macs, counter.elementwise)
+    return Operations(counter.macs, counter.elementwise)
 
 
 def _parameters(module: nn.Module) -> int:

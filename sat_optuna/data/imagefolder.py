@@ -124,9 +124,9 @@ class ImageFolder(Source):
         faults += [*_some(broken, "broken images"), *_odd(headers, headers.values(), options.size)]
         sample, said = _sample(whole.paths, headers, "train")
         looked, scale = _look(folder, sample, headers)
-        tested, more = _sample(parts["test"].paths if "test" in parts else (), headers, "test")
+        read, more = _sample(parts["test"].paths if "test" in parts else (), headers, "test")
         # A sample does not tell the scale for certain.
-        looked += _look_at_test(tested, headers, None if said else scale)
+        looked += _look_at_test(read, headers, None if said else scale)
         return Examined(
             faults=(*faults, *looked),
             remarks=(*_remarks(listed, headers.values(), scale, options), *said, *more),

@@ -248,7 +248,7 @@ class Enumeration:
     @property
     def _labelled(self) -> bool:
         """Whether the images have labels, and which are right is known."""
-        return self.right.shape[1] > 0
+        return bool(self.right.shape[1])
 
     @property
     def _part(self) -> Part | None:

@@ -23,6 +23,7 @@ __all__ = [
     "draw_blocks",
     "draw_confusion",
     "draw_folded",
+    "draw_front",
     "draw_search",
     "draw_ticket",
 ]
@@ -59,6 +60,8 @@ def _bare(axes: Axes) -> None:
 def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str) -> Path:
     """Draw a network as a row of blocks; those with attention are coloured.
 
+    Where none has any that is written across them.
+
     Args:
         path: the PNG file.
         scheme: which block carries what.
@@ -88,8 +91,19 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
             fontsize=9,
         )
         for block, choice in enumerate(choices):
-            _draw_block(axes, left + block, choice, kinds, fontsize)
+            text = kinds[choice - 1].upper() if choice else "\N{EN DASH}" * any(scheme.choices)
+            _draw_block(axes, left + block, choice, text, fontsize)
         left = end + 0.6
+    if not any(scheme.choices):
+        axes.text(
+            (left - 0.7) / 2,
+            0.45,
+            "no block carries attention",
+            ha="center",
+            va="center",
+            color=_INK,
+            fontsize=11,
+        )
     axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
     axes.set_xlim(-0.3, left - 0.4)
     axes.set_ylim(-0.2, 1.0)
@@ -98,20 +112,17 @@ def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str)
     return _save(figure, path)
 
 
-def _draw_block(
-    axes: Axes, left: float, choice: int, kinds: Sequence[str], fontsize: float
-) -> None:
+def _draw_block(axes: Axes, left: float, choice: int, text: str, fontsize: float) -> None:
     colour = _KINDS[(choice - 1) % len(_KINDS)] if choice else _OFF
     style = "round,pad=0,rounding_size=0.12"
     axes.add_patch(FancyBboxPatch((left, 0), 0.9, 0.9, boxstyle=style, fc=colour, ec="none"))
-    text, ink = (kinds[choice - 1].upper(), "white") if choice else ("\N{EN DASH}", "#9aa5b1")
     axes.text(
         left + 0.45,
         0.45,
         text,
         ha="center",
         va="center",
-        color=ink,
+        color="white" if choice else "#9aa5b1",
         fontsize=fontsize,
         fontweight="bold",
     )
@@ -157,6 +168,52 @@ def draw_search(
     axes.set_ylabel(f"reward ({measure.title} {unit})", color=_INK)
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
     _bare(axes)
+    return _save(figure, path)
+
+
+def draw_front(
+    path: Path,
+    trials: Sequence[Sequence[float]],
+    front: Mapping[str, Sequence[float]],
+    references: Mapping[str, Sequence[float]],
+    *,
+    objectives: Sequence[str],
+    measure: Measure,
+    ticket: str,
+) -> Path:
+    """Draw the metric against each cost: all trials, the front, and the networks to compare with.
+
+    Args:
+        path: the PNG file.
+        trials: the value of each objective, of each complete trial.
+        front: the same by scheme, of those that no other one beats in all.
+        references: the same by role: plain and full, scored as the trials were.
+        objectives: their names, in the order of the values.
+        measure: the metric, which is one of them; the others are costs.
+        ticket: the scheme of the front that was retrained.
+    """
+    metric = measure.name
+    row, costs = objectives.index(metric), [name for name in objectives if name != metric]
+    figure = Figure(figsize=(5.6 * len(costs) + 1.4, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(costs), squeeze=False)[0]
+    for axes, name in zip(panels, costs, strict=True):
+        column = objectives.index(name)
+
+        def point(values: Sequence[float], column: int = column) -> tuple[float, float]:
+            return values[column], values[row]
+
+        axes.plot(*zip(*map(point, trials), strict=True), ".", color="#9aa5b1", alpha=0.5, ms=5)
+        along = sorted(map(point, front.values()))
+        axes.plot(*zip(*along, strict=True), "o-", color=_INK, lw=1.4, ms=4, label="front")
+        for role, values in references.items():
+            colour = _ROLES.get(role.split("-")[0], _ROLES["full"])
+            axes.plot(*point(values), "s", color=colour, ms=7, label=role)
+        if ticket in front:
+            axes.plot(*point(front[ticket]), "o", color=_ROLES["ticket"], ms=9, label="ticket")
+        axes.set_xlabel(name, color=_INK)
+        axes.set_ylabel(f"validation {measure.title}, {measure.unit}", color=_INK)
+        axes.legend(frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
+        _bare(axes)
     return _save(figure, path)
 
 

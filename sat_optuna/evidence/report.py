@@ -12,7 +12,13 @@ import numpy as np
 
 from sat_optuna.errors import TicketError
 from sat_optuna.evidence.effects import UNTOLD, Effect, block_effects, readings
-from sat_optuna.evidence.figures import draw_accuracies, draw_blocks, draw_search, draw_ticket
+from sat_optuna.evidence.figures import (
+    draw_accuracies,
+    draw_blocks,
+    draw_front,
+    draw_search,
+    draw_ticket,
+)
 from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.evidence.statistics import (
     Comparison,
@@ -29,6 +35,7 @@ from sat_optuna.ticket import ACCURACY, Measure, Ticket
 
 __all__ = [
     "Blocks",
+    "Front",
     "OnTest",
     "SearchSummary",
     "TrialRow",
@@ -55,6 +62,25 @@ class TrialRow(NamedTuple):
     reward: float | None
     score: float | None
     state: str = "COMPLETE"
+    values: tuple[float, ...] = ()  # of several objectives, which have no reward
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The front of a search of several objectives.
+
+    Attributes:
+        objectives: their names.
+        points: by scheme the value of each objective, of the schemes on the front, those of the
+            highest metric first.
+        references: by role the same of plain and full, scored as the trials were.
+        random: number of schemes on the front of the random schemes.
+    """
+
+    objectives: tuple[str, ...]
+    points: Mapping[str, Sequence[float]]
+    references: Mapping[str, Sequence[float]]
+    random: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +93,9 @@ class SearchSummary:
         random: those of the random schemes, in number order.
         valid: what the schemes were scored on; None where it is not known.
         measure: what was searched for.
+        front: of several objectives; None where there is one reward.
+        latency: how the milliseconds of schemes were known and kept, sentences; empty where the
+            search asked for none.
     """
 
     sampler: str
@@ -74,6 +103,8 @@ class SearchSummary:
     random: Sequence[TrialRow]
     valid: Part | None = None
     measure: Measure = ACCURACY
+    front: Front | None = None
+    latency: str = ""
 
     @property
     def spread(self) -> Spread:
@@ -84,10 +115,15 @@ class SearchSummary:
     def to_csv(self) -> str:
         """Return all trials, those of the search first."""
         lines = [f"search,number,state,scheme,reward,{self.measure.name}"]
+        if self.front:
+            lines[0] += "".join(f",objective {name}" for name in self.front.objectives)
         for name, rows in ((self.sampler, self.trials), ("random-control", self.random)):
             for r in rows:
                 reward, score = ("" if v is None else repr(v) for v in (r.reward, r.score))
-                lines.append(f"{name},{r.number},{r.state},{r.scheme},{reward},{score}")
+                values = "".join(f",{value!r}" for value in r.values)
+                if self.front and not r.values:
+                    values = "," * len(self.front.objectives)
+                lines.append(f"{name},{r.number},{r.state},{r.scheme},{reward},{score}{values}")
         return "\n".join(lines) + "\n"
 
 
@@ -265,11 +301,12 @@ def write_report(
         "![accuracies](figures/accuracy.png)",
         "## What can be said",
         _said(tickets, comparisons, accuracies, images, measure),
+        *(_front(search.front, ticket, search.valid, measure) if search.front else ()),
         "## The search",
-        "![search](figures/search.png)",
+        *(() if search.front else ("![search](figures/search.png)",)),
         _search(search),
         "## How it was measured",
-        _method(ticket, hardware, measure),
+        _method(ticket, hardware, measure, search.latency),
     ]
     return write_text(folder / "report.md", "\n\n".join(parts) + "\n")
 
@@ -331,7 +368,18 @@ def _draw(
         [(t.number, t.reward, t.state == "COMPLETE") for t in rows if t.reward is not None]
         for rows in (search.trials, search.random)
     )
-    draw_search(figures / "search.png", drawn, random, name=search.sampler, measure=measure)
+    if front := search.front:
+        draw_front(
+            figures / "front.png",
+            [row.values for row in complete(search.trials)],
+            front.points,
+            front.references,
+            objectives=front.objectives,
+            measure=measure,
+            ticket=str(ticket.scheme),
+        )
+    else:
+        draw_search(figures / "search.png", drawn, random, name=search.sampler, measure=measure)
     draw_accuracies(figures / "accuracy.png", accuracies, images=images, measure=measure)
     write_text(figures / "trials.csv", search.to_csv())
 
@@ -650,7 +698,55 @@ def _resolution(
     return " ".join(parts)
 
 
+def _front(front: Front, ticket: Ticket, valid: Part | None, measure: Measure) -> list[str]:
+    """Return the table of the front with its picture, and how the ticket was chosen of it."""
+    names, chosen = front.objectives, str(ticket.scheme)
+    cost = next(name for name in names if name != measure.name)
+    lines = [
+        f"| scheme | {' | '.join(names)} | |",
+        f"|---|{'---|' * len(names)}---|",
+    ]
+    rows = [(scheme, values, "") for scheme, values in front.points.items()]
+    roles = {scheme: "ticket" for scheme in front.points if scheme == chosen}
+    references = [(role, values, "for comparison") for role, values in front.references.items()]
+    for what, values, note in (*rows, *references):
+        shown = " | ".join(_shown(name, value) for name, value in zip(names, values, strict=True))
+        lines.append(f"| `{what}` | {shown} | {roles.get(what, note)} |")
+    images = f" over the {valid.images:,} validation images" if valid else ""
+    rule = f"the one with the highest {measure.title}"
+    if measure == ACCURACY:
+        rule = (
+            f"the one with the least {cost} of those whose accuracy lies within one standard error"
+            f"{images} of the highest, which was in part chosen by luck (the one-standard-error "
+            "rule)"
+        )
+    if measure.better == "lower":
+        rule += ", which counts negative, for it is the better the lower"
+    return [
+        "## The front",
+        "![front](figures/front.png)",
+        "\n".join(lines),
+        f"No scheme that was tried beats one of these in {' and '.join(names)} at once. The "
+        f"ticket is {rule}. It alone was trained from scratch; the others are as the search "
+        "scored them, on the images that chose them. "
+        f"`sat-optuna ticket {ticket.study} --front` writes a ticket for each.",
+    ]
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:,.0f}" if name in ("params", "macs") else f"{value:.2f}"
+
+
 def _search(search: SearchSummary) -> str:
+    if search.front:
+        return (
+            f"Sampler `{search.sampler}`, objectives {', '.join(search.front.objectives)}; trials "
+            f"(numbered from 0 as Optuna does): {_counted(search.trials)}, "
+            f"{len(search.front.points)} schemes on the front. Random schemes, scored by the same "
+            f"objectives: {_counted(search.random)}, {search.front.random} on their front. One "
+            "search and one random draw are no evidence about samplers. Validation accuracy: "
+            f"{search.spread}."
+        )
     best, random = (
         max(row.reward for row in complete(rows) if row.reward is not None)
         for rows in (search.trials, search.random)
@@ -664,7 +760,7 @@ def _search(search: SearchSummary) -> str:
     )
 
 
-def _method(ticket: Ticket, hardware: str, measure: Measure) -> str:
+def _method(ticket: Ticket, hardware: str, measure: Measure, latency: str) -> str:
     retrain = ticket.config["retrain"]
     seeds = ", ".join(str(seed) for seed in retrain["seeds"])
     listed = ", ".join(f"{name} {number}" for name, number in ticket.versions.items())
@@ -673,6 +769,7 @@ def _method(ticket: Ticket, hardware: str, measure: Measure) -> str:
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
         "was read by the retraining alone, after its last epoch",
         *_scoring(ticket.config, measure),
+        *([f"latency of schemes: {latency}"] if latency else []),
         f"retraining: {retrain['epochs']} epochs, seeds {seeds}; equal initial weights of shared "
         f"parts and equal data order for all networks of a seed{compiled}",
         f"hardware: {hardware}",
@@ -703,4 +800,9 @@ def _scoring(config: Mapping[str, Any], measure: Measure) -> list[str]:
         f"reward of a scheme: {value} {scored}, + "
         f"{search['sparsity_weight']} x share of blocks without attention"
     )
+    if objectives := search.get("objectives"):
+        reward = (
+            f"objectives of a scheme: {', '.join(objectives)}; the metric is the {value} "
+            f"{scored}, and nothing is added for sparsity"
+        )
     return [reward] if by_training and search["start"] == "scratch" else [supernet, reward]

@@ -22,7 +22,7 @@ _SAMPLE = 256  # schemes at least; their number is a multiple of K + 1
 def enumeration_decided(study: "StudyFolder") -> dict[str, Any]:
     """Return what decides the scores of all schemes."""
     made = (study.records.get("pretrain") or Done({})).made
-    return {**decided(study.config, "search"), "weights": dict(made)}
+    return {**decided(study.config, "scores"), "weights": dict(made)}
 
 
 def current_enumeration(study: "StudyFolder") -> Done | None:

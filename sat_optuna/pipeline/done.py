@@ -119,7 +119,11 @@ class Records:
     def is_finished(self, step: str, decided: Mapping[str, Any]) -> bool:
         """Tell whether a step came to its end, decided as now."""
         record = self.get(step)
-        return record is not None and record.finished and record.decided == _plain(decided)
+        return (
+            record is not None
+            and record.finished
+            and not differences(record.decided, _plain(decided))
+        )
 
     def _path(self, step: str) -> Path:
         return self._folder / f"{step}.json"

@@ -281,7 +281,8 @@ class StudyFolder:
         """Return a trial of the search as a ticket, without retrained scores.
 
         Args:
-            trial: its number; None for the best trial.
+            trial: its number; None for the best trial, of several objectives as `best_ticket`
+                chooses it.
 
         Raises:
             StudyError: there is no search yet, or no finished trial of that number.
@@ -299,6 +300,18 @@ class StudyFolder:
                 f"look at: sat-optuna trials {self.argument}"
             )
         return ticket_of(opened, finished[trial])
+
+    def front(self) -> "tuple[Ticket, ...]":
+        """Return a ticket of each scheme on the front of a search of several objectives.
+
+        Raises:
+            StudyError: there is no search yet, no complete trial, or one objective.
+        """
+        from sat_optuna.search.front import front_trials
+        from sat_optuna.search.tickets import ticket_of
+
+        opened = self.optuna_study()
+        return tuple(ticket_of(opened, trial) for trial in front_trials(opened))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -64,12 +64,14 @@ def _write(
     from sat_optuna.cost.latency import fit_latency
     from sat_optuna.evidence.folding import fold_report, times_of
 
-    net, shape, batch = objective.net, objective.data.shape, study.config.train.batch
+    net, shape, batch = objective.net, objective.data.shape, study.config.search.latency_batch
 
     def told(event: Any) -> None:
         on_event(replace(event, step="costs"))
 
-    latency = fit_latency(net, shape, batch=batch, rounds=_LATENCY_ROUNDS, on_event=told)
+    latency = study.parts.latency or fit_latency(
+        net, shape, batch=batch, rounds=_LATENCY_ROUNDS, on_event=told
+    )
     found = fold_report(objective, scores, points=tuple(paths), latency=latency)
     times = times_of(
         net,

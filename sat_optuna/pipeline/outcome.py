@@ -50,7 +50,6 @@ class Outcome:
         measured: what `keep_costs` kept of these networks; None until they are measured.
     """
 
-    LATENCY_BATCH = 128
     LATENCY_REPEATS = 31
 
     def __init__(self, study: "StudyFolder", best: Ticket, schemes: Mapping[str, Scheme]) -> None:

@@ -14,22 +14,28 @@ from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import carrying_own, view_of
 from sat_optuna.config.config import fingerprint
+from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
 from sat_optuna.device import memory_for
-from sat_optuna.errors import ConfigError, SatOptunaError, SatOptunaWarning, errors_as
+from sat_optuna.errors import (
+    ConfigError,
+    SatOptunaError,
+    SatOptunaWarning,
+    StudyError,
+    errors_as,
+)
 from sat_optuna.evaluate.network import check_metric
 from sat_optuna.events import Event, OnEvent
+from sat_optuna.pipeline.latency import knows_latency, latency_here
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
-from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space
-from sat_optuna.search.study import build_sampler
+from sat_optuna.search.study import HUB, StudySampler, build_sampler
 from sat_optuna.supernet.folding import FoldError, check_foldable
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
@@ -102,6 +108,11 @@ class StudyParts:
         """
         return self._fitting_stages
 
+    @property
+    def schemes(self) -> int:
+        """How many schemes the network has."""
+        return int((len(self._config.attention.kinds) + 1) ** sum(self.check_fit()))
+
     def check_all(self) -> tuple[tuple[int, ...], Examined]:
         """Make sure that network and data are without fault; see `check_fit`.
 
@@ -165,7 +176,7 @@ class StudyParts:
                 )
                 view = view_of(backbone, own=own)
             self._say_stacked(carrying_own(view))
-            stages, faults = view.stage_sizes, placement_faults(kinds, view)
+            stages, faults = view.stage_sizes, placement_faults(kinds, view.stage_channels)
         except SatOptunaError as error:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
@@ -253,7 +264,7 @@ class StudyParts:
                 with torch.device(device):
                     net = self._supernet(in_channels=shape[0], classes=2)
                     net.check_input(shape)
-                self._check_single(net, shape)
+            self._check_single(shape)
         except SatOptunaError as error:
             return [str(error)]
         return []
@@ -265,36 +276,29 @@ class StudyParts:
         if shape is not None:
             warn_of_blind_start(self._supernet(in_channels=shape[0], classes=2), shape)
 
-    def _check_single(self, net: Supernet, shape: tuple[int, int, int]) -> None:
-        """Make sure that the network takes a batch of one image, where the study makes one.
+    def _check_single(self, shape: tuple[int, int, int]) -> None:
+        """Make sure that the network can be trained on one image at a time, if it shall be.
 
-        BatchNorm of a single value a channel has no variance, and torch refuses it.
+        BatchNorm of a single value a channel has no variance, and torch refuses it. Of calibration
+        images no batch holds one alone, and a last batch that is not full is not trained on.
 
         Raises:
-            BackboneError: it does not.
+            BackboneError: it cannot.
         """
-        train, search = self._config.train, self._config.search
-        rest = search.recalibrate and search.calibration % search.calibration_chunk == 1
-        singles = {
-            "train.batch = 1": train.batch == 1,
-            f"search.calibration = {search.calibration} in chunks of {search.calibration_chunk}": (
-                search.objective == "supernet" and rest
-            ),
-        }
-        for key, single in singles.items():
-            remedy = "choose other numbers, larger images or another module"
-            for choice in range(len(net.specs) + 1) if single else ():
-                kind = net.specs[choice - 1].kind if choice else "without attention it"
-                device = next(net.parameters()).device
-                with errors_as(
-                    BackboneError,
-                    f"{key} makes a batch of one image, and {kind} needs more in "
-                    f"{self._config.network.backbone}",
-                    remedy,
-                ):
-                    net.train()(
-                        torch.zeros(1, *shape, device=device), Scheme.uniform(net.stages, choice)
-                    )
+        if self._config.train.batch > 1:
+            return
+        with torch.device("meta"):
+            net = self._supernet(in_channels=shape[0], classes=2).train()
+            image = torch.zeros(1, *shape)
+        for choice in range(len(net.specs) + 1):
+            kind = net.specs[choice - 1].kind if choice else "without attention it"
+            with errors_as(
+                BackboneError,
+                f"train.batch = 1 makes a batch of one image, and {kind} needs more in "
+                f"{self._config.network.backbone}",
+                "write batch = 2 at least, or take larger images or another module",
+            ):
+                net(image, Scheme.uniform(net.stages, choice))
 
     def _supernet(self, *, in_channels: int, classes: int) -> Supernet:
         network = self._config.network
@@ -313,6 +317,7 @@ class StudyParts:
         net = self._supernet(in_channels=self.data.shape[0], classes=self.data.classes)
         if not self._input_is_checked:
             net.check_input(self.data.shape)
+            self._check_single(self.data.shape)  # a folder's size was not known before
             self._input_is_checked = True
         with memory_for("the network", "take a smaller one"):
             return net.to(pick_device())
@@ -343,13 +348,14 @@ class StudyParts:
         net.load_state_dict(weights)
         return net
 
-    def supernet_objective(self, **bytes_taken: int) -> SupernetObjective:
+    def supernet_objective(self, **more: Any) -> SupernetObjective:
         """Build what scores schemes in the pretrained supernet, as study.toml says.
 
         It is a FoldedObjective where study.toml asks for that.
 
         Args:
-            **bytes_taken: `cache` and `memory` of the objective, which change no accuracy.
+            **more: of the objective, what changes no accuracy: `cache`, `memory`, `objectives`,
+                `latency`.
 
         Raises:
             StudyError: the supernet is not pretrained yet.
@@ -365,7 +371,7 @@ class StudyParts:
             seed=self._config.seed,
             task=self.task,
             metric=search.metric,
-            **bytes_taken,
+            **more,
         )
 
     @cached_property
@@ -377,7 +383,7 @@ class StudyParts:
         """
         search = self._config.search
         if search.objective != "train":
-            return self.supernet_objective()
+            return self.supernet_objective(objectives=search.objectives, latency=self.latency)
         return TrainObjective(
             self.trained_supernet() if self._study.uses_supernet else self.fresh_supernet(),
             self.data,
@@ -387,17 +393,38 @@ class StudyParts:
             config=self._config.train,
             task=self.task,
             metric=search.metric,
+            objectives=search.objectives,
+            latency=self.latency,
         )
 
-    def sampler(self) -> PolicyGradientSampler | NumberSeededSampler:
+    @cached_property
+    def latency(self) -> LatencyModel | None:
+        """The latency model of the study; None where the search asks for none.
+
+        Raises:
+            StudyError: it is not there, or its bytes have changed.
+        """
+        return latency_here(self._study) if self._config.search.uses_latency else None
+
+    def sampler(self) -> StudySampler:
         """Build the sampler of the search, held to the limits of study.toml.
 
         Raises:
             StudyError: no scheme keeps them.
         """
-        search = self._config.search
+        return self._built_sampler(self.latency)
+
+    def _built_sampler(self, latency: LatencyModel | None) -> StudySampler:
+        search, more = self._config.search, self._limits(latency)
+        if search.sampler.startswith(HUB):
+            kinds = [spec.kind for spec in self._config.attention.kinds]
+            more["space"] = scheme_space(self.check_fit(), kinds)
         return build_sampler(
-            search.sampler, seed=self._config.seed, batch=search.batch, **self._limits
+            search.sampler,
+            seed=self._config.seed,
+            batch=search.batch,
+            settings=search.sampler_settings,
+            **more,
         )
 
     def check_search(self) -> None:
@@ -407,33 +434,54 @@ class StudyParts:
             StudyError: no scheme keeps the limits.
             CompileError: train.compile, and torch.compile does not work here.
         """
-        self.sampler()
+        # `check` measures nothing: where no latency is known yet, `run` measures it first.
+        known = self._config.search.uses_latency and knows_latency(self._study)
+        self._built_sampler(self.latency if known else None)
         if self._config.train.compile:
             check_compiler()
 
-    @cached_property
-    def _limits(self) -> dict[str, Any]:
+    def _limits(self, latency: LatencyModel | None) -> dict[str, Any]:
         """Return what the sampler has to keep to and may repeat, of those keys that are set."""
         search = self._config.search
         limits: dict[str, Any] = {"replicates": search.replicates} if search.replicates > 1 else {}
         limited = search.max_connections or search.max_params or search.max_macs
-        if not (limited or search.fixed):
+        if not (limited or search.fixed or search.limits_latency):
             return limits
         kinds = [spec.kind for spec in self._config.attention.kinds]
-        limits["search_space"] = scheme_space(self.check_fit(), kinds)
+        stages = self.check_fit()
+        limits["search_space"] = scheme_space(stages, kinds)
         if search.fixed:
             limits["fixed"] = search.fixed
         if search.max_connections:
             limits["max_connections"] = search.max_connections
-        if not (search.max_params or search.max_macs):
-            return limits
-        net = self.any_supernet()
-        costs = CostModel(net, self.data.shape)
-        limits["budget"] = {}
-        if search.max_params:
-            params = costs.affine("params")
-            limits["budget"]["params"] = cost_limit(params, net.stages, at_most=search.max_params)
-        if search.max_macs:
-            macs = costs.affine("macs")
-            limits["budget"]["macs"] = cost_limit(macs, net.stages, at_most=search.max_macs)
-        return limits
+        budget = {}
+        if search.max_params or search.max_macs:
+            costs = CostModel(self.any_supernet(), self.data.shape)
+            if search.max_params:
+                params = costs.affine("params")
+                budget["params"] = cost_limit(params, stages, at_most=search.max_params)
+            if search.max_macs:
+                macs = costs.affine("macs")
+                budget["macs"] = cost_limit(macs, stages, at_most=search.max_macs)
+        if latency and search.limits_latency:
+            most = self._most_ms(latency)
+            budget["latency_ms"] = cost_limit(latency.affine(), stages, at_most=most)
+        return {**limits, "budget": budget} if budget else limits
+
+    def _most_ms(self, latency: LatencyModel) -> float:
+        """Return the milliseconds that no scheme may exceed.
+
+        Raises:
+            StudyError: a share is asked for, and attention takes no time.
+        """
+        search, plain = self._config.search, latency.plain_ms.value
+        if search.max_latency_ms:
+            return search.max_latency_ms
+        full = latency.predict(Scheme.uniform(latency.stages, 1))
+        if full <= plain:
+            raise StudyError(
+                f"search.max_latency_share is a share of what {latency.kinds[0]} in all blocks "
+                f"adds, and here it adds nothing ({full:.3g} ms, {plain:.3g} without); set "
+                "search.max_latency_ms, or raise search.latency_batch in a new study"
+            )
+        return plain + search.max_latency_share * (full - plain)

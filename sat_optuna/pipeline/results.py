@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
+    from sat_optuna.cost.latency import LatencyModel
     from sat_optuna.data.examined import Examined
     from sat_optuna.evidence.enumeration import Enumeration
     from sat_optuna.evidence.spread import Spread
@@ -22,6 +24,7 @@ __all__ = [
     "Retrained",
     "RunResult",
     "Searched",
+    "Timed",
 ]
 
 
@@ -47,6 +50,24 @@ class Opened:
     """
 
     remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """What each module takes at each block, measured before a search.
+
+    Attributes:
+        path: of the file that keeps it.
+        model: the milliseconds of any scheme.
+    """
+
+    path: Path
+    model: "LatencyModel"
+
+    @property
+    def full_ms(self) -> float:
+        """Milliseconds of the first kind in all blocks."""
+        return self.model.predict(Scheme.uniform(self.model.stages, 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

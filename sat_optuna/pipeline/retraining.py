@@ -1,6 +1,7 @@
 """The ticket and its controls from scratch, what they cost, and the report on them."""
 
 import platform
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from shlex import quote
@@ -12,13 +13,16 @@ from sat_optuna.events import Event, OnEvent
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
 from sat_optuna.pipeline.done import Done, digest_of
+from sat_optuna.pipeline.latency import kept_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
 from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
 from sat_optuna.pipeline.results import Reported, Retrained
 from sat_optuna.pipeline.search import random_control, scored_on, searched_trials
+from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
+    from sat_optuna.evidence.report import Front
     from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["report", "retrain"]
@@ -62,7 +66,7 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     passed = network_ms(
         nets,
         shape,
-        batch=outcome.LATENCY_BATCH,
+        batch=outcome.study.config.search.latency_batch,
         rounds=outcome.LATENCY_REPEATS,
         on_event=lambda event: on_event(replace(event, step="costs")),
     )
@@ -124,7 +128,8 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
             f"{len(outcome.missing)} of {len(outcome.jobs)} retrainings of study {study.name!r} "
             f"are missing, or their tickets; run: sat-optuna retrain {study.argument}"
         )
-    names = ("ticket.png", "search.png", "accuracy.png", "trials.csv")
+    searched = "front.png" if study.config.search.objectives else "search.png"
+    names = ("ticket.png", searched, "accuracy.png", "trials.csv")
     path = study.folder / "report.md"
     files = {file.name: file for file in (path, *(study.folder / "figures" / n for n in names))}
     tickets = {role: Ticket.load(ticket) for role, ticket in outcome.paths.items()}
@@ -166,34 +171,108 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
             f"move {quote(str(study.tickets))} away and run: sat-optuna retrain {study.argument}"
         )
 
+    several = bool(study.config.search.objectives)
+
     def rows(suffix: str) -> list[TrialRow]:
         return [
             TrialRow(
                 t.number,
                 t.user_attrs.get("scheme", ""),
-                t.value,
+                None if several else t.value,
                 t.user_attrs.get(outcome.measure.name),
                 t.state.name,
+                tuple(t.values or ()) if several else (),
             )
             for t in finished_trials(study.optuna_study(suffix))
         ]
 
+    summary = SearchSummary(
+        study.config.search.sampler,
+        rows(""),
+        rows(RANDOM),
+        scored_on(study),
+        outcome.measure,
+        front=_front(outcome) if several else None,
+        latency=_latency(outcome, tickets) if study.config.search.uses_latency else "",
+    )
     write_report(
         study.folder,
         tickets,
-        SearchSummary(
-            study.config.search.sampler,
-            rows(""),
-            rows(RANDOM),
-            scored_on(study),
-            outcome.measure,
-        ),
+        summary,
         images=next(iter(outcome.results.values())).images,
         blocks=blocks_of(study, on_event),
         tested=outcome.tested,
         latency=(
             f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "
-            f"{outcome.LATENCY_BATCH} images in eval and inference mode, after warm-up."
+            f"{study.config.search.latency_batch} images in eval and inference mode, after "
+            "warm-up."
         ),
         hardware=outcome.measured["hardware"],
     )
+
+
+def _front(outcome: Outcome) -> "Front":
+    """Return the front of the search, with plain and full scored by the same objective."""
+    from optuna.trial import FixedTrial
+
+    from sat_optuna.evidence.controls import full_roles
+    from sat_optuna.evidence.report import Front
+    from sat_optuna.search.front import front_trials, objectives_of
+    from sat_optuna.search.study import finished_trials
+
+    study = outcome.study
+    searched, objective = study.optuna_study(), study.parts.objective
+    scored = {
+        t.user_attrs["scheme"]: tuple(t.values) for t in finished_trials(searched) if t.values
+    }
+
+    def values(scheme: Scheme) -> tuple[float, ...]:
+        if str(scheme) in scored:
+            return scored[str(scheme)]
+        names, choices = Scheme.parameter_names(scheme.stages), ("none", *objective.kinds)
+        chosen = {name: choices[c] for name, c in zip(names, scheme.choices, strict=True)}
+        scores = objective(FixedTrial(chosen))
+        return scores if isinstance(scores, tuple) else (scores,)
+
+    roles = ("plain", *full_roles(objective.kinds))
+    return Front(
+        objectives=objectives_of(searched),
+        points={t.user_attrs["scheme"]: tuple(t.values) for t in front_trials(searched)},
+        references={role: values(outcome.schemes[role]) for role in roles},
+        random=len(front_trials(study.optuna_study(RANDOM))),
+    )
+
+
+def _latency(outcome: Outcome, tickets: Mapping[str, Ticket]) -> str:
+    """Return how the milliseconds of schemes were known, and how the ticket's were found again."""
+    study, search = outcome.study, outcome.study.config.search
+    model, hardware = kept_latency(study)
+    ticket, plain, full = (outcome.schemes[r] for r in ("ticket", "plain", _first_full(outcome)))
+    added = model.predict(full) - model.predict(plain)
+    error = model.residual_percent
+    off = "" if error is None else f", off by {error:.1f} % (median of {model.fresh} others)"
+    said = (
+        f"a model of what each module adds at each block, from {model.runs} schemes in "
+        f"{model.rounds} rounds, a batch of {model.batch} on {hardware['device']}{off}; the "
+        f"ticket takes {model.predict(ticket):.2f} ms by it"
+    )
+    if added > 0:
+        said += f", {_share(model.predict(ticket), model.predict(plain), model.predict(full))}"
+    measured = [tickets[r].latency_ms for r in ("ticket", "plain", _first_full(outcome))]
+    now = [ms for ms in measured if ms is not None]
+    if len(now) == len(measured) and now[2] > now[1]:
+        said += f"; measured again {now[0]:.2f} ms, {_share(*now)}"
+    if search.max_latency_ms:
+        said += f"; no scheme above {search.max_latency_ms:g} ms was proposed"
+    elif search.limits_latency:
+        said += f"; no scheme above {search.max_latency_share:.0%} of full's was proposed"
+    return said
+
+
+def _share(ticket: float, plain: float, full: float) -> str:
+    return f"{(ticket - plain) / (full - plain):.0%} of full's increment over plain"
+
+
+def _first_full(outcome: Outcome) -> str:
+    """Return the role of the network with the first kind in all blocks."""
+    return next(role for role in outcome.schemes if role.split("-")[0] == "full")

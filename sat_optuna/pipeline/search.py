@@ -1,5 +1,6 @@
 """The search of a study and its random control, brought to their total of finished trials."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sat_optuna.errors import StudyError
 from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog
 from sat_optuna.pipeline.outcome import RANDOM
 from sat_optuna.pipeline.results import Searched
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from sat_optuna.evidence.spread import Part, Spread
     from sat_optuna.pipeline.folder import StudyFolder
-    from sat_optuna.ticket import Measure
 
 __all__ = ["random_control", "scored_on", "search", "searched_trials"]
 
@@ -30,6 +31,7 @@ def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched
     Raises:
         StudyError: a search is there that something else decided, or the supernet is not trained.
     """
+    measure_latency(study, on_event)
     return _bring(
         study,
         "search",
@@ -95,7 +97,6 @@ def _bring(
         on_event: told of each trial.
     """
     from sat_optuna.search.study import finished_trials
-    from sat_optuna.search.tickets import measure_of
 
     record = Done(study.search_decided)
     trials: Sequence[FrozenTrial] = ()
@@ -103,6 +104,8 @@ def _bring(
         record, trials = _held(study, step, suffix, record)
         # What a user has enqueued is run, also where there are enough trials without it.
         total = max(total, len(trials) + study.unfinished(suffix))
+    exhaustive = not suffix and study.config.search.sampler == "brute-force"
+    total = _reachable(total, trials) if exhaustive else total
     before, caught_up = len(trials), False
     if before < total:
         on_event(Event(step=step, done=before, total=total, message=GETTING_READY))
@@ -110,7 +113,11 @@ def _bring(
         if study.uses_supernet:
             study.check_supernet()
         opened = _opened(study, step, suffix, record, built, pruner)
+        if step == "search" and study.config.search.objectives:
+            _ask_for_ends(study, opened)
         with log.trials(opened) if log else nullcontext(_nowhere) as on_trial:
+            if exhaustive:
+                total = _reachable(total, trials, study.parts.schemes)
             _score(study, step, opened, total, timeout, on_trial, on_event)
         trials = finished_trials(opened)
     elif log and not log.has_trials(trials):
@@ -124,14 +131,39 @@ def _bring(
         new=len(trials) - before,
         left=max(0, total - len(trials)),
         caught_up=caught_up,
-        best=_best(trials, measure_of(study.optuna_study())) if trials else "",
+        best=_best(study, suffix, trials),
         spread=_spread(study, trials) if step == "search" else None,
     )
     on_event(Event(step=step, done=len(trials), total=total, made=result, finished=True))
     return result
 
 
-def _best(trials: "Sequence[FrozenTrial]", measure: "Measure") -> str:
+def _reachable(total: int, trials: "Sequence[FrozenTrial]", schemes: int | None = None) -> int:
+    """Return how many trials there are when all schemes were tried, if `total` are not fewer.
+
+    Args:
+        total: the number asked for.
+        trials: those that are finished.
+        schemes: how many there are; None to know it from the choices that a trial had.
+    """
+    if schemes is None:
+        if not trials:
+            return total
+        spaces = (trial.distributions.values() for trial in trials)
+        schemes = max(math.prod(len(d.choices) for d in space) for space in spaces)
+    tried = {tuple(sorted(trial.params.items())) for trial in trials}
+    return min(total, len(trials) + schemes - len(tried))
+
+
+def _best(study: "StudyFolder", suffix: str, trials: "Sequence[FrozenTrial]") -> str:
+    if not any(map(_is_complete, trials)):
+        return ""
+    from sat_optuna.search.tickets import measure_of
+
+    opened = study.optuna_study(suffix)
+    if study.config.search.objectives:
+        return _front(opened)
+    measure = measure_of(opened)
     scored = [t for t in trials if _is_complete(t) and measure.name in t.user_attrs]
     if not scored:
         return ""
@@ -141,6 +173,31 @@ def _best(trials: "Sequence[FrozenTrial]", measure: "Measure") -> str:
         f"{best.user_attrs['scheme']} with validation {measure.title} {value}"
         f" and reward {_reward(best):.3f}"
     )
+
+
+def _front(opened: "optuna.Study") -> str:
+    """Return the front in words: its size and its ends."""
+    from sat_optuna.search.front import front_trials, values_of
+
+    front = front_trials(opened)
+    ends = (
+        f"{trial.user_attrs['scheme']} ("
+        + ", ".join(f"{name} {value:.6g}" for name, value in values_of(opened, trial).items())
+        + ")"
+        for trial in (front if len(front) < 2 else (front[0], front[-1]))
+    )
+    return f"{_points(opened)}, {' to '.join(ends)}"
+
+
+def _points(opened: "optuna.Study") -> str:
+    """Return how many schemes are on the front, in words."""
+    from sat_optuna.search.front import front_trials
+
+    try:
+        count = len(front_trials(opened))
+    except StudyError:
+        return ""  # no trial is complete yet
+    return f"front of {count} scheme{'s' * (count > 1)}"
 
 
 def scored_on(study: "StudyFolder") -> "Part | None":
@@ -206,6 +263,20 @@ def _opened(
     return opened
 
 
+def _ask_for_ends(study: "StudyFolder", opened: "optuna.Study") -> None:
+    """Let the first trials of a front be plain and full, its natural ends, where they may be."""
+    from sat_optuna.scheme import Scheme
+
+    search, kinds = study.config.search, [spec.kind for spec in study.config.attention.kinds]
+    if search.fixed or any(t.state.name != "WAITING" for t in opened.get_trials(deepcopy=False)):
+        return
+    names = Scheme.parameter_names(study.parts.check_fit())
+    limited = search.max_connections or search.max_params or search.max_macs
+    ends = ["none"] if limited or search.limits_latency else ["none", *kinds]
+    for kind in ends:
+        opened.enqueue_trial(dict.fromkeys(names, kind), skip_if_exists=True)
+
+
 def _record_of(step: str) -> str:
     return step.replace(" ", "-")
 
@@ -240,24 +311,34 @@ def _score(
         device = objective.train.device.type
         warn_of_other_machine(f"the supernet of {study.name!r}, {name},", begun, device)
     trials = finished_trials(opened)
-    best = max(filter(_is_complete, trials), key=_reward, default=None)
+    several = bool(config.search.objectives)
+    best = None if several else max(filter(_is_complete, trials), key=_reward, default=None)
     done = len(trials)
 
     def on_trial(trial: "FrozenTrial") -> None:
         nonlocal best, done
         done += 1
-        if _is_complete(trial) and (best is None or _reward(trial) > _reward(best)):
+        if (
+            not several
+            and _is_complete(trial)
+            and (best is None or _reward(trial) > _reward(best))
+        ):
             best = trial
         log_trial(trial)
-        on_event(_told(step, done, total, best, trial))
+        on_event(told(trial))
+
+    def told(trial: "FrozenTrial | None") -> Event:
+        if several and done:
+            return Event(step=step, done=done, total=total, message=_points(opened), made=trial)
+        return _told(step, done, total, best, trial)
 
     def on_training(event: Event) -> None:
         within = (event.done + event.share) / event.total
-        on_event(replace(_told(step, done, total, best, None), share=within))
+        on_event(replace(told(None), share=within))
 
     if isinstance(objective, TrainObjective):
         objective.on_event = on_training
-    on_event(_told(step, done, total, best, None))
+    on_event(told(None))
     run_trials(
         opened,
         objective,
@@ -273,11 +354,12 @@ def _score(
 
 def _is_complete(trial: "FrozenTrial") -> bool:
     """Tell whether a trial came to its end; a pruned one has the value of an early epoch."""
-    return trial.state.name == "COMPLETE" and trial.value is not None
+    return trial.state.name == "COMPLETE" and bool(trial.values)
 
 
 def _reward(trial: "FrozenTrial") -> float:
-    return float("-inf") if trial.value is None else trial.value
+    """Return the one value of a trial."""
+    return trial.values[0] if trial.values else float("-inf")
 
 
 def _told(

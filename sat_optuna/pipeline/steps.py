@@ -15,6 +15,7 @@ from sat_optuna.files import check_writable, sha256_of
 from sat_optuna.pipeline.blocks import current_enumeration, enumeration_decided
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.folding import folding
+from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
 from sat_optuna.pipeline.retraining import report, retrain
 from sat_optuna.pipeline.search import search, searched_trials
@@ -37,6 +38,7 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
         check_writable(study.db)
         if mlflow:
             check_store(study.mlruns)
+        measure_latency(study, on_event)  # while the machine does nothing else
         study.parts.check_search()
     if study.uses_supernet:
         pretrain(study, on_event=on_event)
@@ -64,8 +66,9 @@ def _run_folded(study: "StudyFolder", on_event: OnEvent) -> RunResult:
     """
     from sat_optuna.search.tickets import best_ticket
 
-    best, page = best_ticket(study.optuna_study()), None
-    if 2 ** len(best.scheme.choices) <= ENUMERATION_LIMIT:
+    several = bool(study.config.search.objectives)  # of which no trial is the best
+    best, page = None if several else best_ticket(study.optuna_study()), None
+    if 2 ** sum(study.parts.check_fit()) <= ENUMERATION_LIMIT:
         limit = ENUMERATION_LIMIT
         page = score_all(study, top=10, memory=0, limit=limit, on_event=on_event).folded
     return RunResult(ticket=best, tickets={}, report=page)

@@ -64,6 +64,21 @@ class TicketCosts:
             }
         return counts
 
+    def fulls(self) -> dict[str, dict[str, int]]:
+        """Return parameters, multiply-adds and element-wise operations of a full of each kind.
+
+        Returns:
+            By the kind that every block carries: the counts.
+        """
+        model, stages = CostModel(self._supernet, self._shape), self._schemes["full"].stages
+        costs = {
+            spec.kind: model.cost(Scheme.uniform(stages, choice))
+            for choice, spec in enumerate(self._supernet.specs, start=1)
+        }
+        return {
+            kind: {what: getattr(cost, what) for what in _COUNTED} for kind, cost in costs.items()
+        }
+
     def latency(self, *, batch: int, rounds: int, on_event: OnEvent = ignore) -> dict[str, Any]:
         """Time the three networks in turns; two that have the same scheme are timed once.
 

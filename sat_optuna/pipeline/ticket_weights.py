@@ -175,7 +175,7 @@ def folded(
     keep = given.ticket.scheme
     _check_first_kind(given.ticket)
     config = given.study.config
-    if changed := differences(*(decided(c, "search") for c in (given.ticket.config, config))):
+    if changed := differences(*(decided(c, "scores") for c in (given.ticket.config, config))):
         raise StudyError(
             f"ticket {given.path} was made with another study.toml ({'; '.join(changed)}), which "
             "says what --fold-constant takes means over; restore it"

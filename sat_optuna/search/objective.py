@@ -4,9 +4,11 @@ All objectives are plain Optuna objectives: `study.optimize(objective)` works on
 `study.best_trial` or another trial of no study, they score its scheme and store nothing.
 """
 
+import hashlib
+import json
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,11 +19,13 @@ from torch import nn
 
 from sat_optuna.config.config import SearchConfig, TrainConfig
 from sat_optuna.config.limits import checked
+from sat_optuna.config.objectives import objectives_fault
+from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import Cost, CostModel
 from sat_optuna.data.images import labels_of
 from sat_optuna.data.loaders import scored_images, training_images
 from sat_optuna.data.split import Split, as_split
-from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.errors import ConfigError, SatOptunaWarning
 from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
 from sat_optuna.evaluate.constants import PrefixConstants, scheme_constants
 from sat_optuna.evaluate.network import check_metric, weights_digest
@@ -61,11 +65,21 @@ class _SchemeObjective:
         sparsity_weight: float,
         task: Task | str,
         metric: Metric | str,
+        objectives: Sequence[str],
+        latency: LatencyModel | None,
     ) -> None:
         self.net, self.data, self.sparsity_weight = net, as_split(data), sparsity_weight
         self.seed = seed
         self.task = as_task(task)
         self.metric = as_metric(metric, self.task)
+        if fault := objectives_fault(objectives, self.metric.name):
+            raise ConfigError(type(self).__name__, [f"objectives {fault}"])
+        if "latency_ms" in objectives and latency is None:
+            raise ConfigError(
+                type(self).__name__,
+                ["objectives has latency_ms, and latency is None; give what fit_latency returns"],
+            )
+        self.objectives, self.latency = tuple(objectives), latency
         self.task.check_targets(self.data.targets, of=f"data {self.data.name!r}")
         self._way: dict[str, Any] = {}  # how a scheme is scored; each objective says its own
         self.stages = net.stages
@@ -96,6 +110,9 @@ class _SchemeObjective:
             "seed": self.seed,
             "sparsity_weight": self.sparsity_weight,
             **self._named(),
+            # Absent where there is one objective, as in studies of versions that had no others.
+            **({"objectives": list(self.objectives)} if self.objectives else {}),
+            **({"latency_model": _digest(self.latency.to_dict())} if self.latency else {}),
             **self._way,
         }
 
@@ -125,6 +142,12 @@ class _SchemeObjective:
         value = evaluation.score(self.metric.name)
         return self.metric.measure.points(value) + self.sparsity_weight * scheme.sparsity
 
+    def costs_of(self, scheme: Scheme) -> dict[str, float]:
+        """Return what a scheme costs: params, macs, and latency_ms where it is known."""
+        cost = self.costs.cost(scheme)
+        known = {} if self.latency is None else {"latency_ms": self.latency.predict(scheme)}
+        return {"params": cost.params, "macs": cost.macs, **known}
+
     def begin(self, trial: AnyTrial) -> Scheme:
         """Ask for the scheme and note it with its cost, and with the study what scores it.
 
@@ -149,6 +172,8 @@ class _SchemeObjective:
         trial.set_user_attr("params", cost.params)
         trial.set_user_attr("macs", cost.macs)
         trial.set_user_attr("elementwise", cost.elementwise)
+        if self.latency is not None:
+            trial.set_user_attr("latency_ms", self.latency.predict(scheme))
         return scheme
 
     def _name_reward(self, study: optuna.Study) -> None:
@@ -162,19 +187,31 @@ class _SchemeObjective:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([f"reward: {minus}{measure.title} + sparsity bonus{unit}"])
 
-    def finish(self, trial: AnyTrial, scheme: Scheme, evaluation: Evaluation) -> float:
-        """Note what was measured and return the reward."""
+    def finish(
+        self, trial: AnyTrial, scheme: Scheme, evaluation: Evaluation
+    ) -> float | tuple[float, ...]:
+        """Note what was measured; return the reward, or the value of each objective."""
         reward = self.reward(scheme, evaluation)
+        metric = self.metric.measure
+        score = metric.points(evaluation.score(metric.name))
+        values = {metric.name: score, **self.costs_of(scheme)}
+        returned = tuple(values[name] for name in self.objectives) or reward
         if isinstance(trial, FrozenTrial | FixedTrial):
-            return reward
+            return returned
         if self.task.targets == "labels":
             trial.set_user_attr("accuracy", evaluation.accuracy)
             trial.set_user_attr("balanced_accuracy", evaluation.balanced_accuracy)
         for name, value in evaluation.scores.items():
             trial.set_user_attr(name, value)
         trial.set_user_attr("loss", evaluation.loss)
-        trial.set_user_attr("reward", reward)
-        return reward
+        if not self.objectives:
+            trial.set_user_attr("reward", reward)
+        return returned
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class SupernetObjective(_SchemeObjective):
@@ -205,8 +242,14 @@ class SupernetObjective(_SchemeObjective):
         memory: bytes that scoring may take, 0 for no limit.
         task: what the network does, or its name.
         metric: of the task, or its name; the task's usual one if empty.
+        objectives: empty for one value, the reward; or names, the metric's and costs among
+            "latency_ms", "params", "macs": each trial then returns them all, for a study whose
+            `directions` are "maximize" for the metric and "minimize" for costs, and nothing is
+            added for sparsity. A metric that is better lower counts negative, as in a reward.
+        latency: of `fit_latency`; where it is given, trials are noted with their `latency_ms`.
 
     Raises:
+        ConfigError: the objectives are none.
         DataError: `data` is no Split, or does not fit the network or the task.
         MetricError: the metric has no value on the validation part.
         UnknownName: no such task, or no such metric of it.
@@ -227,9 +270,18 @@ class SupernetObjective(_SchemeObjective):
         memory: int = 0,
         task: Task | str = CLASSIFICATION,
         metric: Metric | str = "",
+        objectives: Sequence[str] = (),
+        latency: LatencyModel | None = None,
     ) -> None:
         super().__init__(
-            net, data, seed=seed, sparsity_weight=sparsity_weight, task=task, metric=metric
+            net,
+            data,
+            seed=seed,
+            sparsity_weight=sparsity_weight,
+            task=task,
+            metric=metric,
+            objectives=objectives,
+            latency=latency,
         )
         self._lock = threading.Lock()
         self._ahead: dict[Scheme, Evaluation] = {}
@@ -258,8 +310,8 @@ class SupernetObjective(_SchemeObjective):
         with self._lock:
             self._ahead = self.evaluator.score_many(schemes)
 
-    def __call__(self, trial: AnyTrial) -> float:
-        """Score the trial's scheme; the reward, in the metric's unit."""
+    def __call__(self, trial: AnyTrial) -> float | tuple[float, ...]:
+        """Score the trial's scheme; the reward in the metric's unit, or each objective's value."""
         scheme = self.begin(trial)
         with self._lock:  # for n_jobs > 1: the supernet's statistics are those of one walk
             evaluation = self._ahead.pop(scheme, None) or self.evaluator.score(scheme)
@@ -294,6 +346,8 @@ class FoldedObjective(SupernetObjective):
         memory: bytes that scoring may take, 0 for no limit.
         task: what the network does, or its name.
         metric: of the task, or its name; the task's usual one if empty.
+        objectives: as of `SupernetObjective`.
+        latency: as of `SupernetObjective`.
 
     Raises:
         FoldError: the network was never trained, has several kinds of attention or one that is no
@@ -316,6 +370,8 @@ class FoldedObjective(SupernetObjective):
         memory: int = 0,
         task: Task | str = CLASSIFICATION,
         metric: Metric | str = "",
+        objectives: Sequence[str] = (),
+        latency: LatencyModel | None = None,
     ) -> None:
         check_foldable(net)
         check_trained(net)
@@ -330,6 +386,8 @@ class FoldedObjective(SupernetObjective):
             memory=memory,
             task=task,
             metric=metric,
+            objectives=objectives,
+            latency=latency,
         )
         # In a key that each supernet's study has, so that neither goes on with the other's trials.
         self._way["calibration"] = f"folded over {calibration}"
@@ -369,9 +427,10 @@ class TrainObjective(_SchemeObjective):
         on_event: told of the training of each trial, as of `fit`.
         task: what the network does, or its name.
         metric: of the task, or its name; the task's usual one if empty.
+        objectives, latency: as of `SupernetObjective`; with objectives nothing is pruned.
 
     Raises:
-        ConfigError: `epochs` is below 1.
+        ConfigError: `epochs` is below 1, or the objectives are none.
         DataError, MetricError, UnknownName: as of `SupernetObjective`.
     """
 
@@ -387,10 +446,19 @@ class TrainObjective(_SchemeObjective):
         on_event: OnEvent = ignore,
         task: Task | str = CLASSIFICATION,
         metric: Metric | str = "",
+        objectives: Sequence[str] = (),
+        latency: LatencyModel | None = None,
     ) -> None:
         checked("TrainObjective", SearchConfig, {"epochs": epochs})
         super().__init__(
-            net, data, seed=seed, sparsity_weight=sparsity_weight, task=task, metric=metric
+            net,
+            data,
+            seed=seed,
+            sparsity_weight=sparsity_weight,
+            task=task,
+            metric=metric,
+            objectives=objectives,
+            latency=latency,
         )
         self.on_event = on_event
         self.epochs, self.config = epochs, config or TrainConfig()
@@ -402,8 +470,8 @@ class TrainObjective(_SchemeObjective):
         if self.task.class_weights != "none":
             self._way["class_weights"] = self.task.class_weights
 
-    def __call__(self, trial: AnyTrial) -> float:
-        """Train the trial's scheme; the reward of its last epoch, in the metric's unit.
+    def __call__(self, trial: AnyTrial) -> float | tuple[float, ...]:
+        """Train the trial's scheme; the reward of its last epoch, or each objective's value.
 
         Raises:
             optuna.TrialPruned: the study's pruner sees no hope.
@@ -422,6 +490,8 @@ class TrainObjective(_SchemeObjective):
                 report(event.made, measured[-1])
 
         def report(record: EpochRecord, evaluation: Evaluation) -> None:
+            if self.objectives:  # Optuna takes reports of one value alone
+                return
             if record.epoch not in reported:
                 trial.report(self.reward(scheme, evaluation), record.epoch)
             # A pruner looks at the last report, which may be a later one of a dead worker.

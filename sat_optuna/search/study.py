@@ -4,21 +4,25 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.config.config import StudyConfig
+from sat_optuna.config.objectives import directions_of
 from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.sampler.storage import SamplerSettingsError, claim_study, id_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
+from sat_optuna.search.hub import HubSampler
 from sat_optuna.search.space import (
     NETWORK_KEY,
     WORKER_KEY,
@@ -31,23 +35,33 @@ from sat_optuna.search.space import (
 from sat_optuna.search.storage import writing
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.tasks import MetricError
+from sat_optuna.ticket import Setting
 from sat_optuna.training.checkpoint import environment
 
 __all__ = [
     "CONFIG_KEY",
+    "HUB",
     "MACHINE_KEY",
     "UUID_KEY",
+    "StudySampler",
     "build_pruner",
     "build_sampler",
     "create_study",
     "finished_trials",
     "hold_to",
     "load_study",
+    "name_objectives",
     "name_of",
     "note_machine",
     "run_trials",
     "warn_of_other_machine",
 ]
+
+# An Optuna objective: a value, or one for each direction of the study.
+Objective: TypeAlias = Callable[[optuna.Trial], float | tuple[float, ...]]
+
+StudySampler: TypeAlias = PolicyGradientSampler | NumberSeededSampler | HubSampler
+HUB = "optunahub:"  # begins the names of OptunaHub's samplers
 
 CONFIG_KEY = "sat:config"
 UUID_KEY = "sat:uuid"
@@ -56,20 +70,32 @@ MACHINE_KEY = "sat:machine"
 
 
 def build_sampler(
-    name: str, *, seed: int, batch: int, **more: Any
-) -> PolicyGradientSampler | NumberSeededSampler:
-    """Return the sampler of a name of `[search] sampler`; each is a function of history.
+    name: str,
+    *,
+    seed: int,
+    batch: int,
+    settings: Mapping[str, Setting] = MappingProxyType({}),
+    space: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    **more: Any,
+) -> StudySampler:
+    """Return the sampler of a name of `[search] sampler`.
+
+    Each is a function of the study's history, but for those of OptunaHub, which warn.
 
     Args:
         name: of the sampler.
         seed: of its proposals.
         batch: trials told at once, of "policy".
+        settings: further arguments, of Optuna's and OptunaHub's samplers.
+        space: the parameters and their choices, of OptunaHub's samplers.
         **more: `replicates`, `search_space`, `budget`, `max_connections`, `fixed` of our own
             samplers.
 
     Raises:
-        StudyError: no scheme keeps the budget.
+        StudyError: no scheme keeps the budget, or the sampler cannot be had or made.
     """
+    if name.startswith(HUB):
+        return HubSampler(name.removeprefix(HUB), seed=seed, settings=settings, space=space)
     try:
         if name == "policy":
             return PolicyGradientSampler(seed=seed, batch=batch, **more)
@@ -77,7 +103,7 @@ def build_sampler(
             return PolicyGradientSampler(seed=seed, preset="paper", **more)
     except ValueError as error:
         raise StudyError(f"the sampler of this study cannot be made: {error}") from error
-    return NumberSeededSampler(name, seed=seed)
+    return NumberSeededSampler(name, seed=seed, settings=settings)
 
 
 def build_pruner(name: str) -> optuna.pruners.BasePruner:
@@ -96,7 +122,7 @@ def create_study(
     name: str,
     *,
     config: StudyConfig,
-    sampler: PolicyGradientSampler | NumberSeededSampler,
+    sampler: StudySampler,
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
     """Open the study of that name, or make it, with its configuration stored.
@@ -104,15 +130,18 @@ def create_study(
     Raises:
         StudyError: it was made with another version of the sampler, or cannot be written.
     """
+    objectives = config.search.objectives
     with writing(name):
         study = optuna.create_study(
             storage=storage,
             study_name=name,
             sampler=sampler,
             pruner=pruner or optuna.pruners.NopPruner(),
-            direction="maximize",
+            directions=directions_of(objectives),
             load_if_exists=True,
         )
+        if objectives:
+            name_objectives(study, objectives)
         if UUID_KEY not in study.user_attrs:
             study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
         try:
@@ -132,8 +161,20 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
         scored_with: network, attention, data and what else decides a score; JSON values.
 
     Raises:
-        StudyError: earlier trials were scored with something else, or the study minimises.
+        StudyError: earlier trials were scored with something else, or the study's directions are
+            not those of the objectives.
     """
+    objectives = scored_with.get("objectives", ())
+    directions = directions_of(objectives)
+    if objectives or len(study.directions) > 1:
+        has = [direction.name.lower() for direction in study.directions]
+        if has != list(directions):
+            raise StudyError(
+                f"study {study.study_name!r} has the directions {has}, and this objective returns "
+                f"{', '.join(objectives) or 'one reward'}; create it with "
+                f"directions={list(directions)}"
+            )
+        name_objectives(study, objectives)
     if study.directions == [StudyDirection.MINIMIZE]:
         raise StudyError(
             f"study {study.study_name!r} minimises, and this objective returns a reward, which is "
@@ -152,6 +193,14 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
             f"the trials of study {study.study_name!r} were scored with another "
             f"{' and '.join(changed)} than is given now; bring that back, or make a new study"
         )
+
+
+def name_objectives(study: optuna.Study, objectives: Sequence[str]) -> None:
+    """Store the names of a study's objectives, which Optuna's plots and its dashboard show."""
+    if study.metric_names != list(objectives):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(objectives))
 
 
 def note_machine(study: optuna.Study, device: str) -> None:
@@ -218,7 +267,7 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 def run_trials(
     study: optuna.Study,
-    objective: Callable[[optuna.Trial], float],
+    objective: Objective,
     *,
     trials: int,
     batch: int,
@@ -267,7 +316,7 @@ def run_trials(
         except ChoiceError:
             return None  # it is told when it is the trial's turn
 
-    def scored(trial: optuna.Trial) -> float:
+    def scored(trial: optuna.Trial) -> float | tuple[float, ...]:
         suggest(trial)
         return objective(trial)
 
@@ -331,9 +380,7 @@ def _take_over(study: optuna.Study) -> list[optuna.Trial]:
     return taken
 
 
-def _finish(
-    study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Trial], float]
-) -> FrozenTrial:
+def _finish(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> FrozenTrial:
     """Score one trial and tell the study how it ended."""
     try:
         value = objective(trial)

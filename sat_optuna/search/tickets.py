@@ -8,9 +8,11 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from sat_optuna.config.objectives import metric_of
 from sat_optuna.errors import StudyError
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.scheme import Scheme
+from sat_optuna.search.front import chosen_of_front, objectives_of
 from sat_optuna.search.space import NETWORK_KEY
 from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, build_sampler, finished_trials
 from sat_optuna.ticket import ACCURACY, AttentionSpec, Measure, Score, Ticket
@@ -60,6 +62,7 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
         seed=config.get("seed", network.get("seed", 0)),
         params=trial.user_attrs["params"],
         macs=trial.user_attrs["macs"],
+        latency_ms=trial.user_attrs.get("latency_ms"),
         scores=_valid_score(trial, config, measure_of(study)),
         study=study.study_name,
         study_uuid=study.user_attrs.get(UUID_KEY),
@@ -90,17 +93,23 @@ def _valid_score(
 def best_ticket(study: optuna.Study) -> Ticket:
     """Return the ticket with the highest reward; of equals, the first found.
 
+    Of a study of several objectives it is the cheapest ticket of the front that is as accurate as
+    the best within one standard error: see `chosen_of_front`. The whole front is
+    `[ticket_of(study, trial) for trial in study.best_trials]`.
+
     Where the search measured schemes more than once, it is the one that all its trials speak for:
     see `PolicyGradientSampler.recommend`.
 
     Raises:
-        StudyError: no trial is complete, or the study has several objectives.
+        StudyError: no trial is complete, or the study has several objectives and none of ours.
     """
     if len(study.directions) > 1:
-        raise StudyError(
-            f"study {study.study_name!r} has {len(study.directions)} objectives and so no best "
-            "trial; choose one of study.best_trials"
-        )
+        if not metric_of(objectives_of(study)):
+            raise StudyError(
+                f"study {study.study_name!r} has {len(study.directions)} objectives and so no "
+                "best trial; choose one of study.best_trials"
+            )
+        return ticket_of(study, chosen_of_front(study))
     sign = -1.0 if study.direction is StudyDirection.MINIMIZE else 1.0
     complete = [t for t in finished_trials(study) if t.state is TrialState.COMPLETE]
     if not complete:

@@ -1,8 +1,8 @@
 """BatchNorm statistics of one scheme, estimated anew on a calibration set."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from sat_optuna.scheme import Scheme
 
 __all__ = [
     "Statistics",
+    "averaged",
+    "averaged_norms",
     "borrowed",
     "evaluating",
     "fresh_statistics",
@@ -97,17 +99,45 @@ def recalibrated(
     """
     if not batches:
         raise DataError("no calibration batch given; give at least one to average BatchNorm over")
-    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+    def forward(batch: Tensor) -> object:
+        return net(batch) if scheme is None else net(batch, scheme)
+
+    largest = max(map(len, batches))
+    with averaged(net, forward, batches, what=f"calibration in chunks of {largest} images"):
+        yield
+
+
+def averaged_norms(net: nn.Module) -> list[_BatchNorm]:
+    """Return the BatchNorms of a network that have statistics to be estimated anew."""
+    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@contextlib.contextmanager
+def averaged(
+    net: nn.Module, forward: Callable[[Any], object], batches: Iterable[Any], *, what: str
+) -> Iterator[None]:
+    """Give a network the BatchNorm statistics of some passes; see `recalibrated`.
+
+    A BatchNorm that no pass runs keeps its own.
+
+    Args:
+        net: the network.
+        forward: called with each batch, it runs the network or a part of it.
+        batches: the calibration set.
+        what: is done, for the message that there is no memory.
+    """
+    norms = averaged_norms(net)
     with evaluating(net), borrowed(norms):
+        own = {norm: tuple(norm.get_buffer(name) for name in _NAMES) for norm in norms}
         for norm in norms:
             set_statistics(norm, fresh_statistics(norm))
             norm.train()
-        largest = max(map(len, batches))
-        room = memory_for(
-            f"calibration in chunks of {largest} images", "give smaller calibration chunks"
-        )
-        with room, torch.no_grad():
+        with memory_for(what, "give smaller calibration chunks"), torch.no_grad():
             for batch in batches:
-                net(batch) if scheme is None else net(batch, scheme)
+                forward(batch)
+        for norm in norms:
+            if not norm.get_buffer("num_batches_tracked"):
+                set_statistics(norm, own[norm])
         net.eval()
         yield

@@ -29,7 +29,7 @@ from sat_optuna.backbones.tables import (
 from sat_optuna.backbones.view import BlockView, NetworkView, view_of
 from sat_optuna.scheme import Scheme
 
-__all__ = ["Carried", "apart_inside", "carried_by", "extended", "place", "put_inside"]
+__all__ = ["Carried", "apart_inside", "carried_by", "extended", "free_name", "place", "put_inside"]
 
 _RECORD = "_sat_carried"  # attribute of a network: a `Carried`
 _BLOCK = "_sat_block"  # attribute of a block: the name by which shared attention knows it
@@ -127,13 +127,18 @@ def place(
     if isinstance(module, OwnAttention):
         setattr(inner, cast("OwnSlot", block.own).name, module.module)
         return
-    attribute = next(n for n in _NAMES if not hasattr(inner, n))
+    attribute = free_name(inner)
     inner.__class__ = extended(type(inner), own=block.own is not None, name=attribute)
     vars(inner)[_BLOCK] = name
     if registered:
         inner.add_module(attribute, module)
     else:
         vars(inner)[attribute] = module
+
+
+def free_name(block: nn.Module) -> str:
+    """Return the attribute of a block that shall hold its attention."""
+    return next(name for name in _NAMES if not hasattr(block, name))
 
 
 def _strip(block: BlockView) -> None:
@@ -172,34 +177,39 @@ def _stateful(module: nn.Module) -> str:
     )
 
 
-def put_inside(view: NetworkView, stages: Sequence[StageAttention], scheme: Scheme) -> nn.Module:
+def put_inside(
+    net: nn.Module,
+    blocks: Sequence[Sequence[BlockView]],
+    stages: Sequence[StageAttention],
+    scheme: Scheme,
+) -> nn.Module:
     """Give the blocks of a network the attention of a scheme, and note the scheme on it.
 
     A module that blocks share is a submodule of the first of them.
 
     Args:
-        view: of the network, which is changed.
+        net: the network, which is changed.
+        blocks: its blocks with a slot, by stage.
         stages: the modules of each stage; none that the scheme connects is recurrent.
         scheme: which block carries what.
 
     Returns:
         The network itself.
     """
-    rows = zip(view.blocks, stages, scheme.by_stage(), strict=True)
+    rows = zip(blocks, stages, scheme.by_stage(), strict=True)
     held: set[nn.Module] = set()
-    for blocks, stage, choices in rows:
-        for index, (block, choice) in enumerate(zip(blocks, choices, strict=True)):
+    for members, stage, choices in rows:
+        for index, (block, choice) in enumerate(zip(members, choices, strict=True)):
             module = stage.module_at(choice, index) if choice else None
             name = stage.statistics_name(choice, index) if choice else None
             place(block, module, registered=module not in held, name=name)
             if module is not None:
                 held.add(module)
-    paths = {module: path for path, module in view.model.named_modules()}
-    named = tuple(tuple(paths[block.module] for block in blocks) for blocks in view.blocks)
-    own = any(block.own is not None for blocks in view.blocks for block in blocks)
-    kinds = next((stage.kinds for stage in stages), ())
-    vars(view.model)[_RECORD] = Carried(scheme, kinds, named, own)
-    return view.model
+    paths = {module: path for path, module in net.named_modules()}
+    named = tuple(tuple(paths[block.module] for block in members) for members in blocks)
+    own = any(block.own is not None for members in blocks for block in members)
+    vars(net)[_RECORD] = Carried(scheme, stages[0].kinds, named, own)
+    return net
 
 
 def apart_inside(net: nn.Module, carried: Carried) -> tuple[NetworkView, list[StageAttention]]:

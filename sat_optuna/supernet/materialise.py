@@ -83,7 +83,7 @@ def assembled(view: NetworkView, stages: Sequence[StageAttention], scheme: Schem
     blocks = [block.module for members in view.blocks for block in members]
     if recurrent or len(set(blocks)) < len(blocks):  # a network may run a block twice
         return TicketNetwork(view, stages, scheme)
-    return put_inside(view, stages, scheme)
+    return put_inside(view.model, view.blocks, stages, scheme)
 
 
 def scheme_of(net: nn.Module) -> Scheme:

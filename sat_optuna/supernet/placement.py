@@ -23,17 +23,16 @@ from sat_optuna.ticket import AttentionSpec
 __all__ = ["check_placement", "placement_faults"]
 
 
-def placement_faults(specs: Iterable[AttentionSpec], view: NetworkView) -> list[str]:
+def placement_faults(specs: Iterable[AttentionSpec], widths: Sequence[Sequence[int]]) -> list[str]:
     """Return why kinds of attention cannot be placed in a network, one sentence for each fault.
 
     No weight is drawn.
 
     Args:
         specs: the kinds.
-        view: of the network.
+        widths: channels of the features of each block, by stage.
     """
     faults: list[str] = []
-    widths = view.stage_channels
     for spec in specs:
         faults += attention_faults(spec, channels=[c for stage in widths for c in stage])
         uneven = [n for n, stage in enumerate(widths, start=1) if len(set(stage)) > 1]

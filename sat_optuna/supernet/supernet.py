@@ -20,7 +20,6 @@ from sat_optuna.backbones import build_backbone
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.tables import carries_inside, type_name
 from sat_optuna.backbones.view import NetworkView, take_own_attention, view_of
-from sat_optuna.errors import SchemeError
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import seeded
 from sat_optuna.supernet.placement import check_placement, placement_faults
@@ -152,7 +151,7 @@ class Supernet(nn.Module):
         self.view = view_of(self.backbone, own=OWN in kinds)
         self._taken: set[tuple[int, int, int]] = set()  # shapes of images that were checked
         self.stages = self.view.stage_sizes
-        for fault in placement_faults(self.specs, self.view):
+        for fault in placement_faults(self.specs, self.view.stage_channels):
             raise AttentionError(fault)
         paths = {module: path for path, module in self.backbone.named_modules()}
         taken = take_own_attention(self.view)
@@ -178,16 +177,7 @@ class Supernet(nn.Module):
             SchemeError: it has other stages than the backbone, or a digit above the number of
                 kinds.
         """
-        if scheme.stages != self.stages:
-            raise SchemeError(
-                f"scheme {scheme} has stages {scheme.stages} and the network {self.stages}; "
-                "give one digit a block and '-' between stages"
-            )
-        if max(scheme.choices) > len(self.specs):
-            raise SchemeError(
-                f"scheme {scheme} asks for kind {max(scheme.choices)} and the network has "
-                f"{len(self.specs)}; use digits 0..{len(self.specs)}"
-            )
+        scheme.check_fits(self.stages, kinds=len(self.specs))
 
     def check_input(self, shape: tuple[int, int, int]) -> None:
         """Make sure that images of this size go through and that all attention works on them.

@@ -1,14 +1,11 @@
 """Tasks and metrics by name; importing this package imports no torch and no scikit-learn."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sat_optuna.errors import UnknownName
 from sat_optuna.registry import Registry, nearest
 from sat_optuna.tasks.contract import Metric, MetricError, Task
-
-if TYPE_CHECKING:
-    from typing import Literal
 
 __all__ = [
     "METRICS",
@@ -41,7 +38,7 @@ METRICS.add("r2", "sat_optuna.tasks.regression:R2")
 METRICS.add_family("class_accuracy_", "sat_optuna.tasks.classification:class_accuracy")
 
 
-def build_task(name: str, *, class_weights: 'Literal["none", "balanced"]' = "none") -> Task:
+def build_task(name: str, *, class_weights: str = "none") -> Task:
     """Return the task of a name.
 
     >>> build_task("classification", class_weights="balanced").class_weights
@@ -71,8 +68,13 @@ def as_metric(given: Metric | str, task: Task) -> Metric:
 
     Raises:
         UnknownName: no such metric, or none of this task.
+        MetricError: it is registered under another name than its own.
     """
     metric = METRICS.get(given or task.metric) if isinstance(given, str) else given
+    if isinstance(given, str) and given not in ("", metric.name):
+        raise MetricError(
+            f"metric {given!r} is registered with the name {metric.name!r}; give both one name"
+        )
     if task.name not in metric.tasks:
         known = metrics_of(task.name)
         raise UnknownName(

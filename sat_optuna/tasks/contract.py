@@ -9,27 +9,31 @@ A task with masks fits here as it is: its `state` is each image's confusion coun
 classes), of which a metric takes the sum over N, so that no mask is kept; `targets` gets a further
 kind, "masks". Counting keeps its (N,) estimates, as regression does.
 
-This file imports no torch: study.toml is checked without.
+This file imports neither torch nor NumPy: study.toml is checked without.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from numpy.typing import NDArray
-
 from sat_optuna.errors import DataError, SatOptunaError, errors_as
 from sat_optuna.ticket import BETTER, Measure
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["Metric", "MetricError", "Task", "no_image_of"]
 
-Values: TypeAlias = NDArray[Any]
+Values: TypeAlias = "NDArray[Any]"
 
+# What trials hold already, beside their metric.
+_TAKEN = frozenset(
+    ("elementwise", "error", "loss", "macs", "params", "reward", "scheme", "sparsity", "value")
+)
 _TARGETS = {
     "labels": "the number of each image's class, (N,) whole numbers",
     "multi-hot": "a column for each class, (N, classes) floats of 0 and 1",
@@ -83,6 +87,11 @@ class Metric:
     keeps: Literal["state", "right"] = "state"
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name) or self.name in _TAKEN:
+            raise MetricError(
+                f"metric {self.name!r} would be a trial's attribute of that name; take another "
+                "one, of small letters, digits and _"
+            )
         for key, value, known in (
             ("better", self.better, BETTER),
             ("keeps", self.keeps, ("state", "right")),
@@ -149,7 +158,7 @@ class Task:
     metric: str
     loss: "Callable[..., Tensor]"
     state: "Callable[[Tensor, Tensor], Tensor]" = _outputs
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: str = "none"
 
     def __post_init__(self) -> None:
         if self.targets not in _TARGETS:

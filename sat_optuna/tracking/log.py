@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.processes import worker_name
 from sat_optuna.tracking.child_runs import ChildRuns, Record
-from sat_optuna.tracking.store import RunStore, StoreLockedError, TrackingError
+from sat_optuna.tracking.store import RunStore, StoreLockedError, TrackingError, store_uri
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -58,15 +59,18 @@ class MLflowLog:
                 of the study.
 
         Raises:
-            TrackingError: the store cannot be made, read or reached.
+            TrackingError: the store cannot be made, read or reached. One that another process
+                locks is connected to when a study is opened.
         """
-        self._store = RunStore(root)
+        self._root = root
         self._study_name = study_name
         self._lock = threading.RLock()
         self._opened: ChildRuns | None = None
         self._followed: Study | None = None  # the study that this is a callback of
         self._behind = False  # whether finished trials may be missing in the store
         self._try_again = 0.0  # when, where the store took nothing
+        with contextlib.suppress(StoreLockedError):
+            _ = self._store
 
     @property
     def is_behind(self) -> bool:
@@ -76,7 +80,11 @@ class MLflowLog:
     @property
     def uri(self) -> str:
         """The URL of the database or of the server that has the runs."""
-        return self._store.uri
+        return store_uri(self._root)
+
+    @cached_property
+    def _store(self) -> RunStore:
+        return RunStore(self._root)
 
     def open_study(
         self,
@@ -336,7 +344,7 @@ class MLflowLog:
     def _close_at_exit(self) -> None:
         raised = getattr(sys, "last_value", None) is not None
         study = self._followed
-        with contextlib.suppress(TrackingError):
+        try:
             if self._opened is None and study is not None and self._behind:  # locked until now
                 uuid = str(study.user_attrs.get("sat:uuid", study.study_name))
                 self.open_study(self._study_name or study.study_name, uuid)
@@ -344,6 +352,14 @@ class MLflowLog:
                 if self._behind and study is not None:
                     self.catch_up(study)
                 self.close_study("FAILED" if raised else "FINISHED")
+        except TrackingError as error:
+            if self._behind:
+                warnings.warn(
+                    f"{error.what}; the trials that MLflow lacks are in the study, and the next "
+                    "process that logs it logs them",
+                    SatOptunaWarning,
+                    stacklevel=2,
+                )
 
 
 def _scheme_of(trial: "FrozenTrial") -> str:

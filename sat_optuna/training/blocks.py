@@ -12,7 +12,6 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sat_optuna.attention.stage import Attend
 from sat_optuna.backbones.view import BlockView
@@ -26,6 +25,9 @@ __all__ = ["BlockSteps"]
 # Stage, block within it, choice, and whether a block before in this stage carries the same
 # recurrent kind, whose state this one takes up.
 _Key: TypeAlias = tuple[int, int, int, bool]
+
+# From logits (N, classes) and labels (N,) to the loss and the number of hits, both ().
+Judge: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 _STEM, _HEAD = (-1, 0, 0, False), (-2, 0, 0, False)
 
 
@@ -47,7 +49,7 @@ class BlockSteps:
             its learning rate in a tensor.
         momentum: returns the tensors that it keeps.
         arithmetic: float32 or bfloat16; the batches are in its memory format.
-        smoothing: of the labels.
+        judge: from logits and labels to the loss and the number of images classified right.
     """
 
     def __init__(
@@ -56,10 +58,10 @@ class BlockSteps:
         optimizer: torch.optim.Optimizer,
         momentum: Callable[[], Iterable[Tensor]],
         arithmetic: Arithmetic,
-        smoothing: float,
+        judge: Judge,
     ) -> None:
         self._net, self._optimizer, self._momentum = net, optimizer, momentum
-        self._arithmetic, self._smoothing = arithmetic, smoothing
+        self._arithmetic, self._judge = arithmetic, judge
         self._parameters = [p for p in net.parameters() if p.requires_grad]
         self._batch: tuple[Tensor, Tensor] | None = None  # where images and labels are copied to
         self._places: tuple[int, ...] = ()
@@ -96,7 +98,7 @@ class BlockSteps:
 
     def _record(self, x: Tensor, labels: Tensor) -> None:
         self._passes = self._pieces = None
-        pieces = _Pieces(self._net, x, labels, self._arithmetic, self._smoothing, self._parameters)
+        pieces = _Pieces(self._net, x, labels, self._arithmetic, self._judge, self._parameters)
         self._passes = recorded(
             partial(_Passes, pieces, self._optimizer),
             device=x.device,
@@ -235,7 +237,7 @@ class _Pieces:
         x: Tensor,
         labels: Tensor,
         arithmetic: Arithmetic,
-        smoothing: float,
+        judge: Judge,
         parameters: Sequence[Tensor],
     ) -> None:
         self.gradients = {
@@ -257,8 +259,7 @@ class _Pieces:
 
         def head(features: Tensor) -> Sequence[Sequence[Tensor]]:
             logits = net.view.head(features)
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-            return ((loss, (logits.detach().argmax(1) == labels).sum()),)
+            return (judge(logits, labels),)
 
         joint = _Joint()
         self._add(_STEM, stem, (), (joint,))

@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from os import PathLike
@@ -27,7 +27,14 @@ from sat_optuna.data.images import check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
 from sat_optuna.device import memory_for
-from sat_optuna.errors import CheckpointError, DataError, SatOptunaWarning, TrainingError
+from sat_optuna.errors import (
+    CheckpointError,
+    DataError,
+    SatOptunaError,
+    SatOptunaWarning,
+    TrainingError,
+    one_line,
+)
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.scheme import Scheme
 from sat_optuna.seeds import generator_for, seeded
@@ -264,6 +271,26 @@ def fit_together(trainings: Iterable[Training]) -> tuple[tuple[EpochRecord, ...]
     return tuple(tuple(loop.history) for loop in loops)
 
 
+@contextlib.contextmanager
+def _refusing_single(images: int) -> Iterator[None]:
+    """Raise what torch says of a batch of one image as an error of ours.
+
+    BatchNorm of a single value a channel has no variance.
+
+    Raises:
+        DataError: the batch has one image, and the network cannot be trained on it.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if images > 1 or isinstance(error, SatOptunaError):
+            raise
+        raise DataError(
+            f"the network cannot be trained on a batch of one image ({one_line(error)}); choose "
+            "train.batch = 2 at least, or drop_last=True of a DataLoader"
+        ) from error
+
+
 class _Loop:
     """One training: network, step and what they need."""
 
@@ -348,7 +375,8 @@ class _Loop:
                 step = epoch * self.per_epoch + taken
                 rate = learning_rate(self.config, step=step, steps=self.steps)
                 scheme = self.draw(step) if self.draw else None
-                loss, hits = self.step(x, labels, rate=rate, scheme=scheme)
+                with _refusing_single(len(x)):
+                    loss, hits = self.step(x, labels, rate=rate, scheme=scheme)
                 loss_sum += loss
                 right += hits
                 taken += 1

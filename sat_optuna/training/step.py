@@ -247,7 +247,7 @@ class TrainingStep:
             self._optimizer,
             lambda: this.momentum().values(),
             self.arithmetic,
-            self._smoothing,
+            lambda logits, labels: (this.loss(logits, labels), this.hits(logits, labels)),
         )
 
     def __call__(
@@ -284,16 +284,24 @@ class TrainingStep:
     def _step(self, x: Tensor, labels: Tensor, scheme: Scheme | None) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, self.arithmetic.dtype, enabled=self._mixed):
             logits = self._forward(x) if scheme is None else self.net(x, scheme)
-            loss = self._task.loss(logits, labels, reduction="mean", **self._options)
+            loss = self.loss(logits, labels)
         # None, not zero: a module that a scheme leaves out gets no decay and no momentum step. In
         # a static step a module has a gradient at every step or at none.
         self._optimizer.zero_grad(set_to_none=self._static is None)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self._optimizer)
         self.scaler.update()
+        return loss.detach(), self.hits(logits, labels)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch, with the smoothing and the weights of the classes."""
+        return self._task.loss(logits, labels, reduction="mean", **self._options)
+
+    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the number of images classified right, 0 in a task without labels."""
         if self._task.targets != "labels":
-            return loss.detach(), torch.zeros((), dtype=torch.int64, device=self.device)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+            return torch.zeros((), dtype=torch.int64, device=self.device)
+        return (logits.detach().argmax(1) == labels).sum()
 
     def _forward(self, x: Tensor) -> Tensor:
         """Return the logits of a network that takes no scheme, compiled where that is asked."""

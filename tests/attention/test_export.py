@@ -44,7 +44,10 @@ class Alone(nn.Module):
 
 
 @pytest.mark.parametrize("kind", OURS)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "layout",
+    [torch.contiguous_format, pytest.param(torch.channels_last, marks=pytest.mark.slow)],
+)
 def test_torch_export_gives_the_same_bits_at_any_batch(kind, layout):
     chain = stirred_module(Chain(kind)).eval()
     x = images(3, shape=(8, 7, 7)).contiguous(memory_format=layout)
@@ -54,7 +57,9 @@ def test_torch_export_gives_the_same_bits_at_any_batch(kind, layout):
         assert torch.equal(exported(x), chain(x))
 
 
-@pytest.mark.parametrize("side", [3, 7, 8])
+@pytest.mark.parametrize(
+    "side", [7, *(pytest.param(side, marks=pytest.mark.slow) for side in (3, 8))]
+)
 def test_onnx_knows_the_pyramid_of_sides_that_4_does_not_divide(side, tmp_path):
     with seeded("export"):
         module = Alone(SPA(8)).eval()

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import inspect
+import os
 import pickle
 import re
 import subprocess
@@ -28,6 +29,7 @@ from sat_optuna.errors import UnknownName
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.ticket import AttentionSpec
+from tests import forks
 from tests.networks import images, tiny_supernet
 
 every_name = pytest.mark.parametrize("name", TIMM_NAMES)
@@ -185,9 +187,8 @@ def test_a_network_with_it_is_loaded_in_another_process(tmp_path):
         "assert torch.equal(saved(x), wanted) and torch.equal(pickled(x), wanted); "
         "print(len(list(saved.modules())), len(list(pickled.modules())))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
-    )
+    done = forks.python("-c", code, cwd=tmp_path, env=os.environ)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == 2 * [str(len(list(ticket.modules())))]
 
 

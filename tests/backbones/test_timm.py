@@ -27,19 +27,20 @@ from tests.backbones.walking import (
 )
 from tests.networks import images, stirred_module
 
-# Small members of each family, among them every option of its blocks and stems.
+# Small members of each family, among them every option of its blocks and stems. Those that have no
+# part of their own are slow.
 NAMES = (
     "test_resnet",  # resnet: basic and bottleneck blocks
     "resnet18",
     "resnet26t",  # three convolutions in the stem, average pooling in the shortcut
-    "resnext50_32x4d",
+    pytest.param("resnext50_32x4d", marks=pytest.mark.slow),
     "resnet50_gn",
     "resnetblur18",
     "resnetrs50",  # convolution for pooling in the stem
     "seresnet18",
     "ecaresnet26t",
     "resnetv2_18",  # resnetv2
-    "resnetv2_50t",
+    pytest.param("resnetv2_50t", marks=pytest.mark.slow),
     "resnetv2_50x1_bit",  # standardised convolutions, group norm
     "regnetx_002",  # regnet
     "regnety_002",
@@ -48,7 +49,7 @@ NAMES = (
     "convnext_atto",  # convnext
     "convnext_atto_ols",
     "convnext_zepto_rms",
-    "convnext_tiny",
+    pytest.param("convnext_tiny", marks=pytest.mark.slow),
     "convnextv2_atto",
     "test_convnext3",
     "mobilenetv3_small_050",  # mobilenetv3

@@ -15,13 +15,14 @@ from sat_optuna.seeds import seeded
 from tests.backbones.walking import assert_walk_is_forward, same, slots
 from tests.networks import images, stirred_module
 
+# Those that have no part of their own are slow.
 NAMES = (
     "resnet18",
-    "resnet34",
+    pytest.param("resnet34", marks=pytest.mark.slow),
     "resnet50",
-    "resnet101",
+    pytest.param("resnet101", marks=pytest.mark.slow),
     "resnext50_32x4d",
-    "wide_resnet50_2",
+    pytest.param("wide_resnet50_2", marks=pytest.mark.slow),
 )
 RGB = (3, 64, 64)
 

@@ -1,4 +1,4 @@
-"""The table of differences: complete, resumable, and on ResNet-50 in the slow tests."""
+"""The table of differences: complete, and resumable."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from sat_optuna.cli.console import Console
 from sat_optuna.errors import UnknownName
 from sat_optuna.export import SUFFIXES
 from sat_optuna.export.write import export_ticket
-from tests.networks import OURS
 
 if TYPE_CHECKING:
     from sat_optuna.events import Event
@@ -94,13 +93,3 @@ def test_the_command_prints_differences_that_can_be_read(tmp_path):
 def test_an_unknown_module_is_named():
     with pytest.raises(UnknownName, match=r"'sse'.*did you mean 'se'"):
         bench_export("resnet20", modules=["sse"], side=8)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", OURS)
-def test_every_module_on_resnet50(kind):
-    rows = bench_export("resnet50", modules=[kind], side=224)["rows"]
-    assert len(rows) == 9
-    assert {row["difference"] for row in rows if row["format"] != "onnx"} == {0.0}
-    assert max(row["difference"] for row in rows) < 1e-5

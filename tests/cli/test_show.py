@@ -117,7 +117,8 @@ def test_one_json_document_holds_the_ticket_and_the_costs(path, timed):
     assert list(counts) == ["params", "macs", "elementwise"]
     assert counts["params"]["share_of_full"] < 1
     without = json.loads(show(str(path), "--format", "json", "--no-latency").stdout)
-    assert without["costs"] == {"counts": counts}
+    fulls = {"se": {what: row["full"] for what, row in counts.items()}}
+    assert without["costs"] == {"counts": counts, "fulls": fulls}
 
 
 @pytest.mark.parametrize(("bit", "share"), [("0", "0.00"), ("1", "1.00")])
@@ -126,6 +127,8 @@ def test_plain_and_full_are_tickets_too(tmp_path, timed, bit, share):
     path = ticket_of(tiny_supernet(), scheme).save(tmp_path / "ticket.json")
     printed = show(str(path)).stdout
     assert cells(printed, "parameters")[-1].strip() == share
+    assert ("no block carries attention" in printed) == (bit == "0")
+    assert "full of" not in printed  # of one kind there is one full
     assert cells(printed, "latency, ms a batch")[-1].strip() == f"{share} ({share} to {share})"
 
 
@@ -144,6 +147,12 @@ def test_of_several_kinds_full_is_the_first_and_a_shared_module_counts_once(tmp_
     printed = show(str(path)).stdout
     assert "[SE ] [ · ]" in printed
     assert "full is DIA in every block" in printed
+    other = CostModel(net, SHAPE).cost(Scheme.uniform((2, 3, 1), 2))
+    said = f"full of SE: {other.params:,} parameters, {other.macs:,} multiply-adds an image, "
+    assert said in printed
+    found = json.loads(show(str(path), "--no-latency", "--format", "json").stdout)
+    assert list(found["costs"]["fulls"]) == ["dia", "se"]
+    assert found["costs"]["fulls"]["dia"]["params"] == found["costs"]["counts"]["params"]["full"]
     cost = measure(materialise(net, Scheme.parse("20-011-2")), SHAPE)
     assert cells(printed, "parameters")[1].strip() == f"{cost.params:,}"
 

@@ -1,12 +1,18 @@
 """`sat-optuna trials` and `doctor` while another process holds a trial, and after its death."""
 
+import csv
 import json
 import subprocess
 import sys
 
 import pytest
 
+from sat_optuna.config.config import StudyConfig
+from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.search.storage import open_storage
+from sat_optuna.search.study import build_sampler, create_study, run_trials
 from tests import forks
+from tests.cli.test_commands import run
 from tests.studies import environment, make_study, sat_optuna
 
 SEARCH = """
@@ -76,6 +82,29 @@ def test_trials_names_a_held_trial_with_those_that_wait(held):
     assert done.stderr == (
         "DEAD trials [2] are finished under their numbers by: sat-optuna search tiny\n"
     )
+
+
+def test_trials_says_why_a_trial_failed(tmp_path, monkeypatch):
+    """Three values that are none of a block, of other types, and one that is."""
+    monkeypatch.chdir(tmp_path)
+    db = make_study(tmp_path) / "study.db"
+    sampler = build_sampler("random", seed=0, batch=4)
+    study = create_study(open_storage(db), "tiny", config=StudyConfig(), sampler=sampler)
+    for value in (1, "sge", 0.5, "se"):
+        study.enqueue_trial({"s1.b00": value})
+    with pytest.warns(SatOptunaWarning, match="becomes FAIL"):
+        run_trials(study, lambda _: 1.0, trials=4, batch=4, stages=(2,), kinds=("se",))
+    table = run("trials", "tiny").stdout.splitlines()
+    rows = json.loads(run("trials", "tiny", "--format", "json").stdout)
+    listed = list(csv.DictReader(run("trials", "tiny", "--format", "csv").stdout.splitlines()))
+    for number, value in enumerate(("1", "'sge'", "0.5")):
+        error = rows[number]["error"]
+        assert value in error
+        assert "s1.b00" in error
+        assert listed[number]["error"] == error
+        assert table[-3 + number] == f"trial {number} is FAIL: {error}"
+    assert rows[3]["error"] is None
+    assert len(table) == 1 + 4 + 3
 
 
 @pytest.mark.slow

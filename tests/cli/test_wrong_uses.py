@@ -101,6 +101,20 @@ USES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, str]] = {
     "trials before a search": (nothing, ("trials", "tiny"), 1, "no search was run yet"),
     "a report before a search": (nothing, ("report", "tiny"), 1, "no search was run yet"),
     "a ticket before a search": (nothing, ("ticket", "tiny"), 1, "no search was run yet"),
+    "a front before a search": (nothing, ("ticket", "tiny", "--front"), 1, "no search was run"),
+    "a trial and the front": (
+        nothing, ("ticket", "tiny", "--front", "--trial", "1"), 2, "give one of them"
+    ),
+    "a share of no latency": (
+        toml("trials = 9", "max_latency_share = 0"), ("run", "tiny"), 1, "write at least 0.01"
+    ),
+    "an objective like no other": (
+        toml("trials = 9", 'objectives = ["accuracy", "speed"]'), ("run", "tiny"), 1, "has 'speed'"
+    ),
+    "a setting of another sampler": (
+        toml("trials = 9", 'sampler = "tpe"\nsampler_settings = { population_size = 9 }'),
+        ("run", "tiny"), 1, "has 'population_size', which sampler 'tpe' does not take"
+    ),
     "a retraining before a search": (nothing, ("retrain", "tiny"), 1, "no search was run yet"),
     "a search before pretraining": (
         nothing, ("search", "tiny", "--no-mlflow"), 1, "has 0 of 2 epochs; run: sat-optuna pretr"

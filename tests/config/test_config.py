@@ -111,6 +111,10 @@ DECIDES = {
     "search.trials": (),
     "search.timeout": (),
     "search.metric": ("search", "retrain"),
+    "search.epochs": (),  # these by objective "train" alone
+    "search.start": (),
+    "search.pruner": (),
+    "search.replicates": (),
     "search": ("search",),
     "retrain.seeds": (),
     "retrain.workers": (),
@@ -139,6 +143,51 @@ def test_compiling_decides_a_search_that_trains_in_its_trials():
     assert differences(decided(one, "search"), decided(other, "search")) == (
         "train.compile: False is stored, True is given",
     )
+
+
+@pytest.mark.parametrize(
+    ("search", "unread"),
+    [
+        (SearchConfig(), {"search.epochs", "search.start", "search.pruner", "search.replicates"}),
+        (
+            SearchConfig(objective="train"),
+            {
+                "pretrain.epochs",
+                "pretrain.connect",
+                "pretrain.draws",
+                "search.calibration",
+                "search.calibration_chunk",
+                "search.recalibrate",
+            },
+        ),
+        (
+            SearchConfig(objective="train", start="supernet"),
+            {"search.calibration", "search.calibration_chunk", "search.recalibrate"},
+        ),
+    ],
+    ids=["supernet", "train", "train from the supernet"],
+)
+def test_what_an_objective_does_not_read_decides_nothing(search, unread):
+    """Nor does it where an earlier version has stored it."""
+    config = StudyConfig(search=search)
+    free = set()
+    for section, key, default in KEYS:
+        name = f"{section}.{key}"
+        if section not in ("pretrain", "search") or key in ("objective", "trials", "timeout"):
+            continue
+        if name == "search.start" and search.objective == "train":
+            continue  # decides what is read
+        value = getattr(getattr(changed(section, key, default), section), key)
+        other = replace(config, **{section: replace(getattr(config, section), **{key: value})})
+        one = decided(config, "search")
+        if fingerprint(other, "search") == fingerprint(config, "search"):
+            free.add(name)
+            assert differences({**one, name: value}, one) == ()
+        else:
+            assert differences({**one, name: value}, one) != ()
+        same = decided(other, "scores") == decided(config, "scores")
+        assert same == (name in DECIDES)  # scores of the supernet are those of the first objective
+    assert free == unread
 
 
 def test_differences_show_both_values_and_what_is_in_one_alone():

@@ -62,7 +62,10 @@ def test_the_example_gives_the_configuration_it_says():
     assert config == replace(StudyConfig(), network=network)
 
 
-@pytest.mark.parametrize("sampler", ["policy", "paper", "tpe", "random", "nsga2"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["policy", "paper", "tpe", "random", "nsga2", "gp", "brute-force", "optunahub:catcmawm"],
+)
 @pytest.mark.parametrize("objective", ["supernet", "train"])
 def test_every_sampler_goes_with_every_objective(sampler, objective):
     text = EXAMPLE.replace('"policy"', f'"{sampler}"').replace('"supernet"', f'"{objective}"')
@@ -119,8 +122,8 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         ("sed = 1", "unknown key 'sed'; did you mean 'seed'?"),
         (
             "colour = 1",
-            "unknown key 'colour'; known: "
-            "seed, threads, data, network, attention, train, pretrain, search, retrain, plugins",
+            "unknown key 'colour'; known: seed, threads, data, task, network, attention, train, "
+            "pretrain, search, retrain, plugins",
         ),
         ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),
@@ -157,7 +160,8 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         (
             '[search]\nsampler = "polcy"',
             "search.sampler is 'polcy'; did you mean 'policy'? "
-            "choose one of: 'policy', 'paper', 'tpe', 'random', 'nsga2'",
+            "choose one of: 'policy', 'paper', 'tpe', 'random', 'nsga2', 'gp', 'brute-force', "
+            "'optunahub:NAME'",
         ),
         (
             '[train]\nprecision = "int8"',
@@ -304,6 +308,77 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             "search.pruner is 'median' with objective = 'supernet', which scores in one step; "
             "choose objective 'train' or pruner 'none'",
         ),
+        ("[search]\nmax_latency_share = 0", "search.max_latency_share is 0; write at least 0.01"),
+        (
+            "[search]\nmax_latency_share = 1.5",
+            "search.max_latency_share is 1.5; write at most 1.0",
+        ),
+        ("[search]\nmax_latency_ms = -1", "search.max_latency_ms is -1; write at least 0.0"),
+        ("[search]\nlatency_batch = 0", "search.latency_batch is 0; write at least 1"),
+        (
+            "[search]\nmax_latency_ms = 4\nmax_latency_share = 0.5",
+            "search.max_latency_ms is 4.0 and search.max_latency_share 0.5, two limits of one "
+            "thing; set one of them",
+        ),
+        (
+            '[search]\nsampler = "nsga2"\nmax_latency_share = 0.5',
+            "search.max_latency_share is set with sampler = 'nsga2', which knows no limits; "
+            "choose sampler 'policy' or 'paper'",
+        ),
+        (
+            '[search]\nobjectives = ["accuracy", "latency"]',
+            "search.objectives has 'latency'; did you mean 'latency_ms'? known: accuracy, "
+            "latency_ms, params, macs",
+        ),
+        (
+            '[search]\nobjectives = ["accuracy"]',
+            "search.objectives is ['accuracy']; name accuracy and one or more of latency_ms, "
+            "params, macs, or leave it empty, for one reward",
+        ),
+        (
+            '[search]\nobjectives = ["params", "macs"]',
+            "search.objectives is ['params', 'macs']; name accuracy and one or more of "
+            "latency_ms, params, macs, or leave it empty, for one reward",
+        ),
+        (
+            '[search]\nobjectives = ["accuracy", "macs", "macs"]',
+            "search.objectives is ['accuracy', 'macs', 'macs']; name each objective once",
+        ),
+        (
+            '[search]\nobjectives = "accuracy"',
+            "search.objectives is 'accuracy'; write a list of texts",
+        ),
+        (
+            '[search]\nobjective = "train"\npruner = "median"\nobjectives = ["accuracy", "macs"]',
+            "search.pruner is 'median' with objectives, of which Optuna prunes none; choose "
+            "pruner 'none', or leave objectives empty",
+        ),
+        (
+            '[search]\nobjective = "train"\nreplicates = 2\nobjectives = ["accuracy", "macs"]',
+            "search.replicates is 2 with objectives, and a front is of schemes that are measured "
+            "once; leave one of the two out",
+        ),
+        (
+            "[search]\nsampler_settings = { warmup = 3 }",
+            "search.sampler_settings is set with sampler = 'policy', which takes none from "
+            "study.toml; leave it out, or choose one of Optuna's samplers",
+        ),
+        (
+            '[search]\nsampler = "tpe"\nsampler_settings = { a = [1] }',
+            "search.sampler_settings is {'a': [1]}; write a table of finite numbers, texts, true "
+            "or false such as { name = 20 }",
+        ),
+        (
+            '[search]\nsampler = "cmaes"',
+            "search.sampler is 'cmaes'; CMA-ES knows no categorical parameters, and Optuna's "
+            "would draw each block at random; choose another, such as 'nsga2' or "
+            "'optunahub:catcmawm'",
+        ),
+        (
+            '[search]\nsampler = "optunahub:"',
+            "search.sampler is 'optunahub:'; choose one of: 'policy', 'paper', 'tpe', 'random', "
+            "'nsga2', 'gp', 'brute-force', 'optunahub:NAME'",
+        ),
     ],
 )
 def test_a_fault_is_one_sentence(text, said):
@@ -423,6 +498,7 @@ SETTINGS = st.dictionaries(
     seeds=st.lists(st.integers(0, 2**62), min_size=3, max_size=12, unique=True),
     blocks=st.lists(st.integers(1, 40), max_size=4),
     plugins=st.lists(TEXTS, max_size=2),
+    sampler=SETTINGS,
     kinds=st.dictionaries(
         TEXTS.filter(lambda name: name not in ("kinds", "se")),
         st.tuples(st.sampled_from(SHARINGS), SETTINGS),
@@ -431,7 +507,7 @@ SETTINGS = st.dictionaries(
     ),
 )
 def test_any_configuration_survives_being_written_and_read(
-    root, lr, seeds, blocks, plugins, kinds
+    root, lr, seeds, blocks, plugins, sampler, kinds
 ):
     default = StudyConfig()
     specs = (
@@ -444,6 +520,7 @@ def test_any_configuration_survives_being_written_and_read(
         network=replace(default.network, blocks=tuple(blocks)),
         attention=AttentionConfig(tuple(specs)),
         train=replace(default.train, lr=lr),
+        search=replace(default.search, sampler="tpe", sampler_settings=sampler),
         retrain=replace(default.retrain, seeds=tuple(seeds)),
         plugins=replace(default.plugins, modules=tuple(plugins)),
     )

@@ -1,6 +1,7 @@
 """The README's Python blocks run as they stand, on fewer steps."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import timm
 import torch
 from PIL import Image
 
+from sat_optuna.config.reader import parse_config
 from sat_optuna.data.mnist5k import packaged_file
 from tests import forks
 from tests.studies import environment, make_study, sat_optuna
@@ -19,12 +21,16 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-RECIPE, FOLDED, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA = blocks("python")
-FOLDER, PLUGIN = blocks("toml")
+RECIPE, FOLDED, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA, METRIC = blocks("python")
+FOLDER, UNBALANCED, FASTER, PLUGIN, OWN_METRIC = blocks("toml")
 
 
 def run(code, cwd):
     return forks.python("-c", code, cwd=cwd, env=environment())
+
+
+def parsed(text):
+    return parse_config(tomllib.loads(text), source="README.md", known={}).search
 
 
 SMALL = """
@@ -64,6 +70,15 @@ def test_a_folder_of_images_comes_to_a_report(tmp_path, photos):
     assert "china 15, flower 15" in said
     sat_optuna("run", "photos", cwd=tmp_path)
     assert (folder / "report.md").exists()
+
+
+def test_each_way_to_a_faster_network_is_a_study_without_a_fault():
+    lines = FASTER.splitlines()
+    assert lines[0] == "[search]"
+    ways = [parsed(f"[search]\n{line.removeprefix('# ')}") for line in lines[1:]]
+    assert [way.max_latency_share for way in ways] == [0.5, 1.0, 1.0]
+    assert [way.max_latency_ms for way in ways] == [0.0, 12.0, 0.0]
+    assert [way.objectives for way in ways] == [(), (), ("accuracy", "latency_ms")]
 
 
 @pytest.mark.slow
@@ -131,3 +146,20 @@ def test_run_it_and_test_it_are_one_line_each(heading):
     first = re.search(r"```\w*\n(.*?)```", section, flags=re.DOTALL)
     assert first is not None
     assert len(first.group(1).strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_unbalanced_classes_are_three_keys_and_a_metric_of_ones_own_a_few_lines(tmp_path):
+    assert sum("=" in line for line in UNBALANCED.splitlines()) == 3
+    assert len(METRIC.splitlines()) <= 30
+    for name, text in (("unbalanced", UNBALANCED), ("kappa", OWN_METRIC)):
+        small = re.sub(r"\[search\]\n", "", SMALL)  # the table is the recipe's own
+        keys = "\n".join(["", *re.findall(r"^(?:trials|calibration) = \d+$", SMALL, re.MULTILINE)])
+        small = small.replace(keys, "")
+        text = text.replace("[search]", "[search]" + keys)
+        folder = make_study(tmp_path, name, text + "[data]\nlimit = 60\n" + small)
+        (folder / "my_metric.py").write_text(METRIC)
+        sat_optuna("pretrain", name, cwd=tmp_path)
+        said = sat_optuna("search", name, cwd=tmp_path).stderr
+        metric = {"unbalanced": "balanced accuracy", "kappa": "kappa"}[name]
+        assert f"distinct values of {metric}, " in said

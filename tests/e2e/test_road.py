@@ -36,6 +36,11 @@ def road(tmp_path_factory):
     return project, folder, printed
 
 
+@pytest.fixture(scope="module")
+def rows(road):
+    return trials(road[0])
+
+
 def test_a_fresh_clone_trains_searches_and_retrains(road):
     _, folder, printed = road
     for step in ("pretrain: 2 epochs", "search: 9 trials now", "retrain: ", "report: "):
@@ -59,9 +64,8 @@ def test_a_fresh_clone_trains_searches_and_retrains(road):
     assert (folder / "report.md").read_text() != (COMMITTED / "report.md").read_text()
 
 
-def test_trials_are_one_json_document(road):
-    project, folder, _ = road
-    rows = trials(project)
+def test_trials_are_one_json_document(road, rows):
+    _, folder, _ = road
     assert [row["number"] for row in rows] == list(range(9))
     for row in rows:
         scheme = Scheme.parse(row["scheme"], stages=(2, 2, 2), kinds=1)
@@ -75,10 +79,10 @@ def test_trials_are_one_json_document(road):
     ]
 
 
-def test_tickets_hold_ticket_and_controls_with_the_same_seeds(road):
-    project, folder, _ = road
+def test_tickets_hold_ticket_and_controls_with_the_same_seeds(road, rows):
+    _, folder, _ = road
     tickets = {role: Ticket.load(folder / "tickets" / f"{role}.json") for role in ROLES}
-    best = max(trials(project), key=lambda row: row["reward"])
+    best = max(rows, key=lambda row: row["reward"])
     assert str(tickets["ticket"].scheme) == best["scheme"]
     assert tickets["ticket"].trial == best["number"]
     assert [s.value for s in tickets["ticket"].scores if s.split == "valid"] == [best["accuracy"]]
@@ -142,7 +146,7 @@ def test_a_second_run_does_no_step_again_and_imports_no_torch(road):
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
 
 
-def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road):
+def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road, rows):
     project, folder, _ = road
     from mlflow import MlflowClient
 
@@ -160,14 +164,14 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road):
     (own,) = (run for run in runs if run.info.run_id == tickets[0].mlflow_run)
     assert own.data.tags["scheme"] == str(tickets[0].scheme)
     by_scheme = {r.data.tags["scheme"] for r in runs if r.data.tags["sat.kind"] == "trial"}
-    assert by_scheme == {row["scheme"] for row in trials(project)}
+    assert by_scheme == {row["scheme"] for row in rows}
     names = {path.name for path in (project / "mlruns").iterdir()}
     assert names <= {"mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "artifacts"}
 
 
-def test_the_random_control_draws_for_itself(road):
-    project, folder, _ = road
-    own = [row["scheme"] for row in trials(project)]
+def test_the_random_control_draws_for_itself(road, rows):
+    _, folder, _ = road
+    own = [row["scheme"] for row in rows]
     random = load_study(open_storage(folder / "study.db"), "tiny.random")
     drawn = [trial.user_attrs["scheme"] for trial in random.trials]
     assert len(drawn) == len(own)
@@ -190,7 +194,7 @@ def test_the_ticket_command_and_show(road):
     )
 
 
-def test_another_configuration_is_refused_and_nothing_is_lost(road):
+def test_another_configuration_is_refused_and_nothing_is_lost(road, rows):
     project, folder, _ = road
     toml = folder / "study.toml"
     original = toml.read_text()
@@ -201,13 +205,13 @@ def test_another_configuration_is_refused_and_nothing_is_lost(road):
         assert "Traceback" not in message
     finally:
         toml.write_text(original)
-    assert len(trials(project)) == 9
+    assert trials(project) == rows
 
 
-def test_the_test_part_is_read_by_retraining_alone(road):
-    project, folder, _ = road
+def test_the_test_part_is_read_by_retraining_alone(road, rows):
+    _, folder, _ = road
     # The scores of every trial are of the validation part: 60 images, so 100/60 points a step.
-    for row in trials(project):
+    for row in rows:
         assert (row["accuracy"] * 60 / 100) == pytest.approx(round(row["accuracy"] * 60 / 100))
     for path in (folder / "work" / "retrain").glob("*/*.json"):
         result = json.loads(Path(path).read_text())

@@ -214,3 +214,20 @@ def test_networks_of_any_dtype_are_told_apart(tmp_path):
     more[1] = 1
     with pytest.raises(JournalError, match="another weights"):
         Journal(tmp_path / "r.jsonl", evaluator(net, calibration=[]))
+
+
+@pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy"])
+def test_scores_of_a_metric_are_kept_and_are_no_others(tmp_path, metric):
+    net = tiny_supernet(blocks=(1, 1, 1))
+    one = Evaluator(net, IMAGES, calibration=CALIBRATION, chunk=9, metric=metric)
+    path = tmp_path / "r.jsonl"
+    got = score_into(path, one, one.all_schemes())
+    assert Journal(path, one).held == got
+    assert {scheme: result.score for scheme, result in got.items()} == {
+        scheme: score.score(metric) for scheme, score in one.score_all().items()
+    }
+    for other in ("accuracy", "macro_f1"):
+        with pytest.raises(
+            JournalError, match=r"holds results of another (task and )?metric than"
+        ):
+            Journal(path, Evaluator(net, IMAGES, calibration=CALIBRATION, chunk=9, metric=other))

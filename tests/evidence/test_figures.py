@@ -4,12 +4,20 @@ from itertools import product
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from sat_optuna.errors import WriteError
 from sat_optuna.evidence.effects import Effect
-from sat_optuna.evidence.figures import draw_accuracies, draw_blocks, draw_search, draw_ticket
+from sat_optuna.evidence.figures import (
+    draw_accuracies,
+    draw_blocks,
+    draw_front,
+    draw_search,
+    draw_ticket,
+)
 from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import ACCURACY
 
 ACCURACIES = {
     "ticket": [97.1, 97.4, 96.9],
@@ -47,6 +55,22 @@ def accuracies(path, values=ACCURACIES):
     return draw_accuracies(path, values, images=100)
 
 
+def front(path, costs=("latency_ms",)):
+    """A front of two schemes among three trials; the first is the ticket."""
+    objectives = ("accuracy", *costs)
+    rows = {"10": (90.0, 3.0, 30.0), "00": (88.0, 2.0, 20.0), "01": (87.0, 2.5, 25.0)}
+    cut = {name: values[: len(objectives)] for name, values in rows.items()}
+    return draw_front(
+        path,
+        list(cut.values()),
+        {name: cut[name] for name in ("10", "00")},
+        {"plain": cut["00"], "full-se": (90.5, 4.0, 40.0)[: len(objectives)]},
+        objectives=objectives,
+        measure=ACCURACY,
+        ticket="10",
+    )
+
+
 def pixels(path):
     """The picture as (H, W, 4), in 0..1."""
     picture = imread(path)
@@ -61,7 +85,7 @@ def share_of(picture, colour):
     return np.all(np.abs(picture[..., :3] - wanted) < 0.02, axis=-1).mean()
 
 
-@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies])
+@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies, front])
 def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     first, second = draw(tmp_path / "figures" / "one.png"), draw(tmp_path / "two.png")
     assert first == tmp_path / "figures" / "one.png"
@@ -73,7 +97,7 @@ def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     assert len(list(first.parent.iterdir())) == 1
 
 
-@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies])
+@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies, front])
 def test_a_figure_that_cannot_be_written_is_said(tmp_path, draw):
     (tmp_path / "file").write_text("old")
     with pytest.raises(WriteError):
@@ -93,6 +117,26 @@ def test_a_ticket_shows_as_many_coloured_blocks_as_it_has_connections(tmp_path):
 def test_each_kind_has_its_colour(tmp_path):
     picture = pixels(ticket(tmp_path / "two.png", "120-010", ("se", "sge")))
     assert share_of(picture, "#e07a1f") == pytest.approx(2 * share_of(picture, "#1f77b4"), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("0", 1), ("000-000", 1), ("00-00-00", 1), ("1", 0), ("000-100", 0), ("02-00", 0)],
+)
+def test_a_ticket_without_attention_says_so_and_is_no_row_of_dashes(
+    tmp_path, monkeypatch, text, said
+):
+    written = []
+    known = Axes.text
+
+    def noted(axes, x, y, text, **more):
+        written.append(text)
+        return known(axes, x, y, text, **more)
+
+    monkeypatch.setattr(Axes, "text", noted)
+    pixels(ticket(tmp_path / "ticket.png", text, ("se", "sge")))
+    assert written.count("no block carries attention") == said
+    assert written.count("\N{EN DASH}") == (0 if said else text.count("0"))
 
 
 @pytest.mark.parametrize("stages", [(1,), (1, 1), (3, 4, 6, 3), (18, 18, 18)])
@@ -138,3 +182,11 @@ def test_each_kind_at_each_block_has_its_interval(tmp_path):
 def test_equal_accuracies_and_single_ones_are_drawn(tmp_path):
     values = {"ticket": [97.0, 97.0, 97.0], "plain": [97.0]}
     assert share_of(pixels(accuracies(tmp_path / "accuracy.png", values)), "#607d8b") > 0
+
+
+def test_a_front_has_its_line_ticket_plain_and_full_and_a_panel_for_each_cost(tmp_path):
+    one, two = front(tmp_path / "1.png"), front(tmp_path / "2.png", ("latency_ms", "params"))
+    for path in (one, two):
+        for colour in ("#e07a1f", "#607d8b", "#1f77b4", "#22303c"):
+            assert share_of(pixels(path), colour) > 0.0003
+    assert pixels(two).shape[1] > 1.6 * pixels(one).shape[1]

@@ -16,6 +16,7 @@ from sat_optuna.errors import TicketError
 from sat_optuna.evidence.effects import Effect
 from sat_optuna.evidence.report import (
     Blocks,
+    Front,
     OnTest,
     SearchSummary,
     TrialRow,
@@ -24,7 +25,7 @@ from sat_optuna.evidence.report import (
 )
 from sat_optuna.evidence.spread import Part
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import AttentionSpec, Score, Ticket
+from sat_optuna.ticket import AttentionSpec, Measure, Score, Ticket
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -420,3 +421,85 @@ def test_the_same_tickets_give_the_same_files(tmp_path):
     for path in files:
         again = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == again.read_bytes()
+
+
+def test_a_metric_that_is_better_lower_is_read_so_and_nothing_is_said_of_accuracy(tmp_path):
+    loss = Measure("log_loss", "nats", "lower")
+    given = {
+        role: replace(
+            t, scores=tuple(replace(s, value=s.value / 100, measure=loss) for s in t.scores)
+        )
+        for role, t in rewritten(plain=(98.1, 98.5, 97.8), full=(90.1, 90.5, 89.8)).items()
+    }
+    rows = [row._replace(score=row.score and row.score / 100) for row in SEARCH.trials]
+    search = replace(SEARCH, trials=rows, random=rows[:2], measure=loss)
+    text = report(tmp_path, given, search=search)
+    assert "its test log loss is 0.9713 nats (mean of 3 seeds): " in text
+    assert f"{MINUS}0.0100 nats ({MINUS}0.0125 to {MINUS}0.0075) against plain, better;" in text
+    assert "+0.0700 nats (+0.0675 to +0.0725) against full, worse." in text
+    assert "| network | scheme | test log loss nats | n | 95 % interval | balanced % |" in text
+    assert f"| plain | {MINUS}0.0100 | " in text
+    assert "| full | +0.0700 | +0.0675 to +0.0725 | < 0.001 | ticket worse |" in text
+    assert "the lower the better, mean over seeds, with Student's interval over the seeds" in text
+    assert "reward of a scheme: minus the validation log loss in the supernet" in text
+    for word in ("largest class", "Wilson", "Newcombe", "accuracy points", "images right"):
+        assert word not in text
+
+
+def test_tickets_of_several_metrics_are_not_compared(tmp_path):
+    given = tickets()
+    loss = Measure("log_loss", "nats", "lower")
+    scores = tuple(replace(score, measure=loss) for score in given["plain"].scores)
+    given["plain"] = replace(given["plain"], scores=scores)
+    with pytest.raises(
+        TicketError, match=r"^the tickets have test scores of accuracy and log_loss"
+    ):
+        report(tmp_path, given)
+
+
+FRONT = replace(
+    SEARCH,
+    trials=[
+        TrialRow(0, "000-000-000", None, 95.0, values=(95.0, 2.5)),
+        TrialRow(1, "110-010-001", None, 96.3, values=(96.3, 3.0)),
+        TrialRow(2, "111-111-111", None, None, "FAIL"),
+    ],
+    random=[TrialRow(0, "110-010-001", None, 96.3, values=(96.3, 3.0))],
+    front=Front(
+        objectives=("accuracy", "latency_ms"),
+        points={"110-010-001": (96.3, 3.0), "000-000-000": (95.0, 2.5)},
+        references={"plain": (95.0, 2.5), "full": (96.2, 4.25)},
+        random=1,
+    ),
+    latency="a model of 32 schemes; the ticket takes 3.00 ms by it",
+)
+
+
+def test_a_front_is_told_with_plain_full_and_the_rule_that_chose_its_ticket(tmp_path):
+    text = report(tmp_path, search=FRONT, drawn=True)
+    for line in (
+        "| scheme | accuracy | latency_ms | |",
+        "| `110-010-001` | 96.30 | 3.00 | ticket |",
+        "| `000-000-000` | 95.00 | 2.50 |  |",
+        "| `plain` | 95.00 | 2.50 | for comparison |",
+        "| `full` | 96.20 | 4.25 | for comparison |",
+        "![front](figures/front.png)",
+        "- latency of schemes: a model of 32 schemes; the ticket takes 3.00 ms by it",
+    ):
+        assert line in text.splitlines()
+    for words in (
+        "the one with the least latency_ms of those whose accuracy lies within one standard "
+        "error over the 1,000 validation images of the highest",
+        "`sat-optuna ticket quickstart --front` writes a ticket for each",
+        "3 (2 complete, 1 failed), 2 schemes on the front",
+    ):
+        assert words in text
+    assert "figures/search.png" not in text
+    assert "best reward" not in text
+    figures = tmp_path / "quickstart" / "figures"
+    assert (figures / "front.png").exists()
+    assert not (figures / "search.png").exists()
+    rows = (figures / "trials.csv").read_text().splitlines()
+    assert rows[0].endswith("accuracy,objective accuracy,objective latency_ms")
+    assert rows[1] == "policy,0,COMPLETE,000-000-000,,95.0,95.0,2.5"
+    assert rows[3] == "policy,2,FAIL,111-111-111,,,,"

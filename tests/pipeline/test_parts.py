@@ -1,9 +1,14 @@
 """What is checked of a study before anything is trained."""
 
 import pytest
+import torch
 
-from sat_optuna.errors import ConfigError, SatOptunaWarning
+from sat_optuna.attention import ATTENTION
+from sat_optuna.errors import ConfigError, SatOptunaError, SatOptunaWarning
 from sat_optuna.pipeline.folder import nearest_mlruns, open_study
+from sat_optuna.scheme import Scheme
+from sat_optuna.supernet.supernet import Supernet
+from tests.data.formats import write_images
 from tests.studies import STUDY, make_study
 
 
@@ -11,35 +16,63 @@ def checked(project, text):
     return open_study(make_study(project, text=text)).check().stages
 
 
-@pytest.mark.parametrize("backbone", ["timm:regnety_002", "timm:mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "timm:regnety_002",
+        pytest.param("timm:mobilenetv3_small_050", marks=pytest.mark.slow),
+    ],
+)
 def test_attention_on_top_of_a_networks_own_points_to_own(tmp_path, backbone):
     text = f'[network]\nbackbone = "{backbone}"\n'
     words = r'carry attention of their own, and se comes on top of it; .*kinds = \["own"\]'
     with pytest.warns(SatOptunaWarning, match=words):
         checked(tmp_path / "se", text)
     checked(tmp_path / "own", text + '[attention]\nkinds = ["own"]\n')  # of which nothing is said
-    checked(tmp_path / "plain", STUDY)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            ("batch = 32", "batch = 1"),
-            "train.batch = 1 makes a batch of one image, and timm:sk",
-        ),
-        (
-            ("calibration = 32", "calibration = 33\ncalibration_chunk = 16"),
-            "search.calibration = 33 in chunks of 16 makes a batch of one image, and timm:sk",
-        ),
-    ],
-)
-def test_a_module_that_needs_more_than_one_image_is_refused(tmp_path, change, words):
-    text = STUDY + '[attention]\nkinds = ["timm:sk"]\n'
-    assert checked(tmp_path / "well", text) == (2, 2, 2)
-    with pytest.raises(ConfigError, match=words):
-        checked(tmp_path / "ill", text.replace(*change))
-    assert checked(tmp_path / "se", STUDY.replace(*change)) == (2, 2, 2)  # SE needs no BatchNorm
+@pytest.mark.slow
+def test_check_refuses_a_batch_of_one_image_just_where_it_cannot_be_trained_on(tmp_path):
+    """Of all modules that are registered, those of timm too."""
+    kinds = ATTENTION.names()
+    net = Supernet("resnet20", attention=kinds, in_channels=1, classes=2, blocks=(1, 1, 1), seed=0)
+    image, needs = torch.zeros(1, 1, 28, 28), []
+    for choice, kind in enumerate(kinds, start=1):
+        try:
+            net.train()(image, Scheme.uniform(net.stages, choice))
+        except ValueError:
+            needs.append(kind)
+    assert needs == ["timm:sk"]
+    text = "[train]\nbatch = 1\n[network]\nblocks = [1, 1, 1]\n[attention]\nkinds = {}\n"
+    for kind in needs:
+        with pytest.raises(ConfigError, match=rf"train\.batch = 1 makes .*, and {kind} "):
+            checked(tmp_path / kind, text.format(f'["{kind}"]'))
+        enough = text.format(f'["{kind}"]').replace("batch = 1", "batch = 2")
+        assert checked(tmp_path / f"{kind} of two", enough) == (1, 1, 1)
+    rest = [kind for kind in kinds if kind not in needs]
+    assert checked(tmp_path / "rest", text.format(rest)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("data", ["mnist5k", "a folder"])
+def test_a_batch_of_one_image_is_refused_before_anything_is_trained(tmp_path, data):
+    text = STUDY.replace("batch = 32", "batch = 1")
+    if data == "a folder":  # whose images' size is known once they are there
+        write_images(tmp_path, counts={"cat": 4, "dog": 4}, pixels=(32, 32))
+        write_images(tmp_path, counts={"cat": 1, "dog": 1}, pixels=(32, 32), part="test")
+        text = text.replace("limit = 300", f'name = "imagefolder"\nroot = "{tmp_path}"')
+    with_sk = make_study(tmp_path / "sk", text=text + '[attention]\nkinds = ["timm:sk"]\n')
+    for call in (open_study(with_sk).check, open_study(with_sk).pretrain):
+        with pytest.raises(SatOptunaError, match=r"train\.batch = 1 makes .*, and timm:sk needs"):
+            call()
+    assert checked(tmp_path / "se", text) == (2, 2, 2)
+
+
+def test_a_last_calibration_image_alone_is_no_reason_to_refuse(tmp_path):
+    text = STUDY.replace("calibration = 32", "calibration = 33\ncalibration_chunk = 16")
+    study = open_study(make_study(tmp_path, text=text + '[attention]\nkinds = ["timm:sk"]\n'))
+    study.check()
+    study.pretrain()
+    assert study.search(mlflow=False).left == 0
 
 
 FOLDED = STUDY.replace("epochs = 2", "epochs = 2\nconnect = 1.0").replace(

@@ -3,6 +3,7 @@
 One tiny study is run once; each test that changes its folder works on a copy.
 """
 
+import hashlib
 import json
 import multiprocessing
 import re
@@ -230,6 +231,20 @@ def test_what_something_else_decided_is_not_searched_on(copy, change, message):
     } == before
 
 
+def test_what_the_objective_does_not_read_may_change(copy):
+    """Also where an earlier version has noted it as what decided the search."""
+    _, folder = copy
+    edit(folder, "trials = 9", "trials = 9\nepochs = 3\nstart = 'supernet'")
+    assert sat.open_study(folder).search(mlflow=False).new == 0
+    path = folder / "work" / "done" / "search.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "decided": {**record["decided"], "search.epochs": 5}}))
+    assert sat.open_study(folder, trials=10).search(mlflow=False).new == 1
+    edit(folder, "calibration = 32", "calibration = 16")  # which it reads
+    with pytest.raises(StudyError, match=r"search\.calibration: 32 is stored, 16 is given; rest"):
+        sat.open_study(folder).search(mlflow=False)
+
+
 def edit(folder, old, new):
     toml = folder / "study.toml"
     assert old in toml.read_text()
@@ -367,6 +382,52 @@ def test_the_study_of_another_folder_is_not_continued(copy, tmp_path):
     shutil.copy(folder / "study.db", other.db)
     with pytest.raises(StudyError, match="is not the one that was begun here"):
         other.search(mlflow=False)
+
+
+def made_by_report(folder):
+    """Return what the record says that the report made, once it is true of the files."""
+    made = json.loads((folder / "work" / "done" / "report.json").read_text())["made"]
+    for name, digest in made.items():
+        path = folder / name if name == "report.md" else folder / "figures" / name
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, name
+    return made
+
+
+def test_the_picture_of_the_blocks_is_part_of_what_the_report_made(copy):
+    """Gone, it is drawn again as it was; of the trials the report is decided by their results."""
+    _, folder = copy
+    made = made_by_report(folder)
+    assert made.keys() == {
+        "report.md", "ticket.png", "blocks.png", "search.png", "accuracy.png", "trials.csv"
+    }  # fmt: skip
+    assert not sat.open_study(folder).report().new
+    (folder / "figures" / "blocks.png").unlink()
+    assert sat.open_study(folder).report().new
+    assert made_by_report(folder) == made
+    page = (folder / "report.md").read_text()
+    assert "figures/blocks.png" in page
+    assert "| s1.b00 | SE |" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["trials", "enumeration"])
+def test_other_trials_or_scores_draw_the_blocks_anew(copy, change):
+    _, folder = copy
+    before = made_by_report(folder)
+    picture, page = folder / "figures" / "blocks.png", folder / "report.md"
+    drawn, written = picture.read_bytes(), page.read_text()
+    picture.write_bytes(b"an old one")
+    if change == "trials":
+        sat.open_study(folder, trials=10).run(mlflow=False)
+    else:
+        sat.open_study(folder).enumerate()
+        assert sat.open_study(folder).report().new
+    made = made_by_report(folder)  # with the digest of what lies there now
+    assert made.keys() == before.keys()
+    assert (page.read_text() != written) == (change == "trials")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    if change == "trials":
+        assert picture.read_bytes() == drawn  # effects are of all 64 schemes, whatever was tried
 
 
 def test_a_result_that_was_edited_is_made_again(copy):

@@ -25,9 +25,20 @@ KILLED = -9
 NEVER = "-1.0"
 
 
-@pytest.fixture(params=["sqlite", "journal"])
+@pytest.fixture
 def storage(request, tmp_path):
     return f"{request.param}:{tmp_path / 'study.storage'}"
+
+
+# Each storage and each preset; all four pairs of them are in one test or the other.
+one_way, other_way = (
+    pytest.mark.parametrize(
+        ("storage", "preset"),
+        [("sqlite", first), ("journal", second)],
+        indirect=["storage"],
+    )
+    for first, second in (("default", "paper"), ("paper", "default"))
+)
 
 
 def started(*given: str, hashes: int, **more: Any) -> subprocess.Popen[str]:
@@ -62,10 +73,7 @@ def left(storage: str, preset: str) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize(
     "preset",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in ("replicates", "budget") else ())
-        for name in SAMPLERS
-    ],
+    [pytest.param(name, marks=() if name == "default" else pytest.mark.slow) for name in SAMPLERS],
 )
 def test_two_killed_processes_and_a_third_propose_what_one_proposes(tmp_path, preset):
     """Each with other hashes of strings."""
@@ -79,7 +87,7 @@ def test_two_killed_processes_and_a_third_propose_what_one_proposes(tmp_path, pr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", BATCHES)
+@one_way
 def test_two_hundred_trials_are_a_hundred_a_kill_and_a_hundred(storage, preset):
     assert searched(storage, preset, 200, "100.7", hashes=1) == KILLED
     assert left(storage, preset) == [(100, 7)]
@@ -88,7 +96,7 @@ def test_two_hundred_trials_are_a_hundred_a_kill_and_a_hundred(storage, preset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", BATCHES)
+@other_way
 def test_two_hundred_trials_are_three_reopenings(storage, preset):
     assert searched(storage, preset, 50, hashes=1) == 0
     assert searched(storage, preset, 200, f"110.{len(NAMES)}", hashes=2) == KILLED
@@ -127,7 +135,7 @@ def four(storage, preset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", BATCHES)
+@one_way
 def test_four_processes_at_once_have_the_same_policy_at_each_version(storage, preset, four):
     """Digit for digit, and that of a sampler which is shown the finished trials alone."""
     study, batch = open_study(storage, preset), BATCHES[preset]
@@ -157,7 +165,7 @@ def test_four_processes_at_once_propose_no_scheme_twice(storage, preset, four):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", BATCHES)
+@other_way
 def test_a_dead_trial_holds_the_policy_of_all_processes_until_another_finishes_it(
     storage, preset, four
 ):
@@ -243,7 +251,7 @@ def test_a_dead_trial_is_told_by_each_worker_at_its_first_held_up_batch(
     preset, batch, end, tmp_path, caplog
 ):
     """Three fresh workers after a kill: each says which trial it is, and what ends it does."""
-    place = f"sqlite:{tmp_path / 'study.db'}"
+    place = f"journal:{tmp_path / 'study.log'}"
     dead = open_study(place, preset).ask()
     objective(dead)
     optuna.logging.enable_propagation()

@@ -168,7 +168,7 @@ if __name__ == "__main__":
         number, after = rest[1].split(".")
         search(open_study(storage, preset), int(rest[0]), int(number), int(after))
     elif action == "optimize":
-        number = int(rest[0])
-        open_study(storage, preset).optimize(partial(until, number, storage.partition(":")[2]))
+        path = storage.partition(":")[2]
+        open_study(storage, preset).optimize(partial(until, int(rest[0]), path))
     else:
         share(open_study(storage, preset), preset)

@@ -1,11 +1,13 @@
 """Optuna's samplers, seeded by trial number: an interrupted study equals an unbroken one."""
 
+import functools
+
 import optuna
 import pytest
 from optuna.testing.pytest_samplers import BasicSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
-from sat_optuna.errors import UnknownName
+from sat_optuna.errors import StudyError, UnknownName
 from sat_optuna.sampler.storage import SamplerSettingsError
 from sat_optuna.search.baselines import BASELINES, NumberSeededSampler
 
@@ -13,8 +15,12 @@ NAMES = [f"s1.b{i:02}" for i in range(6)]
 KINDS = ("none", "se", "sge")
 
 
+# The GP takes seconds for what the others do at once; the brute-force sampler knows grids alone.
+QUICK = [name for name in BASELINES.names() if name not in ("gp", "brute-force")]
+
+
 class TestConformance(BasicSamplerTestCase):
-    @pytest.fixture(params=BASELINES.names())
+    @pytest.fixture(params=QUICK)
     def sampler(self, request):
         return lambda: NumberSeededSampler(request.param, seed=0)
 
@@ -33,13 +39,14 @@ def proposals(study: optuna.Study) -> list[tuple[str, ...]]:
     return [tuple(t.params[n] for n in NAMES) for t in study.get_trials(deepcopy=False)]
 
 
+@functools.cache
 def unbroken(name: str, trials: int, seed: int = 3) -> list[tuple[str, ...]]:
     study = study_with(name, seed)
     study.optimize(objective, n_trials=trials)
     return proposals(study)
 
 
-@pytest.mark.parametrize("name", BASELINES.names())
+@pytest.mark.parametrize("name", [*QUICK, "brute-force"])
 def test_split_runs_propose_what_one_run_proposes(name):
     study = study_with(name)
     for trials in (7, 20, 33):  # NSGA-II's second generation begins at 50
@@ -49,7 +56,7 @@ def test_split_runs_propose_what_one_run_proposes(name):
     assert unbroken(name, 20, seed=4) != unbroken(name, 20)
 
 
-@pytest.mark.parametrize("name", BASELINES.names())
+@pytest.mark.parametrize("name", [*QUICK, "brute-force"])
 @pytest.mark.parametrize("number", [2, 20, 55])
 def test_a_trial_attached_again_is_drawn_the_same(name, number):
     expected = unbroken(name, 60)
@@ -92,3 +99,66 @@ def test_studies_begun_elsewhere_are_continued():
 def test_unknown_baseline_points_to_the_nearest():
     with pytest.raises(UnknownName, match=r"'tpee'; did you mean 'tpe'.*nsga2, random, tpe"):
         NumberSeededSampler("tpee", seed=0)
+
+
+def asked_in_batches(name, directions, stops, settings):
+    """A study of 8 schemes, asked four at a time; its sampler is made anew at each stop."""
+    study = optuna.create_study(directions=directions)
+    for stop in stops:
+        study.sampler = NumberSeededSampler(name, seed=3, settings=settings)
+        while len(study.trials) < stop:
+            asked = [study.ask() for _ in range(4)]
+            chosen = [[t.suggest_categorical(f"b{i}", KINDS[:2]) for i in range(3)] for t in asked]
+            for trial, kinds in zip(asked, chosen, strict=True):
+                used = kinds.count("se")
+                study.tell(trial, [used % 3, used][: len(directions)])
+    return [tuple(trial.params.values()) for trial in study.trials]
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("tpe", {"n_startup_trials": 4}),
+        ("random", {}),
+        ("nsga2", {"population_size": 4, "mutation_prob": 0.5}),
+        pytest.param(
+            "gp",
+            {"n_startup_trials": 4, "deterministic_objective": True},
+            marks=pytest.mark.slow,
+        ),
+        ("brute-force", {}),
+    ],
+)
+def test_each_sampler_is_a_function_of_history_also_of_several_objectives(
+    name, settings, directions
+):
+    unbroken = asked_in_batches(name, directions, (8,), settings)
+    assert asked_in_batches(name, directions, (4, 8), settings) == unbroken
+    assert len(set(unbroken)) == 8 or name != "brute-force"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("tpe", {"n_startup_trails": 4}, "'n_startup_trails'.*did you mean 'n_startup_trials'"),
+        ("tpe", {"gamma": 4}, "has 'gamma'.* does not take; known: .*n_ei_candidates"),
+        ("gp", {"n_startup_trials": "4"}, "n_startup_trials = '4' to sampler 'gp'; .*type int"),
+        ("nsga2", {"population_size": 1}, "sampler 'nsga2' cannot be made: .*population_size"),
+        ("random", {"x": 1}, "has 'x', .* 'random' does not take; it has none that can be set"),
+        ("brute-force", {"avoid_premature_stop": 1}, "avoid_premature_stop = 1 .*type bool"),
+        ("tpe", {"seed": 4}, "has 'seed'"),
+    ],
+)
+def test_settings_that_a_sampler_does_not_take_are_refused(name, settings, words):
+    with pytest.raises(StudyError, match=words):
+        NumberSeededSampler(name, seed=0, settings=settings)
+
+
+def test_settings_are_part_of_what_a_study_was_begun_with():
+    assert "settings" not in NumberSeededSampler("tpe", seed=0).settings()
+    changed = NumberSeededSampler("tpe", seed=0, settings={"n_startup_trials": 4})
+    study = study_with("tpe", seed=0)
+    study.optimize(objective, n_trials=1)
+    with pytest.raises(SamplerSettingsError, match=r"settings: None, now {'n_startup_trials': 4}"):
+        changed.before_trial(study, study.ask()._get_latest_trial())

@@ -1,6 +1,7 @@
 """Both objectives: what they return, store and report, and that they leave the supernet alone."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from optuna.trial import TrialState
 from torch.utils.data import DataLoader, TensorDataset
 
 from sat_optuna.config.config import TrainConfig
+from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import measure
+from sat_optuna.cost.timing import Estimate
 from sat_optuna.data import load_dataset
 from sat_optuna.data.split import Split
 from sat_optuna.errors import ConfigError, DataError, StudyError
@@ -19,6 +22,7 @@ from sat_optuna.evaluate import calibration_batches, evaluate_network, score_sch
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
 from sat_optuna.search.space import COUNTS_KEY, NETWORK_KEY, ChoiceError
+from sat_optuna.search.tickets import ticket_of
 from sat_optuna.supernet.folding import FoldError
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
@@ -408,3 +412,86 @@ def test_a_trial_that_has_its_choices_already_keeps_them(net, data):
     study.tell(again, objective(again))
     assert study.best_params[NAMES[0]] == first
     assert objective(study.best_trial) == study.best_value
+
+
+def latency_of(net):
+    """A model in which a plain pass takes 4 ms and each SE and DIA adds 0.5 and 2 ms."""
+    added = tuple((Estimate(0.5, 0.4, 0.6), Estimate(2.0, 1.9, 2.1)) for _ in NAMES)
+    return LatencyModel(
+        stages=net.stages,
+        kinds=("se", "dia"),
+        batch=8,
+        rounds=6,
+        runs=9,
+        plain_ms=Estimate(4.0, 3.9, 4.1),
+        increments_ms=added,
+        fresh=0,
+        residual_percent=None,
+    )
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [("accuracy", "latency_ms"), ("macs", "accuracy"), ("accuracy", "params", "latency_ms")],
+)
+@pytest.mark.parametrize("kind", ["supernet", "train"])
+def test_several_objectives_are_the_metric_and_the_costs_in_their_order(
+    net, data, objectives, kind
+):
+    more = {"objectives": objectives, "latency": latency_of(net)}
+    if kind == "train":
+        objective = TrainObjective(net, data, epochs=1, config=CONFIG, **more)
+        single = TrainObjective(net, data, epochs=1, config=CONFIG, sparsity_weight=0.0)
+    else:
+        objective = SupernetObjective(net, data, calibration=32, **more)
+        single = SupernetObjective(net, data, calibration=32, sparsity_weight=0.0)
+    directions = ["maximize" if name == "accuracy" else "minimize" for name in objectives]
+    study = optuna.create_study(directions=directions)
+    study.enqueue_trial(dict(zip(NAMES, ("se", "none", "dia"), strict=True)))
+    study.optimize(objective, n_trials=1)
+    (trial,) = study.trials
+    cost = measure(materialise(net, Scheme.parse("1-0-2")), data.shape)
+    expected = {
+        "accuracy": single(trial_of("se", "none", "dia")[1]),
+        "latency_ms": 6.5,
+        "params": cost.params,
+        "macs": cost.macs,
+    }
+    assert trial.values == [expected[name] for name in objectives]
+    assert {name: trial.user_attrs[name] for name in expected} == expected
+    assert "reward" not in trial.user_attrs
+    assert study.metric_names == list(objectives)
+    assert objective(trial) == tuple(trial.values)  # a trial of no study is scored the same
+    assert ticket_of(study, trial).latency_ms == 6.5
+
+
+def test_objectives_that_cannot_be_are_refused(net, data):
+    build = partial(SupernetObjective, net, data, calibration=32)
+    for given, words in (
+        ({"objectives": ["accuracy", "speed"]}, "objectives has 'speed'; known: accuracy, lat"),
+        ({"objectives": ["accuracy"]}, "name accuracy and one or more of latency_ms, params"),
+        ({"objectives": ["accuracy", "latency_ms"]}, "latency is None; give what fit_latency ret"),
+    ):
+        with pytest.raises(ConfigError, match=f"SupernetObjective: .*{words}"):
+            build(**given)
+    trial = optuna.create_study(directions=["maximize", "maximize"]).ask()
+    for objective, returned, wanted in (
+        (build(objectives=["accuracy", "macs"]), "accuracy, macs", r"'maximize', 'minimize'"),
+        (build(), "one reward", "'maximize'"),
+    ):
+        with pytest.raises(StudyError, match=rf"returns {returned}; .*directions=\[{wanted}\]"):
+            objective(trial)
+
+
+def test_a_study_goes_on_with_its_objectives_and_its_latency_model_alone(net, data):
+    build = partial(SupernetObjective, net, data, calibration=32)
+    two = {"objectives": ["accuracy", "latency_ms"], "latency": latency_of(net)}
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.optimize(build(**two), n_trials=1)
+    other = replace(latency_of(net), plain_ms=Estimate(5.0, 4.9, 5.1))
+    for changed, words in (
+        ({"objectives": ["accuracy", "macs"]}, "objectives"),
+        ({**two, "latency": other}, "latency_model"),
+    ):
+        with pytest.raises(StudyError, match=f"were scored with another {words} than is given"):
+            build(**changed)(study.ask())

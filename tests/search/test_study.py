@@ -29,6 +29,7 @@ from sat_optuna.search.study import (
     run_trials,
 )
 from sat_optuna.search.tickets import best_ticket
+from tests import forks
 
 STAGES = (2, 2, 2)
 
@@ -78,13 +79,8 @@ CHILD = """
 
 
 def search(db, sampler, kill):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(CHILD), str(db), sampler, str(kill)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        check=False,
-    )
+    program = ("-c", textwrap.dedent(CHILD), str(db), sampler, str(kill))
+    return forks.python(*program, cwd=db.parent, env=os.environ)
 
 
 def told(db):

@@ -1,5 +1,6 @@
 """MLflow's log book against a real SQLite store."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 from sat_optuna.errors import SatOptunaError, SatOptunaWarning
 from sat_optuna.processes import is_dead, worker_name
 from sat_optuna.tracking import MLflowLog, TrackingError, stale_runs, store_uri
+from tests import forks
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -270,8 +272,8 @@ log.log_trial(1, scheme="01", state="COMPLETE", value=2.0, params={"s1.b00": "se
 
 
 def killed_in(root: Path, call: str, when: str) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, root, call, when], check=False)
-    assert done.returncode == -signal.SIGKILL
+    done = forks.python("-c", KILLED, str(root), call, when, cwd=root.parent, env=os.environ)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.mark.slow
@@ -538,19 +540,21 @@ def test_a_store_that_takes_nothing_for_a_while_ends_no_search(root, patience):
 
 
 @pytest.mark.slow  # MLflow waits 20 s for the lock
-@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("at", [-1, 0, 1])
 def test_a_locked_store_ends_no_search_from_python(root, at):
-    """Locked when the callback opens its study, or later: the study is logged whole in the end."""
+    """Locked before there is a log, when it opens its study, or later: all is logged at last."""
+    other = sqlite3.connect(root / "mlflow.db", isolation_level=None, check_same_thread=False)
+    if at < 0:
+        other.execute("BEGIN EXCLUSIVE")
     log = MLflowLog(root)
     study = optuna.create_study(study_name="study")
-    other = sqlite3.connect(root / "mlflow.db", isolation_level=None, check_same_thread=False)
 
     def locking(study: optuna.Study, trial: Any) -> None:
         if trial.number == at:
             other.execute("BEGIN EXCLUSIVE")
 
     def letting_go(study: optuna.Study, trial: Any) -> None:
-        if trial.number == at:
+        if trial.number == max(at, 0):
             other.execute("ROLLBACK")
             log.patience, log._try_again = 0.0, 0.0
 
@@ -558,6 +562,39 @@ def test_a_locked_store_ends_no_search_from_python(root, at):
         study.optimize(scored, n_trials=3, callbacks=[locking, log, letting_go])
     other.close()
     assert numbers(root) == ["0", "1", "2"]
+
+
+@pytest.mark.slow  # MLflow waits 20 s for the lock
+@pytest.mark.parametrize("held", ["always", "until the trials are done"])
+def test_what_a_locked_store_lacks_is_logged_at_exit_or_by_the_next_process(root, tmp_path, held):
+    code = """
+import optuna, sys
+from sat_optuna.tracking import MLflowLog
+study = optuna.create_study(study_name="study", storage=sys.argv[2], load_if_exists=True)
+study.optimize(lambda trial: 1.0, n_trials=2, callbacks=[MLflowLog(sys.argv[1])])
+print("done", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code, str(root), f"sqlite:///{tmp_path / 'study.db'}"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with subprocess.Popen(command, text=True, **pipes) as searching:
+            assert searching.stdout is not None
+            assert searching.stdout.readline() == "done\n"
+            if held == "until the trials are done":
+                other.execute("ROLLBACK")
+            _, said = searching.communicate()
+    assert searching.returncode == 0
+    assert "Traceback" not in said
+    assert said.count("database is locked; the search goes on, and its trials are logged l") == 1
+    missing = (
+        "database is locked; the trials that MLflow lacks are in the study, and the next proc"
+    )
+    assert said.count(missing) == (held == "always")
+    if held == "always":
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    assert numbers(root) == [str(number) for number in range(4 if held == "always" else 2)]
 
 
 @pytest.mark.slow  # MLflow waits 20 s for the lock

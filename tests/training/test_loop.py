@@ -237,6 +237,25 @@ def test_pretraining_checks_the_network_before_its_first_step(kind, channels, wo
     assert all(map(torch.equal, before, net.state_dict().values()))
 
 
+@pytest.mark.parametrize("how", ["fit", "pretrain", "the last of a DataLoader"])
+def test_a_batch_of_one_image_that_cannot_be_trained_on_is_one_sentence(how):
+    x, y = torch.rand(5, 3, 8, 8), torch.arange(5) % 2
+    blocks = (1, 1, 1)
+    net = Supernet(
+        "resnet20", attention=("timm:sk",), in_channels=3, classes=2, seed=0, blocks=blocks
+    )
+    plain, one = materialise(net, Scheme.uniform(net.stages, 1)), TrainConfig(batch=1)
+    data = Split.from_arrays(x, y, valid=0.4)
+    loader = DataLoader(TensorDataset(x, y), batch_size=4, shuffle=True)
+    train = {
+        "fit": partial(fit, plain, data.train, config=one),
+        "pretrain": partial(pretrain, net, data, connect=1.0, config=one),
+        "the last of a DataLoader": partial(fit, plain, loader),
+    }
+    with pytest.raises(DataError, match=r"on a batch of one image \(ValueError.*; choose train.b"):
+        train[how](epochs=1, seed=0)
+
+
 def test_settings_of_pretraining_are_checked_before_it_begins():
     with pytest.raises(ConfigError) as caught:
         pretrain(supernet(), images(), epochs=0, seed=0, draws="antithetc", connect=2)
@@ -274,6 +293,7 @@ class TestUserImages:
         )
         fit(other, loader, epochs=1, seed=1, config=replace(CONFIG, batch=3), draw=draw)
         assert_same(weights(net), weights(other))
+        assert record.accuracy is not None
         assert record.accuracy == 100 * round(record.accuracy * 40 / 100) / 40  # of all 40 images
 
     def test_a_training_on_a_dataloader_says_that_it_may_go_on_otherwise(self, tmp_path):

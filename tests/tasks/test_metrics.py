@@ -1,0 +1,347 @@
+"""Metrics of the whole path, tree, chunks and masks among it, beside scikit-learn's own."""
+
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, softmax
+from sklearn import metrics as theirs
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from sat_optuna.data.images import TensorImages
+from sat_optuna.errors import DataError, SatOptunaError, UnknownName
+from sat_optuna.evaluate import Evaluation, Evaluator, SchemeResult, evaluate_network
+from sat_optuna.evidence.enumeration import Enumeration
+from sat_optuna.scheme import Scheme
+from sat_optuna.search.objective import SupernetObjective
+from sat_optuna.supernet.batchnorm import evaluating
+from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.tasks import (
+    METRICS,
+    TASKS,
+    Metric,
+    MetricError,
+    Task,
+    as_metric,
+    build_task,
+    metrics_of,
+)
+from sat_optuna.ticket import ACCURACY
+
+N, CLASSES = 43, 3
+
+# What scikit-learn says of the outputs of a network, (N, outputs), and the targets.
+WANTED = {
+    "accuracy": lambda z, y: 100 * theirs.accuracy_score(y, z.argmax(1)),
+    "balanced_accuracy": lambda z, y: 100 * theirs.balanced_accuracy_score(y, z.argmax(1)),
+    "macro_f1": lambda z, y: 100 * theirs.f1_score(y, z.argmax(1), average="macro"),
+    "auroc": lambda z, y: 100 * theirs.roc_auc_score(y, softmax(z, 1), multi_class="ovr"),
+    "log_loss": lambda z, y: theirs.log_loss(y, softmax(z, 1)),
+    "class_accuracy_1": lambda z, y: (
+        100 * theirs.recall_score(y, z.argmax(1), labels=[1], average="macro")
+    ),
+    "map": lambda z, y: 100 * theirs.average_precision_score(y, expit(z)),
+    "macro_auroc": lambda z, y: 100 * theirs.roc_auc_score(y, expit(z)),
+    "mae": lambda z, y: theirs.mean_absolute_error(y, z[:, 0]),
+    "rmse": lambda z, y: theirs.root_mean_squared_error(y, z[:, 0]),
+    "r2": lambda z, y: theirs.r2_score(y, z[:, 0]),
+}
+# What torch says of the loss, summed over the images.
+LOSSES = {
+    "classification": lambda z, y: torch.nn.CrossEntropyLoss(reduction="sum")(z, y),
+    "multi-label": lambda z, y: torch.nn.BCEWithLogitsLoss(reduction="sum")(z, y) / z.shape[1],
+    "regression": lambda z, y: torch.nn.MSELoss(reduction="sum")(z[:, 0], y),
+}
+
+
+def images_of(targets: str, seed: int = 0) -> TensorImages:
+    chance = torch.Generator().manual_seed(seed)
+    x = torch.rand(N, 2, 8, 8, generator=chance)
+    made = {
+        "labels": torch.randint(0, CLASSES, (N,), generator=chance),
+        "multi-hot": (torch.rand(N, CLASSES, generator=chance) > 0.6).float(),
+        "numbers": torch.rand(N, generator=chance),
+    }
+    return TensorImages(x, made[targets])
+
+
+@cache
+def net_of(task: Task) -> Supernet:
+    """A network whose outputs differ from image to image, though it never was trained."""
+    net = Supernet(
+        "resnet20",
+        attention=["se"],
+        in_channels=2,
+        classes=1 if task.targets == "numbers" else CLASSES,
+        seed=0,
+        blocks=(1, 1, 1),
+        width=4,
+    )
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = None  # its statistics are those of the next batch
+    x, full = images_of("labels").images, Scheme.parse("1-1-1")
+    head = net.get_submodule("backbone.head.2")
+    with torch.no_grad():
+        net.train()(x, full)
+        head.bias -= net.eval()(x, full).mean(0)  # so that each class is named for some
+    return net
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_a_metric_is_scikit_learns_of_the_raw_outputs_of_the_same_network(name):
+    (task,) = (TASKS.get(t) for t in METRICS.get(name).tasks)
+    net, images = net_of(task), images_of(task.targets)
+    evaluator = Evaluator(net, images, chunk=10, task=task, metric=name)
+    found = evaluator.score_many(map(Scheme.parse, ("0-0-0", "0-1-1", "1-0-1", "1-1-1")))
+    for scheme, score in found.items():
+        alone = evaluate_network(net, images, scheme=scheme, batch=10, task=task, metrics=[name])
+        with evaluating(net), torch.inference_mode():
+            outputs = torch.cat([net(x, scheme) for x, _ in images.batches(None, 10)])
+        wanted = WANTED[name](outputs.double().numpy(), images.labels.numpy())
+        assert score.score(name) == pytest.approx(wanted, rel=1e-5)
+        assert alone.score(name) == score.score(name)
+        assert score.loss == alone.loss
+        assert score.loss * N == pytest.approx(float(LOSSES[task.name](outputs, images.labels)))
+    assert len({score.score(name) for score in found.values()}) > 1  # of different networks
+
+
+def test_each_metric_of_a_registered_task_is_tested():
+    named = {name for task in TASKS.names() for name in metrics_of(task)}
+    assert named | {"class_accuracy_1"} == set(WANTED)
+
+
+def test_two_classes_have_the_auroc_of_the_second():
+    z, y = np.random.default_rng(0).normal(size=(N, 2)), np.arange(N) % 2
+    wanted = 100 * theirs.roc_auc_score(y, z[:, 1] - z[:, 0])
+    assert METRICS.get("auroc").value(z, y) == pytest.approx(wanted)
+
+
+def test_what_a_unit_keeps_is_bounded_and_the_scores_are_the_same(monkeypatch):
+    images, net = images_of("labels"), net_of(TASKS.get("classification"))
+    whole = Evaluator(net, images, metric="auroc")
+    monkeypatch.setattr("sat_optuna.evaluate.evaluator._KEPT", 3 * N * CLASSES * 4)
+    cut = Evaluator(net, images, metric="auroc")
+    assert (whole.unit, cut.unit) == (512 * 2, 2)
+    assert cut.score_all() == whole.score_all()
+
+
+# 190 images of one class, 10 and 2 of the others: how many of each are right.
+PLANTED = {"00": (190, 0, 0), "01": (186, 4, 0), "10": (181, 8, 1), "11": (180, 10, 0)}
+LABELS = np.repeat([0, 1, 2], [190, 10, 2])
+
+
+def planted() -> list[SchemeResult]:
+    """Four schemes with the same number of images right, of other classes each."""
+    results = []
+    for text, hits in PLANTED.items():
+        parts = [np.arange(n) < hit for n, hit in zip((190, 10, 2), hits, strict=True)]
+        right = np.concatenate(parts)
+        value = METRICS.get("balanced_accuracy").value(right, LABELS)
+        results.append(
+            SchemeResult(
+                scheme=Scheme.parse(text),
+                right=np.packbits(right).tobytes(),
+                loss=0.0,
+                n=202,
+                metric=value,
+            )
+        )
+    return results
+
+
+def test_balanced_accuracy_ranks_schemes_that_accuracy_cannot_tell_apart():
+    known = {"kinds": ["se"], "sparsity_weight": 0.0, "labels": LABELS, "classes": 3}
+    unmeasured = [SchemeResult(scheme=r.scheme, right=r.right, loss=0.0, n=202) for r in planted()]
+    by_accuracy = Enumeration(unmeasured, **known)
+    assert by_accuracy.spread.tells_nothing
+    assert {row.accuracy for row in by_accuracy.best(4)} == {100 * 190 / 202}
+    balanced = METRICS.get("balanced_accuracy").measure
+    by_balanced = Enumeration(planted(), measure=balanced, **known)
+    # By hand: (181/190 + 8/10 + 1/2) / 3, (180/190 + 10/10) / 3, (186/190 + 4/10) / 3, 1 / 3.
+    assert [row.scheme for row in by_balanced.best(4)] == ["10", "11", "01", "00"]
+    scores = [row.score for row in by_balanced.best(4)]
+    assert scores == pytest.approx([75.0877193, 64.9122807, 45.9649123, 33.3333333])
+    # The mean over the classes is a sum over images, so these give its intervals.
+    effects = {effect.block: effect for effect in by_balanced.effects()}
+    assert effects["s1.b00"].points == pytest.approx(
+        (75.0877193 + 64.9122807 - 45.9649123) / 2 - 50 / 3
+    )
+    assert effects["s1.b00"].low < effects["s1.b00"].points < effects["s1.b00"].high
+
+
+def test_the_reward_of_a_metric_that_is_better_lower_is_negative():
+    data = split_of("labels")
+    objective = SupernetObjective(
+        net_of(TASKS.get("classification")), data, metric="log_loss", sparsity_weight=0.5
+    )
+    seen = Evaluation(accuracy=50.0, loss=0.3, n=9, scores={"log_loss": 0.7})
+    assert objective.reward(Scheme.parse("0-1-1"), seen) == pytest.approx(-0.7 + 0.5 / 3)
+    assert objective.metric.measure.is_better(-0.1)
+
+
+def split_of(targets: str):
+    import sat_optuna as sat
+
+    images = images_of(targets)
+    return sat.Split.from_arrays(images.images, images.labels, targets=targets, valid=0.5)
+
+
+def test_a_weight_meant_for_per_cent_is_said_of_other_units():
+    net, data = net_of(TASKS.get("regression")), split_of("numbers")
+    with pytest.warns(UserWarning, match=r"sparsity_weight = 2\.0 is meant for metrics in per"):
+        SupernetObjective(net, data, task="regression", metric="rmse", calibration=8)
+    SupernetObjective(
+        net, data, task="regression", metric="rmse", calibration=8, sparsity_weight=0.01
+    )
+
+
+def test_a_metric_without_a_value_is_refused_before_anything_is_scored():
+    images = images_of("labels")
+    images.labels[images.labels == 2] = 1
+    net = net_of(TASKS.get("classification"))
+    with pytest.raises(MetricError) as caught:
+        Evaluator(net, images, metric="auroc")
+    assert str(caught.value) == (
+        "auroc needs images of each class, and of these 43 none is of class 2; give some (a "
+        "larger share in data.valid for one), or search for another metric"
+    )
+    for name, of, said in (
+        ("odd", lambda z, y: float("nan"), "odd is nan on these 43 images; give images on"),
+        ("none", lambda z, y: z, r"none cannot be computed of 43 images \(TypeError: only"),
+        ("raises", lambda z, y: 1 / 0, r"raises cannot be computed of 43 images \(ZeroDiv"),
+    ):
+        metric = Metric(name=name, unit="", better="lower", tasks=("classification",), of=of)
+        with pytest.raises(MetricError, match=f"^{said}"):
+            Evaluator(net, images_of("labels"), metric=metric)
+
+
+def test_multi_label_metrics_want_images_with_and_without_each_class():
+    targets = images_of("multi-hot").labels.numpy()
+    logits = np.random.default_rng(0).normal(size=targets.shape)
+    targets[:, 1] = 1
+    with pytest.raises(MetricError, match=r"^macro_auroc .* all 43 have class 1; leave the class"):
+        METRICS.get("macro_auroc").value(logits, targets)
+    targets[:, 1] = 0
+    for name in ("map", "macro_auroc"):
+        with pytest.raises(MetricError, match=rf"^{name} needs .* none is of class 1; give some"):
+            METRICS.get(name).value(logits, targets)
+
+
+@pytest.mark.parametrize(
+    ("found", "task", "said"),
+    [
+        ("numbers", "classification", "the images come with a number for each image, (N,) floats"),
+        ("multi-hot", "classification", "the images come with a column for each class, (N, cl"),
+        ("labels", "regression", "the images come with the number of each image's class, (N,)"),
+        ("labels", "multi-label", "the images come with the number of each image's class, (N,)"),
+    ],
+)
+def test_targets_of_another_task_are_one_sentence(found, task, said):
+    net = net_of(TASKS.get(task))
+    for use in (
+        lambda: Evaluator(net, images_of(found), task=task),
+        lambda: evaluate_network(net, images_of(found), task=task),
+    ):
+        with pytest.raises(DataError, match=f"^{re.escape(said)}.* the task {task} learns from"):
+            use()
+    with pytest.raises(DataError, match=r"^data 'arrays' come with"):
+        SupernetObjective(net, split_of(found), task=task)
+
+
+def test_a_network_with_another_number_of_outputs_is_one_sentence():
+    net = net_of(TASKS.get("regression"))
+    with pytest.raises(DataError) as caught:
+        Evaluator(net, images_of("multi-hot"), task="multi-label")
+    assert str(caught.value) == (
+        "the images come with 3 target values each and the network has 1 outputs; build it with "
+        "classes=3"
+    )
+
+
+def test_datasets_and_loaders_come_with_targets_too():
+    images, net = images_of("numbers"), net_of(TASKS.get("regression"))
+    items = TensorDataset(images.images, images.labels)
+    wanted = Evaluator(net, images, task="regression").score(Scheme.parse("1-0-0"))
+    for given in (items, DataLoader(items, batch_size=7)):
+        found = Evaluator(net, given, task="regression").score(Scheme.parse("1-0-0"))
+        assert found.scores == wanted.scores
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: as_metric("mae", TASKS.get("classification")), "'mae' is no metric of the task "),
+        (lambda: METRICS.get("acuracy"), "no metric 'acuracy'; did you mean 'accuracy'?"),
+        (lambda: METRICS.get("class_accuracy_x"), "no metric 'class_accuracy_x'; write the class"),
+        (lambda: TASKS.get("clasification"), "no task 'clasification'; did you mean 'classifi"),
+        (
+            lambda: build_task("regression", class_weights="balanced"),
+            "class_weights is 'balanced'",
+        ),
+        (
+            lambda: Metric(name="loss", unit="", better="lower", tasks=(), of=max),
+            "metric 'loss' would be a trial's attribute of that name; take another one",
+        ),
+        (
+            lambda: Metric(name="best", unit="", better="high", tasks=(), of=max),
+            "metric 'best' has better = 'high'; write higher or lower",
+        ),
+    ],
+)
+def test_wrong_names_and_values_are_one_sentence(made, said):
+    with pytest.raises(SatOptunaError, match=f"^{re.escape(said)}"):
+        made()
+
+
+def test_names_are_found_where_the_task_has_others():
+    with pytest.raises(UnknownName, match=r"its metrics: accuracy, auroc, balanced_accuracy, log"):
+        as_metric("map", TASKS.get("classification"))
+    assert as_metric("", TASKS.get("multi-label")).name == "map"
+    assert METRICS.get("accuracy").measure == ACCURACY
+
+
+def test_a_loss_of_ones_own_that_is_no_number_is_one_sentence():
+    def each(outputs, targets, *, reduction):
+        return (outputs[:, 0] - targets) ** 2
+
+    task = Task(name="own", targets="numbers", metric="mae", loss=each)
+    metric = Metric(name="err", unit="", better="lower", tasks=("own",), of=lambda z, y: z.sum())
+    with pytest.raises(
+        DataError, match=r"^the loss of the task own fails on outputs \(43, 1\) \("
+    ):
+        Evaluator(net_of(task), images_of("numbers"), task=task, metric=metric)
+
+
+def test_a_state_of_any_shape_adds_up_over_chunks():
+    """As segmentation will keep it: counts of an image, of which a metric takes the sum."""
+
+    def counts(outputs, targets):
+        hits = outputs.argmax(1)[:, None] == torch.arange(CLASSES)
+        there = targets[:, None] == torch.arange(CLASSES)
+        return torch.stack([hits & there, hits | there], 2)  # (N, classes, 2)
+
+    def iou(kept, _targets):
+        both, either = kept.sum(0).T
+        return 100 * (both / either).mean()
+
+    task = Task(
+        name="cut",
+        targets="labels",
+        metric="iou",
+        loss=TASKS.get("classification").loss,
+        state=counts,
+    )
+    metric = Metric(name="iou", unit="%", better="higher", tasks=("cut",), of=iou)
+    net, images = net_of(task), images_of("labels")
+    found = Evaluator(net, images, chunk=10, task=task, metric=metric).score_all()
+    for scheme, score in found.items():
+        with evaluating(net), torch.inference_mode():
+            (batch,) = images.batches(None, N)
+            guessed = net(batch[0], scheme).argmax(1).numpy()
+        wanted = theirs.jaccard_score(
+            images.labels.numpy(), guessed, average="macro", labels=range(CLASSES)
+        )
+        assert score.score("iou") == pytest.approx(100 * wanted)
