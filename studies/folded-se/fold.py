@@ -8,6 +8,7 @@ measures latency and writes report.md and report.json of those that are there.
 
 import argparse
 import json
+import re
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -30,7 +31,6 @@ from sat_optuna.evidence.folding import POINTS, costs_of, fold_report, front_of,
 from sat_optuna.evidence.statistics import paired_by_image, summarise
 from sat_optuna.files import write_text
 from sat_optuna.supernet.batchnorm import evaluating
-from sat_optuna.supernet.materialise import apart
 from sat_optuna.training.precision import pick_device
 
 HERE = Path(__file__).parent
@@ -78,21 +78,13 @@ def network(seed: int, width: int) -> sat.Supernet:
 
 
 def load(net: sat.Supernet, path: Path) -> None:
-    """Load what train.py wrote: the weights of the supernet, or of its network with SE everywhere.
-
-    Raises:
-        RuntimeError: it is neither.
-    """
-    weights = load_file(path)
-    if weights.keys() == net.state_dict().keys():
-        net.load_state_dict(weights)
-        return
-    model = sat.materialise(net, sat.Scheme.uniform(net.stages, 1))
-    model.load_state_dict(weights)
-    view, stages = apart(model)
-    net.backbone.load_state_dict(view.model.state_dict())
-    for own, trained in zip(net.stage_attention, stages, strict=True):
-        own.load_state_dict(trained.state_dict())
+    """Load what train.py wrote: the weights of the network with SE inside all its blocks."""
+    weights = {}
+    for name, value in load_file(path).items():
+        inside = re.fullmatch(r"stages\.(\d+)\.(\d+)\.attention\.(.+)", name)
+        key = "attention.{}.slots.se.{}.{}".format(*inside.groups()) if inside else ""
+        weights[key or f"backbone.{name}"] = value
+    net.load_state_dict(weights)
 
 
 def score(seed: int, net: sat.Supernet, data: sat.Split, work: Path) -> None:
