@@ -290,16 +290,23 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"search.replicates is {search.replicates} with objectives, and a front is of schemes "
             "that are measured once; leave one of the two out",
         )
-    if search.replicates > 1 and (search.objective == "supernet" or not ours):
+    if search.replicates > 1 and (search.objective != "train" or not ours):
         yield (
             ("search.replicates", "search.objective", "search.sampler"),
             f"search.replicates is {search.replicates} with objective = {search.objective!r} and "
-            f"sampler = {search.sampler!r}; it needs objective 'train', for the supernet scores a "
-            "scheme the same each time, and sampler 'policy' or 'paper'",
+            f"sampler = {search.sampler!r}; it needs objective 'train', for else a scheme is "
+            "scored the same each time, and sampler 'policy' or 'paper'",
         )
-    if config.search.objective == "supernet" and config.search.pruner != "none":
+    if search.objective != "train" and search.pruner != "none":
         yield (
             ("search.objective", "search.pruner"),
-            f"search.pruner is {config.search.pruner!r} with objective = 'supernet', which scores "
-            "in one step; choose objective 'train' or pruner 'none'",
+            f"search.pruner is {search.pruner!r} with objective = {search.objective!r}, which "
+            "scores in one step; choose objective 'train' or pruner 'none'",
+        )
+    if search.objective == "folded" and (pretrain.connect != 1.0 or pretrain.draws != "iid"):
+        yield (
+            ("search.objective", "pretrain.connect", "pretrain.draws"),
+            "search.objective is 'folded', which asks what may go of a network trained with "
+            f"attention in all blocks, with pretrain.connect = {pretrain.connect} and draws = "
+            f"{pretrain.draws!r}; write connect = 1.0 and draws = 'iid' under [pretrain]",
         )
