@@ -195,6 +195,7 @@ def report(asked: argparse.Namespace) -> None:
                 ticket="",
             )
     document: dict[str, Any] = {
+        "width": asked.width,
         "training": json.loads((asked.weights / "training.json").read_text()),
         "latency": asdict(latency),
         "times": {str(s): [t.value, t.low, t.high] for s, t in times.items()},
@@ -220,10 +221,10 @@ def page(document: dict[str, Any]) -> str:
     lines = [
         "# Which SE modules of a trained SE-ResNet-20 are dead weight?",
         "",
-        f"{len(networks)} networks (seeds {', '.join(map(str, networks))}): ResNet-20 with SE "
-        f"after each of its {modules} blocks, trained on {training['training_images']:,} images "
-        f"of Fashion-MNIST for {training['epochs']} epochs (`train.py`, on {training['device']}). "
-        f"They have {summary([n['valid_accuracy'] for n in networks.values()])} % on the "
+        f"{len(networks)} networks (seeds {', '.join(map(str, networks))}): ResNet-20 of "
+        f"width {document['width']} with SE after each of its {modules} blocks, trained on "
+        f"{training['training_images']:,} images of Fashion-MNIST for "
+        f"{training['epochs']} epochs (`train.py`, on {training['device']}). They have {summary([n['valid_accuracy'] for n in networks.values()])} % on the "
         f"{first['valid_images']:,} validation images and "
         f"{summary([n['test_accuracy'] for n in networks.values()])} % on the "
         f"{first['test_images']:,} test images (mean, 95 % interval over networks).",
