@@ -224,7 +224,8 @@ def page(document: dict[str, Any]) -> str:
         f"{len(networks)} networks (seeds {', '.join(map(str, networks))}): ResNet-20 of "
         f"width {document['width']} with SE after each of its {modules} blocks, trained on "
         f"{training['training_images']:,} images of Fashion-MNIST for "
-        f"{training['epochs']} epochs (`train.py`, on {training['device']}). They have {summary([n['valid_accuracy'] for n in networks.values()])} % on the "
+        f"{training['epochs']} epochs (`train.py`, on {training['device']}). They have "
+        f"{summary([n['valid_accuracy'] for n in networks.values()])} % on the "
         f"{first['valid_images']:,} validation images and "
         f"{summary([n['test_accuracy'] for n in networks.values()])} % on the "
         f"{first['test_images']:,} test images (mean, 95 % interval over networks).",
