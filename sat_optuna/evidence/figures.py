@@ -22,7 +22,6 @@ __all__ = [
     "draw_accuracies",
     "draw_blocks",
     "draw_confusion",
-    "draw_folded",
     "draw_front",
     "draw_search",
     "draw_ticket",
@@ -262,43 +261,6 @@ def draw_blocks(
     other = f"validation {measure.title} for the better"
     label = "validation points that it adds" if measure.unit == "%" else other
     axes.set_ylabel(label, color=_INK)
-    _bare(axes)
-    return _save(figure, path)
-
-
-def draw_folded(
-    path: Path,
-    schemes: Sequence[tuple[float, float]],
-    front: Sequence[tuple[float, float]],
-    *,
-    uniform: Mapping[str, tuple[float, float]],
-    cost: str,
-) -> Path:
-    """Draw what each scheme of a trained network costs and scores, and the front of them.
-
-    Args:
-        path: the PNG file.
-        schemes: cost and validation accuracy, per cent, of each.
-        front: of those that no other beats in both, in ascending order of the cost.
-        uniform: the same by role, of plain and full.
-        cost: what the cost is, with its unit.
-    """
-    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*schemes, strict=True), ".", color="#9aa5b1", ms=3, alpha=0.6, label="schemes")
-    axes.step(
-        *zip(*front, strict=True),
-        "o-",
-        where="post",
-        color=_ROLES["ticket"],
-        ms=4,
-        label="front",
-    )
-    for role, (spent, accuracy) in uniform.items():
-        axes.plot(spent, accuracy, "s", color=_ROLES[role], ms=7, label=role)
-    axes.set_xlabel(cost, color=_INK)
-    axes.set_ylabel("validation accuracy, %", color=_INK)
-    axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
     _bare(axes)
     return _save(figure, path)
 

@@ -20,7 +20,7 @@ from sat_optuna.evaluate import Evaluator
 from sat_optuna.evaluate.constants import PrefixConstants
 from sat_optuna.events import OnEvent, ignore
 from sat_optuna.evidence.enumeration import Enumeration
-from sat_optuna.evidence.figures import draw_folded
+from sat_optuna.evidence.figures import draw_front
 from sat_optuna.evidence.statistics import Summary, paired_by_image
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
@@ -147,12 +147,14 @@ class Folding:
             str(scheme): interval_fields("of_full", estimate, digits=4)
             for scheme, estimate in (times or {}).items()
         }
-        figure = draw_folded(
+        figure = draw_front(
             folder / "figures" / "folded.png",
-            list(zip(self.costs, self.scores.scores.tolist(), strict=True)),
-            [(row["cost"], row["accuracy"]) for row in document["front"]],
-            uniform={r: (row["cost"], row["accuracy"]) for r, row in document["uniform"].items()},
-            cost=self.cost,
+            list(zip(self.scores.scores.tolist(), self.costs, strict=True)),
+            {row["scheme"]: (row["accuracy"], row["cost"]) for row in document["front"]},
+            {role: (row["accuracy"], row["cost"]) for role, row in document["uniform"].items()},
+            objectives=(ACCURACY.name, self.cost),
+            measure=ACCURACY,
+            ticket="",
         )
         return (
             write_text(folder / "folded.json", json.dumps(document, indent=1) + "\n"),

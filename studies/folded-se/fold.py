@@ -26,11 +26,12 @@ from sat_optuna.evaluate.constants import PrefixConstants
 from sat_optuna.evaluate.parts import Parts
 from sat_optuna.evaluate.tree import walk
 from sat_optuna.evidence.enumeration import Enumeration
-from sat_optuna.evidence.figures import draw_folded
+from sat_optuna.evidence.figures import draw_front
 from sat_optuna.evidence.folding import POINTS, costs_of, fold_report, front_of, times_of
 from sat_optuna.evidence.statistics import paired_by_image, summarise
 from sat_optuna.files import write_text
 from sat_optuna.supernet.batchnorm import evaluating
+from sat_optuna.ticket import ACCURACY
 from sat_optuna.training.precision import pick_device
 
 HERE = Path(__file__).parent
@@ -174,24 +175,27 @@ def report(asked: argparse.Namespace) -> None:
         table = asked.work / f"seed-{seed}.npz"
         scores = Enumeration.read(table, kinds=["se"], sparsity_weight=2.0)
         costs = costs_of(scores, latency)
-        points = list(zip(costs, scores.scores.tolist(), strict=True))
+        points = list(zip(scores.scores.tolist(), costs, strict=True))
         fronts[seed] = [
             {
                 "scheme": str(sat.Scheme.of(scores.schemes[row], scores.stages)),
-                "accuracy": points[row][1],
-                "ms": points[row][0],
+                "accuracy": points[row][0],
+                "ms": points[row][1],
             }
             for row in front_of(scores, costs)
         ]
         if seed == first:
-            draw_folded(
+            draw_front(
                 asked.out / "figures" / "folded.png",
                 points,
-                [(row["ms"], row["accuracy"]) for row in fronts[seed]],
-                uniform={"plain": points[0], "full": points[-1]},
-                cost=f"ms a batch of {BATCH}, one thread (model)",
+                {row["scheme"]: (row["accuracy"], row["ms"]) for row in fronts[seed]},
+                {"plain": points[0], "full": points[-1]},
+                objectives=(ACCURACY.name, f"ms a batch of {BATCH}, one thread (model)"),
+                measure=ACCURACY,
+                ticket="",
             )
     document: dict[str, Any] = {
+        "width": asked.width,
         "training": json.loads((asked.weights / "training.json").read_text()),
         "latency": asdict(latency),
         "times": {str(s): [t.value, t.low, t.high] for s, t in times.items()},
@@ -217,10 +221,11 @@ def page(document: dict[str, Any]) -> str:
     lines = [
         "# Which SE modules of a trained SE-ResNet-20 are dead weight?",
         "",
-        f"{len(networks)} networks (seeds {', '.join(map(str, networks))}): ResNet-20 with SE "
-        f"after each of its {modules} blocks, trained on {training['training_images']:,} images "
-        f"of Fashion-MNIST for {training['epochs']} epochs (`train.py`, on {training['device']}). "
-        f"They have {summary([n['valid_accuracy'] for n in networks.values()])} % on the "
+        f"{len(networks)} networks (seeds {', '.join(map(str, networks))}): ResNet-20 of "
+        f"width {document['width']} with SE after each of its {modules} blocks, trained on "
+        f"{training['training_images']:,} images of Fashion-MNIST for "
+        f"{training['epochs']} epochs (`train.py`, on {training['device']}). They have "
+        f"{summary([n['valid_accuracy'] for n in networks.values()])} % on the "
         f"{first['valid_images']:,} validation images and "
         f"{summary([n['test_accuracy'] for n in networks.values()])} % on the "
         f"{first['test_images']:,} test images (mean, 95 % interval over networks).",
