@@ -284,6 +284,11 @@ class Ticket:
                 f"ticket has {self.classes} classes and names {len(self.inputs.class_names)} of "
                 "them in inputs; name each"
             )
+        if self.inputs and self.inputs.mean and len(self.inputs.mean) != self.input_shape[0]:
+            raise TicketError(
+                f"ticket has {self.input_shape[0]} channels and {len(self.inputs.mean)} means in "
+                "inputs; write one a channel"
+            )
         if max(self.scheme.choices) > len(self.attention):
             raise TicketError(
                 f"scheme {self.scheme} uses kind {max(self.scheme.choices)} of attention, the "

@@ -55,7 +55,7 @@ def maybe(strategy):
     return st.one_of(st.none(), strategy)
 
 
-CHANNELS = st.lists(st.floats(0.01, 1), max_size=3).map(tuple)
+CHANNELS = st.just(()) | st.tuples(*[st.floats(0.01, 1)] * 2)
 INPUTS = st.builds(
     lambda names, mean, white, resize: Inputs(
         class_names=names, mean=mean, std=mean, white=white, resize=resize
@@ -75,7 +75,7 @@ TICKETS = st.builds(
     backbone_settings=OBJECTS,
     attention=st.lists(SPECS, min_size=2, max_size=3).map(tuple),
     classes=st.just(2),
-    input_shape=st.tuples(*[st.integers(1, 512)] * 3),
+    input_shape=st.tuples(st.just(2), *[st.integers(1, 512)] * 2),
     dataset=NAMES,
     dataset_fingerprint=NAMES,
     seed=COUNTS,
@@ -285,6 +285,7 @@ def test_each_key_takes_its_type_alone(key, value, keys):
         ("inputs", {"mean": ["a"]}, "a number in mean and std of inputs is 'a'; write a number"),
         ("inputs", {"std": [0.0]}, "inputs has mean (0.5,) and std (0.0,); write one of each a"),
         ("inputs", {"std": []}, "inputs has mean (0.5,) and std (); write one of each a channel"),
+        ("inputs", {"mean": [0.1, 0.2], "std": [1.0, 1.0]}, "ticket has 1 channels and 2 means"),
         ("inputs", {"white": 0}, "inputs has white 0; write a number of at least 1"),
         ("inputs", {"class_names": ["a"]}, "ticket has 10 classes and names 1 of them in inputs"),
         ("attention", [{}], "attention lacks the keys kind, settings, sharing; add them"),

@@ -392,7 +392,7 @@ def test_a_full_disk_names_the_file_that_was_meant(tmp_path, monkeypatch):
     assert leftovers(tmp_path) == []
 
 
-PIXELS = Inputs(class_names=tuple("abcde"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+PIXELS = Inputs(class_names=tuple("abcde"), mean=(0.5, 0.4), std=(0.2, 0.3))
 
 
 @pytest.mark.parametrize("to", ["torch-export", "onnx"])
