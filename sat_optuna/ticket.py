@@ -122,6 +122,8 @@ class Ticket:
             found there.
         versions: of Python and of the packages that made it, by name.
         config: the study's resolved configuration, JSON values.
+        weights: SHA-256 of the trained weights that a step of the study started from; None, and
+            absent in JSON, where all started from scratch.
     """
 
     role: str
@@ -144,6 +146,7 @@ class Ticket:
     mlflow_run: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES and not self.role.startswith("full-"):
@@ -172,6 +175,9 @@ class Ticket:
     def to_json(self) -> str:
         """Return the JSON document, with its schema number first."""
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
+        for key in _LATER:
+            if document[key] is None:  # a ticket without it keeps its text
+                del document[key]
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -250,6 +256,8 @@ _NUMBER_OR_NULL = _Json("a number or null", (int, float, type(None)))
 _LIST = _Json("a list", (list,))
 _OBJECT = _Json("an object", (dict,))
 
+_LATER = frozenset({"weights"})  # keys that tickets of earlier versions lack
+
 _KEYS: Mapping[str, Mapping[str, _Json]] = {
     "ticket": {
         "role": _TEXT,
@@ -272,6 +280,7 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
         "mlflow_run": _TEXT_OR_NULL,
         "versions": _OBJECT,
         "config": _OBJECT,
+        "weights": _TEXT,
     },
     "attention": {"kind": _TEXT, "sharing": _TEXT, "settings": _OBJECT},
     "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
@@ -290,10 +299,11 @@ def _object(what: str, given: Any) -> dict[str, Any]:
     known = _KEYS[what]
     if unknown := sorted(given.keys() - known):
         raise TicketError(f"{what} has the unknown keys {', '.join(unknown)}; remove them")
-    if missing := sorted(known - given.keys()):
+    if missing := sorted(known - given.keys() - _LATER):
         raise TicketError(f"{what} lacks the keys {', '.join(missing)}; add them")
     for key, wanted in known.items():
-        _require(f"{key} of {what}", given[key], wanted)
+        if key in given:
+            _require(f"{key} of {what}", given[key], wanted)
     return dict(given)
 
 

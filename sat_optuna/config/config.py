@@ -84,16 +84,30 @@ class NetworkConfig(Checked):
     blocks: tuple[int, ...] = _key(
         tuple, "CIFAR ResNets: blocks of each stage; empty: the backbone's own", least=1
     )
+    settings: Mapping[str, Any] = _key(
+        dict, "more that its builder takes, such as { drop_path_rate = 0.1 }"
+    )
+    weights: str = _key(
+        "",
+        "file of trained weights: a state_dict (.pth) or .safetensors; steps with start = "
+        "'weights' begin with it",
+        decides=(),
+    )
+    pretrained: bool = _key(
+        False, "true: the weights that torchvision or timm offer, in place of a file"
+    )
+    # Not a key: what is in the file of weights, wherever it lies.
+    sha256: str = ""
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def backbone_settings(self) -> dict[str, Any]:
         """The backbone's settings that are asked for, without those left to it."""
         asked = {
             "width": self.width,
             "stem_stride": self.stem_stride,
             "blocks": list(self.blocks),
         }
-        return {name: value for name, value in asked.items() if value}
+        return {name: value for name, value in asked.items() if value} | dict(self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +126,12 @@ class TrainConfig(Checked):
 
     batch: int = _key(64, "images a step", least=1)
     lr: float = _key(0.1, "peak learning rate", least=1e-8)
+    lr_head: float = _key(
+        0.0, "start = 'weights': peak rate of the head and of attention; 0: lr", least=0.0
+    )
+    lr_body: float = _key(
+        0.0, "start = 'weights': peak rate of the weights that were loaded; 0: lr", least=0.0
+    )
     momentum: float = _key(0.9, "of SGD", least=0.0, most=0.9999)
     nesterov: bool = _key(True, "Nesterov's form of momentum")
     weight_decay: float = _key(5e-4, "on all parameters", least=0.0)
@@ -165,6 +185,11 @@ class PretrainConfig(Checked):
         "or 'antithetic' (scheme, then its complement), 'balanced' (each choice equally often)",
         choices=("iid", "antithetic", "balanced"),
     )
+    start: str = _key(
+        "scratch",
+        "or 'weights', those of [network]; attention begins as the identity where it can",
+        choices=("scratch", "weights"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +240,8 @@ class SearchConfig(Checked):
     epochs: int = _key(2, "objective 'train': epochs of a trial", least=1)
     start: str = _key(
         "scratch",
-        "objective 'train': or 'supernet', its weights",
-        choices=("scratch", "supernet"),
+        "objective 'train': or 'supernet', its weights, or 'weights', those of [network]",
+        choices=("scratch", "supernet", "weights"),
     )
     pruner: str = _key(
         "none",
@@ -227,9 +252,14 @@ class SearchConfig(Checked):
 
 @dataclass(frozen=True, slots=True)
 class RetrainConfig(Checked):
-    """[retrain]: the ticket and its controls from scratch, on train + validation."""
+    """[retrain]: the ticket and its controls, on train + validation."""
 
     epochs: int = _key(10, "epochs of a retraining", least=1)
+    start: str = _key(
+        "scratch",
+        "or 'weights', those of [network]: ticket and controls are fine-tuned from them",
+        choices=("scratch", "weights"),
+    )
     seeds: tuple[int, ...] = _key(
         lambda: (0, 1, 2), "one retraining a seed, at least 3", least=0, fewest=3, decides=()
     )
@@ -287,6 +317,16 @@ class StudyConfig(Checked):
         default_factory=PluginsConfig, metadata={"decides": _EVERY_STEP}
     )
 
+    @property
+    def from_weights(self) -> tuple[Step, ...]:
+        """The steps that start from the weights that [network] names."""
+        starts: dict[Step, str] = {
+            "pretrain": self.pretrain.start,
+            "search": self.search.start,
+            "retrain": self.retrain.start,
+        }
+        return tuple(step for step, start in starts.items() if start == "weights")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, section by section."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
@@ -308,6 +348,10 @@ def decided(config: StudyConfig | Mapping[str, Any], step: Step) -> dict[str, An
     by_training = flat.get("search.objective", usual["search.objective"]) == "train"
     asked = {step, "trials"} if step == "search" and by_training else {step}
     free = {key for key, steps in _decides() if asked.isdisjoint(steps)}
+    # Weights decide what starts from them, a search also through the supernet that it scores with.
+    starts = {step, "pretrain"} if step == "search" else {step}
+    if all(flat.get(f"{name}.start") != "weights" for name in starts):
+        free |= {"network.pretrained", "network.sha256"}
     # A key at its default is left out, so that a later version may add keys.
     return {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}
 

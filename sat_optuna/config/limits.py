@@ -70,6 +70,8 @@ def fitted(given: Any, spec: Field[Any]) -> tuple[Any, str]:
     """
     if spec.type == Mapping[str, str]:
         return _fitted_table(given)
+    if spec.type == Mapping[str, Any]:
+        return _fitted_settings(given)
     if spec.type in _LISTS:
         return _fitted_list(given, spec)
     if spec.type not in _WORDS:  # the kinds of attention, which check themselves
@@ -117,6 +119,21 @@ def _fitted_table(given: Any) -> tuple[Any, str]:
     texts = all(isinstance(text, str) for pair in table.items() for text in pair)
     hint = '; write a table of texts such as { "s1.b00" = "none" }'
     return (table, "") if texts else (given, hint)
+
+
+def _fitted_settings(given: Any) -> tuple[Any, str]:
+    """Take a table of numbers, texts, truth values and lists of these; a tuple becomes a list."""
+    hint = "; write a table of numbers, texts, true, false or lists such as { rate = 0.1 }"
+    table: dict[Any, Any] = {}
+    for key, value in given.items() if isinstance(given, Mapping) else [(None, None)]:
+        table[key] = list(value) if isinstance(value, tuple) else value
+        items = table[key] if isinstance(table[key], list) else [value]
+        plain = all(type(item) in (int, float, str, bool) for item in items)
+        if not isinstance(key, str) or not plain:
+            return given, hint
+        if not all(math.isfinite(item) for item in items if isinstance(item, float)):
+            return given, "; write finite numbers"
+    return table, ""
 
 
 def _fitted_list(given: Any, spec: Field[Any]) -> tuple[Any, str]:

@@ -232,6 +232,7 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"{'kind' if kinds == 1 else 'kinds'} of attention; it needs connect = 0.5 and one "
             "kind, or choose 'iid' or 'balanced'",
         )
+    yield from _weights_faults(config)
     if config.train.nesterov and config.train.momentum == 0:
         yield (
             ("train.nesterov", "train.momentum"),
@@ -274,3 +275,40 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"search.pruner is {config.search.pruner!r} with objective = 'supernet', which scores "
             "in one step; choose objective 'train' or pruner 'none'",
         )
+
+
+def _weights_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what does not fit together of weights and of the steps that start from them."""
+    network, steps = config.network, config.from_weights
+    twice = [key for key in ("width", "stem_stride", "blocks") if key in network.settings]
+    for key in twice:
+        if getattr(network, key):
+            yield (
+                (f"network.{key}", "network.settings"),
+                f"network.{key} is set, and network.settings has {key} too; drop one of them",
+            )
+    if network.weights and network.pretrained:
+        yield (
+            ("network.weights", "network.pretrained"),
+            f"network.weights is {network.weights!r} and network.pretrained is true; keep one",
+        )
+    if steps and not (network.weights or network.pretrained):
+        yield (
+            ("network.weights", *(f"{step}.start" for step in steps)),
+            f"{steps[0]}.start is 'weights' and [network] names none; set network.weights to a "
+            "file, or network.pretrained to true",
+        )
+    for key, given in (("weights", network.weights), ("pretrained", network.pretrained)):
+        if given and not steps:
+            yield (
+                (f"network.{key}", "pretrain.start", "search.start", "retrain.start"),
+                f"network.{key} is {given!r} and no step starts from it; set start = 'weights' "
+                "under [pretrain], [retrain] or both",
+            )
+    for key in ("lr_head", "lr_body"):
+        if getattr(config.train, key) and not steps:
+            yield (
+                (f"train.{key}", "pretrain.start", "search.start", "retrain.start"),
+                f"train.{key} is {getattr(config.train, key)} and no step has start = 'weights'; "
+                "set train.lr, or start = 'weights' under [pretrain] or [retrain]",
+            )

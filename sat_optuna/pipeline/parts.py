@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,29 @@ from sat_optuna.attention import ATTENTION, OWN, attention_faults
 from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import carrying_own, view_of
+from sat_optuna.backbones.weights import (
+    WeightsError,
+    can_fetch,
+    fetch_weights,
+    fitted_weights,
+    head_of,
+    read_weights,
+)
 from sat_optuna.config.config import fingerprint
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
-from sat_optuna.errors import ConfigError, SatOptunaError, SatOptunaWarning, errors_as
+from sat_optuna.errors import (
+    ConfigError,
+    SatOptunaError,
+    SatOptunaWarning,
+    StudyError,
+    errors_as,
+)
 from sat_optuna.events import Event, OnEvent
+from sat_optuna.files import sha256_of
+from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
 from sat_optuna.sampler import PolicyGradientSampler
@@ -31,7 +47,8 @@ from sat_optuna.search.study import build_sampler
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
-from sat_optuna.training.checkpoint import load_tensors
+from sat_optuna.supernet.weights import LoadedWeights, load_weights
+from sat_optuna.training.checkpoint import load_tensors, save_checkpoint
 from sat_optuna.training.loop import Checkpoint
 from sat_optuna.training.precision import pick_device
 from sat_optuna.training.step import check_compiler
@@ -136,7 +153,7 @@ class StudyParts:
         try:
             with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
                 backbone = build_backbone(
-                    network.backbone, in_channels=3, classes=2, **network.settings
+                    network.backbone, in_channels=3, classes=2, **network.backbone_settings
                 )
                 view = view_of(backbone, own=own)
             self._say_stacked(carrying_own(view))
@@ -263,7 +280,7 @@ class StudyParts:
             in_channels=in_channels,
             classes=classes,
             seed=self._config.seed,
-            **network.settings,
+            **network.backbone_settings,
         )
 
     def fresh_supernet(self) -> Supernet:
@@ -274,6 +291,45 @@ class StudyParts:
             net.check_input(self.data.shape)
             self._input_is_checked = True
         return net.to(pick_device())
+
+    def loaded_supernet(self) -> tuple[Supernet, LoadedWeights]:
+        """Build a supernet whose backbone has the trained weights that [network] names.
+
+        Those of torchvision and timm are fetched once and kept in work/.
+
+        Raises:
+            WeightsError: they cannot be had, or do not fit.
+            StudyError: they have changed since they were fetched.
+        """
+        net = self.fresh_supernet()
+        if self._config.network.pretrained:
+            self._fetch_weights()
+        loaded = load_weights(net, self._study.weights_path)
+        if loaded.digest != self._study.weights_digest:
+            raise StudyError(
+                f"weights {self._study.weights_path} have changed since study "
+                f"{self._study.name!r} read them; bring that file back, or make a new study"
+            )
+        return net, loaded
+
+    def _fetch_weights(self) -> None:
+        path, network = self._study.weights_path, self._config.network
+        record = self._study.records.get("weights")
+        known = record.made.get(path.name) if record else None
+        if known and path.is_file():
+            return
+        tensors = fetch_weights(
+            network.backbone, in_channels=self.data.shape[0], settings=network.backbone_settings
+        )
+        save_checkpoint(path, tensors, {"pretrained": network.backbone})
+        made = {path.name: sha256_of(path)}
+        if known and known != made[path.name]:
+            raise StudyError(
+                f"the weights of {network.backbone} that are offered now are not those that study "
+                f"{self._study.name!r} began with; bring {path} back from a copy, or make a new "
+                "study"
+            )
+        self._study.records.write("weights", Done({}, made, finished=True))
 
     def any_supernet(self) -> Supernet:
         """Return a supernet of this study with whatever weights: the objective's, or a fresh one.
@@ -299,6 +355,8 @@ class StudyParts:
         tensors = load_tensors(self._study.supernet_path)
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
         net.load_state_dict(weights)
+        if self._config.pretrain.start == "weights":
+            net.started_from = self._study.weights_digest
         return net
 
     def supernet_objective(self, **bytes_taken: int) -> SupernetObjective:
@@ -331,13 +389,22 @@ class StudyParts:
         search = self._config.search
         if search.objective == "supernet":
             return self.supernet_objective()
+        body: Collection[str] = ()
+        if search.start == "weights":
+            net, loaded = self.loaded_supernet()
+            body = loaded.body
+        elif search.start == "supernet":
+            net = self.trained_supernet()
+        else:
+            net = self.fresh_supernet()
         return TrainObjective(
-            self.trained_supernet() if self._study.uses_supernet else self.fresh_supernet(),
+            net,
             self.data,
             epochs=search.epochs,
             seed=self._config.seed,
             sparsity_weight=search.sparsity_weight,
             config=self._config.train,
+            body=body,
         )
 
     def sampler(self) -> PolicyGradientSampler | NumberSeededSampler:

@@ -1,4 +1,4 @@
-"""The ticket and its controls from scratch, what they cost, and the report on them."""
+"""The ticket and its controls retrained, what they cost, and the report on them."""
 
 import platform
 from contextlib import closing
@@ -88,6 +88,10 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
 
     outcome.check_weights()
     study, total = outcome.study, len(outcome.jobs)
+    weights = None
+    if study.config.retrain.start == "weights":
+        study.parts.loaded_supernet()  # what does not fit is refused here, and said once
+        weights = study.weights_path
     jobs = [(job, outcome.ticket_for(job.scheme)) for job in outcome.missing]
     done = total - len(jobs)
 
@@ -98,7 +102,11 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
 
     on_share(0.0)
     running = run_jobs(
-        jobs, workers=study.config.retrain.workers, plugins=study.plugins, on_share=on_share
+        jobs,
+        workers=study.config.retrain.workers,
+        plugins=study.plugins,
+        weights=weights,
+        on_share=on_share,
     )
     with closing(running) as results:  # whatever is raised here ends the processes
         for count, result in enumerate(results, start=done + 1):

@@ -5,6 +5,7 @@ returns what it came to. A step whose result is there imports no torch.
 """
 
 import warnings
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sat_optuna.config.config import decided
@@ -97,7 +98,12 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
     from sat_optuna.training.loop import pretrain as train_supernet
 
     config, path = study.config, study.supernet_path
-    net = study.parts.fresh_supernet()
+    body: Collection[str] = ()
+    if config.pretrain.start == "weights":
+        net, loaded = study.parts.loaded_supernet()
+        body = loaded.body
+    else:
+        net = study.parts.fresh_supernet()
     study.parts.tell_of_data(on_event)
     study.records.write("pretrain", record)  # first: a checkpoint without one is never trained on
     history = train_supernet(
@@ -108,6 +114,7 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
         connect=config.pretrain.connect,
         draws=config.pretrain.draws,
         config=config.train,
+        body=body,
         checkpoint=study.parts.checkpoint,
         # The step's last event is the caller's, once the record is written.
         on_event=lambda event: None if event.finished else on_event(event),

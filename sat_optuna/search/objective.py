@@ -5,7 +5,7 @@ Both objectives are plain Optuna objectives: `study.optimize(objective)` works o
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -37,6 +37,8 @@ from sat_optuna.training.precision import to_memory_format
 __all__ = ["SupernetObjective", "TrainObjective"]
 
 
+# Keys of [train] that earlier versions had not, and whose studies go on.
+_LATER = ("strategy", "lr_head", "lr_body")
 # Trial attribute: how many earlier trials of the study measured the same scheme, where some did.
 _REPEATS_KEY = "sat:repeats"
 
@@ -62,6 +64,7 @@ class _SchemeObjective:
         """Return what decides the scores of a study, in JSON values."""
         return {
             "weights": weights_digest(self.net),
+            **({"started_from": self.net.started_from} if self.net.started_from else {}),
             "backbone": self.net.backbone_name,
             "backbone_settings": dict(self.net.backbone_settings),
             "attention": [asdict(spec) for spec in self.net.specs],
@@ -202,6 +205,7 @@ class TrainObjective(_SchemeObjective):
             for the k-th time has the k-th of its own.
         sparsity_weight: accuracy points for all connections dropped.
         config: optimiser, schedule, augmentation, precision.
+        body: names of the parameters that were loaded, as of `fit`.
         on_event: told of the training of each trial, as of `fit`.
 
     Raises:
@@ -218,16 +222,17 @@ class TrainObjective(_SchemeObjective):
         seed: int = 0,
         sparsity_weight: float = 2.0,
         config: TrainConfig | None = None,
+        body: Collection[str] = (),
         on_event: OnEvent = ignore,
     ) -> None:
         checked("TrainObjective", SearchConfig, {"epochs": epochs})
         super().__init__(net, data, seed=seed, sparsity_weight=sparsity_weight)
-        self.on_event = on_event
+        self.on_event, self._body = on_event, body
         self.epochs, self.config = epochs, config or TrainConfig()
         warn_of_blind_start(net, self.data.shape)
+        usual = asdict(TrainConfig())
         train = {**asdict(self.config), "compile": None}
-        if self.config.strategy == "auto":
-            del train["strategy"]  # versions before had none, and their studies go on
+        train = {k: v for k, v in train.items() if k not in _LATER or v != usual[k]}
         self._way = {"epochs": epochs, "train": train}
 
     def __call__(self, trial: AnyTrial) -> float:
@@ -265,6 +270,7 @@ class TrainObjective(_SchemeObjective):
             epochs=self.epochs,
             seed=seed,
             config=self.config,
+            body=self._body,
             on_event=on_event,
         )
         return self.finish(trial, scheme, measured[-1])

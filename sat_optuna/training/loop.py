@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from os import PathLike
@@ -97,6 +97,7 @@ def pretrain(
     connect: float = 0.5,
     draws: str = "iid",
     config: TrainConfig | None = None,
+    body: Collection[str] = (),
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
 ) -> tuple[EpochRecord, ...]:
@@ -117,6 +118,7 @@ def pretrain(
         connect: probability of a connection in a random scheme.
         draws: `iid`, `antithetic` or `balanced`; see `draw_scheme`.
         config: optimiser, schedule, augmentation, precision.
+        body: as of `fit`.
         checkpoint: kept after each epoch and continued from.
         on_event: told as of `fit`; the step is "pretrain".
 
@@ -141,6 +143,7 @@ def pretrain(
         seed=seed,
         config=config,
         draw=lambda step: draw(step=step),
+        body=body,
         checkpoint=checkpoint,
         on_event=lambda event: on_event(replace(event, step="pretrain")),
     )
@@ -154,6 +157,7 @@ def fit(
     seed: int,
     config: TrainConfig | None = None,
     draw: Callable[[int], Scheme] | None = None,
+    body: Collection[str] = (),
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
 ) -> tuple[EpochRecord, ...]:
@@ -181,6 +185,8 @@ def fit(
         seed: of order and augmentation.
         config: optimiser, schedule, augmentation, precision; the defaults of TrainConfig if None.
         draw: gives the scheme of a step, a pure function of its number; for supernets.
+        body: names of parameters that were loaded, `LoadedWeights.body` of `load_weights`: they
+            take `config.lr_body`, the others `config.lr_head`. Empty: all take `config.lr`.
         checkpoint: kept after each epoch and continued from.
         on_event: told at the beginning, now and then within an epoch, after each epoch, once its
             checkpoint is written (`made` is its EpochRecord), and at the end (`made` is what is
@@ -204,6 +210,7 @@ def fit(
         seed=seed,
         config=config or TrainConfig(),
         draw=draw,
+        body=body,
         checkpoint=checkpoint,
         on_event=on_event,
     )
@@ -221,6 +228,7 @@ class Training:
     seed: int
     config: TrainConfig
     draw: Callable[[int], Scheme] | None = None
+    body: Collection[str] = ()
     checkpoint: Checkpoint | None = None
     on_event: OnEvent = ignore
 
@@ -261,6 +269,9 @@ class _Loop:
         self.net, self.seed, self.config = training.net, training.seed, training.config
         self.draw, self.checkpoint = training.draw, training.checkpoint
         self.on_event, epochs = training.on_event, training.epochs
+        if training.body:
+            lr, head, body = self.config.lr, self.config.lr_head, self.config.lr_body
+            self.config = replace(self.config, lr=head or lr, lr_body=body or lr)
         net, draw, checkpoint, config = self.net, self.draw, self.checkpoint, self.config
         # No epoch at all is a training that is over.
         epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
@@ -279,7 +290,7 @@ class _Loop:
             check(images.shape)
             if draw:
                 warn_of_blind_start(cast("Supernet", net), images.shape)
-        self.step = TrainingStep(net, config, *self._way(record))
+        self.step = TrainingStep(net, config, *self._way(record), training.body)
         self.device = self.step.device
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
 

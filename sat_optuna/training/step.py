@@ -3,7 +3,7 @@
 import contextlib
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.scheme import Scheme
+from sat_optuna.supernet.weights import is_body
 from sat_optuna.training.precision import Arithmetic, pick_device
 from sat_optuna.training.static import StaticStep
 
@@ -141,6 +142,9 @@ def _is_small(params: int, device: torch.device) -> bool:
 class TrainingStep:
     """A network with its optimiser, called once a batch.
 
+    Parameters that were loaded, `body`, take `config.lr_body` where the others take `config.lr`,
+    and follow the same schedule.
+
     With `config.compile` the first step without a scheme compiles the network. A supernet's
     forward is never compiled, for each scheme would be compiled anew.
 
@@ -160,6 +164,7 @@ class TrainingStep:
         config: TrainConfig,
         arithmetic: Arithmetic,
         strategy: str = "eager",
+        body: Collection[str] = (),
     ) -> None:
         self.net, self.arithmetic, self.strategy = net, arithmetic, strategy
         self.device = next(net.parameters()).device
@@ -170,8 +175,10 @@ class TrainingStep:
         self._alone = torch.compile(net, dynamic=False) if config.compile else net
         self._smoothing = config.label_smoothing
         self._mixed = arithmetic.precision != "float32"
+        groups = _groups(net, config, body)
+        self._shares = [share for share, _ in groups]
         self._optimizer = torch.optim.SGD(
-            net.parameters(),
+            [{"params": parameters} for _, parameters in groups],
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
@@ -194,9 +201,8 @@ class TrainingStep:
     def _static_step(self) -> StaticStep:
         # Fused SGD reads it in float32 on a GPU, and as a number of Python's on a CPU.
         exact = torch.float64 if self.device.type == "cpu" else torch.float32
-        self._rate = torch.zeros((), dtype=exact, device=self.device)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
+            group["lr"] = torch.zeros((), dtype=exact, device=self.device)
 
         # Without a cycle: the memory of a graph is free as soon as nobody needs the step.
         this = cast("TrainingStep", weakref.proxy(self))
@@ -217,7 +223,7 @@ class TrainingStep:
         Args:
             x: (N, C, H, W), on the network's device.
             labels: (N,) int64.
-            rate: learning rate.
+            rate: learning rate; of the body its share.
             scheme: of a supernet; other networks have none.
 
         Returns:
@@ -228,11 +234,13 @@ class TrainingStep:
         """
         self.taken, self.rate = self.taken + 1, rate
         x = x.contiguous(memory_format=self.arithmetic.layout)
+        for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
+            if self._static:
+                group["lr"].fill_(rate * share)  # where the graph reads it
+            else:
+                group["lr"] = rate * share
         if self._static:
-            self._rate.fill_(rate)
             return self._static(x, labels)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         return self._step(x, labels, scheme)
 
     def _step(self, x: Tensor, labels: Tensor, scheme: Scheme | None) -> tuple[Tensor, Tensor]:
@@ -264,3 +272,16 @@ class TrainingStep:
         for name, held in self.momentum().items():
             if name in momentum:
                 held.copy_(momentum[name])  # in place: a graph holds its address
+
+
+def _groups(
+    net: nn.Module, config: TrainConfig, body: Collection[str]
+) -> list[tuple[float, list[nn.Parameter]]]:
+    """Return parameters by the share of the learning rate that they take."""
+    share = config.lr_body / config.lr if body else 1.0
+    if share == 1.0:
+        return [(1.0, [*net.parameters()])]
+    groups: list[tuple[float, list[nn.Parameter]]] = [(1.0, []), (share, [])]
+    for name, parameter in net.named_parameters():
+        groups[is_body(name, body)][1].append(parameter)
+    return [group for group in groups if group[1]]
