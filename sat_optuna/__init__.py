@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sat_optuna.search.tickets import best_ticket, ticket_of
     from sat_optuna.supernet.materialise import materialise
     from sat_optuna.supernet.supernet import Supernet
+    from sat_optuna.supernet.weights import load_weights
     from sat_optuna.ticket import AttentionSpec, Ticket
     from sat_optuna.tracking import MLflowLog
     from sat_optuna.training.loop import fit, pretrain
@@ -71,6 +72,7 @@ __all__ = [
     "fold_constant",
     "load_dataset",
     "load_ticket",
+    "load_weights",
     "materialise",
     "measure",
     "open_study",
@@ -117,6 +119,7 @@ _HOMES = {
     "fold_constant": "export.fold",
     "load_dataset": "data",
     "load_ticket": "export.weights",
+    "load_weights": "supernet.weights",
     "materialise": "supernet.materialise",
     "measure": "cost.operations",
     "open_study": "pipeline.folder",

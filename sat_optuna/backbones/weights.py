@@ -27,6 +27,7 @@ __all__ = [
     "fetch_weights",
     "fitted_weights",
     "head_of",
+    "new_head_text",
     "read_weights",
 ]
 
@@ -189,6 +190,18 @@ def fitted_weights(
     )
 
 
+def new_head_text(source: str, fitted: FittedWeights) -> str:
+    """Return the sentence that says that the head is not of the weights.
+
+    Args:
+        source: what it calls the weights.
+        fitted: to a network, whose head they have not.
+    """
+    of = f"are of {fitted.classes} classes" if fitted.classes else "have no head"
+    classes = len(fitted.tensors[f"{fitted.head}.weight"])
+    return f"{source} {of} and the network is of {classes}: its head, {fitted.head}, begins anew"
+
+
 def _for_other_classes(given: Tensor, wanted: Tensor) -> bool:
     return given.shape[1:] == wanted.shape[1:] and given.shape != wanted.shape
 
@@ -216,7 +229,9 @@ def can_fetch(backbone: str) -> bool:
     return _source(backbone) is not None
 
 
-def fetch_weights(backbone: str, *, in_channels: int, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+def fetch_weights(
+    backbone: str, *, in_channels: int, settings: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """Return the trained weights that torchvision or timm offer, fetched where they are not here.
 
     Args:

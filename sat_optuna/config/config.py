@@ -89,8 +89,7 @@ class NetworkConfig(Checked):
     )
     weights: str = _key(
         "",
-        "file of trained weights: a state_dict (.pth) or .safetensors; steps with start = "
-        "'weights' begin with it",
+        "trained weights: a state_dict (.pth, .safetensors), for steps with start = 'weights'",
         decides=(),
     )
     pretrained: bool = _key(
@@ -240,7 +239,7 @@ class SearchConfig(Checked):
     epochs: int = _key(2, "objective 'train': epochs of a trial", least=1)
     start: str = _key(
         "scratch",
-        "objective 'train': or 'supernet', its weights, or 'weights', those of [network]",
+        "objective 'train': or 'supernet' (its weights), 'weights' (those of [network])",
         choices=("scratch", "supernet", "weights"),
     )
     pruner: str = _key(

@@ -23,6 +23,9 @@ __all__ = [
     "read_toml",
 ]
 
+# What a network is built with beside its settings.
+_GIVEN = frozenset({"attention", "backbone", "classes", "in_channels", "name", "seed"})
+
 
 class Names(Protocol):
     """Names that may be used: those it iterates over, and perhaps whole families of others."""
@@ -280,6 +283,11 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
 def _weights_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield what does not fit together of weights and of the steps that start from them."""
     network, steps = config.network, config.from_weights
+    for key in network.settings.keys() & _GIVEN:
+        yield (
+            ("network.settings",),
+            f"network.settings has {key!r}, which is given already; drop it there",
+        )
     twice = [key for key in ("width", "stem_stride", "blocks") if key in network.settings]
     for key in twice:
         if getattr(network, key):

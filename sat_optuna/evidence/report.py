@@ -196,6 +196,7 @@ def write_report(
     blocks = blocks or _of_trials(ticket, search)
     comparisons = {entry.control: entry for entry in verdicts(tickets, images=images)}
     _draw(folder / "figures", ticket, accuracies, search, blocks, images)
+    start = _start(ticket.config["retrain"])
     parts = [
         f"# {folder.name}: in which blocks of {ticket.backbone} does "
         f"{' / '.join(_kinds(ticket))} pay?",
@@ -204,7 +205,7 @@ def write_report(
         _legend(ticket),
         "## Block by block",
         *_blocks(blocks, ticket),
-        "## From scratch, on train + validation",
+        f"## {start[:1].upper()}{start[1:]}, on train + validation",
         results_table(tickets, images=images, balanced=tested.balanced if tested else None),
         "Last-epoch test accuracy, mean over seeds, with Student's interval over the seeds, cut "
         "at 0 and 100 %; where the seeds do not differ at all, with Wilson's over the test "
@@ -324,8 +325,8 @@ def _result(
     ]
     mean = summarise(accuracies["ticket"]).mean
     return (
-        f"{found} Trained from scratch it has {mean:.2f} % of the test images right "
-        f"(mean of {n} seed{'s' * (n > 1)}): {'; '.join(against)}."
+        f"{found} Trained {_start(ticket.config['retrain'])} it has {mean:.2f} % of the test "
+        f"images right (mean of {n} seed{'s' * (n > 1)}): {'; '.join(against)}."
     )
 
 
@@ -456,10 +457,10 @@ def _remarks(
         low = wilson(seen, search.valid.images)[0] if search.valid else seen
         if high < low:
             remarks.append(
-                f"**Far below the search**: from scratch the ticket has {mean:.2f} %, where the "
-                f"search saw {seen:.2f} % on the validation images. Networks so little trained "
-                "tell little of what the search found; give the retraining more epochs "
-                "(retrain.epochs)."
+                f"**Far below the search**: {_start(ticket.config['retrain'])} the ticket has "
+                f"{mean:.2f} %, where the search saw {seen:.2f} % on the validation images. "
+                "Networks so little trained tell little of what the search found; give the "
+                "retraining more epochs (retrain.epochs)."
             )
     return remarks
 
@@ -561,13 +562,15 @@ def _method(ticket: Ticket, hardware: str) -> str:
     retrain = ticket.config["retrain"]
     seeds = ", ".join(str(seed) for seed in retrain["seeds"])
     listed = ", ".join(f"{name} {number}" for name, number in ticket.versions.items())
+    fine = f" {_start(retrain)}" if retrain.get("start") == "weights" else ""
     compiled = ", compiled by torch" if ticket.config["train"].get("compile") else ""
     items = [
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
         "was read by the retraining alone, after its last epoch",
         *_scoring(ticket.config),
-        f"retraining: {retrain['epochs']} epochs, seeds {seeds}; equal initial weights of shared "
-        f"parts and equal data order for all networks of a seed{compiled}",
+        *([f"trained weights: SHA-256 `{ticket.weights[:16]}`"] if ticket.weights else []),
+        f"retraining: {retrain['epochs']} epochs{fine}, seeds {seeds}; equal initial weights of "
+        f"shared parts and equal data order for all networks of a seed{compiled}",
         f"hardware: {hardware}",
         f"versions: {listed}",
         "every figure comes from `tickets/*.json`, `figures/trials.csv` and the table of blocks "
@@ -584,7 +587,10 @@ def _scoring(config: Mapping[str, Any]) -> list[str]:
     if draws == "iid":
         draws += f", connection probability {pretrain['connect']}"
     supernet = f"supernet: {pretrain['epochs']} epochs under random schemes ({draws})"
-    start = "the supernet's weights" if search["start"] == "supernet" else "scratch"
+    if pretrain.get("start") == "weights":
+        supernet += f", {_start(pretrain)}"
+    starts = {"supernet": "the supernet's weights", "weights": "the given weights"}
+    start = starts.get(search["start"], "scratch")
     scored = (
         f"of its network after {search['epochs']} epochs from {start}"
         if by_training
@@ -594,4 +600,9 @@ def _scoring(config: Mapping[str, Any]) -> list[str]:
         f"reward of a scheme: validation accuracy in points {scored}, + "
         f"{search['sparsity_weight']} x share of blocks without attention"
     )
-    return [reward] if by_training and search["start"] == "scratch" else [supernet, reward]
+    return [reward] if by_training and search["start"] != "supernet" else [supernet, reward]
+
+
+def _start(step: Mapping[str, Any]) -> str:
+    """Return what a step started from, of its section of the configuration."""
+    return "from the given weights" if step.get("start") == "weights" else "from scratch"

@@ -290,9 +290,7 @@ def _tell_share(number: int, event: Event) -> None:
         _told[0].send_bytes(_SHARE.pack(number, (event.done + event.share) / event.total))
 
 
-def _run(
-    group: _Group, plugins: tuple[Path, ...], weights: Path | None
-) -> list[RetrainResult]:
+def _run(group: _Group, plugins: tuple[Path, ...], weights: Path | None) -> list[RetrainResult]:
     """Train jobs together, then test and write each, in a worker."""
     load_plugins(plugins)
     begun = [_training(number, *item, weights) for number, item in group.items()]
@@ -315,9 +313,7 @@ def _run(
     return results
 
 
-def _training(
-    number: int, job: RetrainJob, ticket: Ticket, weights: Path | None
-) -> Training:
+def _training(number: int, job: RetrainJob, ticket: Ticket, weights: Path | None) -> Training:
     data = _load(job.config)
     if data.fingerprint != ticket.dataset_fingerprint:
         raise DataError(

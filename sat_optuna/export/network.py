@@ -1,11 +1,10 @@
 """Does a network belong to a ticket?"""
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sat_optuna.attention import ATTENTION, OWN
 from sat_optuna.backbones import BACKBONES

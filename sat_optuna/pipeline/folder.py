@@ -410,7 +410,7 @@ class StudyFolder:
             return steps.score_all(self, top=top, memory=memory, limit=limit, on_event=on_event)
 
     def retrain(self, *, mlflow: bool = True, on_event: OnEvent = ignore) -> "Retrained":
-        """Train the ticket from scratch beside its controls, the same seeds for all.
+        """Train the ticket anew beside its controls, the same seeds for all.
 
         Args:
             mlflow: log each retraining to MLflow.

@@ -14,11 +14,11 @@ from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import carrying_own, view_of
 from sat_optuna.backbones.weights import (
-    WeightsError,
     can_fetch,
     fetch_weights,
     fitted_weights,
     head_of,
+    new_head_text,
     read_weights,
 )
 from sat_optuna.config.config import fingerprint
@@ -123,6 +123,7 @@ class StudyParts:
         faults += [*data.faults, *self._batch_faults(data)]
         if stages and data.shape:
             faults += self._input_faults(data.shape)
+            faults += self._weights_faults(data.shape, len(data.counts.get("train", ())) or 2)
         if faults:
             raise ConfigError(str(self._study.folder / "study.toml"), dict.fromkeys(faults))
         return stages, data
@@ -162,6 +163,7 @@ class StudyParts:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
         faults = faults or [
+            *self._pretrained_faults(),
             *self._script_faults(),
             *self._fixed_faults(Scheme.parameter_names(stages)),
             *self._input_faults(),
@@ -181,6 +183,37 @@ class StudyParts:
                 SatOptunaWarning,
                 stacklevel=2,
             )
+
+    def _pretrained_faults(self) -> list[str]:
+        """Return that nobody offers trained weights of this network."""
+        network = self._config.network
+        if not network.pretrained or can_fetch(network.backbone):
+            return []
+        return [
+            f"network.pretrained is true, and nobody offers trained weights of backbone "
+            f"{network.backbone!r}; take one of torchvision's or timm's, or set network.weights "
+            "to a file"
+        ]
+
+    def _weights_faults(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Return why the file of trained weights does not fit; say whether the head is new."""
+        config, path = self._config, self._study.weights_path
+        if not config.from_weights or not config.network.weights:
+            return []
+        try:
+            with torch.device("meta"):
+                net = self._supernet(in_channels=shape[0], classes=classes)
+            fitted = fitted_weights(
+                read_weights(path),
+                net.backbone_weights(),
+                head=head_of(net.backbone),
+                source=f"weights {path}",
+            )
+        except SatOptunaError as error:
+            return [str(error)]
+        if fitted.new_head:
+            warnings.warn(new_head_text(f"weights {path}", fitted), SatOptunaWarning, stacklevel=2)
+        return []
 
     def _script_faults(self) -> list[str]:
         """Return which names the running script registers, where retraining cannot find them."""
@@ -238,8 +271,14 @@ class StudyParts:
         """Warn where no scheme can differ at the beginning, if the images' size is known."""
         data = self._config.data
         shape = DATASETS.get(data.name)().image_shape(data.size or None)
-        if shape is not None:
-            warn_of_blind_start(self._supernet(in_channels=shape[0], classes=2), shape)
+        if shape is None:
+            return
+        net = self._supernet(in_channels=shape[0], classes=2)
+        if self._config.pretrain.start == "weights" and self._config.network.weights:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SatOptunaWarning)  # its two classes say nothing
+                load_weights(net, self._study.weights_path)
+        warn_of_blind_start(net, shape)
 
     def _check_single(self, net: Supernet, shape: tuple[int, int, int]) -> None:
         """Make sure that the network takes a batch of one image, where the study makes one.

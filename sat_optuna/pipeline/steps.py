@@ -5,7 +5,6 @@ returns what it came to. A step whose result is there imports no torch.
 """
 
 import warnings
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sat_optuna.config.config import decided
@@ -19,6 +18,8 @@ from sat_optuna.pipeline.retraining import report, retrain
 from sat_optuna.pipeline.search import search, searched_trials
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["pretrain", "report", "retrain", "run", "score_all", "search"]

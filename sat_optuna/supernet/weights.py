@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sat_optuna.attention import OWN
-from sat_optuna.backbones.weights import fitted_weights, head_of, read_weights
+from sat_optuna.backbones.weights import fitted_weights, head_of, new_head_text, read_weights
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.files import sha256_of
 from sat_optuna.supernet.supernet import Supernet
@@ -74,13 +74,7 @@ def load_weights(
     else:
         net.load_state_dict(fitted.tensors)
     if fitted.new_head:
-        of = f"are of {fitted.classes} classes" if fitted.classes else "have no head"
-        classes = len(fitted.tensors[f"{fitted.head}.weight"])
-        warnings.warn(
-            f"{source} {of} and the network is of {classes}: its head, {fitted.head}, begins anew",
-            SatOptunaWarning,
-            stacklevel=2,
-        )
+        warnings.warn(new_head_text(source, fitted), SatOptunaWarning, stacklevel=2)
     return LoadedWeights(digest, fitted.body, fitted.head, fitted.new_head)
 
 

@@ -105,6 +105,10 @@ def test_fingerprint_is_the_same_in_every_process(hashing):
 DECIDES = {
     "data.root": (),
     "data.workers": (),
+    # Of weights their bytes decide, and only what starts from them.
+    "network.weights": (),
+    "network.pretrained": (),
+    "network.sha256": (),
     "train.strategy": ("retrain",),
     "train.compile": ("retrain",),
     "pretrain": ("pretrain", "search"),

@@ -126,7 +126,7 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),
         (
             "[pretrain]\nzzz = 1",
-            "unknown key 'pretrain.zzz'; known: epochs, connect, draws",
+            "unknown key 'pretrain.zzz'; known: epochs, connect, draws, start",
         ),
         ("data = 1", "data is 1; write a table [data]"),
         ("[[search]]", "search is [{}]; write a table [search]"),
