@@ -116,7 +116,8 @@ def _read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch says more of what it refuses then
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises any type of error at what is no file of its own
-        if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
+        pickled = isinstance(error, pickle.UnpicklingError) and _begins_as_pickle(path)
+        if pickled or "TorchScript" in str(error):
             raise WeightsError(
                 f"weights {path} hold more than tensors, a pickled module perhaps, which is code "
                 "and not loaded here; write the tensors alone with "
@@ -126,6 +127,12 @@ def _read_torch(path: Path) -> Any:
             f"weights {path} cannot be read ({one_line(error)}); give a file that torch.save "
             "wrote, or .safetensors"
         ) from error
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    """Tell whether a file is a pickle, or the zip file around one that torch writes."""
+    with path.open("rb") as stream:
+        return stream.read(2) in (b"PK", *(bytes([0x80, version]) for version in range(2, 6)))
 
 
 def head_of(model: nn.Module) -> str:
