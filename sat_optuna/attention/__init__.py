@@ -121,7 +121,7 @@ def default_spec(kind: str) -> AttentionSpec:
 
 
 def starting_as_identity(spec: AttentionSpec) -> AttentionSpec:
-    """Return a spec that starts as the identity, where its kind can and nothing else is said.
+    """Return a spec that starts as the identity, where its kind can and is not asked not to.
 
     >>> starting_as_identity(AttentionSpec(kind="se")).settings
     {'identity': True}
@@ -129,9 +129,13 @@ def starting_as_identity(spec: AttentionSpec) -> AttentionSpec:
     Raises:
         UnknownName: no such module.
     """
-    if spec.kind == OWN or "identity" not in _settings_of(_class_of(spec.kind)):
+    identity = inspect.signature(_class_of(spec.kind)).parameters.get("identity")
+    if identity is None:
         return spec
-    return replace(spec, settings={"identity": True, **spec.settings})
+    settings = {"identity": True, **spec.settings}
+    if settings["identity"] == identity.default:
+        del settings["identity"]  # the same spec as where nothing was said
+    return replace(spec, settings=settings)
 
 
 def describe(kind: str) -> Description:

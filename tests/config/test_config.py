@@ -12,6 +12,9 @@ import pytest
 
 from sat_optuna.config.config import (
     AttentionConfig,
+    NetworkConfig,
+    PretrainConfig,
+    RetrainConfig,
     SearchConfig,
     Step,
     StudyConfig,
@@ -131,6 +134,31 @@ def test_each_key_changes_the_fingerprint_of_the_steps_that_it_decides(section, 
         phrases = differences(decided(one, step), decided(other.to_dict(), step))
         assert same == (step not in expected), step
         assert [phrase.startswith(f"{name}: ") for phrase in phrases] == [True] * (not same)
+
+
+@pytest.mark.parametrize(
+    ("starts", "steps"),
+    [
+        ({}, ()),
+        ({"pretrain": PretrainConfig(start="weights")}, ("pretrain", "search")),
+        ({"search": SearchConfig(objective="train", start="weights")}, ("search",)),
+        ({"retrain": RetrainConfig(start="weights")}, ("retrain",)),
+    ],
+)
+def test_weights_decide_by_their_bytes_what_starts_from_them(starts, steps):
+    def study(**network):
+        return StudyConfig(network=NetworkConfig(**network), **starts)
+
+    one, moved, other, offered = (
+        study(weights="a.pth", sha256="11"),
+        study(weights="/elsewhere/b.pth", sha256="11"),
+        study(weights="a.pth", sha256="22"),
+        study(pretrained=True),
+    )
+    for step in STEPS:
+        assert fingerprint(one, step) == fingerprint(moved, step)
+        assert (fingerprint(one, step) != fingerprint(other, step)) == (step in steps)
+        assert (fingerprint(one, step) != fingerprint(offered, step)) == (step in steps)
 
 
 def test_compiling_decides_a_search_that_trains_in_its_trials():

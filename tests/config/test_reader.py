@@ -1,5 +1,6 @@
 """study.toml: what it gives, what it is told when it is wrong, and what `new` writes."""
 
+import json
 import tomllib
 from dataclasses import fields, is_dataclass, replace
 
@@ -95,6 +96,17 @@ def test_fixed_blocks_are_read_with_quotes_and_without(text):
     assert written == parse(text)
     assert decided(written, "search") == {"search.fixed": fixed}
     assert not decided(written, "retrain")
+
+
+def test_settings_of_a_network_are_read_and_written_and_decide_every_step():
+    settings = {"drop_path_rate": 0.1, "gn": 8, "act": "relu", "deep": True, "dims": [1, 2]}
+    text = f"[network]\nsettings = {json.dumps(settings).replace(':', ' =')}\nwidth = 8"
+    config = parse(text)
+    assert config.network.settings == settings
+    assert config.network.backbone_settings == {"width": 8, **settings}
+    assert parse(to_toml(config)) == config
+    for step in ("pretrain", "search", "retrain"):
+        assert decided(config, step)["network.settings"] == settings
 
 
 def test_several_kinds_keep_their_order_and_settings():
@@ -246,6 +258,57 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             '[search]\nsampler = "tpe"\nmax_connections = 3',
             "search.max_connections is set with sampler = 'tpe', which knows no limits; choose "
             "sampler 'policy' or 'paper'",
+        ),
+        (
+            '[network]\nsettings = "drop"',
+            "network.settings is 'drop'; write a table of numbers, texts, true, false or lists "
+            "such as { rate = 0.1 }",
+        ),
+        (
+            "[network]\nsettings = { rate = { a = 1 } }",
+            "network.settings is {'rate': {'a': 1}}; write a table of numbers, texts, true, false "
+            "or lists such as { rate = 0.1 }",
+        ),
+        (
+            "[network]\nsettings = { rates = [0.1, nan] }",
+            "network.settings is {'rates': [0.1, nan]}; write finite numbers",
+        ),
+        (
+            "[network]\nsettings = { seed = 1 }",
+            "network.settings has 'seed', which is given already; drop it there",
+        ),
+        (
+            "[network]\nwidth = 8\nsettings = { width = 4 }",
+            "network.width is set, and network.settings has width too; drop one of them",
+        ),
+        (
+            '[network]\nweights = "a.pth"\npretrained = true\n[retrain]\nstart = "weights"',
+            "network.weights is 'a.pth' and network.pretrained is true; keep one",
+        ),
+        (
+            '[retrain]\nstart = "weights"',
+            "retrain.start is 'weights' and [network] names none; set network.weights to a file, "
+            "or network.pretrained to true",
+        ),
+        (
+            '[network]\nweights = "a.pth"',
+            "network.weights is 'a.pth' and no step starts from it; set start = 'weights' under "
+            "[pretrain], [retrain] or both",
+        ),
+        (
+            "[network]\npretrained = true",
+            "network.pretrained is True and no step starts from it; set start = 'weights' under "
+            "[pretrain], [retrain] or both",
+        ),
+        (
+            "[train]\nlr_body = 0.1",
+            "train.lr_body is 0.1 and no step has start = 'weights'; set train.lr, or start = "
+            "'weights' under [pretrain] or [retrain]",
+        ),
+        (
+            '[retrain]\nstart = "weigths"',
+            "retrain.start is 'weigths'; did you mean 'weights'? choose one of: 'scratch', "
+            "'weights'",
         ),
         (
             '[search]\nfixed = "s1.b00"',
