@@ -19,7 +19,7 @@ def blocks(language):
 
 
 RECIPE, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA = blocks("python")
-FOLDER, PLUGIN = blocks("toml")
+FOLDER, WEIGHTS, PLUGIN = blocks("toml")
 
 
 def run(code, cwd):
