@@ -131,13 +131,28 @@ class TrainConfig(Checked):
     lr_body: float = _key(
         0.0, "start = 'weights': peak rate of the weights that were loaded; 0: lr", least=0.0
     )
+    optimizer: str = _key(
+        "sgd",
+        "or 'adamw', which takes far lower rates (0.001) and more decay (0.05)",
+        choices=("sgd", "adamw"),
+    )
     momentum: float = _key(0.9, "of SGD", least=0.0, most=0.9999)
-    nesterov: bool = _key(True, "Nesterov's form of momentum")
+    nesterov: bool = _key(True, "Nesterov's form of momentum, of SGD")
     weight_decay: float = _key(5e-4, "on all parameters", least=0.0)
     schedule: str = _key(
         "one-cycle",
         "or 'cosine', or 'step' (a tenth after 1/2 and after 3/4 of the epochs)",
         choices=("one-cycle", "cosine", "step"),
+    )
+    warmup: int = _key(
+        0, "epochs in which the rate climbs to its peak; 0: none, of one-cycle 3 tenths", least=0
+    )
+    clip: float = _key(0.0, "largest norm of the gradient of a step; 0: no limit", least=0.0)
+    ema: float = _key(
+        0.0,
+        "the network becomes the moving average of its steps, such as 0.999; 0: the last step",
+        least=0.0,
+        most=0.999999,
     )
     label_smoothing: float = _key(
         0.0, "share of the label spread over all classes", least=0.0, most=0.9
@@ -145,6 +160,17 @@ class TrainConfig(Checked):
     shift: int = _key(2, "augmentation: random shifts of up to so many pixels", least=0)
     flip: bool = _key(False, "augmentation: random mirroring")
     cutout: int = _key(0, "augmentation: side of a square set to zero", least=0)
+    augment: str = _key(
+        "none",
+        "or 'randaugment', 'trivialaugment', 'augmix', 'autoaugment': torchvision's",
+        choices=("none", "randaugment", "trivialaugment", "augmix", "autoaugment"),
+    )
+    mixup: float = _key(
+        0.0, "images and labels of a batch are mixed: alpha, such as 0.2; 0: not", least=0.0
+    )
+    cutmix: float = _key(
+        0.0, "rectangles and labels are swapped: alpha, such as 1; with mixup either", least=0.0
+    )
     precision: str = _key(
         "auto",
         "or 'float32', 'bfloat16', 'float16'; auto: what pays on this device",
@@ -296,6 +322,9 @@ class StudyConfig(Checked):
         "of each process; more pay on an otherwise idle machine alone, and change last bits",
         least=1,
         decides=_EVERY_STEP,
+    )
+    device: str = _key(
+        "auto", "or 'cpu', 'cuda', 'cuda:1'; auto: a GPU where there is one", decides=()
     )
     data: DataConfig = field(default_factory=DataConfig, metadata={"decides": _EVERY_STEP})
     network: NetworkConfig = field(

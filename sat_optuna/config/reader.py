@@ -236,6 +236,7 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             "kind, or choose 'iid' or 'balanced'",
         )
     yield from _weights_faults(config)
+    yield from _recipe_faults(config)
     if config.train.nesterov and config.train.momentum == 0:
         yield (
             ("train.nesterov", "train.momentum"),
@@ -319,4 +320,25 @@ def _weights_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]
                 (f"train.{key}", "pretrain.start", "search.start", "retrain.start"),
                 f"train.{key} is {getattr(config.train, key)} and no step has start = 'weights'; "
                 "set train.lr, or start = 'weights' under [pretrain] or [retrain]",
+            )
+
+
+def _recipe_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what does not fit together of [train] and of the epochs of the steps."""
+    train = config.train
+    if train.optimizer == "adamw" and train.strategy == "graph":
+        yield (
+            ("train.optimizer", "train.strategy"),
+            "train.strategy is 'graph' with optimizer = 'adamw', whose steps are not made as "
+            "graphs; choose strategy 'auto' or 'eager', or optimizer 'sgd'",
+        )
+    epochs = {"pretrain": config.pretrain.epochs, "retrain": config.retrain.epochs}
+    if config.search.objective == "train":
+        epochs["search"] = config.search.epochs
+    for step, count in epochs.items():
+        if train.warmup >= count:
+            yield (
+                ("train.warmup", f"{step}.epochs", "search.objective"),
+                f"train.warmup is {train.warmup} and {step}.epochs is {count}; write fewer epochs "
+                "of warm-up",
             )

@@ -169,7 +169,8 @@ def run_jobs(
     """
     if not jobs:
         return
-    device, config = pick_device(), jobs[0][0].config
+    config = jobs[0][0].config
+    device = pick_device(config.device)
     params = max(ticket.params for _, ticket in jobs)
     together = together_for(config.train, device, params=params)
     groups = [range(n, min(n + together, len(jobs))) for n in range(0, len(jobs), together)]
@@ -280,7 +281,8 @@ _data: dict[str, Split] = {}  # of this worker, which trains job after job on th
 def _load(config: StudyConfig) -> Split:
     key = retrain_fingerprint(config)
     if key not in _data:
-        _data[key] = load_configured(config.data, seed=config.seed, device=str(pick_device()))
+        device = str(pick_device(config.device))
+        _data[key] = load_configured(config.data, seed=config.seed, device=device)
     return _data[key]
 
 

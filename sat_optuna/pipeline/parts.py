@@ -26,6 +26,7 @@ from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
+from sat_optuna.device import DeviceError
 from sat_optuna.errors import (
     ConfigError,
     SatOptunaError,
@@ -78,7 +79,7 @@ class StudyParts:
         Raises:
             DataError: it cannot be read, or a later step would find no whole test part.
         """
-        seed, device = self._config.seed, str(pick_device())
+        seed, device = self._config.seed, str(pick_device(self._config.device))
         split = load_configured(self._config.data, seed=seed, device=device)
         split.check_test()
         return split
@@ -120,13 +121,20 @@ class StudyParts:
             data = examine_configured(self._config.data, seed=self._config.seed)
         except SatOptunaError as error:
             faults.append(str(error))
-        faults += [*data.faults, *self._batch_faults(data)]
+        faults += [*data.faults, *self._batch_faults(data), *self._device_faults()]
         if stages and data.shape:
             faults += self._input_faults(data.shape)
             faults += self._weights_faults(data.shape, len(data.counts.get("train", ())) or 2)
         if faults:
             raise ConfigError(str(self._study.folder / "study.toml"), dict.fromkeys(faults))
         return stages, data
+
+    def _device_faults(self) -> list[str]:
+        try:
+            pick_device(self._config.device)
+        except DeviceError as error:
+            return [f"device is {self._config.device!r}: {error}"]
+        return []
 
     def _batch_faults(self, data: Examined) -> list[str]:
         """Return why a batch of these data cannot be made."""
@@ -136,6 +144,12 @@ class StudyParts:
             faults.append(
                 f"train.batch = {batch} is more than the {images} images to train on; write at "
                 f"most {images}"
+            )
+        policy = self._config.train.augment
+        if policy != "none" and data.shape and data.shape[0] not in (1, 3):
+            faults.append(
+                f"train.augment is {policy!r}, which changes images of 1 or 3 channels, and these "
+                f"have {data.shape[0]}; write 'none'"
             )
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if data.shape and (taken := 4 * batch * math.prod(data.shape)) > memory:
@@ -329,7 +343,7 @@ class StudyParts:
         if not self._input_is_checked:
             net.check_input(self.data.shape)
             self._input_is_checked = True
-        return net.to(pick_device())
+        return net.to(pick_device(self._config.device))
 
     def loaded_supernet(self) -> tuple[Supernet, LoadedWeights]:
         """Build a supernet whose backbone has the trained weights that [network] names.
@@ -466,7 +480,7 @@ class StudyParts:
         """
         self.sampler()
         if self._config.train.compile:
-            check_compiler()
+            check_compiler(pick_device(self._config.device))
 
     @cached_property
     def _limits(self) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from sat_optuna.pipeline.search import random_control, scored_on, searched_trial
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
+    import torch
+
     from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["report", "retrain"]
@@ -71,14 +73,14 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
         cost = measure(net, shape)
         counts = {"params": cost.params, "macs": cost.macs}
         costs[scheme] = {**counts, "latency_ms": median(passed[scheme])}
-    outcome.keep_costs(costs, hardware=_hardware(next(supernet.parameters()).device.type))
+    outcome.keep_costs(costs, hardware=_hardware(next(supernet.parameters()).device))
 
 
-def _hardware(device: str) -> str:
+def _hardware(device: "torch.device") -> str:
     import torch
 
     threads = torch.get_num_threads()
-    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
     return f"{platform.machine()} {platform.system()}, {threads} CPU threads{gpu}"
 
 

@@ -38,7 +38,10 @@ __all__ = ["SupernetObjective", "TrainObjective"]
 
 
 # Keys of [train] that earlier versions had not, and whose studies go on.
-_LATER = ("strategy", "lr_head", "lr_body")
+_LATER = (
+    *("strategy", "lr_head", "lr_body", "optimizer", "warmup", "clip", "ema"),
+    *("augment", "mixup", "cutmix"),
+)
 # Trial attribute: how many earlier trials of the study measured the same scheme, where some did.
 _REPEATS_KEY = "sat:repeats"
 

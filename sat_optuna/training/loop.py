@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sat_optuna.config.config import PretrainConfig, RetrainConfig, TrainConfig
 from sat_optuna.config.limits import checked
-from sat_optuna.data.augment import augment
+from sat_optuna.data.augment import augment, augmented, mixing
 from sat_optuna.data.images import check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
@@ -292,6 +292,7 @@ class _Loop:
                 warn_of_blind_start(cast("Supernet", net), images.shape)
         self.step = TrainingStep(net, config, *self._way(record), training.body)
         self.device = self.step.device
+        self.mix = mixing(config.mixup, config.cutmix, classes=self.classes)
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
 
     def turns(self) -> Generator[None, None, None]:
@@ -301,7 +302,9 @@ class _Loop:
             yield from self._epoch(epoch)
             record = self.history[-1]
             said = f"loss {record.loss:.3f}, train accuracy {record.accuracy:.1f} %"
-            self._tell(epoch + 1, message=said, made=record)
+            # Whoever scores the network now scores its average, where one is kept.
+            with self.step.averaged():
+                self._tell(epoch + 1, message=said, made=record)
         self._tell(self.epochs, made=tuple(self.history), finished=True)
 
     def _tell(self, done: int, **more: Any) -> None:
@@ -324,6 +327,8 @@ class _Loop:
             flip=self.config.flip,
             cutout=self.config.cutout,
         )
+        if self.config.augment != "none":
+            jitter = augmented(self.config.augment, jitter, key=("policy", self.seed, epoch))
         batches = self.images.epoch(epoch, seed=self.seed, batch=self.config.batch, augment=jitter)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -334,8 +339,16 @@ class _Loop:
             for x, labels in batches:
                 check_labels(self.images, self.classes)
                 step = epoch * self.per_epoch + taken
-                rate = learning_rate(self.config, step=step, steps=self.steps)
+                rate = learning_rate(
+                    self.config,
+                    step=step,
+                    steps=self.steps,
+                    warmup=self.config.warmup * self.per_epoch,
+                )
                 scheme = self.draw(step) if self.draw else None
+                if self.mix:
+                    with seeded("mix", self.seed, step):
+                        x, labels = self.mix(x, labels)
                 loss, hits = self.step(x, labels, rate=rate, scheme=scheme)
                 loss_sum += loss
                 right += hits
@@ -353,6 +366,8 @@ class _Loop:
             )
         accuracy = 100 * float(right) / seen
         self.history.append(EpochRecord(epoch, loss_mean, accuracy, self.step.rate))
+        if len(self.history) == self.epochs:
+            self.step.settle()
         if self.checkpoint:
             self._save(self.checkpoint)
 
@@ -400,9 +415,9 @@ class _Loop:
         return Arithmetic(begun["precision"], begun["memory_format"]), begun["strategy"]
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        """Write weights, momentum and history, whole or not at all."""
+        """Write weights, state of the optimiser and history, whole or not at all."""
         tensors = {f"model.{name}": value for name, value in self.net.state_dict().items()}
-        tensors |= {f"momentum.{name}": value for name, value in self.step.momentum().items()}
+        tensors |= self.step.state()
         record = {
             "fingerprint": checkpoint.fingerprint,
             "environment": environment(self.device.type, torch.get_num_threads()),
@@ -416,7 +431,7 @@ class _Loop:
         save_checkpoint(checkpoint.path, tensors, record)
 
     def _restored(self, checkpoint: Checkpoint, record: Mapping[str, Any]) -> list[EpochRecord]:
-        """Load weights and momentum, and return the history."""
+        """Load weights and state of the optimiser, and return the history."""
         here = environment(self.device.type, torch.get_num_threads())
         if len(record["history"]) < self.epochs:
             if record["environment"] != here:
@@ -435,7 +450,7 @@ class _Loop:
                 )
         tensors = load_tensors(checkpoint.path)
         self.net.load_state_dict(_under("model.", tensors))
-        self.step.load_momentum(_under("momentum.", tensors))
+        self.step.load_state(tensors)
         self.step.scaler.load_state_dict(record["scaler"])
         self.step.taken = record["steps"]
         return [EpochRecord(**entry) for entry in record["history"]]

@@ -107,6 +107,7 @@ def test_fingerprint_is_the_same_in_every_process(hashing):
 # What a key decides, said here once more: by key, else by its section, else everything.
 DECIDES = {
     "data.root": (),
+    "device": (),
     "data.workers": (),
     # Of weights their bytes decide, and only what starts from them.
     "network.weights": (),

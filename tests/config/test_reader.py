@@ -132,7 +132,8 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         (
             "colour = 1",
             "unknown key 'colour'; known: "
-            "seed, threads, data, network, attention, train, pretrain, search, retrain, plugins",
+            "seed, threads, device, data, network, attention, train, pretrain, search, retrain, "
+            "plugins",
         ),
         ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),
@@ -309,6 +310,29 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             '[retrain]\nstart = "weigths"',
             "retrain.start is 'weigths'; did you mean 'weights'? choose one of: 'scratch', "
             "'weights'",
+        ),
+        (
+            '[train]\noptimizer = "adam"',
+            "train.optimizer is 'adam'; did you mean 'adamw'? choose one of: 'sgd', 'adamw'",
+        ),
+        (
+            '[train]\naugment = "rand"',
+            "train.augment is 'rand'; did you mean 'randaugment'? choose one of: 'none', "
+            "'randaugment', 'trivialaugment', 'augmix', 'autoaugment'",
+        ),
+        ("[train]\nema = 1.0", "train.ema is 1.0; write at most 0.999999"),
+        ("[train]\nclip = -1.0", "train.clip is -1.0; write at least 0.0"),
+        ("[train]\nmixup = -0.2", "train.mixup is -0.2; write at least 0.0"),
+        ("[train]\ncutmix = true", "train.cutmix is True; write a number"),
+        ("device = 1", "device is 1; write a text"),
+        (
+            "[train]\nwarmup = 5\n[retrain]\nepochs = 5",
+            "train.warmup is 5 and retrain.epochs is 5; write fewer epochs of warm-up",
+        ),
+        (
+            '[train]\noptimizer = "adamw"\nstrategy = "graph"',
+            "train.strategy is 'graph' with optimizer = 'adamw', whose steps are not made as "
+            "graphs; choose strategy 'auto' or 'eager', or optimizer 'sgd'",
         ),
         (
             '[search]\nfixed = "s1.b00"',
