@@ -133,7 +133,7 @@ class StudyParts:
         try:
             pick_device(self._config.device)
         except DeviceError as error:
-            return [f"device is {self._config.device!r}: {error}"]
+            return [str(error)]
         return []
 
     def _batch_faults(self, data: Examined) -> list[str]:

@@ -69,7 +69,7 @@ def pick_device(asked: str = "auto") -> torch.device:
         DeviceError: there is no such device.
     """
     if asked != "auto":
-        return known_device(asked)
+        return known_device(asked, kinds=("cpu", "cuda"))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = torch.cuda.is_available()

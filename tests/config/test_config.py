@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from sat_optuna.config.config import (
     fingerprint,
     with_trials,
 )
+from sat_optuna.pipeline.reading import read_study
 from sat_optuna.ticket import AttentionSpec
 
 SPEC = AttentionSpec(kind="dia", sharing="stage", settings={"reduction": 4})
@@ -160,6 +162,18 @@ def test_weights_decide_by_their_bytes_what_starts_from_them(starts, steps):
         assert fingerprint(one, step) == fingerprint(moved, step)
         assert (fingerprint(one, step) != fingerprint(other, step)) == (step in steps)
         assert (fingerprint(one, step) != fingerprint(offered, step)) == (step in steps)
+
+
+@pytest.mark.parametrize(
+    ("study", "prints"),
+    [
+        ("quickstart", ("abe89619cc6d98ea", "dbc3665b6f5fa6b7", "959a48dfa65d5add")),
+        ("fashion-sge", ("10a09959be1c1610", "8a1df91ed2186f0f", "6000ec3eb6ca9a1a")),
+    ],
+)
+def test_keys_that_came_later_change_no_fingerprint_of_a_committed_study(study, prints):
+    folder = Path(__file__).parents[2] / "studies" / study
+    assert tuple(fingerprint(read_study(folder), step) for step in STEPS) == prints
 
 
 def test_compiling_decides_a_search_that_trains_in_its_trials():
