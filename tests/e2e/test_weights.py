@@ -27,7 +27,7 @@ calibration = 32
 
 @pytest.mark.slow
 def test_a_thousand_classes_go_the_road_of_ten(tmp_path):
-    root = photos(tmp_path, classes=10, images=7)
+    root = photos(tmp_path, classes=10, images=7, side=16)
     text = WEIGHTS.replace("[train]", "[train]\nbatch = 16").replace(
         "[pretrain]", "[pretrain]\nepochs = 1"
     )
@@ -62,7 +62,7 @@ def test_a_thousand_classes_go_the_road_of_ten(tmp_path):
     sat_optuna("export", "studies/fine/tickets/ticket.json", "--to", "safetensors", cwd=tmp_path)
     (exported,) = (folder / "exports").iterdir()
     network = sat.load_ticket(exported)
-    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
     torch.save(state | {"fc.bias": torch.ones(1000)}, folder / "resnet18.pth")
     said = sat_optuna("run", "fine", "--no-mlflow", cwd=tmp_path, code=1).stderr
     assert "was made with another configuration: network.sha256: " in said

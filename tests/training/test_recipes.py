@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ from tests.training.test_loop import (
 )
 
 USUAL = Arithmetic("float32", "contiguous")
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.05},
     "warmup": {"warmup": 1},
     "clip": {"clip": 0.5},
@@ -64,7 +65,7 @@ def network(seed=0):
 def test_a_recipe_goes_on_from_its_checkpoint_and_draws_by_the_seed(tmp_path, recipe, kind):
     config = replace(CONFIG, **RECIPES[recipe])
     made = {"supernet": supernet, "network": network}[kind]
-    way = {"epochs": 2, "seed": 1, "config": config}
+    way: dict[str, Any] = {"epochs": 2, "seed": 1, "config": config}
     if kind == "supernet":
         way["draw"] = draw
     unbroken, net, other = made(), made(), made(9)
@@ -108,7 +109,7 @@ def test_a_recipe_in_half_precision_is_finite_and_goes_on(tmp_path, precision):
     unbroken, net = network(), network()
     history = fit(unbroken, images(16), epochs=2, seed=1, config=config)
     checkpoint = Checkpoint(tmp_path / "net", "mine")
-    way = {"epochs": 2, "seed": 1, "config": config, "checkpoint": checkpoint}
+    way: dict[str, Any] = {"epochs": 2, "seed": 1, "config": config, "checkpoint": checkpoint}
     with pytest.raises(Stop):
         fit(net, images(16), **way, on_event=stop_after(0))
     assert fit(net, images(16), **way) == history
@@ -247,6 +248,7 @@ def test_a_policy_refuses_what_are_no_pictures():
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
 def test_mixing_is_torchvisions_and_labels_are_shares_of_classes(mixup, cutmix):
     mix = mixing(mixup, cutmix, classes=3)
+    assert mix is not None
     x, labels = batch()
     kinds = set()
     for number in range(12):
@@ -279,7 +281,7 @@ def test_a_graph_holds_no_adamw_and_auto_knows_it(monkeypatch):
     monkeypatch.setattr(steps, "TOGETHER", {"cpu": 5})
     cpu = torch.device("cpu")
     for config, expected in ((CONFIG, "graph"), (replace(CONFIG, optimizer="adamw"), "eager")):
-        way = {"precision": "float32", "drawn": False}
+        way: dict[str, Any] = {"precision": "float32", "drawn": False}
         assert steps.strategy_for(config, network(), cpu, **way) == expected
         assert together_for(config, cpu, params=10) == (5 if expected == "graph" else 1)
     asked = replace(CONFIG, optimizer="adamw", strategy="graph")

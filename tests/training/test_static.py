@@ -110,7 +110,8 @@ def test_momentum_is_loaded_where_it_lies():
     arithmetic = Arithmetic("float32", "contiguous")
     step = TrainingStep(supernet(), CONFIG, arithmetic, "graph")
     before = {name: value.data_ptr() for name, value in step.momentum().items()}
-    step.load_momentum({name: torch.ones_like(value) for name, value in step.momentum().items()})
+    ones = {f"momentum.{k}": torch.ones_like(value) for k, value in step.momentum().items()}
+    step.load_state(ones)
     assert {name: value.data_ptr() for name, value in step.momentum().items()} == before
     assert all((value == 1).all() for value in step.momentum().values())
 
