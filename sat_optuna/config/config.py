@@ -350,7 +350,7 @@ class StudyConfig(Checked):
         """The steps that start from the weights that [network] names."""
         starts: dict[Step, str] = {
             "pretrain": self.pretrain.start,
-            "search": self.search.start,
+            "search": self.search.start if self.search.objective == "train" else "scratch",
             "retrain": self.retrain.start,
         }
         return tuple(step for step, start in starts.items() if start == "weights")
@@ -377,8 +377,9 @@ def decided(config: StudyConfig | Mapping[str, Any], step: Step) -> dict[str, An
     asked = {step, "trials"} if step == "search" and by_training else {step}
     free = {key for key, steps in _decides() if asked.isdisjoint(steps)}
     # Weights decide what starts from them, a search also through the supernet that it scores with.
-    starts = {step, "pretrain"} if step == "search" else {step}
-    if all(flat.get(f"{name}.start") != "weights" for name in starts):
+    starts = [flat.get(f"{step}.start")] if step != "search" or by_training else []
+    starts += [flat.get("pretrain.start")] if step == "search" else []
+    if "weights" not in starts:
         free |= {"network.pretrained", "network.sha256"}
     # A key at its default is left out, so that a later version may add keys.
     return {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}

@@ -161,7 +161,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
 ) -> tuple[EpochRecord, ...]:
-    """Train a network in place on cross-entropy with SGD.
+    """Train a network in place on cross-entropy, with SGD or AdamW.
 
     >>> import sat_optuna as sat
     >>> from torch.utils.data import DataLoader, TensorDataset
@@ -170,6 +170,9 @@ def fit(
     >>> loader = DataLoader(items, batch_size=8, shuffle=True)
     >>> [record.epoch for record in sat.fit(net, loader, epochs=2, seed=0)]
     [0, 1]
+
+    With `config.ema` the network ends as the moving average of its steps, of weights and of
+    BatchNorm's statistics alike, and whoever is told of an epoch finds the average in it.
 
     A Dataset or DataLoader is read anew in each epoch. The augmentation of `config` comes on top
     of its own. A DataLoader also keeps its order and its batches; what it draws is not stored in a
