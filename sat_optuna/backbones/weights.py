@@ -260,7 +260,8 @@ def fetch_weights(
         f"the trained weights of {backbone!r} cannot be fetched",
         "see to the connection, or set network.weights to a file",
     ):
-        return source(backbone, in_channels, settings)
+        weights: dict[str, Tensor] = source(backbone, in_channels, settings)
+        return weights
 
 
 def _source(backbone: str) -> Any:

@@ -323,7 +323,7 @@ class _Loop:
     def _epoch(self, epoch: int) -> Generator[None, None, None]:
         """Train one epoch, note its record and save; stop after each step."""
         self.net.train()
-        jitter = partial(
+        jitter: Callable[[Tensor], Tensor] = partial(
             augment,
             generator=generator_for("augment", self.seed, epoch, device=self.device),
             shift=self.config.shift,

@@ -220,7 +220,7 @@ class TrainingStep:
         self._clip = config.clip
         # BatchNorm's statistics are averaged like the weights, as buffers of the network.
         self._average = (
-            AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            AveragedModel(net, multi_avg_fn=_average_of(config.ema), use_buffers=True)
             if config.ema
             else None
         )
@@ -327,8 +327,8 @@ class TrainingStep:
                     for key in _ADAM
                 }
         if self._average and "ema_steps" in state:
-            held = {name[4:]: value for name, value in state.items() if name[:4] == "ema."}
-            _copy(held, self._average.module)
+            average = {name[4:]: value for name, value in state.items() if name[:4] == "ema."}
+            _copy(average, self._average.module)
             self._average.n_averaged.copy_(state["ema_steps"])
 
     @contextlib.contextmanager
@@ -347,6 +347,10 @@ class TrainingStep:
         if self._average is not None:
             _copy(self._average.module.state_dict(), self.net)
             self._average = None
+
+
+def _average_of(decay: float) -> Any:
+    return get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
 
 def _copy(weights: Mapping[str, Tensor], net: nn.Module) -> None:

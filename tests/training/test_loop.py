@@ -454,7 +454,7 @@ def test_head_and_body_take_rates_of_their_own_and_attention_that_of_the_head():
     net, plain = supernet(), supernet()
     config = TrainConfig(lr=0.05, lr_body=0.01)
     step = TrainingStep(net.train(), config, Arithmetic("float32", "contiguous"), body=BODY)
-    parts = {name.removeprefix("backbone.") in BODY: [] for name, _ in plain.named_parameters()}
+    parts: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
     for name, parameter in plain.named_parameters():
         parts[name.removeprefix("backbone.") in BODY].append(parameter)
     groups = [{"params": parts[False], "lr": 0.05}, {"params": parts[True], "lr": 0.01}]
@@ -478,7 +478,8 @@ def test_a_fine_tuning_goes_on_from_its_checkpoint_as_graph_too(tmp_path, rates)
     config = replace(CONFIG, lr_head=rates[0], lr_body=rates[1])
     ends = []
     for strategy in ("eager", "graph"):
-        way = {"epochs": 2, "seed": 1, "config": replace(config, strategy=strategy), "body": BODY}
+        fine = replace(config, strategy=strategy)
+        way: dict[str, Any] = {"epochs": 2, "seed": 1, "config": fine, "body": BODY}
         checkpoint = Checkpoint(tmp_path / strategy, "mine")
         unbroken, net = (materialise(supernet(), Scheme.parse("1-0-1")) for _ in range(2))
         history = fit(unbroken, images(), **way)
