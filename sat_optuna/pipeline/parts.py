@@ -285,10 +285,11 @@ class StudyParts:
         """Warn where no scheme can differ at the beginning, if the images' size is known."""
         data = self._config.data
         shape = DATASETS.get(data.name)().image_shape(data.size or None)
-        if shape is None:
-            return
+        weighted = self._config.pretrain.start == "weights"
+        if shape is None or (weighted and not self._study.weights_path.is_file()):
+            return  # pretraining will say it
         net = self._supernet(in_channels=shape[0], classes=2)
-        if self._config.pretrain.start == "weights" and self._config.network.weights:
+        if weighted:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SatOptunaWarning)  # its two classes say nothing
                 load_weights(net, self._study.weights_path)
@@ -377,6 +378,7 @@ class StudyParts:
         save_checkpoint(path, tensors, {"pretrained": network.backbone})
         made = {path.name: sha256_of(path)}
         if known and known != made[path.name]:
+            path.unlink()
             raise StudyError(
                 f"the weights of {network.backbone} that are offered now are not those that study "
                 f"{self._study.name!r} began with; bring {path} back from a copy, or make a new "
