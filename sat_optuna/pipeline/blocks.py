@@ -50,6 +50,7 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
 
     kinds = [spec.kind for spec in study.config.attention.kinds]
     weight = study.config.search.sparsity_weight
+    start = "scratch" if study.config.retrain.start == "scratch" else "the given weights"
     if current_enumeration(study):
         table = study.folder / "enumeration.npz"
         scores = Enumeration.read(table, kinds=kinds, sparsity_weight=weight)
@@ -69,7 +70,7 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
     return Blocks(
         scores.effects(),
         f"Least squares on the choices of {drawn}, scored in the supernet, whose weights all "
-        f"schemes share: networks trained from scratch may differ. {intervals}",
+        f"schemes share: networks trained from {start} may differ. {intervals}",
     )
 
 

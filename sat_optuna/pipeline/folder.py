@@ -135,6 +135,23 @@ class StudyFolder:
         return self.folder / "tickets"
 
     @property
+    def weights_path(self) -> Path:
+        """The trained weights that a step starts from: a user's file, or what was fetched."""
+        network = self.config.network
+        if network.pretrained:
+            return self.work / "pretrained.safetensors"
+        return self.folder / Path(network.weights).expanduser()
+
+    @property
+    def weights_digest(self) -> str | None:
+        """SHA-256 of these weights; None where no step starts from any, or they are not here."""
+        if not self.config.from_weights:
+            return None
+        record = self.records.get("weights") if self.config.network.pretrained else None
+        made = record.made if record else {}
+        return self.config.network.sha256 or made.get(self.weights_path.name)
+
+    @property
     def supernet_path(self) -> Path:
         """Checkpoint of the pretraining."""
         return self.work / "supernet.safetensors"
@@ -407,7 +424,7 @@ class StudyFolder:
             return steps.score_all(self, top=top, memory=memory, limit=limit, on_event=on_event)
 
     def retrain(self, *, mlflow: bool = True, on_event: OnEvent = ignore) -> "Retrained":
-        """Train the ticket from scratch beside its controls, the same seeds for all.
+        """Train the ticket anew beside its controls, the same seeds for all.
 
         Args:
             mlflow: log each retraining to MLflow.

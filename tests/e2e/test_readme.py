@@ -20,7 +20,7 @@ def blocks(language):
 
 
 RECIPE, STUDY, IMAGES, BUDGET, PRETRAINED, NETWORK, MODULE, DATA, METRIC = blocks("python")
-FOLDER, UNBALANCED, FASTER, PLUGIN, OWN_METRIC = blocks("toml")
+FOLDER, UNBALANCED, FASTER, WEIGHTS, PLUGIN, OWN_METRIC = blocks("toml")
 
 
 def run(code, cwd):
