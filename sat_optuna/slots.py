@@ -167,18 +167,19 @@ def _attached(block_type: type[nn.Module]) -> type[nn.Module]:
     class Attached(block_type):  # type: ignore[misc,valid-type]
         _plain_type: ClassVar[type[nn.Module]] = block_type
         _is_attached: ClassVar[bool] = True
+        _sat_token: Any  # of the scheme in use at the last forward
 
         def forward(self, x: Tensor) -> Tensor:
             state: _InUse = self._sat_in_use
-            scheme, token, held = state.scheme, state.token, vars(self)
+            scheme, token = state.scheme, state.token
             if scheme is not None:
                 state.check()
-            if _in_backward() and held["_sat_token"] is not token:
+            if _in_backward() and self._sat_token is not token:
                 raise SchemeInUse(
                     "a block is recomputed in a backward under another scheme than in the "
                     "forward; call backward inside the with block of the forward"
                 )
-            held["_sat_token"] = token
+            self._sat_token = token
             choice = 0 if scheme is None else scheme.choices[self._sat_index]
             if not choice:
                 made: Tensor = super().forward(x)
@@ -188,21 +189,25 @@ def _attached(block_type: type[nn.Module]) -> type[nn.Module]:
                 features, _ = attention(features, None, *name)
                 made = merge(self, features, shortcut)
             if scheme is not None and made.requires_grad:
-                made.register_hook(lambda _: state.check_backward(token, scheme))
+                _watch(made, lambda _: state.check_backward(token, scheme))
             return made
 
         def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
-            state = self.__getstate__() | {"_sat_token": None}
-            return _blank, (block_type,), state
+            return _blank, (block_type,), {**vars(self), "_sat_token": None}
 
     Attached.__name__ = Attached.__qualname__ = f"{block_type.__name__}WithSlot"
     Attached.__doc__ = f"A {block_type.__name__} whose attention a scheme switches on."
     return Attached
 
 
+def _watch(made: Tensor, told: Callable[[Tensor], None]) -> None:
+    """Call `told` with the gradient of a tensor, once a backward comes to it."""
+    made.register_hook(told)  # type: ignore[no-untyped-call]
+
+
 def _blank(block_type: type[nn.Module]) -> nn.Module:
     """Return a block without any attribute; pickle and deepcopy fill it."""
-    kind = _attached(block_type)
+    kind = _attached(cast("Any", block_type))
     blank: nn.Module = kind.__new__(kind)
     return blank
 
@@ -269,7 +274,7 @@ class Slots:
                 owned.add(module)
                 mine[spec.kind] = module
         attribute = free_name(block)
-        block.__class__ = _attached(type(block))
+        block.__class__ = _attached(cast("Any", type(block)))
         block.add_module(attribute, nn.ModuleDict(mine))
         vars(block).update(
             _sat_in_use=self._state, _sat_index=index, _sat_attention=attend, _sat_token=None

@@ -4,9 +4,12 @@ Not those of the studies: who runs a study here writes its report anew.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+
+from sat_optuna.training.step import STRATEGIES, SUPERNETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -116,33 +119,82 @@ def test_what_is_said_of_speed():
     assert f"takes {masked['ratio']:.2f} times ({bounds}) a hand-written" in flat
 
 
-def test_what_is_said_of_a_gpu():
-    path = ROOT / "studies" / "bench-gpu" / "nvidia-h100-80gb-hbm3.json"
-    results, flat = (
-        json.loads(path.read_text(encoding="utf-8"))["results"],
-        " ".join(README.split()),
+CARDS = ("H100", "H200")
+
+
+@pytest.fixture(scope="module")
+def cards():
+    """The results of each card by the names of the measurements."""
+    folder = ROOT / "studies" / "bench-gpu"
+    names = ("nvidia-h100-80gb-hbm3.json", "nvidia-h200.json")
+    documents = [json.loads((folder / name).read_text(encoding="utf-8")) for name in names]
+    return {card: one["results"] for card, one in zip(CARDS, documents, strict=True)}
+
+
+def median(text):
+    return text.split()[0]
+
+
+def test_what_is_said_of_graphs_on_a_gpu(cards):
+    flat, graph = " ".join(README.split()), {}
+    for card in CARDS:
+        for row in cards[card]["training, eager and graph"]:
+            if (row["strategy"], row["precision"]) == ("graph", "float32"):
+                width = row["network"].split("width ")[1].split(",")[0]
+                graph[card, width] = median(row["times_eager"])
+    assert (
+        f"of width 16 {graph['H200', '16']} times as fast on an H200 as eagerly, "
+        f"{graph['H100', '16']} on an H100; of width 32 {graph['H200', '32']} and "
+        f"{graph['H100', '32']} times)"
+    ) in flat
+    blocks = sorted(
+        float(median(row["times_eager"]))
+        for row in cards["H200"]["supernet, eager and by blocks"]
+        if (row["strategy"], row["precision"]) == ("blocks", "float32")
     )
-    steps = {
-        (f"width {width}", row["strategy"], row["precision"]): row
-        for row in results["training, eager and graph"]
-        for width in (16, 32)
-        if f"width {width}," in row["network"]
-    }
-    narrow, wide = (
-        steps[width, "graph", "float32"]["times_eager"].split()[0]
-        for width in ("width 16", "width 32")
-    )
-    assert f"{wide} times as fast on an H100 as eagerly; of width 16 {narrow} times)" in flat
-    low, high = (
-        steps[width, "graph", "bfloat16"]["images_per_s"]
-        / steps[width, "graph", "float32"]["images_per_s"]
-        for width in ("width 16", "width 32")
-    )
-    assert f"another {low:.1f} to {high:.1f} times as fast" in flat
-    ways = {row["strategy"]: row for row in results["retraining together"]}
-    five, alone = ways["graph, 5 together"], ways["graph, one after the other"]
-    assert f"{five['times_eager'].split()[0]} times as fast as one after the other eagerly" in flat
-    said = (
-        f"{five['images_per_s'] / alone['images_per_s']:.1f} times as fast as one after the other"
-    )
-    assert f"{said} by graph" in flat
+    assert len(blocks) == 4
+    assert f"({blocks[0]:.2f} to {blocks[-1]:.2f} times" in flat
+    assert f"of up to {STRATEGIES['cuda']:,} parameters (ResNet-20" in flat
+    assert f"and supernets of up to {SUPERNETS['cuda']:,} (" in flat
+
+
+def test_what_is_said_of_precision_on_a_gpu(cards):
+    flat, layout, less = " ".join(README.split()), [], []
+    for name in ("training, resnet20", "training, resnet56"):
+        ours = {
+            (row["precision"], row["memory_format"]): row["images_per_s"]
+            for row in cards["H200"][name]
+            if (row["loop"], row["strategy"]) == ("ours", "graph")
+        }
+        last = ours["float32", "channels_last"]
+        layout.append(last / ours["float32", "contiguous"])
+        less.append(ours["bfloat16", "channels_last"] / last)
+    assert f"({layout[0]:.2f} and {layout[1]:.2f} times as fast by graph" in flat
+    assert f"another {less[0]:.2f} to {less[1]:.2f} times by graph, and nothing eagerly" in flat
+    eagerly = (("H200", "wide resnet56"), ("H100", "resnet56"), ("H100", "wide resnet20"))
+    for card, name in eagerly:
+        rows = [row for row in cards[card][f"training, {name}"] if row["loop"] == "ours"]
+        speed = {(row["precision"], row["memory_format"]): row["images_per_s"] for row in rows}
+        assert {row.get("strategy", "eager") for row in rows} == {"eager"}  # not stored at first
+        assert speed["bfloat16", "channels_last"] < speed["float32", "channels_last"]
+
+
+def test_what_is_said_of_retraining_together_on_a_gpu(cards):
+    flat, eagerly, graph = " ".join(README.split()), [], set()
+    for card in CARDS:
+        ways = {row["strategy"]: row for row in cards[card]["retraining together"]}
+        five, alone = ways["graph, 5 together"], ways["graph, one after the other"]
+        eagerly.append(median(five["times_eager"]))
+        graph.add(f"{five['images_per_s'] / alone['images_per_s']:.1f}")
+    said = f"{' and '.join(eagerly)} times as fast as one after the other eagerly"
+    assert f"{said}, {graph.pop()} times as fast as so by graph" in flat
+    assert not graph
+
+
+def test_every_interval_that_is_said_of_the_gpus_was_measured(cards):
+    """Medians with their intervals; the goals' figures are all of this kind."""
+    said = (ROOT / "studies" / "bench-gpu" / "README.md").read_text(encoding="utf-8")
+    intervals = re.findall(r"[\d.]+ \([\d.]+ to [\d.]+\)", " ".join(said.split()))
+    found = json.dumps(cards)
+    assert len(intervals) > 40
+    assert [one for one in intervals if f'"{one}"' not in found] == []

@@ -270,4 +270,4 @@ def test_a_card_without_bfloat16_trains_in_float16_and_says_so(monkeypatch):
     asked = TrainConfig(precision="bfloat16")
     with pytest.warns(SatOptunaWarning, match="does not compute in bfloat16, so .* float16; set"):
         found = arithmetic_for(asked, tiny_supernet(), torch.device("cuda"))
-    assert found == Arithmetic("float16", "contiguous")
+    assert found == Arithmetic("float16", "channels_last")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any, cast
 
 import optuna
 import pytest
@@ -64,7 +65,8 @@ class Nested(nn.Module):
         self.out = nn.Conv2d(4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.encoder["body"](x)[:, :, None, None])
+        made: Tensor = self.out(self.encoder["body"](x)[:, :, None, None])
+        return made
 
 
 def attached(*kinds: str | AttentionSpec) -> tuple[nn.Module, Slots]:
@@ -204,15 +206,15 @@ def test_random_schemes_are_a_function_of_seed_and_step():
 
 def test_statistics_are_those_that_a_supernet_is_given():
     net = Supernet(resnet(), attention=["se"], seed=2)
-    model = resnet()
+    model: Any = resnet()
     slots = attach(model, attention=["se"], seed=2)
     batches = [images(4, seed=k, shape=SHAPE) for k in range(2)]
     x = images(3, shape=SHAPE)
     before = copy.deepcopy(model.state_dict())
     with recalibrated(net, SCHEME, batches), slots.recalibrated(SCHEME, batches, forward=model):
-        assert not model.training
+        assert not any(module.training for module in model.modules())
         same(model(x), net(x, SCHEME))
-    assert model.training
+    assert all(module.training for module in model.modules())
     for name, value in model.state_dict().items():
         same(value, before[name])
     # A BatchNorm that no pass runs keeps its own statistics.
@@ -344,7 +346,7 @@ def test_a_scheme_of_another_model(text, words):
             use()
 
 
-class Derived(BasicBlock):
+class Derived(BasicBlock):  # type: ignore[misc]
     """A block of somebody who derives from torchvision's."""
 
 
@@ -357,7 +359,8 @@ def on_meta(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
 
 def derived() -> nn.Module:
-    return torchvision.models.ResNet(Derived, [1, 1, 1, 1])
+    model: nn.Module = torchvision.models.ResNet(Derived, [1, 1, 1, 1])
+    return model
 
 
 def split_up() -> nn.Module:
@@ -400,7 +403,7 @@ def quantised() -> nn.Module:
         (ticket, r"the model's encoder.body.layer1.0 carries attention already, as a ticket's"),
         (lambda: nn.DataParallel(resnet()), "the model is wrapped in DataParallel; attach to the"),
         (
-            lambda: nn.Sequential(torch.compile(resnet())),
+            lambda: nn.Sequential(cast("nn.Module", torch.compile(resnet()))),
             r"the model's 0 is compiled or traced \(OptimizedModule\), so its blocks cannot be",
         ),
         (lambda: torch.fx.symbolic_trace(resnet()), r"compiled or traced \(GraphModule\)"),

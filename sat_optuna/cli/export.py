@@ -41,6 +41,12 @@ _USE = {
 @click.option("--out", type=click.Path(path_type=Path), help="Default: exports/ of the study.")
 @click.option("--opset", type=click.IntRange(min=1), help="Of ONNX; default: torch's choice.")
 @click.option(
+    "--with-preprocessing",
+    is_flag=True,
+    help="Put scale and normalisation into the program (torch-export, onnx), so that it takes "
+    "uint8 images as they lie in files, of the network's size.",
+)
+@click.option(
     "--fold-constant",
     is_flag=True,
     help="Take the full network, which carries the study's first kind everywhere, and fold the "
@@ -56,6 +62,7 @@ def export(
     seed: int | None,
     out: Path | None,
     opset: int | None,
+    with_preprocessing: bool,
     fold_constant: bool,
 ) -> None:
     """Write a ticket's network to one file, load it back and compare.
@@ -72,7 +79,8 @@ def export(
     if seed is not None and (weights or given.exported):
         raise click.UsageError("--seed chooses among a study's own weights; leave it out")
     found = given.ticket
-    out = out or given.default_out(to, folded=fold_constant)
+    mark = f"{'-folded' * fold_constant}{'-uint8' * with_preprocessing}"
+    out = out or given.default_out(to, mark=mark)
     if out == ticket:
         raise click.UsageError(f"{out} is what was given; name another file with --out")
     report = None
@@ -85,7 +93,9 @@ def export(
         if weights:
             found = replace(found, scores=scores_with(weights, found))
     console.remark(f"writing {to} and comparing it")
-    written = export_ticket(network, found, out, to=to, opset=opset)
+    written = export_ticket(
+        network, found, out, to=to, opset=opset, preprocessing=with_preprocessing
+    )
     if report:
         _print_report(console, report)
     _print_written(console, written)

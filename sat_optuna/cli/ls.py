@@ -58,7 +58,7 @@ def _datasets() -> list[dict[str, Any]]:
 
 
 def _metrics() -> list[dict[str, Any]]:
-    from sat_optuna.tasks import METRICS, TASKS
+    from sat_optuna.tasks import METRICS, TASKS, metrics_of
 
     return [
         {
@@ -68,8 +68,7 @@ def _metrics() -> list[dict[str, Any]]:
             "better": metric.better,
         }
         for task in TASKS.names()
-        for metric in map(METRICS.get, METRICS.single_names())
-        if task in metric.tasks
+        for metric in map(METRICS.get, metrics_of(task))
     ]
 
 

@@ -30,10 +30,10 @@ def ticket(console: Console, *, study: str, trial: int | None, front: bool) -> N
         raise click.UsageError("--front and --trial given; give one of them")
     if front:
         tickets = opened.front()
-        for point in tickets:
-            path = point.save(opened.tickets / f"front-{point.scheme}.json")
+        paths = [t.save(opened.tickets / f"front-{t.scheme}.json") for t in tickets]
+        for path, point in zip(paths, tickets, strict=True):
             console.result(f"{path}: {_worth(point)}")
-        console.result(f"{len(tickets)} written; next: sat-optuna show {quote(str(path))}")
+        console.result(f"{len(paths)} written; next: sat-optuna show {quote(str(paths[0]))}")
         return
     found = opened.ticket(trial)
     path = found.save(opened.tickets / f"trial-{found.trial}.json")

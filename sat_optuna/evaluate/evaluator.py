@@ -40,8 +40,8 @@ def usual_chunk(device: str, shape: tuple[int, ...]) -> int:
     """Return how many images a pass are fast on a device.
 
     100 on a CPU (studies/bench-speed). On a GPU 2,500 images of 32 x 32: all 512 schemes of a
-    ResNet-20 took 3.2 s so, and 8.5 s with 500 (studies/bench-gpu). Of larger images as many as
-    have no more pixels, but 100 at least.
+    ResNet-20 took 2.4 s so on an H200, and 9.0 s with 500 (studies/bench-gpu). Of larger images
+    as many as have no more pixels, but 100 at least.
 
     >>> usual_chunk("cpu", (3, 32, 32)), usual_chunk("cuda", (3, 32, 32))
     (100, 2500)

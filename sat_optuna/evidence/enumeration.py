@@ -217,11 +217,15 @@ class Enumeration:
 
     @property
     def _counts(self) -> NDArray[np.float64] | None:
-        """What each image counts in a balanced accuracy, of mean 1; None for other metrics."""
-        if self.measure.name != "balanced_accuracy" or not len(self.labels):
-            return None
-        counts = np.bincount(self.labels)
-        return np.asarray(self.n / (np.count_nonzero(counts) * counts[self.labels]))
+        """What each image counts in accuracies of classes, of mean 1; None for other metrics."""
+        name, labels = self.measure.name, self.labels
+        if name == "balanced_accuracy" and len(labels):
+            counts = np.bincount(labels)
+            return np.asarray(self.n / (np.count_nonzero(counts) * counts[labels]))
+        if name.startswith("class_accuracy_") and len(labels):
+            asked = labels == int(name.rpartition("_")[2])
+            return np.asarray(asked / asked.mean())
+        return None
 
     def _contexts(self, effect: Effect) -> tuple[float, float]:
         """Return what an effect is in the middle 95 % of the choices of the other blocks."""

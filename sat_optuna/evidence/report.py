@@ -769,7 +769,8 @@ def _method(ticket: Ticket, hardware: str, measure: Measure, latency: str) -> st
     compiled = ", compiled by torch" if ticket.config["train"].get("compile") else ""
     items = [
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
-        "was read by the retraining alone, after its last epoch",
+        f"was {'read' if measure == ACCURACY else 'scored'} by the retraining alone, after its "
+        "last epoch",
         *_scoring(ticket.config, measure),
         *([f"latency of schemes: {latency}"] if latency else []),
         *([f"trained weights: SHA-256 `{ticket.weights[:16]}`"] if ticket.weights else []),

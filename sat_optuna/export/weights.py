@@ -247,7 +247,7 @@ def _starts_with_brace(path: Path) -> bool:
         return False
 
 
-def _renamed(tensors: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+def _renamed(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Return tensors under the names that a network has for them.
 
     Version 0.2.0 kept the backbone and the attention of a ticket's network apart, as the

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from sat_optuna.export import Exported, ExportError, check_format
 from sat_optuna.export.network import check_network
 from sat_optuna.export.onnx import check_onnx, read_onnx, write_onnx
+from sat_optuna.export.preprocessing import WithPreprocessing, inputs_of
 from sat_optuna.export.program import read_program, root_cause, write_program
 from sat_optuna.export.weights import load_ticket, memory_format_of, record_of, write_weights
 from sat_optuna.files import write_atomically
 from sat_optuna.seeds import generator_for
-from sat_optuna.ticket import Ticket
+from sat_optuna.ticket import Inputs, Ticket
 
 __all__ = ["BATCHES", "TOLERANCE", "export_ticket"]
 
@@ -35,6 +36,7 @@ def export_ticket(
     *,
     to: str,
     opset: int | None = None,
+    preprocessing: bool = False,
 ) -> Exported:
     """Write a network to one file that is known to compute the same.
 
@@ -48,23 +50,33 @@ def export_ticket(
         path: the file; an existing file is replaced.
         to: a key of `SUFFIXES`.
         opset: version of the ONNX operators; None for torch's choice.
+        preprocessing: whether scale and normalisation are part of the program, so that it takes
+            uint8 images (or float32, in the numbers of deeper files); see `WithPreprocessing`.
 
     Raises:
+        TicketError: preprocessing is asked for, and the ticket says none.
         ExportError: the network is not the ticket's, it cannot be written in that format, or the
             file computes something else. A file that existed before is untouched.
         WriteError: the disk is full, or the like.
     """
     path = Path(path)
+    if preprocessing and to == "safetensors":
+        raise ExportError(
+            "preprocessing is asked for in safetensors, which hold weights and no program; export "
+            "as torch-export or onnx"
+        )
+    wanted = inputs_of(ticket) if preprocessing else None
     _check(network, ticket, path, to=to, opset=opset)
     reference = copy.deepcopy(network).cpu().eval()
-    draw = partial(_images, reference, ticket.input_shape)
+    written = WithPreprocessing(reference, wanted).eval() if wanted else reference
+    draw = partial(_images, written, ticket.input_shape, wanted)
     found: dict[str, Any] = {}
 
     def write(temporary: Path) -> None:
-        record = record_of(reference, ticket)
-        found["opset"] = _write(reference, record, temporary, to, example=draw(2), opset=opset)
+        record = record_of(reference, ticket) | ({"preprocessing": True} if wanted else {})
+        found["opset"] = _write(written, record, temporary, to, example=draw(2), opset=opset)
         found["differences"] = _compared(
-            _opened(temporary, path=path, to=to), reference, draw, path=path, to=to
+            _opened(temporary, path=path, to=to), written, draw, path=path, to=to
         )
         found["size_bytes"] = temporary.stat().st_size
 
@@ -118,10 +130,18 @@ def _opened(temporary: Path, *, path: Path, to: str) -> Callable[[Tensor], Tenso
         ) from error
 
 
-def _images(network: nn.Module, shape: tuple[int, int, int], batch: int) -> Tensor:
-    """Draw (batch, C, H, W) images in the network's dtype and memory format."""
-    drawn = torch.randn(batch, *shape, generator=generator_for("export", batch))
-    drawn = drawn.to(next(network.parameters()).dtype)
+def _images(
+    network: nn.Module, shape: tuple[int, int, int], inputs: Inputs | None, batch: int
+) -> Tensor:
+    """Draw (batch, C, H, W) images in the dtype and memory format that are taken."""
+    generator = generator_for("export", batch)
+    if inputs is None:
+        drawn = torch.randn(batch, *shape, generator=generator)
+        drawn = drawn.to(next(network.parameters()).dtype)
+    elif inputs.numbers == "bytes":
+        drawn = torch.randint(256, (batch, *shape), generator=generator, dtype=torch.uint8)
+    else:
+        drawn = torch.rand(batch, *shape, generator=generator) * inputs.white
     return drawn.contiguous(memory_format=memory_format_of(network))
 
 

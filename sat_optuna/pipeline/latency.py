@@ -80,7 +80,7 @@ def knows_latency(study: "StudyFolder") -> bool:
     decided_then = dict(record.decided) if record else {}
     if study.has_search():
         asked["hardware"] = decided_then.get("hardware")
-    return decided_then == json.loads(json.dumps(asked))
+    return bool(decided_then == json.loads(json.dumps(asked)))
 
 
 def kept_latency(study: "StudyFolder") -> tuple["LatencyModel", Mapping[str, Any]]:

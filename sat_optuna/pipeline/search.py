@@ -1,7 +1,7 @@
 """The search of a study and its random control, brought to their total of finished trials."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -149,8 +149,8 @@ def _reachable(total: int, trials: "Sequence[FrozenTrial]", schemes: int | None 
     if schemes is None:
         if not trials:
             return total
-        spaces = (trial.distributions.values() for trial in trials)
-        schemes = max(math.prod(len(d.choices) for d in space) for space in spaces)
+        spaces: Iterable[Iterable[Any]] = (trial.distributions.values() for trial in trials)
+        schemes = max(math.prod([len(d.choices) for d in space]) for space in spaces)
     tried = {tuple(sorted(trial.params.items())) for trial in trials}
     return min(total, len(trials) + schemes - len(tried))
 

@@ -137,11 +137,16 @@ class TicketFile:
                     "with; restore it, or give the ticket's weights with --weights FILE"
                 )
 
-    def default_out(self, to: str, *, folded: bool) -> Path:
-        """Return the file to write without --out: in exports/ of the study, or beside `path`."""
+    def default_out(self, to: str, *, mark: str = "") -> Path:
+        """Return the file to write without --out: in exports/ of the study, or beside `path`.
+
+        Args:
+            to: a key of `SUFFIXES`.
+            mark: what tells the file from the ticket's usual one, at the end of its name.
+        """
         if self.study is None:
-            return self.path.with_suffix(SUFFIXES[to])
-        name = f"{self.ticket.role}-{self.ticket.scheme}{'-folded' if folded else ''}"
+            return self.path.with_name(f"{self.path.stem}{mark}{SUFFIXES[to]}")
+        name = f"{self.ticket.role}-{self.ticket.scheme}{mark}"
         return self.study.folder / "exports" / f"{name}{SUFFIXES[to]}"
 
 

@@ -4,6 +4,7 @@ Both objectives are plain Optuna objectives: `study.optimize(objective)` works o
 `study.best_trial` or another trial of no study, they score its scheme and store nothing.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -36,7 +37,7 @@ from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
-from sat_optuna.tasks import Metric, Task, as_metric, as_task
+from sat_optuna.tasks import Metric, MetricError, Task, as_metric, as_task
 from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import fit
@@ -306,7 +307,9 @@ class SupernetObjective(_SchemeObjective):
 
         Each has the value it has alone: together they share the passes of their first blocks.
         """
-        with self._lock:
+        self._ahead = {}
+        # A scheme without a value fails when its own trial asks for it.
+        with self._lock, contextlib.suppress(MetricError):
             self._ahead = self.evaluator.score_many(schemes)
 
     def __call__(self, trial: AnyTrial) -> float | tuple[float, ...]:

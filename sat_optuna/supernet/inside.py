@@ -103,7 +103,7 @@ def extended(block_type: type[nn.Module], *, own: bool, name: str = _NAMES[0]) -
 
 def _blank(block_type: type[nn.Module], own: bool, name: str) -> nn.Module:
     """Return a block without any attribute; pickle and deepcopy fill it."""
-    kind = extended(block_type, own=own, name=name)
+    kind = extended(cast("Any", block_type), own=own, name=name)
     blank: nn.Module = kind.__new__(kind)
     return blank
 
@@ -128,7 +128,7 @@ def place(
         setattr(inner, cast("OwnSlot", block.own).name, module.module)
         return
     attribute = free_name(inner)
-    inner.__class__ = extended(type(inner), own=block.own is not None, name=attribute)
+    inner.__class__ = extended(cast("Any", type(inner)), own=block.own is not None, name=attribute)
     vars(inner)[_BLOCK] = name
     if registered:
         inner.add_module(attribute, module)

@@ -75,8 +75,8 @@ def as_metric(given: Metric | str, task: Task) -> Metric:
         raise MetricError(
             f"metric {given!r} is registered with the name {metric.name!r}; give both one name"
         )
-    if task.name not in metric.tasks:
-        known = metrics_of(task.name)
+    if not _fits(metric, task):
+        known = metrics_of(task)
         raise UnknownName(
             f"{metric.name!r} is no metric of the task {task.name}"
             f"{nearest(metric.name, known) or ';'} its metrics: {', '.join(known)}"
@@ -84,11 +84,21 @@ def as_metric(given: Metric | str, task: Task) -> Metric:
     return metric
 
 
-def metrics_of(task: str) -> tuple[str, ...]:
+def _fits(metric: Metric, task: Task) -> bool:
+    """Tell whether a metric names a task, or one of the same targets that keeps the same."""
+    others = [TASKS.get(name) for name in metric.tasks if name in TASKS]
+    return task.name in metric.tasks or any(
+        other.targets == task.targets and (metric.keeps == "right" or other.state is task.state)
+        for other in others
+    )
+
+
+def metrics_of(task: Task | str) -> tuple[str, ...]:
     """Return the names of a task's metrics, those of families aside.
 
     >>> metrics_of("regression")
     ('mae', 'r2', 'rmse')
     """
+    task = as_task(task)
     named: list[Any] = [(name, METRICS.get(name)) for name in METRICS.single_names()]
-    return tuple(name for name, metric in named if task in metric.tasks)
+    return tuple(name for name, metric in named if _fits(metric, task))

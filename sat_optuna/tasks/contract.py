@@ -73,7 +73,8 @@ class Metric:
         name: its name in METRICS.
         unit: of its values, for example "%"; empty for none.
         better: "higher" or "lower".
-        tasks: names of the tasks that it is a metric of.
+        tasks: names of the tasks that it is a metric of, as of all others with the same targets
+            and `state`.
         of: from what an evaluation keeps of all images, (N, ...), and their targets to the value.
         keeps: what that is: "state", the rows of `Task.state`, float32; or "right", of labels
             alone: (N,) bool, whether each image is classified right, which takes a bit an image.

@@ -526,7 +526,14 @@ class _Loop:
                     stacklevel=4,
                 )
         tensors = load_tensors(checkpoint.path)
-        self.net.load_state_dict(_under("model.", tensors))
+        held = _under("model.", tensors)
+        if differing := sorted(held.keys() ^ self.net.state_dict().keys()):
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path} and the network differ in {differing[0]}: an "
+                "earlier version of this program wrote it, perhaps; finish the training with "
+                "that, or move the checkpoint away"
+            )
+        self.net.load_state_dict(held)
         self.step.load_state(tensors)
         self.step.scaler.load_state_dict(record["scaler"])
         self.step.taken = record["steps"]

@@ -110,16 +110,18 @@ def arithmetic_for(
     """Return what the configuration asks for, `auto` resolved.
 
     `auto` is a function of the device and of the backbone, never of the attention, so that all
-    networks of a study are trained alike. It means float32 and contiguous, but on a CPU with
-    bfloat16 instructions, for a network whose first convolution has at least 16 channels,
-    channels_last, and bfloat16 unless there are depthwise convolutions. That is what
-    studies/bench-speed measured on CPUs.
+    networks of a study are trained alike.
 
-    On GPUs too it means float32 and contiguous, by studies/bench-gpu (an H100; ResNet-20 with SE
-    of widths 16 and 32): a supernet is trained eagerly, and eager steps in bfloat16 and
-    channels_last had 0.98 (0.78 to 1.03) and 0.88 (0.81 to 1.06) of float32's speed. CUDA graphs
-    of networks of one scheme were 1.5 and 1.9 times as fast there with `precision = "bfloat16"`
-    and `memory_format = "channels_last"` as in float32.
+    On a CPU with bfloat16 instructions, for a network whose first convolution has at least 16
+    channels, it means channels_last, and bfloat16 unless there are depthwise convolutions; on
+    other CPUs float32 and contiguous (studies/bench-speed).
+
+    On a GPU it means float32, and channels_last unless there are convolutions in groups, which
+    were not measured. In float32 channels_last made training by graph 1.44 and 1.48 times as fast
+    (ResNet-20 and ResNet-56 of width 16 on an H200), and eager training 1.07 to 1.14 times, within
+    its spread. With `precision = "bfloat16"` graphs gained another 1.22 and 1.24 times, eager
+    training nothing, 0.78 to 0.90, and contiguous graphs nothing either, 0.89 and 0.88
+    (studies/bench-gpu). What bfloat16 does to accuracy was compared on no GPU.
 
     Args:
         config: the two keys.
@@ -131,6 +133,8 @@ def arithmetic_for(
     precision, memory_format = "float32", "contiguous"
     if device.type == "cpu" and native:
         precision, memory_format = _on_bfloat16_cpu(net)
+    elif device.type == "cuda" and {kernel.groups for kernel in _convolutions(net)} == {1}:
+        memory_format = "channels_last"
     if config.precision != "auto":
         precision = config.precision
     if config.memory_format != "auto":
@@ -179,9 +183,14 @@ def fastest_kernels(device: torch.device) -> Iterator[None]:
         cudnn.benchmark = before
 
 
-def _on_bfloat16_cpu(net: nn.Module) -> tuple[str, str]:
+def _convolutions(net: nn.Module) -> list[nn.Conv2d]:
+    """Return the convolutions of a network, but for those of its attention."""
     attention = {m for a in net.modules() if isinstance(a, Attention) for m in a.modules()}
-    kernels = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m not in attention]
+    return [m for m in net.modules() if isinstance(m, nn.Conv2d) and m not in attention]
+
+
+def _on_bfloat16_cpu(net: nn.Module) -> tuple[str, str]:
+    kernels = _convolutions(net)
     if not kernels or kernels[0].out_channels < _LEAST_WIDTH:
         return "float32", "contiguous"
     depthwise = any(kernel.groups == kernel.in_channels > 1 for kernel in kernels)

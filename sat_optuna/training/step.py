@@ -34,15 +34,19 @@ __all__ = [
 ]
 
 # What `auto` means where a network has one scheme, by the kind of device: the most parameters
-# that a network may have to be trained by a CUDA graph. Larger ones keep a GPU busy without.
-# On GPUs: those of a ResNet-20 of width 32 with SE in every block, the largest network that was
-# trained by our graph on an H100, 2.67 times as fast as eagerly; see studies/bench-gpu.
-STRATEGIES: Mapping[str, int] = {"cpu": 0, "cuda": 1_083_130}
-# Likewise of a supernet that is trained by graphs of its blocks; measured on no card yet.
-SUPERNETS: Mapping[str, int] = {"cpu": 0, "cuda": 0}
-# How many such networks one process trains at a time, by the kind of device. On that H100 5 were
-# trained 2.0 times as fast as one after the other, and 20 only 2.2 times.
-TOGETHER: Mapping[str, int] = {"cpu": 1, "cuda": 5}
+# that a network may have to be trained by a CUDA graph. The measurements are in studies/bench-gpu.
+# On GPUs: those of a ResNet-56 of width 32 with SE in every block. Our graphs of smaller networks
+# were 2.67 to 3.64 times as fast as eager steps, and had 0.95 to 0.98 of the speed of a graph
+# written by hand. At this size the one by hand alone was measured, on the network without SE,
+# where eager steps had 0.56 of its speed.
+STRATEGIES: Mapping[str, int] = {"cpu": 0, "cuda": 3_429_274}
+# Likewise of a supernet that is trained by graphs of its blocks. On GPUs: those of a ResNet-20 of
+# width 32 with SE, the largest of four that were measured, 2.08 to 3.49 times as fast so.
+SUPERNETS: Mapping[str, int] = {"cpu": 0, "cuda": 1_083_130}
+# How many networks of one scheme a process trains at a time, by the kind of device, and the most
+# parameters that each may have. On both cards 5 ResNet-20 of width 16 were trained 2.0 times as
+# fast as one after the other, and 20 only 2.2 and 2.3 times.
+TOGETHER: Mapping[str, tuple[int, int]] = {"cpu": (1, 0), "cuda": (5, 1_083_130)}
 
 _ADAM = ("exp_avg", "exp_avg_sq", "step")  # what AdamW keeps of a parameter
 _WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
@@ -149,14 +153,14 @@ def strategy_for(
     if drawn:
         small = params <= SUPERNETS.get(device.type, 0)
     else:
-        small = _is_small(params, device) and not config.compile
+        small = params <= STRATEGIES.get(device.type, 0) and not config.compile
     return graph if small else "eager"
 
 
 def together_for(config: TrainConfig, device: torch.device, *, params: int) -> int:
     """Return how many networks one process trains at a time, each with the bits it has alone.
 
-    Small ones that are graphs, `TOGETHER` says how many; all others come one after the other. Of
+    `TOGETHER` says how many small ones that are graphs; all others come one after the other. Of
     the others a large one fills a GPU alone, and several may not fit its memory; eager steps gain
     nothing together; and torch compiles only so many at a time.
 
@@ -167,11 +171,8 @@ def together_for(config: TrainConfig, device: torch.device, *, params: int) -> i
     """
     graphs = config.strategy != "eager" and config.precision != "float16" and not config.compile
     graphs = graphs and config.optimizer == "sgd"
-    return TOGETHER.get(device.type, 1) if graphs and _is_small(params, device) else 1
-
-
-def _is_small(params: int, device: torch.device) -> bool:
-    return params <= STRATEGIES.get(device.type, 0)
+    together, most = TOGETHER.get(device.type, (1, 0))
+    return together if graphs and params <= most else 1
 
 
 class TrainingStep:
@@ -211,7 +212,7 @@ class TrainingStep:
             net: what is trained.
             config: optimiser, schedule, smoothing.
             arithmetic: its precision and memory format.
-            strategy: "eager" or "graph".
+            strategy: "eager", "graph" or "blocks".
             task: whose loss it is.
             weights: of the classes in the loss, one each; empty where all weigh the same.
             body: names of parameters that were loaded, as of `fit`.

@@ -74,7 +74,7 @@ def studies(*, cut: bool) -> Iterator[dict[str, Any]]:
 
 def _compared(
     name: str,
-    objective: Callable[[optuna.Trial], float],
+    objective: Callable[[optuna.Trial], float | tuple[float, ...]],
     alone: Callable[[Scheme], object],
     trials: int,
 ) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from sat_optuna.training.step import TrainingStep
 __all__ = ["batched", "compiled", "steps", "supernets", "together"]
 
 FLOAT32 = Arithmetic("float32", "contiguous")
+LAST = Arithmetic("float32", "channels_last")  # what `auto` means
 BFLOAT16 = Arithmetic("bfloat16", "channels_last")
 ROUNDS = 6  # the fewest that have an interval
 SEEDS, SCHEMES = 4, 5
@@ -55,7 +56,8 @@ def supernets(*, cut: bool) -> Iterator[dict[str, Any]]:
         A row a way, as of `steps`; beside them the memory that the first step took on a GPU, with
         the recording.
     """
-    ways = [("eager", FLOAT32), ("blocks", FLOAT32), *([] if cut else [("blocks", BFLOAT16)])]
+    ways = [("eager", FLOAT32), ("blocks", FLOAT32)]
+    ways += [] if cut else [("blocks", LAST), ("blocks", BFLOAT16)]
     measured = [(Network(attention=True, steps=10), "se"), (Network(steps=10), "dia")]
     if not cut:
         measured += [

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
+        torch.manual_seed(0)
         model = detector()
         slots = sat.attach(model, attention=["se"], seed=0)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

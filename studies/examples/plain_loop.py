@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
+        torch.manual_seed(0)
         model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=1)
         slots = sat.attach(model, attention=["se", "simam"], seed=0)
         loader = DataLoader(TensorDataset(*squares(256, seed=1)), batch_size=32, shuffle=True)

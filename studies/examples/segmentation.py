@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
+        torch.manual_seed(0)
         model = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=2)
         slots = sat.attach(model, attention=["eca"], seed=0)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)

@@ -11,6 +11,7 @@ from sat_optuna.cli import sat_optuna as group
 from sat_optuna.cost.operations import CostModel, measure
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
+from sat_optuna.supernet.inside import carried_by
 from sat_optuna.supernet.materialise import materialise, scheme_of
 from sat_optuna.ticket import AttentionSpec
 from tests.cost.clock import Clock
@@ -43,11 +44,19 @@ def path(tmp_path):
 def timed(monkeypatch):
     """Networks that take 10 ms, and 0.5 ms for each connected block, by a clock."""
     clock = Clock(monkeypatch)
-    monkeypatch.setattr(
-        Backbone,
-        "forward",
-        lambda self, x: clock.pass_ms(10 + 0.5 * scheme_of(self).connections),
+    when_materialised(
+        monkeypatch, lambda net, _: clock.pass_ms(10 + 0.5 * scheme_of(net).connections)
     )
+
+
+def when_materialised(monkeypatch, forward):
+    """Let networks of a scheme run `forward`, and no others."""
+    real = Backbone.forward
+
+    def chosen(net, x):
+        return real(net, x) if carried_by(net) is None else forward(net, x)
+
+    monkeypatch.setattr(Backbone, "forward", chosen)
 
 
 def cells(printed, name):
@@ -99,7 +108,7 @@ def test_what_the_file_says_is_printed_where_it_differs_alone(tmp_path):
 
 
 def test_without_latency_nothing_is_measured(path, monkeypatch):
-    monkeypatch.delattr(Backbone, "forward")
+    when_materialised(monkeypatch, None)
     printed = show(str(path), "--no-latency").stdout
     assert "latency" not in printed
     assert "parameters" in printed
@@ -134,7 +143,7 @@ def test_plain_and_full_are_tickets_too(tmp_path, timed, bit, share):
 
 def test_no_share_where_full_adds_nothing(tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
-    monkeypatch.setattr(Backbone, "forward", lambda self, x: clock.pass_ms(10))
+    when_materialised(monkeypatch, lambda *_: clock.pass_ms(10))
     path = ticket_of(tiny_supernet(["simam"]), SCHEME).save(tmp_path / "ticket.json")
     printed = show(str(path)).stdout
     for name in ("parameters", "multiply-adds an image", "latency, ms a batch"):

@@ -57,7 +57,8 @@ def changed(section, key, default):
     if isinstance(default, bool):
         value = not default
     elif isinstance(default, tuple):
-        value = {"kinds": (*default[1:], SPEC), "modules": ("a.py",)}.get(key, (7, 8, 9))
+        texts = {"modules": ("a.py",), "objectives": ("accuracy", "macs")}
+        value = {"kinds": (*default[1:], SPEC), **texts}.get(key, (7, 8, 9))
     elif isinstance(default, dict):
         value = {"s1.b00": "se"}
     elif choices:

@@ -83,7 +83,7 @@ def test_the_dashboard_shows_the_front_and_the_names_of_both_axes(road):
     ) as server:
         try:
             assert server.stdout is not None
-            url = re.search(r"http://[\d.:]+", server.stdout.readline())[0]
+            (url,) = re.findall(r"http://[\d.:]+", server.stdout.readline())
             studies = requests.get(f"{url}/api/studies", timeout=60).json()["study_summaries"]
             number = next(s["study_id"] for s in studies if s["study_name"] == "front")
             shown = requests.get(f"{url}/api/studies/{number}?after=0", timeout=60).json()

@@ -66,8 +66,9 @@ def test_jobs_that_one_process_trains_together_give_what_each_gives_alone(tmp_pa
     ]
     found = []
     for together in (1, 3):
-        monkeypatch.setattr(steps, "TOGETHER", {"cpu": together})
-        monkeypatch.setattr(steps, "STRATEGIES", {"cpu": max(one.params for one in tickets)})
+        most = max(one.params for one in tickets)
+        monkeypatch.setattr(steps, "TOGETHER", {"cpu": (together, most)})
+        monkeypatch.setattr(steps, "STRATEGIES", {"cpu": most})
         folder = tmp_path / str(together)
         jobs = [
             (RetrainJob(one.scheme, seed, study, folder), one)

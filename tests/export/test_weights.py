@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_a_file_of_version_0_2_gives_the_same_network(specs, text, backbone, tra
         for name, value in net.state_dict().items()
         if name.startswith(("backbone.", *connected))
     }
-    record = {"memory_format": "torch.contiguous_format"}
+    record: dict[str, Any] = {"memory_format": "torch.contiguous_format"}
     if training:
         old = {f"model.{name}": value for name, value in old.items()}
     else:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -21,14 +22,14 @@ from torchvision.models.resnet import BasicBlock
 from sat_optuna.attention import ATTENTION, default_spec
 from sat_optuna.attention.contract import Attention
 from sat_optuna.attention.simam import SimAM
-from sat_optuna.errors import WriteError
+from sat_optuna.errors import SatOptunaError, WriteError
 from sat_optuna.export import SUFFIXES, ExportError, weights, write
 from sat_optuna.export.weights import load_ticket, read_ticket
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import materialise, scheme_of
 from sat_optuna.supernet.supernet import Supernet
-from sat_optuna.ticket import AttentionSpec
+from sat_optuna.ticket import AttentionSpec, Inputs
 from sat_optuna.training.checkpoint import read_record
 from tests.networks import KINDS, OURS, images, schemes, tiny_supernet
 from tests.tickets import leftovers, network_and_ticket, ticket_of
@@ -390,4 +391,41 @@ def test_a_full_disk_names_the_file_that_was_meant(tmp_path, monkeypatch):
     path = tmp_path / "f.safetensors"
     with pytest.raises(WriteError, match=f"^cannot write {path}: No space left; what was there"):
         export_ticket(network, ticket, path, to="safetensors")
+    assert leftovers(tmp_path) == []
+
+
+PIXELS = Inputs(class_names=tuple("abcde"), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+@pytest.mark.parametrize("to", ["torch-export", "onnx"])
+@pytest.mark.parametrize(
+    "inputs", [PIXELS, replace(PIXELS, numbers="whole", white=4095)], ids=["bytes", "deep"]
+)
+def test_a_program_with_preprocessing_takes_images_as_they_lie_in_files(tmp_path, to, inputs):
+    network, ticket = network_and_ticket()
+    ticket = replace(ticket, inputs=inputs)
+    path = tmp_path / f"file{SUFFIXES[to]}"
+    export_ticket(network, ticket, path, to=to, preprocessing=True)
+    run, record = opened(path)
+    stored = json.loads(record)
+    assert stored["preprocessing"] is True
+    assert stored["ticket"]["inputs"]["class_names"] == list("abcde")
+    drawn = np.random.default_rng(3).integers(0, inputs.white + 1, (3, *ticket.input_shape))
+    mean, std = (np.array(v).reshape(-1, 1, 1) for v in (inputs.mean, inputs.std))
+    normal = torch.from_numpy((drawn / inputs.white - mean) / std).float()  # an independent sum
+    raw = torch.from_numpy(drawn.astype(np.uint8 if inputs == PIXELS else np.float32))
+    with torch.no_grad():
+        torch.testing.assert_close(run(raw), network(normal), rtol=1e-4, atol=1e-5)
+
+
+def test_preprocessing_that_nobody_noted_is_refused(tmp_path):
+    network, ticket = network_and_ticket()
+    for inputs, to, said in (
+        (None, "onnx", "the ticket does not say how images become what its network takes"),
+        (Inputs(class_names=tuple("abcde")), "onnx", "takes images as they are, floats"),
+        (PIXELS, "safetensors", "preprocessing is asked for in safetensors"),
+    ):
+        path = tmp_path / f"file{SUFFIXES[to]}"
+        with pytest.raises(SatOptunaError, match=said):
+            export_ticket(network, replace(ticket, inputs=inputs), path, to=to, preprocessing=True)
     assert leftovers(tmp_path) == []

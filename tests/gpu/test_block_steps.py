@@ -53,9 +53,10 @@ def _draw(stages, kinds, step):
         (("se", "eca"), FLOAT32, 0.0),
         (("dia",), FLOAT32, 0.9),
         ((SHARED, "dia", "simam"), FLOAT32, 0.9),
+        (("se", "dia"), Arithmetic("float32", "channels_last"), 0.9),  # what `auto` means
         (("se",), Arithmetic("bfloat16", "channels_last"), 0.9),
     ],
-    ids=["cbam", "two kinds", "recurrent", "shared", "bfloat16"],
+    ids=["cbam", "two kinds", "recurrent", "shared", "channels_last", "bfloat16"],
 )
 def test_steps_in_pieces_are_the_usual_ones_to_the_bit(device, kinds, arithmetic, momentum):
     """From the first step on: what the recording did itself is undone, draws of dropout too."""

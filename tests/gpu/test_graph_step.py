@@ -46,6 +46,7 @@ def network(device, scheme="10-1-1", *, seed=0):
     [
         (Arithmetic("float32", "contiguous"), 0.9),
         (Arithmetic("float32", "contiguous"), 0.0),
+        (Arithmetic("float32", "channels_last"), 0.9),  # what `auto` means
         (Arithmetic("bfloat16", "channels_last"), 0.9),
     ],
 )

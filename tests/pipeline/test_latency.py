@@ -3,6 +3,7 @@
 import itertools
 import json
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -36,16 +37,14 @@ def model(added=ADDED, error=1.0):
 @pytest.fixture
 def measured(monkeypatch):
     """Stand in for the measurement with a model, and count how often it was asked for."""
-    calls = []
+    stand_in = SimpleNamespace(model=model(), calls=[])
 
-    def fit(net, shape, **more):
-        calls.append(more["batch"])
-        return fit.model
+    def fit(net, shape, *, batch, **more):
+        stand_in.calls.append(batch)
+        return stand_in.model
 
-    fit.model = model()
     monkeypatch.setattr("sat_optuna.cost.latency.fit_latency", fit)
-    fit.calls = calls
-    return fit
+    return stand_in
 
 
 def study(project, search, name="tiny", **changed):

@@ -6,6 +6,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from sat_optuna.config.objectives import directions_of
 from sat_optuna.errors import StudyError
 from sat_optuna.search.front import chosen_of_front, front_trials, objectives_of, values_of
 from sat_optuna.search.space import COUNTS_KEY
@@ -26,8 +27,7 @@ ROWS = [
 
 def study_of(rows=ROWS, names=("accuracy", "latency_ms"), images=400, named=True):
     """The rows as trials; their order within a trial is that of the names."""
-    directions = ["maximize" if name == "accuracy" else "minimize" for name in names]
-    study = optuna.create_study(directions=directions)
+    study = optuna.create_study(directions=directions_of(names))
     if named:
         name_objectives(study, names)
     study.set_user_attr(COUNTS_KEY, [images // 2, images // 2])

@@ -3,7 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from torch.utils.data import DataLoader, TensorDataset
 
 from sat_optuna.config.config import TrainConfig
+from sat_optuna.config.objectives import directions_of
 from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import measure
 from sat_optuna.cost.timing import Estimate
@@ -389,15 +390,16 @@ def latency_of(net):
 def test_several_objectives_are_the_metric_and_the_costs_in_their_order(
     net, data, objectives, kind
 ):
-    more = {"objectives": objectives, "latency": latency_of(net)}
+    more: Any = {"objectives": objectives, "latency": latency_of(net)}
+    objective: SupernetObjective | TrainObjective
+    single: SupernetObjective | TrainObjective
     if kind == "train":
         objective = TrainObjective(net, data, epochs=1, config=CONFIG, **more)
         single = TrainObjective(net, data, epochs=1, config=CONFIG, sparsity_weight=0.0)
     else:
         objective = SupernetObjective(net, data, calibration=32, **more)
         single = SupernetObjective(net, data, calibration=32, sparsity_weight=0.0)
-    directions = ["maximize" if name == "accuracy" else "minimize" for name in objectives]
-    study = optuna.create_study(directions=directions)
+    study = optuna.create_study(directions=directions_of(objectives))
     study.enqueue_trial(dict(zip(NAMES, ("se", "none", "dia"), strict=True)))
     study.optimize(objective, n_trials=1)
     (trial,) = study.trials
@@ -417,7 +419,7 @@ def test_several_objectives_are_the_metric_and_the_costs_in_their_order(
 
 
 def test_objectives_that_cannot_be_are_refused(net, data):
-    build = partial(SupernetObjective, net, data, calibration=32)
+    build: Any = partial(SupernetObjective, net, data, calibration=32)
     for given, words in (
         ({"objectives": ["accuracy", "speed"]}, "objectives has 'speed'; known: accuracy, lat"),
         ({"objectives": ["accuracy"]}, "name accuracy and one or more of latency_ms, params"),
@@ -435,7 +437,7 @@ def test_objectives_that_cannot_be_are_refused(net, data):
 
 
 def test_a_study_goes_on_with_its_objectives_and_its_latency_model_alone(net, data):
-    build = partial(SupernetObjective, net, data, calibration=32)
+    build: Any = partial(SupernetObjective, net, data, calibration=32)
     two = {"objectives": ["accuracy", "latency_ms"], "latency": latency_of(net)}
     study = optuna.create_study(directions=["maximize", "minimize"])
     study.optimize(build(**two), n_trials=1)

@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 from collections.abc import Sequence
 from itertools import cycle, islice
+from typing import Any, cast
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ STATELESS = [
     for name in (*ATTENTION.single_names(), "timm:eca", "timm:coord")
     if not ATTENTION.get(name).recurrent
 ]
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "resnet20": {"width": 8, "blocks": (2, 2, 1)},
     "preresnet164": {"width": 8, "blocks": (2, 2, 1)},
     "resnet18": {},
@@ -115,7 +116,9 @@ def assert_same_network(net: Supernet, scheme: Scheme, ticket: nn.Module) -> Non
                 continue
             same(held[name], value)
             if value.grad is not None:
-                same(held[name].grad, value.grad)
+                grad = held[name].grad
+                assert grad is not None
+                same(grad, value.grad)
                 compared.add(held[name])
     assert len(compared) == len(ours)
 
@@ -124,9 +127,8 @@ def assert_same_network(net: Supernet, scheme: Scheme, ticket: nn.Module) -> Non
 @pytest.mark.parametrize("sharing", ["block", "stage"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_stateless_kind_in_each_family_has_the_bits_of_the_walk(family, sharing):
-    settings = {"in_channels": 3, "classes": 3}
     with seeded("family"):
-        model = build_backbone(family, **settings, **FAMILIES[family])
+        model = build_backbone(family, in_channels=3, classes=3, **FAMILIES[family])
     stirred_module(model)
     specs = specs_of(sharing, view_of(model).stage_channels)
     assert specs
@@ -152,7 +154,7 @@ def test_each_stateless_kind_has_the_bits_of_the_walk(sharing):
     test_each_stateless_kind_in_each_family_has_the_bits_of_the_walk("resnet20", sharing)
 
 
-def resnet_ticket(sharing: str = "block", text: str = "10-01-11-11") -> nn.Module:
+def resnet_ticket(sharing: str = "block", text: str = "10-01-11-11") -> Any:
     net = Supernet(
         torchvision.models.resnet18(num_classes=5),
         attention=[AttentionSpec(kind="cbam", sharing=sharing)],
@@ -195,7 +197,8 @@ class TestWhatPeopleDoWithAResNet:
     @pytest.mark.parametrize("sharing", ["block", "stage"])
     def test_features_graphs_and_necks(self, sharing):
         ticket, x = resnet_ticket(sharing), images(2, shape=(3, 64, 64))
-        wanted, features = ticket(x), {}
+        wanted = ticket(x)
+        features: dict[str, Tensor] = {}
         handle = ticket.layer4.register_forward_hook(
             lambda *given: features.update(layer4=given[-1])
         )
@@ -220,6 +223,7 @@ class TestWhatPeopleDoWithAResNet:
             same(other(x), wanted)
             assert scheme_of(other) == scheme_of(ticket)
             assert list(other.state_dict()) == list(ticket.state_dict())
+            other = cast("Any", other)
             for block, copied in zip(ticket.layer3, other.layer3, strict=True):
                 assert type(copied) is type(block)
                 assert copied.attention is not block.attention
@@ -260,7 +264,9 @@ def test_recurrent_kinds_keep_the_walk_and_only_where_they_are_connected():
 def test_other_networks_carry_no_scheme():
     with pytest.raises(SchemeError, match=r"ResNet given, on which no scheme is noted; give what"):
         scheme_of(torchvision.models.resnet18())
-    assert scheme_of(torch.compile(resnet_ticket())) == Scheme.parse("10-01-11-11")
+    assert scheme_of(cast("nn.Module", torch.compile(resnet_ticket()))) == Scheme.parse(
+        "10-01-11-11"
+    )
 
 
 def test_a_ticket_is_no_backbone_of_a_second_attention():
@@ -282,7 +288,8 @@ class Named(nn.Module):
         self.attention = nn.Conv2d(4, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.attention(x)
+        features: Tensor = self.attention(x)
+        return x + features
 
 
 class Twice(nn.Module):
@@ -314,7 +321,7 @@ def _registered():
 def test_a_block_that_has_an_attention_keeps_it_and_a_block_run_twice_is_walked():
     x = images(2, shape=(4, 5, 5))
     net = Supernet(Twice(twice=False), attention=["se"], seed=0).eval()
-    ticket = materialise(net, Scheme.parse("1"))
+    ticket: Any = materialise(net, Scheme.parse("1"))
     assert any(name.startswith("block.added_attention.") for name in ticket.state_dict())
     assert isinstance(ticket.block.attention, nn.Conv2d)
     same(ticket(x), net(x, Scheme.parse("1")))

@@ -1,11 +1,14 @@
 """Metrics of the whole path, tree, chunks and masks among it, beside scikit-learn's own."""
 
 import re
+from dataclasses import replace
 from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.special import expit, softmax
 from sklearn import metrics as theirs
 from torch import nn
@@ -83,10 +86,10 @@ def net_of(task: Task) -> Supernet:
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None  # its statistics are those of the next batch
     x, full = images_of("labels").images, Scheme.parse("1-1-1")
-    head = net.get_submodule("backbone.head.2")
+    head = cast("nn.Linear", net.get_submodule("backbone.head.2"))
     with torch.no_grad():
         net.train()(x, full)
-        head.bias -= net.eval()(x, full).mean(0)  # so that each class is named for some
+        head.bias.sub_(net.eval()(x, full).mean(0))  # so that each class is named for some
     return net
 
 
@@ -133,13 +136,13 @@ PLANTED = {"00": (190, 0, 0), "01": (186, 4, 0), "10": (181, 8, 1), "11": (180, 
 LABELS = np.repeat([0, 1, 2], [190, 10, 2])
 
 
-def planted() -> list[SchemeResult]:
+def planted(metric: str = "balanced_accuracy") -> list[SchemeResult]:
     """Four schemes with the same number of images right, of other classes each."""
     results = []
     for text, hits in PLANTED.items():
         parts = [np.arange(n) < hit for n, hit in zip((190, 10, 2), hits, strict=True)]
         right = np.concatenate(parts)
-        value = METRICS.get("balanced_accuracy").value(right, LABELS)
+        value = METRICS.get(metric).value(right, LABELS)
         results.append(
             SchemeResult(
                 scheme=Scheme.parse(text),
@@ -153,7 +156,12 @@ def planted() -> list[SchemeResult]:
 
 
 def test_balanced_accuracy_ranks_schemes_that_accuracy_cannot_tell_apart():
-    known = {"kinds": ["se"], "sparsity_weight": 0.0, "labels": LABELS, "classes": 3}
+    known: dict[str, Any] = {
+        "kinds": ["se"],
+        "sparsity_weight": 0.0,
+        "labels": LABELS,
+        "classes": 3,
+    }
     unmeasured = [SchemeResult(scheme=r.scheme, right=r.right, loss=0.0, n=202) for r in planted()]
     by_accuracy = Enumeration(unmeasured, **known)
     assert by_accuracy.spread.tells_nothing
@@ -170,6 +178,33 @@ def test_balanced_accuracy_ranks_schemes_that_accuracy_cannot_tell_apart():
         (75.0877193 + 64.9122807 - 45.9649123) / 2 - 50 / 3
     )
     assert effects["s1.b00"].low < effects["s1.b00"].points < effects["s1.b00"].high
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "class_accuracy_1"])
+def test_an_effect_on_accuracies_of_classes_has_its_interval_over_the_images(metric):
+    results = planted(metric)
+    scores = Enumeration(
+        results,
+        kinds=["se"],
+        sparsity_weight=0.0,
+        labels=LABELS,
+        classes=3,
+        measure=METRICS.get(metric).measure,
+    )
+    counts = {
+        "balanced_accuracy": np.array([190, 10, 2]),
+        "class_accuracy_1": np.array([0, 10, 0]),
+    }
+    classes = counts[metric]
+    weight = np.divide(202, classes, out=np.zeros(3), where=classes > 0) / (classes > 0).sum()
+    bits = {str(r.scheme): r.mask() * weight[LABELS] for r in results}
+    # What the kind adds at the first block of stage 1, image by image.
+    each = 100 * (bits["10"] + bits["11"] - bits["00"] - bits["01"]) / 2
+    half = stats.t.ppf(0.975, 201) * each.std(ddof=1) / np.sqrt(202)
+    effect = next(effect for effect in scores.effects() if effect.block == "s1.b00")
+    assert effect.points == pytest.approx(each.mean())
+    high = min(each.mean() + half, 100.0)
+    assert (effect.low, effect.high) == pytest.approx((each.mean() - half, high))
 
 
 def test_the_reward_of_a_metric_that_is_better_lower_is_negative():
@@ -270,6 +305,10 @@ def test_datasets_and_loaders_come_with_targets_too():
         assert found.scores == wanted.scores
 
 
+def _worst(kept, _targets):
+    return kept.min()
+
+
 @pytest.mark.parametrize(
     ("made", "said"),
     [
@@ -282,11 +321,11 @@ def test_datasets_and_loaders_come_with_targets_too():
             "class_weights is 'balanced'",
         ),
         (
-            lambda: Metric(name="loss", unit="", better="lower", tasks=(), of=max),
+            lambda: Metric(name="loss", unit="", better="lower", tasks=(), of=_worst),
             "metric 'loss' would be a trial's attribute of that name; take another one",
         ),
         (
-            lambda: Metric(name="best", unit="", better="high", tasks=(), of=max),
+            lambda: Metric(name="best", unit="", better=cast("Any", "high"), tasks=(), of=_worst),
             "metric 'best' has better = 'high'; write higher or lower",
         ),
     ],
@@ -301,6 +340,30 @@ def test_names_are_found_where_the_task_has_others():
         as_metric("map", TASKS.get("classification"))
     assert as_metric("", TASKS.get("multi-label")).name == "map"
     assert METRICS.get("accuracy").measure == ACCURACY
+
+
+def test_a_task_with_a_loss_of_its_own_has_the_metrics_of_one_that_keeps_the_same():
+    regression = TASKS.get("regression")
+    task = replace(regression, name="huber", loss=_huber)
+    assert metrics_of(task) == ("mae", "r2", "rmse")
+    net, images = net_of(regression), images_of("numbers")
+    found = evaluate_network(
+        net, images, scheme=Scheme.parse("1-0-0"), task=task, metrics=["mae"], batch=10
+    )
+    same = Evaluator(net, images, task=task, chunk=10).score(Scheme.parse("1-0-0"))
+    assert found.scores == same.scores
+    with evaluating(net), torch.inference_mode():
+        (batch,) = images.batches(None, N)
+        outputs = net(batch[0], Scheme.parse("1-0-0"))[:, 0]
+    wanted = nn.HuberLoss()(outputs, images.labels)
+    assert found.loss == pytest.approx(float(wanted), rel=1e-5)
+    # Of other outputs the built-in ones are none.
+    assert metrics_of(replace(task, state=lambda z, y: z)) == ()
+    assert "accuracy" in metrics_of(replace(TASKS.get("classification"), name="own"))
+
+
+def _huber(outputs, targets, *, reduction):
+    return nn.functional.huber_loss(outputs[:, 0], targets, reduction=reduction)
 
 
 def test_a_loss_of_ones_own_that_is_no_number_is_one_sentence():

@@ -236,7 +236,9 @@ def test_who_is_trained_so(monkeypatch):
     own = Own("resnet20", attention=["se"], in_channels=1, classes=3, seed=0, width=4)
     assert picked(net=own) == "eager"
     auto = replace(CONFIG, strategy="auto")
-    assert picked(auto, device=GPU) == picked(auto) == "eager"  # measured on no card yet
+    assert (picked(auto, device=GPU), picked(auto)) == ("blocks", "eager")
+    assert picked(auto, own, device=GPU) == "eager"
+    assert picked(auto, device=GPU, precision="float16") == "eager"
     params = sum(parameter.numel() for parameter in supernet().parameters())
     for most, expected in ((params - 1, "eager"), (params, "blocks")):
         monkeypatch.setattr(steps, "SUPERNETS", {"cuda": most})

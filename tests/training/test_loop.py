@@ -354,6 +354,18 @@ def test_a_finished_checkpoint_is_loaded_and_no_step_is_made(tmp_path):
     assert checkpoint.path.stat().st_mtime_ns == before
 
 
+def test_a_checkpoint_with_the_names_of_an_earlier_version_is_refused(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "net.safetensors", "x")
+    net = materialise(supernet(width=4), Scheme.parse("1-0-0"))
+    fit(net, images(), epochs=1, seed=0, config=CONFIG, checkpoint=checkpoint)
+    tensors, record = load_tensors(checkpoint.path), read_record(checkpoint.path)
+    old = {name.replace("model.", "model.backbone."): value for name, value in tensors.items()}
+    save_checkpoint(checkpoint.path, old, record)
+    words = r"net.safetensors and the network differ in backbone\.head.*: an earlier version of"
+    with pytest.raises(CheckpointError, match=words):
+        fit(net, images(), epochs=2, seed=0, config=CONFIG, checkpoint=checkpoint)
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
     mine = Checkpoint(tmp_path / "net.safetensors", "mine")
     fit(supernet(), images(), epochs=1, seed=1, config=CONFIG, draw=draw, checkpoint=mine)

@@ -52,9 +52,26 @@ def test_auto_on_a_cpu_with_bfloat16(flag):
 
 
 @pytest.mark.parametrize("net", [supernet(), supernet(width=8), depthwise()])
-def test_auto_elsewhere_is_float32_and_contiguous(net):
+def test_auto_on_other_cpus_is_float32_and_contiguous(net):
     assert auto(net, {"avx2", "avx512_f"}) == PLAIN
-    assert auto(net, set(BFLOAT16_FLAGS), GPU) == PLAIN  # see studies/bench-gpu
+
+
+@pytest.mark.parametrize(
+    ("net", "memory_format"),
+    [
+        (supernet(), "channels_last"),
+        (supernet(width=8), "channels_last"),
+        (nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=4)), "contiguous"),
+        (depthwise(), "contiguous"),
+        (nn.Linear(3, 3), "contiguous"),
+    ],
+    ids=["wide", "narrow", "groups", "depthwise", "no convolution"],
+)
+def test_auto_on_a_gpu_is_what_was_measured_there(net, memory_format):
+    """See studies/bench-gpu; whatever the CPU beside it has."""
+    assert auto(net, set(BFLOAT16_FLAGS), GPU) == Arithmetic("float32", memory_format)
+    asked = TrainConfig(memory_format="contiguous")
+    assert arithmetic_for(asked, net, GPU) == PLAIN
 
 
 @pytest.mark.parametrize("width", [8, 16])
@@ -63,7 +80,8 @@ def test_auto_is_the_same_for_all_networks_of_a_study(width):
     schemes = (Scheme.uniform(net.stages, choice) for choice in (0, 1))
     tickets = [materialise(net, scheme) for scheme in schemes]
     flags = set(BFLOAT16_FLAGS)
-    assert len({auto(one, flags) for one in (net, *tickets)}) == 1
+    for device in (CPU, GPU):
+        assert len({auto(one, flags, device) for one in (net, *tickets)}) == 1
 
 
 def test_what_is_asked_for_is_what_is_done():

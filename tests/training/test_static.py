@@ -150,24 +150,30 @@ def test_auto_is_looked_up_by_device_and_parameters(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("network", "picked", "together"),
+    ("network", "picked", "drawn", "together"),
     [
-        (Network(), "graph", 5),
-        (Network(width=32), "graph", 5),  # the largest that was measured
-        (Network(width=33), "eager", 1),
-        (Network(backbone="resnet56"), "graph", 5),
-        (Network(backbone="resnet56", width=32), "eager", 1),
+        (Network(), "graph", "blocks", 5),
+        (Network(width=32), "graph", "blocks", 5),  # the largest supernet that was measured
+        (Network(backbone="resnet56"), "graph", "blocks", 5),
+        (Network(width=33), "graph", "eager", 1),
+        (Network(backbone="resnet56", width=32), "graph", "eager", 1),  # the largest network
+        (Network(backbone="resnet56", width=33), "eager", "eager", 1),
     ],
 )
-def test_what_was_measured_on_a_gpu_is_what_auto_means_there(network, picked, together):
+def test_what_was_measured_on_a_gpu_is_what_auto_means_there(network, picked, drawn, together):
     supernet, config = network.supernet(), TrainConfig()
     net = materialise(supernet, Scheme.uniform(supernet.stages, 1))
     params = sum(parameter.numel() for parameter in net.parameters())
     assert strategy_for(config, net, GPU, precision="float32", drawn=False) == picked
+    assert strategy_for(config, supernet, GPU, precision="float32", drawn=True) == drawn
     assert together_for(config, GPU, params=params) == together
-    assert strategy_for(config, net, CPU, precision="float32", drawn=False) == "eager"
+    for one, random in ((net, False), (supernet, True)):
+        assert strategy_for(config, one, CPU, precision="float32", drawn=random) == "eager"
     assert together_for(config, CPU, params=params) == 1
-    assert (params == steps.STRATEGIES["cuda"]) == (network == Network(width=32))
+    largest = Network(backbone="resnet56", width=32)
+    assert (params == steps.STRATEGIES["cuda"]) == (network == largest)
+    most = steps.TOGETHER["cuda"][1], steps.SUPERNETS["cuda"]
+    assert most.count(params) == 2 * (network == Network(width=32))
 
 
 def test_a_step_that_nobody_needs_is_gone_at_once():

@@ -111,8 +111,7 @@ def test_one_that_diverges_ends_all_and_says_so(tmp_path):
 
 
 def test_how_many_at_a_time_is_looked_up_for_small_networks_that_are_graphs(monkeypatch):
-    monkeypatch.setattr(steps, "TOGETHER", {"cpu": 1, "cuda": 20})
-    monkeypatch.setattr(steps, "STRATEGIES", {"cpu": 100, "cuda": 100})
+    monkeypatch.setattr(steps, "TOGETHER", {"cpu": (1, 0), "cuda": (20, 100)})
 
     def together(device="cuda", params=100, **asked):
         return together_for(TrainConfig(**asked), torch.device(device), params=params)
