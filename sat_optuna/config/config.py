@@ -455,8 +455,10 @@ def _read(flat: Mapping[str, Any]) -> dict[str, Any]:
     unread = {
         ("supernet", "scratch"): _OF_TRAIN,
         ("supernet", "supernet"): _OF_TRAIN,
+        ("supernet", "weights"): _OF_TRAIN,
         ("train", "supernet"): _OF_SUPERNET,
         ("train", "scratch"): (*_OF_SUPERNET, "pretrain."),
+        ("train", "weights"): (*_OF_SUPERNET, "pretrain."),
     }
     usual = SearchConfig()
     objective = flat.get("search.objective", usual.objective)

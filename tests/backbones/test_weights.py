@@ -17,7 +17,7 @@ from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
-from sat_optuna.supernet.weights import load_weights
+from sat_optuna.supernet.weights import load_weights, names_of_body
 from sat_optuna.ticket import AttentionSpec
 from tests.networks import stirred_module
 
@@ -217,7 +217,33 @@ def test_a_networks_own_attention_comes_with_its_weights(backbone):
     assert loaded.body < trained.state_dict().keys()
     x = torch.randn(2, 3, 32, 32)
     net.eval()
-    assert torch.equal(net(x, Scheme.uniform(net.stages, 1)), trained.eval()(x))
+    full = Scheme.uniform(net.stages, 1)
+    assert torch.equal(net(x, full), trained.eval()(x))
+    # By other names in the supernet, and by its own in a ticket, with or without attention.
+    names = {name for name, _ in trained.named_parameters()} & loaded.body
+    assert len(names_of_body(net, loaded.body)) == len(names)
+    assert names_of_body(materialise(net, full), loaded.body) == names
+    plain = materialise(net, Scheme.uniform(net.stages, 0))
+    assert names_of_body(plain, loaded.body) == names & plain.state_dict().keys() < names
+
+
+class Wrapped(nn.Module):
+    """Its names begin as those of a supernet do."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = ours()
+        self.stem = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.backbone(self.stem(x))
+
+
+def test_a_network_with_a_backbone_of_its_own_keeps_its_names():
+    net = Wrapped()
+    body = frozenset({"backbone.stem.0.weight", "stem.weight"})
+    assert names_of_body(net, body) == body
+    assert names_of_body(net, frozenset({"stem.0.weight"})) == frozenset()
 
 
 def test_the_digest_is_of_what_was_loaded(tmp_path):

@@ -324,6 +324,22 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             "train.augment is 'rand'; did you mean 'randaugment'? choose one of: 'none', "
             "'randaugment', 'trivialaugment', 'augmix', 'autoaugment'",
         ),
+        (
+            '[train]\nclip = 1.0\nstrategy = "graph"',
+            "train.strategy is 'graph' with clip = 1.0, with which a supernet's steps are not "
+            "made as graphs; choose strategy 'auto' or 'eager', or clip = 0",
+        ),
+        *(
+            (
+                f'[train]\n{key} = 0.5\n[task]\nname = "{task}"\n[search]\nmetric = "{metric}"',
+                f"train.{key} is 0.5 and task.name is {task!r}, whose labels cannot be mixed; "
+                "write 0",
+            )
+            for key, task, metric in (
+                ("mixup", "multi-label", "map"),
+                ("cutmix", "regression", "mae"),
+            )
+        ),
         ("[train]\nema = 1.0", "train.ema is 1.0; write at most 0.999999"),
         ("[train]\nclip = -1.0", "train.clip is -1.0; write at least 0.0"),
         ("[train]\nmixup = -0.2", "train.mixup is -0.2; write at least 0.0"),

@@ -510,6 +510,28 @@ def test_head_and_body_take_rates_of_their_own_and_attention_that_of_the_head():
         torch.testing.assert_close(net.state_dict()[name], value, msg=name)
 
 
+@pytest.mark.parametrize("kind", ["se", "dia"])
+@pytest.mark.parametrize("strategy", ["eager", "graph"])
+def test_the_rate_of_the_body_reaches_what_was_loaded_and_nothing_else(kind, strategy):
+    """In a network of its own type, in one that is walked (DIA), and in a supernet."""
+    whole = Supernet(
+        "resnet20", attention=(kind,), in_channels=1, classes=3, seed=0, width=4, blocks=(1, 1, 1)
+    )
+    scheme = Scheme.parse("1-0-1")
+    still = TrainConfig(batch=8, lr=0.1, lr_body=1e-300, weight_decay=0.0, strategy=strategy)
+    for net in (materialise(whole, scheme), whole):
+        before = {name: value.detach().clone() for name, value in net.named_parameters()}
+        way: dict[str, Any] = {"draw": lambda _: scheme} if net is whole else {}
+        fit(net, images(), epochs=1, seed=0, config=still, body=BODY, **way)
+        moved = {n for n, value in net.named_parameters() if not torch.equal(value, before[n])}
+        trained = {name for name in before if "head" in name or "attention" in name}
+        # What the scheme leaves out, and what a first state of zero is multiplied by.
+        idle = ("attention.1.", "from_state.0.weight")
+        trained -= {name for name in trained if any(part in name for part in idle)}
+        assert moved == trained
+        assert len(before) - len(moved) >= len(BODY)
+
+
 @pytest.mark.parametrize("rates", [(0.0, 0.01), (0.02, 0.0), (0.02, 0.003)])
 def test_a_fine_tuning_goes_on_from_its_checkpoint_as_graph_too(tmp_path, rates):
     config = replace(CONFIG, lr_head=rates[0], lr_body=rates[1])

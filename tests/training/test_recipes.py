@@ -24,6 +24,7 @@ from sat_optuna.training.loop import Checkpoint, Training, fit, fit_together
 from sat_optuna.training.precision import Arithmetic
 from sat_optuna.training.step import TrainingStep, learning_rate, together_for
 from tests.training.test_loop import (
+    BODY,
     CONFIG,
     Stop,
     assert_same,
@@ -84,9 +85,8 @@ def test_a_recipe_goes_on_from_its_checkpoint_and_draws_by_the_seed(tmp_path, re
     assert_same(weights(finished), weights(unbroken))
     usual = made()
     fit(usual, images(16), **{**way, "config": CONFIG})
-    assert not torch.equal(
-        weights(usual)["backbone.stem.0.weight"], weights(unbroken)["backbone.stem.0.weight"]
-    )
+    name = next(iter(weights(usual)))
+    assert not torch.equal(weights(usual)[name], weights(unbroken)[name])
 
 
 @pytest.mark.parametrize("recipe", ["adamw", "ema", "all"])
@@ -173,7 +173,7 @@ def test_a_network_becomes_the_average_of_its_steps_statistics_too():
     for got, wanted in zip(seen, expected, strict=True):
         assert_same(got, wanted)
     assert_same(weights(net), seen[-1])
-    name = "backbone.stem.1.running_mean"
+    name = "stem.1.running_mean"
     assert not torch.equal(seen[-1][name], weights(raw)[name])
 
 
@@ -190,7 +190,7 @@ def test_the_checkpoint_of_an_average_holds_both_and_the_last_one_the_average(tm
             checkpoint=checkpoint,
             on_event=stop_after(0),
         )
-    held, name = load_tensors(checkpoint.path), "backbone.stem.0.weight"
+    held, name = load_tensors(checkpoint.path), "stem.0.weight"
     assert torch.equal(held[f"ema.{name}"], weights(net)[name])
     assert not torch.equal(held[f"model.{name}"], held[f"ema.{name}"])
     fit(net, images(), epochs=2, seed=1, config=config, checkpoint=checkpoint)
@@ -264,21 +264,25 @@ def test_mixing_is_torchvisions_and_labels_are_shares_of_classes(mixup, cutmix):
     assert mixing(0.0, 0.0, classes=3) is None
 
 
-def test_the_loss_of_mixed_images_is_that_of_their_shares():
+@pytest.mark.parametrize("weighed", [(), (1.0, 2.0, 0.5)])
+def test_the_loss_of_mixed_images_is_that_of_their_shares(weighed):
     net, plain = network(), network()
-    step = TrainingStep(net.train(), replace(CONFIG, label_smoothing=0.0), USUAL)
+    config = replace(CONFIG, label_smoothing=0.0)
+    step = TrainingStep(net.train(), config, USUAL, weights=weighed)
     x, labels = batch()
     shares = F.one_hot(labels, 3) * 0.7 + F.one_hot(labels.roll(1), 3) * 0.3
     loss, hits = step(x, shares, rate=0.01)
     logits = plain.train()(x)
-    both = 0.7 * F.cross_entropy(logits, labels) + 0.3 * F.cross_entropy(logits, labels.roll(1))
+    weight, each = torch.tensor(weighed or (1.0,) * 3), F.log_softmax(logits, 1)
+    both = -(shares * weight * each).sum(1).mean()
     torch.testing.assert_close(loss, both.detach())
     assert int(hits) == int((logits.argmax(1) == labels).sum())
 
 
 def test_a_graph_holds_no_adamw_and_auto_knows_it(monkeypatch):
     monkeypatch.setattr(steps, "STRATEGIES", {"cpu": 10**9})
-    monkeypatch.setattr(steps, "TOGETHER", {"cpu": 5})
+    monkeypatch.setattr(steps, "SUPERNETS", {"cpu": 10**9})
+    monkeypatch.setattr(steps, "TOGETHER", {"cpu": (5, 10**9)})
     cpu = torch.device("cpu")
     for config, expected in ((CONFIG, "graph"), (replace(CONFIG, optimizer="adamw"), "eager")):
         way: dict[str, Any] = {"precision": "float32", "drawn": False}
@@ -287,12 +291,31 @@ def test_a_graph_holds_no_adamw_and_auto_knows_it(monkeypatch):
     asked = replace(CONFIG, optimizer="adamw", strategy="graph")
     with pytest.raises(ConfigError, match="strategy is 'graph' with optimizer = 'adamw', whose"):
         fit(network(), images(), epochs=1, seed=0, config=asked)
+    # The norm of all gradients is known to a graph of all, and to none of a supernet's pieces.
+    clip, way = replace(CONFIG, clip=0.5), {"precision": "float32"}
+    assert steps.strategy_for(clip, network(), cpu, drawn=False, **way) == "graph"
+    assert steps.strategy_for(CONFIG, supernet(), cpu, drawn=True, **way) == "blocks"
+    assert steps.strategy_for(clip, supernet(), cpu, drawn=True, **way) == "eager"
+    asked = replace(clip, strategy="graph")
+    with pytest.raises(ConfigError, match=r"'graph' with clip = 0.5 of a supernet, whose steps"):
+        fit(supernet(), images(), epochs=1, seed=0, config=asked, draw=draw)
 
 
-@pytest.mark.parametrize("recipe", ["clip", "ema", "mixup", "warmup"])
-def test_a_static_step_of_a_recipe_is_the_usual_one_to_the_bit(recipe):
-    nets = [network(), network()]
+@pytest.mark.parametrize(
+    ("recipe", "made"),
+    [
+        *((recipe, network) for recipe in ("clip", "ema", "mixup", "warmup")),
+        *((recipe, supernet) for recipe in ("ema", "cutmix", "body")),
+    ],
+)
+def test_a_recorded_step_of_a_recipe_is_the_usual_one_to_the_bit(recipe, made):
+    """By one graph, and by graphs of pieces."""
+    nets, seen = [made(), made()], []
+    way: dict[str, Any] = {"epochs": 2, "seed": 1, "draw": draw if made is supernet else None}
+    way["body"] = BODY if recipe == "body" else ()
+    changes = {"lr_body": 0.003} if recipe == "body" else RECIPES[recipe]
     for net, strategy in zip(nets, ("eager", "graph"), strict=True):
-        config = replace(CONFIG, **RECIPES[recipe], strategy=strategy)
-        fit(net, images(), epochs=2, seed=1, config=config)
+        config = replace(CONFIG, **changes, strategy=strategy)
+        seen.append(fit(net, images(), config=config, **way))
     assert_same(*map(weights, nets))
+    assert seen[0] == seen[1]
