@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sat_optuna.events import Event
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.evidence.enumeration import enumerate_schemes
+    from sat_optuna.evidence.folding import fold_report
     from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
     from sat_optuna.evidence.retrain import retrain
     from sat_optuna.export.fold import fold_constant
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from sat_optuna.pipeline.progress import progress_bar
     from sat_optuna.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.scheme import Scheme
-    from sat_optuna.search.objective import SupernetObjective, TrainObjective
+    from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
     from sat_optuna.search.space import cost_limit, scheme_space
     from sat_optuna.search.tickets import best_ticket, ticket_of
     from sat_optuna.slots import Slots, attach
@@ -47,6 +48,7 @@ __all__ = [
     "CostModel",
     "Evaluator",
     "Event",
+    "FoldedObjective",
     "LatencyModel",
     "MLflowLog",
     "Metric",
@@ -78,6 +80,7 @@ __all__ = [
     "fit",
     "fit_latency",
     "fold_constant",
+    "fold_report",
     "load_dataset",
     "load_ticket",
     "load_weights",
@@ -101,6 +104,7 @@ _HOMES = {
     "CostModel": "cost.operations",
     "Evaluator": "evaluate",
     "Event": "events",
+    "FoldedObjective": "search.objective",
     "LatencyModel": "cost.latency",
     "MLflowLog": "tracking",
     "Metric": "tasks",
@@ -132,6 +136,7 @@ _HOMES = {
     "fit": "training.loop",
     "fit_latency": "cost.latency",
     "fold_constant": "export.fold",
+    "fold_report": "evidence.folding",
     "load_dataset": "data",
     "load_ticket": "export.weights",
     "load_weights": "supernet.weights",

@@ -168,7 +168,10 @@ class Inputs:
             _require("a name in class_names of inputs", name, _TEXT)
         for value in (*found["mean"], *found["std"]):
             _require("a number in mean and std of inputs", value, _NUMBER)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+        }
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

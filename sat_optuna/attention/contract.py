@@ -57,7 +57,7 @@ class Attention(nn.Module):
             (no user sets it), and its `forward` takes the name of the block that it runs for as
             its third argument, `block`.
         gated: whether it multiplies each channel by a number, has no state, and has a method
-            `gate` that returns these numbers.
+            `gate` that returns these numbers, (N, C). Of a wrapped module the instance says it.
     """
 
     paper: ClassVar[str] = ""
@@ -65,7 +65,7 @@ class Attention(nn.Module):
     recurrent: ClassVar[bool] = False
     least_side: ClassVar[int] = 1
     per_block_statistics: ClassVar[bool] = False
-    gated: ClassVar[bool] = False
+    gated: bool = False
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Return the attended features of a residual branch; the features are not changed.

@@ -5,8 +5,6 @@ and uses twice the sigmoid as its gate. A factor of two loses no digit, so the o
 input to the bit. A module without such a layer blends: x + strength (attended - x), strength 0.
 """
 
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from sat_optuna.attention.contract import Attention, AttentionError, State, whole_number
@@ -23,7 +21,7 @@ class ChannelGate(Attention):
     A subclass defines `gate`.
     """
 
-    gated: ClassVar[bool] = True
+    gated = True
 
     def gate(self, features: Tensor) -> Tensor:
         """Return the factor of each channel.

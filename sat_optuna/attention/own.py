@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from sat_optuna.attention.contract import Attention, State
+from sat_optuna.attention.foreign_gates import gate_in, gate_of
 
 __all__ = ["OwnAttention"]
 
@@ -26,6 +27,18 @@ class OwnAttention(Attention):
         """
         super().__init__()
         self.module = module
+        self.gated = gate_of(module) is not None
+
+    def gate(self, features: Tensor) -> Tensor:
+        """Return the (N, C) factor of each channel.
+
+        Args:
+            features: (N, C, H, W).
+
+        Raises:
+            AttentionError: the module is none that multiplies each channel by a number.
+        """
+        return gate_in(self.module, features)
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Run the module.

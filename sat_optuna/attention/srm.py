@@ -33,7 +33,7 @@ class SRM(Attention):
 
     paper: ClassVar[str] = "Lee et al., ICCV 2019, arXiv:1903.10829"
     per_block_statistics: ClassVar[bool] = True
-    gated: ClassVar[bool] = True
+    gated = True
 
     def __init__(
         self, channels: int, *, identity: bool = False, blocks: Sequence[str] = ("0",)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sat_optuna.attention.contract import Attention, AttentionError, State
+from sat_optuna.attention.foreign_gates import gate_in, gate_of
 from sat_optuna.attention.timm_names import TIMM_NAMES, TIMM_REFUSED, timm_kinds
 from sat_optuna.errors import UnknownName
 from sat_optuna.registry import nearest
@@ -75,6 +76,17 @@ class TimmAttention(Attention):
                 f"{tuple(shape)}; choose settings that keep the shape"
             )
 
+    def gate(self, features: Tensor) -> Tensor:
+        """Return the (N, C) factor of each channel.
+
+        Args:
+            features: (N, C, H, W).
+
+        Raises:
+            AttentionError: timm's module is none that multiplies each channel by a number.
+        """
+        return gate_in(self.module, features)
+
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Run timm's module.
 
@@ -114,7 +126,8 @@ def build(name: str) -> type[TimmAttention]:
         )
     make = importlib.import_module("timm.layers").get_attn(name)
     with torch.device("meta"):
-        has_norm = any(isinstance(module, _BatchNorm) for module in make(64).modules())
+        like = make(64)
+    has_norm = any(isinstance(module, _BatchNorm) for module in like.modules())
     members: dict[str, Any] = {
         "__doc__": f"timm's {name}.",
         "__module__": __name__,
@@ -124,6 +137,7 @@ def build(name: str) -> type[TimmAttention]:
         "paper": f"timm's {getattr(make, 'func', make).__name__}",
         # A BatchNorm of timm's has no statistics for each block, so blocks cannot share it.
         "sharings": ("block",) if has_norm else ("block", "stage"),
+        "gated": gate_of(like) is not None,
     }
     return type(f"{_CLASS}{name}", (TimmAttention,), members)
 

@@ -62,12 +62,16 @@ class BlockSplit:
         channels: called with (block), it returns C.
         last: called with (block), it returns the BatchNorm2d or Conv2d whose output is the
             features, or None; constant gates are folded into that layer.
+        after: called with (block), it returns the Conv2d that merge gives the features to and
+            nothing else, or None; constant gates are folded into its input channels where there
+            is no last layer.
     """
 
     branch: Callable[[Any, Tensor], tuple[Tensor, Any]]
     merge: Callable[[Any, Tensor, Any], Tensor]
     channels: Callable[[Any], int]
     last: Callable[[Any], nn.Module | None] | None = None
+    after: Callable[[Any], nn.Module | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

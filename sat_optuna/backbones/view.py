@@ -70,6 +70,11 @@ class BlockView:
         """The layer whose output is the features, if the table names one."""
         return None if self.split.last is None else self.split.last(self.module)
 
+    @property
+    def after(self) -> nn.Module | None:
+        """The convolution whose only input is the features, if the table names one."""
+        return None if self.split.after is None else self.split.after(self.module)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkView:

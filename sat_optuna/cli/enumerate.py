@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from shlex import quote
 
 import click
 
@@ -68,6 +69,19 @@ def enumerate_all(
     if format == "table":
         console.result("")
         console.rows(summary["effects"], tuple(summary["effects"][0]), format)
+    if found.kept and format == "table":
+        kept = [
+            {"points": f"{points:g}", "scheme": str(ticket.scheme)}
+            | {f"{score.split} %": f"{score.value:.2f}" for score in ticket.scores}
+            for points, ticket in found.kept.items()
+        ]
+        console.result("")
+        console.rows(kept, tuple(kept[0]), format)
+        console.remark(
+            f"enumerate: the fewest modules within so many points of full, in {found.folded}; a "
+            f"network: sat-optuna export {quote(str(opened.tickets / 'within-0.3.json'))} --to "
+            "safetensors --fold-constant"
+        )
     console.remark(f"enumerate: {summary['spread']}")
     done = "scored" if found.new else "done already"
     console.remark(

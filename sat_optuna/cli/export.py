@@ -50,7 +50,8 @@ _USE = {
     "--fold-constant",
     is_flag=True,
     help="Take the full network, which carries the study's first kind everywhere, and fold the "
-    "modules that the ticket drops into constants; a ticket of other kinds cannot be folded.",
+    "modules that the ticket drops into constants; a ticket of other kinds cannot be folded. Of a "
+    "study with objective 'folded' it is the network that was scored.",
 )
 @click.pass_obj
 def export(

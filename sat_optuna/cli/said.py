@@ -7,7 +7,15 @@ from shlex import quote
 from sat_optuna.cli.console import Console
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.pipeline.folder import StudyFolder
-from sat_optuna.pipeline.results import Opened, Pretrained, Reported, Retrained, Searched, Timed
+from sat_optuna.pipeline.results import (
+    Enumerated,
+    Opened,
+    Pretrained,
+    Reported,
+    Retrained,
+    Searched,
+    Timed,
+)
 
 __all__ = ["steps_of"]
 
@@ -37,6 +45,8 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
             case Searched(spread=spread) as searched:
                 told = f"\nsearch: {spread}" if spread else ""
                 return _searched(study, searched) + told
+            case Enumerated(folded=page) if page:
+                return f"enumerate: all schemes scored; {page} says which modules can go"
             case Retrained() as retrained:
                 return _retrained(study, retrained)
             case Reported(path=path, new=new):

@@ -238,7 +238,11 @@ class PretrainConfig(Checked):
 class SearchConfig(Checked):
     """[search]: the Optuna study."""
 
-    objective: str = _key("supernet", "or 'train'", choices=("supernet", "train"))
+    objective: str = _key(
+        "supernet",
+        "or 'train'; or 'folded': which modules of a network trained with attention may go",
+        choices=("supernet", "train", "folded"),
+    )
     sampler: str = _key(
         "policy",
         "or 'paper', 'tpe', 'random', 'nsga2', 'gp', 'brute-force', 'optunahub:NAME'",

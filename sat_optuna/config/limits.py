@@ -73,7 +73,6 @@ def fitted(given: Any, spec: Field[Any]) -> tuple[Any, str]:
         return _fitted_table(given)
     if spec.type in (Mapping[str, Setting], Mapping[str, Any]):
         return _fitted_settings(given, lists=spec.type == Mapping[str, Any])
-        return _fitted_settings(given)
     if spec.type in _LISTS:
         return _fitted_list(given, spec)
     if spec.type not in _WORDS:  # the kinds of attention, which check themselves
@@ -138,9 +137,8 @@ def _fitted_settings(given: Any, *, lists: bool) -> tuple[Any, str]:
         known = "finite numbers, texts, true, false or lists such as { rate = 0.1 }"
     table: dict[Any, Any] = {}
     for key, value in given.items() if isinstance(given, Mapping) else [(None, None)]:
-        is_list = lists and isinstance(value, list | tuple)
-        table[key] = list(value) if is_list else value
-        items = table[key] if is_list else [value]
+        listed = list(value) if lists and isinstance(value, list | tuple) else None
+        table[key], items = (value, [value]) if listed is None else (listed, listed)
         plain = all(type(item) in (int, float, str, bool) for item in items)
         finite = plain and all(math.isfinite(item) for item in items if type(item) is float)
         if not isinstance(key, str) or not finite:

@@ -295,18 +295,25 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"search.replicates is {search.replicates} with objectives, and a front is of schemes "
             "that are measured once; leave one of the two out",
         )
-    if search.replicates > 1 and (search.objective == "supernet" or not ours):
+    if search.replicates > 1 and (search.objective != "train" or not ours):
         yield (
             ("search.replicates", "search.objective", "search.sampler"),
             f"search.replicates is {search.replicates} with objective = {search.objective!r} and "
-            f"sampler = {search.sampler!r}; it needs objective 'train', for the supernet scores a "
-            "scheme the same each time, and sampler 'policy' or 'paper'",
+            f"sampler = {search.sampler!r}; it needs objective 'train', for else a scheme is "
+            "scored the same each time, and sampler 'policy' or 'paper'",
         )
-    if config.search.objective == "supernet" and config.search.pruner != "none":
+    if search.objective != "train" and search.pruner != "none":
         yield (
             ("search.objective", "search.pruner"),
-            f"search.pruner is {config.search.pruner!r} with objective = 'supernet', which scores "
-            "in one step; choose objective 'train' or pruner 'none'",
+            f"search.pruner is {search.pruner!r} with objective = {search.objective!r}, which "
+            "scores in one step; choose objective 'train' or pruner 'none'",
+        )
+    if search.objective == "folded" and (pretrain.connect != 1.0 or pretrain.draws != "iid"):
+        yield (
+            ("search.objective", "pretrain.connect", "pretrain.draws"),
+            "search.objective is 'folded', which asks what may go of a network trained with "
+            f"attention in all blocks, with pretrain.connect = {pretrain.connect} and draws = "
+            f"{pretrain.draws!r}; write connect = 1.0 and draws = 'iid' under [pretrain]",
         )
 
 
@@ -361,7 +368,7 @@ def _recipe_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]
             "train.strategy is 'graph' with optimizer = 'adamw', whose steps are not made as "
             "graphs; choose strategy 'auto' or 'eager', or optimizer 'sgd'",
         )
-    supernet = "supernet" in (config.search.objective, config.search.start)
+    supernet = config.search.objective != "train" or config.search.start == "supernet"
     if train.clip and train.strategy == "graph" and supernet:
         yield (
             ("train.clip", "train.strategy", "search.objective", "search.start"),

@@ -18,8 +18,9 @@ from sat_optuna.data.loaders import UserImages, scored_images
 from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError, SatOptunaWarning, SchemeError
 from sat_optuna.evaluate.cache import PrefixCache
+from sat_optuna.evaluate.constants import PrefixConstants
 from sat_optuna.evaluate.network import Evaluation, check_metric, judge, weights_digest
-from sat_optuna.evaluate.parts import HEAD, Choices, Parts, PrefixStatistics, survey
+from sat_optuna.evaluate.parts import Choices, Parts, PrefixStatistics
 from sat_optuna.evaluate.plan import EvaluationPlan, Need, node_seconds
 from sat_optuna.evaluate.results import SchemeResult
 from sat_optuna.evaluate.tree import Activations, walk
@@ -83,11 +84,15 @@ class Evaluator:
         memory: bytes that the process may grow by while it scores, beside the results; 0 for no
             limit. Under a limit fewer images a pass and fewer schemes at once are run.
         cache: bytes of activations that may be kept from call to call, part of `memory`.
+        estimates: what the calibration set is for: `PrefixStatistics`, BatchNorm's statistics; or
+            `PrefixConstants`, what stands for the modules that a scheme drops from a trained
+            network.
         task: what the network does, or its name.
         metric: of the task, or its name; the task's usual one if empty. Of the accuracy a bit an
             image is kept, else what the metric needs, until a unit of schemes is scored.
 
     Attributes:
+        way: how schemes are scored, "recalibrated" or "folded".
         classes: number of classes, or of outputs in a task without.
         chunk: images that a pass is run on; the last pass may have fewer.
         unit: schemes at most that are scored at once; no score depends on it.
@@ -111,6 +116,7 @@ class Evaluator:
         chunk: int = 0,
         memory: int = 0,
         cache: int = 0,
+        estimates: type[PrefixStatistics | PrefixConstants] = PrefixStatistics,
         task: Task | str = CLASSIFICATION,
         metric: Metric | str = "",
     ) -> None:
@@ -129,22 +135,12 @@ class Evaluator:
             raise DataError(
                 f"chunk = {chunk}, memory = {memory} and cache = {cache} given; give 0 or more"
             )
-        for number, batch in enumerate(calibration, start=1):
-            if len(batch) < 2:
-                raise DataError(
-                    f"calibration chunk {number} has {len(batch)} image(s), and the statistics of "
-                    "BatchNorm need two at least; give a larger set or another chunk size"
-                )
         self.net, self.images, self.calibration = net, images, tuple(calibration)
-        self.stages, self.kinds = net.stages, len(net.specs)
+        self.stages, self.kinds, self.way = net.stages, len(net.specs), estimates.way
         self._parts = Parts(net)
-        norms = survey(self._parts, self._first(2), calibrated=bool(calibration))
-        self._statistics = PrefixStatistics(norms)
-        last = len(self._parts.blocks) - 1
-        # Of the last block only the branch is calibrated, unless there are norms after it.
-        self._calibrate_leaves = any(
-            part == HEAD or (part.block == last and part.what != "branch") for part in norms
-        )
+        self._statistics = estimates.of(self._parts, self._first(2), self.calibration)
+        # Of the last block only the branch is calibrated, unless more is estimated after it.
+        self._calibrate_leaves = self._statistics.needs_leaves
         self._cache = PrefixCache(cache, size_of=self._kept_size)
         self.chunk = min(chunk or usual_chunk(images.device.type, images.shape), len(images))
         # All schemes, in units of a power of K + 1, are whole subtrees.

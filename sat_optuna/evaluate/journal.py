@@ -11,6 +11,7 @@ from typing import Any
 from sat_optuna.errors import SatOptunaError, SchemeError, WriteError
 from sat_optuna.evaluate.evaluator import Evaluator
 from sat_optuna.evaluate.network import bytes_of, weights_digest
+from sat_optuna.evaluate.parts import PrefixStatistics
 from sat_optuna.evaluate.results import SchemeResult
 from sat_optuna.events import OnEvent, ignore
 from sat_optuna.scheme import Scheme
@@ -161,6 +162,8 @@ def _identity_of(evaluator: Evaluator) -> dict[str, Any]:
     for x, labels in evaluator.images.batches(None, 500):
         pixels.update(bytes_of(x) + bytes_of(labels))
     calibrated = hashlib.sha256()
+    if evaluator.way != PrefixStatistics.way:  # which the journals of before do not say
+        calibrated.update(evaluator.way.encode())
     for batch in evaluator.calibration:
         calibrated.update(f"{tuple(batch.shape)}".encode() + bytes_of(batch))
     metric = evaluator.metric.name

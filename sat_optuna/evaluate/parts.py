@@ -5,10 +5,10 @@ it: there is one set of them for each prefix of choices that leads to the part.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from sat_optuna.attention.contract import State
 from sat_optuna.backbones.contract import BackboneError
+from sat_optuna.errors import DataError
 from sat_optuna.supernet.batchnorm import (
     Statistics,
     borrowed,
@@ -26,13 +27,24 @@ from sat_optuna.supernet.batchnorm import (
 )
 from sat_optuna.supernet.supernet import Supernet
 
-__all__ = ["HEAD", "STEM", "Choices", "Part", "Parts", "PrefixStatistics", "States", "survey"]
+__all__ = [
+    "HEAD",
+    "OBJECT_BYTES",
+    "STEM",
+    "Choices",
+    "Part",
+    "Parts",
+    "PrefixEstimates",
+    "PrefixStatistics",
+    "States",
+    "survey",
+]
 
 Choices: TypeAlias = tuple[int, ...]
 # One state for each kind of the stage that has handed one on.
 States: TypeAlias = Mapping[int, State | None]
 
-_OBJECT = 640  # bytes that a tensor takes beside its values, about
+OBJECT_BYTES = 640  # bytes that a tensor takes beside its values, about
 
 
 class Part(NamedTuple):
@@ -189,25 +201,89 @@ def _title(parts: Parts, part: Part) -> str:
     return f"the {part.what}" + (f" of block {part.block}" if part.block >= 0 else "")
 
 
+class PrefixEstimates(Protocol):
+    """What is estimated for each prefix on a calibration set, and what no module does to a block.
+
+    The schemes of a tree share it as they share activations. The walk goes through the calibration
+    set in train mode, then through the images that are scored.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes for one scheme at most."""
+
+    def prepared(self, schemes: Iterable[Choices], /) -> contextlib.AbstractContextManager[None]:
+        """Make room for what a walk through some schemes estimates; on leaving it is gone."""
+
+    def train(self, *, mode: bool) -> None:
+        """Estimate (True), or use what was estimated (False)."""
+
+    def install(self, part: Part, prefix: Choices, /) -> None:
+        """Get a part ready to be run after these choices."""
+
+    def attended(
+        self, prefix: Choices, features: Tensor, states: States, /
+    ) -> tuple[Tensor, States]:
+        """Return what the last choice of a prefix makes of its block's features, and the states.
+
+        Args:
+            prefix: the choices up to this block, its own the last.
+            features: (N, C, H, W), of the block's branch; they are left as they are.
+            states: of recurrent attention, likewise.
+        """
+
+
 class PrefixStatistics:
     """BatchNorm statistics for each part and prefix, given to the network's own BatchNorms.
 
     The schemes of a tree share statistics as they share activations.
 
     Args:
+        parts: of the network.
         norms: of `survey`; empty where the network's own statistics are used.
     """
 
-    def __init__(self, norms: Mapping[Part, tuple[_BatchNorm, ...]]) -> None:
-        self._norms = norms
+    way = "recalibrated"
+
+    def __init__(self, parts: Parts, norms: Mapping[Part, tuple[_BatchNorm, ...]]) -> None:
+        self._parts, self._norms = parts, norms
         self._every = tuple(norm for part in norms.values() for norm in part)
         self._held: dict[tuple[Part, Choices], list[Statistics]] = {}
+
+    @classmethod
+    def of(cls, parts: Parts, x: Tensor, calibration: Sequence[Tensor]) -> Self:
+        """Find the BatchNorms of a network; see `survey`.
+
+        Args:
+            parts: of the network.
+            x: (N, C, H, W) images to try it on; two will do.
+            calibration: (n, C, H, W) each; empty where the network's own statistics are used.
+
+        Raises:
+            DataError: a chunk of a single image.
+            BackboneError: see `survey`.
+        """
+        for number, batch in enumerate(calibration, start=1):
+            if len(batch) < 2:
+                raise DataError(
+                    f"calibration chunk {number} has {len(batch)} image(s), and the statistics of "
+                    "BatchNorm need two at least; give a larger set or another chunk size"
+                )
+        return cls(parts, survey(parts, x, calibrated=bool(calibration)))
+
+    @property
+    def needs_leaves(self) -> bool:
+        """Whether there are norms after the last block's branch, of which else nothing is run."""
+        last = len(self._parts.blocks) - 1
+        return any(
+            part == HEAD or (part.block == last and part.what != "branch") for part in self._norms
+        )
 
     @property
     def size(self) -> int:
         """Bytes of one set of statistics of every part."""
         tensors = [value for norm in self._every for value in fresh_statistics(norm)]
-        return sum(_OBJECT + value.nbytes for value in tensors)
+        return sum(OBJECT_BYTES + value.nbytes for value in tensors)
 
     @contextlib.contextmanager
     def prepared(self, schemes: Iterable[Choices]) -> Iterator[None]:
@@ -246,3 +322,17 @@ class PrefixStatistics:
         if norms:
             for norm, statistics in zip(norms, self._held[part, prefix], strict=True):
                 set_statistics(norm, statistics)
+
+    def attended(self, prefix: Choices, features: Tensor, states: States) -> tuple[Tensor, States]:
+        """Return the attended features of a block, or its features, and the states.
+
+        Args:
+            prefix: the choices up to this block, its own the last.
+            features: (N, C, H, W).
+            states: of recurrent attention.
+        """
+        block, choice = len(prefix) - 1, prefix[-1]
+        if not choice:
+            return features, states
+        self.install(Part("attention", block, choice), prefix)
+        return self._parts.attend(block, choice, features, states)

@@ -2,6 +2,8 @@
 
     x(prefix + c) = merge(c = 0 ? F : M_c(F), shortcut)      F, shortcut = branch(x(prefix))
 
+(where modules are dropped from a trained network a constant times F stands for M_c: constants.py)
+
 The branch of a block comes before its attention, so it is the same for all choices of that block.
 A node of the tree is a list of schemes that share their first choices.
 """
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from sat_optuna.evaluate.parts import HEAD, STEM, Choices, Part, Parts, PrefixStatistics, States
+from sat_optuna.evaluate.parts import HEAD, STEM, Choices, Part, Parts, PrefixEstimates, States
 
 __all__ = ["Activations", "walk"]
 
@@ -31,7 +33,7 @@ class _Split(NamedTuple):
 
 def walk(
     parts: Parts,
-    statistics: PrefixStatistics,
+    statistics: PrefixEstimates,
     schemes: Sequence[Choices],
     x: Tensor,
     *,
@@ -44,7 +46,7 @@ def walk(
 
     Args:
         parts: of the supernet, its modes set.
-        statistics: of the supernet's BatchNorms.
+        statistics: what is estimated for each prefix.
         schemes: their choices, sorted, each once.
         x: (N, C, H, W) images.
         known: activations of these images after some prefixes: no pass leads to them again.
@@ -91,19 +93,16 @@ def walk(
         del split
 
 
-def _stem(parts: Parts, statistics: PrefixStatistics, x: Tensor) -> Activations:
+def _stem(parts: Parts, statistics: PrefixEstimates, x: Tensor) -> Activations:
     statistics.install(STEM, ())
     return parts.net.view.stem(x), {}
 
 
 def _merged(
-    parts: Parts, statistics: PrefixStatistics, prefix: Choices, split: _Split
+    parts: Parts, statistics: PrefixEstimates, prefix: Choices, split: _Split
 ) -> Activations:
     """Return what the last choice of a prefix makes of its block's split."""
-    block, choice = len(prefix) - 1, prefix[-1]
-    features, states = split.features, split.states
-    if choice:
-        statistics.install(Part("attention", block, choice), prefix)
-        features, states = parts.attend(block, choice, features, states)
+    block = len(prefix) - 1
+    features, states = statistics.attended(prefix, split.features, split.states)
     statistics.install(Part("merge", block), prefix)
     return parts.blocks[block].merge(features, split.shortcut), states

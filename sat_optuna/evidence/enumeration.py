@@ -317,12 +317,19 @@ class Enumeration:
             ],
         }
 
-    def write(self, folder: str | Path, *, top: int) -> tuple[Path, Path, Path]:
+    def write(
+        self, folder: str | Path, *, top: int, scored: str = "in the supernet"
+    ) -> tuple[Path, Path, Path]:
         """Write enumeration.npz, .json and .md into a folder and return their paths.
 
         The npz holds `schemes` (N, blocks), `values` (N,), the rewards, `hits`, `loss`, and
         `right`, a bit an image: `numpy.unpackbits(right, axis=1, count=images)`, and `labels`; of
         another metric than the accuracy also `scores` and its `measure`: name, unit, better.
+
+        Args:
+            folder: of a study.
+            top: how many of the best schemes the pages show.
+            scored: where schemes were scored, for the page.
         """
         folder = Path(folder)
         arrays: dict[str, Any] = {
@@ -350,19 +357,26 @@ class Enumeration:
             write_text(folder / "enumeration.json", json.dumps(summary, indent=1) + "\n"),
             write_text(
                 folder / "enumeration.md",
-                enumeration_markdown(folder.name, summary, over_images=self.is_sum_over_images),
+                enumeration_markdown(
+                    folder.name, summary, scored=scored, over_images=self.is_sum_over_images
+                ),
             ),
         )
 
 
 def enumeration_markdown(
-    name: str, summary: Mapping[str, Any], *, over_images: bool = True
+    name: str,
+    summary: Mapping[str, Any],
+    *,
+    scored: str = "in the supernet",
+    over_images: bool = True,
 ) -> str:
     """Return the summary as a page of Markdown.
 
     Args:
         name: of the study.
         summary: of `Enumeration.summary`.
+        scored: where schemes were scored.
         over_images: whether the intervals of the effects are over the images.
     """
     measure = Measure(**summary["metric"]) if "metric" in summary else ACCURACY
@@ -383,7 +397,7 @@ def enumeration_markdown(
         [
             f"# All {summary['schemes']:,} schemes of {name}",
             "",
-            f"Scored in the supernet on {summary['images']:,} validation images. reward: "
+            f"Scored {scored} on {summary['images']:,} validation images. reward: "
             f"{minus}{title} + {summary['sparsity_weight']:g} x sparsity; percentile: of the "
             f"{title}, reward_percentile: of the reward, among all.",
             "",

@@ -796,11 +796,11 @@ def _scoring(config: Mapping[str, Any], measure: Measure) -> list[str]:
         supernet += f", {_start(pretrain)}"
     starts = {"supernet": "the supernet's weights", "weights": "the given weights"}
     start = starts.get(search["start"], "scratch")
-    scored = (
-        f"of its network after {search['epochs']} epochs from {start}"
-        if by_training
-        else "in the supernet, BatchNorm re-estimated for it"
-    )
+    scored = "in the supernet, BatchNorm re-estimated for it"
+    if by_training:
+        scored = f"of its network after {search['epochs']} epochs from {start}"
+    elif search["objective"] == "folded":
+        scored = "of the trained network with constants for the modules that it drops"
     value = f"validation {measure.title}{' in points' if measure.unit == '%' else ''}"
     value = value if measure.better == "higher" else f"minus the {value}"
     reward = (

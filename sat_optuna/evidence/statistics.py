@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from sat_optuna.ticket import ACCURACY, Measure
@@ -16,6 +17,7 @@ __all__ = [
     "detectable_by_seeds",
     "detectable_differences",
     "holm",
+    "paired_by_image",
     "summarise",
     "summarise_accuracies",
     "summarise_scores",
@@ -137,6 +139,27 @@ def summarise_accuracies(values: Sequence[float], *, images: int) -> Summary:
         low, high = wilson(spread.mean, images)
         return replace(spread, low=low, high=high)
     return replace(spread, low=max(spread.low, 0.0), high=min(spread.high, 100.0))
+
+
+def paired_by_image(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Summary:
+    """Return the difference of two accuracies on the same images, in points, with its interval.
+
+    It is Student's over each image's own difference. Where no image differs at all, which is no
+    certainty, it is what so many images can tell: Wilson's of none of them.
+
+    >>> right = np.array([True, True, True, False])
+    >>> paired_by_image(right, np.array([True, False, False, False])).mean
+    50.0
+
+    Args:
+        first: (N,), whether a network classifies each image right.
+        second: (N,), the same of the network that is subtracted.
+    """
+    spread = summarise((100.0 * (first.astype(np.float64) - second)).tolist())
+    if spread.sd < _ROUNDING:
+        half = wilson(0.0, spread.n)[1]
+        spread = replace(spread, low=spread.mean - half, high=spread.mean + half)
+    return replace(spread, low=max(spread.low, -100.0), high=min(spread.high, 100.0))
 
 
 def summarise_scores(values: Sequence[float], *, images: int, measure: Measure) -> Summary:

@@ -12,31 +12,22 @@ more the outputs differ; where a gate is the same for all images, they are equal
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from sat_optuna.attention import ATTENTION
 from sat_optuna.attention.contract import State
 from sat_optuna.attention.stage import Attend, StageAttention
-from sat_optuna.backbones.tables import plain_type
-from sat_optuna.backbones.view import BlockView, NetworkView
-from sat_optuna.errors import SatOptunaError
+from sat_optuna.backbones.view import NetworkView
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.batchnorm import evaluating
+from sat_optuna.supernet.folding import FoldError, fold_factor, gate_at, unfoldable
 from sat_optuna.supernet.materialise import apart, assembled, scheme_of
 from sat_optuna.supernet.supernet import walk
 
 __all__ = ["FoldError", "FoldReport", "FoldedBlock", "fold_constant"]
-
-
-class FoldError(SatOptunaError, ValueError):
-    """A module that no constant can replace, or a block without a layer to fold one into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +109,7 @@ def fold_constant(
     copied = copy.deepcopy(view)
     for blocks, stage in zip(copied.blocks, recorded, strict=True):
         for block, gates in stage.gates.items():
-            _scale(cast("_BatchNorm | nn.Conv2d", blocks[block].last), gates.mean)
+            fold_factor(blocks[block], gates.mean)
     folded = assembled(copied, kept, keep).train(network.training)
     with evaluating(folded), torch.no_grad():
         after = torch.cat([folded(x) for x in batches])
@@ -158,21 +149,13 @@ class _RecordedStage:
         attend = self._stage.module_for(choice, block)
         if block not in self.gates:
             return attend
-        gate = _gate_of(self._stage, choice, block)
+        gate = gate_at(self._stage, choice, block)
 
         def recording(features: Tensor, state: State | None) -> tuple[Tensor, State | None]:
             self.gates[block].add(gate(features))
             return attend(features, state)
 
         return recording
-
-
-def _gate_of(stage: StageAttention, choice: int, block: int) -> Callable[[Tensor], Tensor]:
-    """Return the function that computes the gates of a block, (N, C), from its features."""
-    gate = cast("Any", stage.module_at(choice, block)).gate
-    attend = stage.module_for(choice, block)
-    # For a shared module with statistics for each block, `attend` holds the name of this block.
-    return partial(gate, **attend.keywords) if isinstance(attend, partial) else gate
 
 
 def _dropped(
@@ -198,33 +181,11 @@ def _dropped(
             if choice and not left:
                 where = f"stage {number}, block {index + 1}"
                 kind = stage.kinds[choice - 1]
-                _check_foldable(stage.module_at(choice, index), kind, blocks[index], where)
+                module = stage.module_at(choice, index)
+                if fault := unfoldable(module, kind, blocks[index], where):
+                    raise FoldError(fault)
                 dropped[-1][index] = kind
     return dropped
-
-
-def _check_foldable(module: nn.Module, kind: str, block: BlockView, where: str) -> None:
-    if not getattr(module, "gated", False):
-        gated = [name for name in ATTENTION.single_names() if ATTENTION.get(name).gated]
-        raise FoldError(
-            f"{kind} at {where} is no gate for each channel, and only such gates can be folded "
-            f"into a constant ({', '.join(gated)}); keep it there, or choose another module"
-        )
-    last = block.last
-    if not isinstance(last, _BatchNorm | nn.Conv2d) or last.weight is None:
-        raise FoldError(
-            f"{plain_type(block.module).__name__} at {where} ends in no convolution or BatchNorm "
-            "with weights that a constant could go into; keep the module there"
-        )
-
-
-def _scale(layer: _BatchNorm | nn.Conv2d, factor: Tensor) -> None:
-    """Multiply a layer's output channels by (C,) factors."""
-    with torch.no_grad():
-        for value in (layer.weight, layer.bias):
-            if value is not None:
-                shape = (-1,) + (1,) * (value.dim() - 1)
-                value.copy_(value.double() * factor.reshape(shape))
 
 
 def _report(recorded: Sequence[_RecordedStage], before: Tensor, after: Tensor) -> FoldReport:

@@ -43,7 +43,7 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
     Returns:
         None for a search that trains its schemes: its random control tells them.
     """
-    if study.config.search.objective != "supernet":
+    if study.config.search.objective == "train":
         return None
     from sat_optuna.evidence.enumeration import Enumeration
     from sat_optuna.evidence.report import Blocks
@@ -60,6 +60,9 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
     over = " and the schemes (the residual)"
     if scores.is_complete:
         drawn, over = f"all {len(scores.schemes):,} schemes", ""
+    where = "in the supernet, whose weights all schemes share"
+    if study.config.search.objective == "folded":
+        where = "as one trained network in which constants stand for the modules that are dropped"
     intervals = (
         f"Intervals are over the {scores.n:,} validation images (Student's t of each image's own "
         f"effect){over}; where nothing differs at all, Wilson's of none of these images."
@@ -69,8 +72,8 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
     )
     return Blocks(
         scores.effects(),
-        f"Least squares on the choices of {drawn}, scored in the supernet, whose weights all "
-        f"schemes share: networks trained from {start} may differ. {intervals}",
+        f"Least squares on the choices of {drawn}, scored {where}: networks trained from {start} "
+        f"may differ. {intervals}",
     )
 
 

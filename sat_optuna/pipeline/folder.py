@@ -181,7 +181,8 @@ class StudyFolder:
     @property
     def uses_supernet(self) -> bool:
         """Whether the search needs a pretrained supernet."""
-        return "supernet" in (self.config.search.objective, self.config.search.start)
+        search = self.config.search
+        return search.objective in ("supernet", "folded") or search.start == "supernet"
 
     @property
     def search_decided(self) -> Mapping[str, Any]:

@@ -43,9 +43,10 @@ from sat_optuna.pipeline.latency import knows_latency, latency_here
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.objective import SupernetObjective, TrainObjective
+from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space
 from sat_optuna.search.study import HUB, StudySampler, build_sampler
+from sat_optuna.supernet.folding import FoldError, check_foldable
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
@@ -208,6 +209,7 @@ class StudyParts:
             *self._pretrained_faults(),
             *self._script_faults(),
             *self._fixed_faults(Scheme.parameter_names(stages)),
+            *self._folded_faults(),
             *self._input_faults(),
         ]
         if faults:
@@ -255,6 +257,17 @@ class StudyParts:
             return [str(error)]
         if fitted.new_head:
             warnings.warn(new_head_text(f"weights {path}", fitted), SatOptunaWarning, stacklevel=2)
+        return []
+
+    def _folded_faults(self) -> list[str]:
+        """Return why modules of the network cannot become constants, where the search asks it."""
+        if self._config.search.objective != "folded":
+            return []
+        try:
+            with torch.device("meta"):
+                check_foldable(self._supernet(in_channels=3, classes=2))
+        except FoldError as error:
+            return [str(error)]
         return []
 
     def _script_faults(self) -> list[str]:
@@ -444,6 +457,8 @@ class StudyParts:
     def supernet_objective(self, **more: Any) -> SupernetObjective:
         """Build what scores schemes in the pretrained supernet, as study.toml says.
 
+        It is a FoldedObjective where study.toml asks for that.
+
         Args:
             **more: of the objective, what changes no accuracy: `cache`, `memory`, `objectives`,
                 `latency`.
@@ -452,11 +467,12 @@ class StudyParts:
             StudyError: the supernet is not pretrained yet.
         """
         search = self._config.search
-        return SupernetObjective(
+        folded = search.objective == "folded"
+        return (FoldedObjective if folded else SupernetObjective)(
             self.trained_supernet(),
             self.data,
             sparsity_weight=search.sparsity_weight,
-            calibration=search.calibration if search.recalibrate else 0,
+            calibration=search.calibration if search.recalibrate or folded else 0,
             calibration_chunk=search.calibration_chunk,
             seed=self._config.seed,
             task=self.task,
@@ -472,7 +488,7 @@ class StudyParts:
             StudyError: the supernet is not pretrained yet.
         """
         search = self._config.search
-        if search.objective == "supernet":
+        if search.objective != "train":
             return self.supernet_objective(objectives=search.objectives, latency=self.latency)
         body: Collection[str] = ()
         if search.start == "weights":

@@ -1,7 +1,7 @@
 """What the steps of a study come to: frozen values, which the command line prints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,12 +120,16 @@ class Enumerated:
         new: whether they were scored now.
         table: enumeration.npz, the scores.
         page: enumeration.md.
+        folded: folded.md, where modules of a trained network were dropped; else None.
+        kept: by points that may be lost, the ticket of fewest modules then.
     """
 
     scores: "Enumeration"
     new: bool
     table: Path
     page: Path
+    folded: Path | None = None
+    kept: Mapping[float, Ticket] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ returns what it came to. A step whose result is there imports no torch.
 """
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sat_optuna.config.config import decided
@@ -13,10 +14,13 @@ from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.files import check_writable, sha256_of
 from sat_optuna.pipeline.blocks import current_enumeration, enumeration_decided
 from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.folding import folding
 from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
 from sat_optuna.pipeline.retraining import report, retrain
 from sat_optuna.pipeline.search import search, searched_trials
+from sat_optuna.scheme import ENUMERATION_LIMIT
+from sat_optuna.ticket import ACCURACY
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,7 +44,10 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
         study.parts.check_search()
     if study.uses_supernet:
         pretrain(study, on_event=on_event)
-    if search(study, mlflow=mlflow, on_event=on_event).left:
+    left = search(study, mlflow=mlflow, on_event=on_event).left
+    if study.config.search.objective == "folded" and not left:
+        return _run_folded(study, on_event)
+    if left:
         from sat_optuna.search.study import finished_trials
         from sat_optuna.search.tickets import best_ticket
 
@@ -52,6 +59,21 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
     reported = report(study, on_event=on_event)
     tickets = reported.tickets
     return RunResult(ticket=tickets["ticket"], tickets=tickets, report=reported.path)
+
+
+def _run_folded(study: "StudyFolder", on_event: OnEvent) -> RunResult:
+    """End the road of a study in which nothing is trained again: with the scores of all schemes.
+
+    Where there are too many to score all, the search is all there is.
+    """
+    from sat_optuna.search.tickets import best_ticket
+
+    several = bool(study.config.search.objectives)  # of which no trial is the best
+    best, page = None if several else best_ticket(study.optuna_study()), None
+    if 2 ** sum(study.parts.check_fit()) <= ENUMERATION_LIMIT:
+        limit = ENUMERATION_LIMIT
+        page = score_all(study, top=10, memory=0, limit=limit, on_event=on_event).folded
+    return RunResult(ticket=best, tickets={}, report=page)
 
 
 def pretrain(study: "StudyFolder", *, on_event: OnEvent) -> Pretrained:
@@ -144,19 +166,24 @@ def score_all(
     study.check_supernet()
     kinds = [spec.kind for spec in study.config.attention.kinds]
     new = current_enumeration(study) is None
-    if new:
+    objective = study.parts.supernet_objective(cache=0, memory=memory) if new else None
+    if objective:
         scores = enumerate_schemes(
-            study.parts.supernet_objective(cache=0, memory=memory),
+            objective,
             limit=limit,
             journal=study.work / "enumeration.jsonl",
             on_event=on_event,
         )
     else:
         scores = Enumeration.read(table, kinds=kinds, sparsity_weight=weight)
-    _, _, page = scores.write(study.folder, top=top)
+    is_folded = study.config.search.objective == "folded"
+    scored = {"scored": "in the trained network, its dropped modules constants,"}
+    _, _, page = scores.write(study.folder, top=top, **(scored if is_folded else {}))
     record = Done(enumeration_decided(study), {table.name: sha256_of(table)}, finished=True)
     study.records.write("enumeration", record)
     result = Enumerated(scores=scores, new=new, table=table, page=page)
+    if is_folded and scores.measure == ACCURACY:
+        result = replace(result, **folding(study, scores, objective, on_event=on_event))
     total = len(scores.schemes)
     on_event(Event(step="enumerate", done=total, total=total, made=result, finished=True))
     return result

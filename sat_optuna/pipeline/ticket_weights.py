@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
@@ -21,6 +22,9 @@ from sat_optuna.pipeline.reading import is_exported, open_ticket, study_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score, Ticket
 from sat_optuna.training.checkpoint import read_record
+
+if TYPE_CHECKING:
+    from sat_optuna.search.objective import FoldedObjective
 
 __all__ = ["TicketFile", "folded", "scores_with"]
 
@@ -105,6 +109,8 @@ class TicketFile:
         record = self.study.records.get(networks_step(config))
         digest = record.made.get(weights.name) if record else None
         other = ", or give weights with --weights FILE"
+        if config.get("search", {}).get("objective") == "folded":
+            other += ", or take the network that was scored with --fold-constant"
         if not weights.is_file() and (digest or result.is_file()):
             raise StudyError(
                 f"the weights {weights} were removed; move {quote(str(result))} and "
@@ -152,8 +158,11 @@ class TicketFile:
 
 def folded(
     given: TicketFile, weights: Path | None, seed: int | None
-) -> tuple[nn.Module, FoldReport]:
+) -> tuple[nn.Module, FoldReport | None]:
     """Fold the study's full network down to the ticket, over the calibration images.
+
+    Of a study whose objective is 'folded' that is the network that was scored, without a report:
+    the network that it trained, with the constants of the score.
 
     Args:
         given: the ticket's file, which lies in its study.
@@ -176,6 +185,9 @@ def folded(
             f"ticket {given.path} was made with another study.toml ({'; '.join(changed)}), which "
             "says what --fold-constant takes means over; restore it"
         )
+    if config.search.objective == "folded" and weights is None and seed is None:
+        objective = given.study.parts.supernet_objective(cache=0)
+        return cast("FoldedObjective", objective).folded(keep).eval(), None
     full = replace(given.ticket, role="full", scheme=Scheme.uniform(keep.stages, 1))
     network = load_weights(full, given.weights(full.scheme, weights, seed))
     images = given.study.parts.data.train

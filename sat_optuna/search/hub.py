@@ -147,7 +147,10 @@ def _class_of(name: str) -> type[BaseSampler]:
             f"{error.name}"
         ) from error
     except Exception as error:  # git's, GitHub's and the package's own errors are of any kind
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        *_, reason = (
+            type(error).__name__,
+            *str(error).strip().splitlines(),
+        )  # git's own word comes last
         raise StudyError(
             f"sampler 'optunahub:{name}' cannot be loaded ({reason}); look whether the registry "
             "has it (https://hub.optuna.org/samplers) and whether GitHub can be reached from here"

@@ -1,6 +1,6 @@
-"""What a scheme is worth: scored in the supernet, or trained as a network of its own.
+"""What a scheme is worth: scored in the supernet, folded, or trained as a network of its own.
 
-Both objectives are plain Optuna objectives: `study.optimize(objective)` works on them. Called with
+All objectives are plain Optuna objectives: `study.optimize(objective)` works on them. Called with
 `study.best_trial` or another trial of no study, they score its scheme and store nothing.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.trial import FixedTrial, FrozenTrial
+from torch import nn
 
 from sat_optuna.config.config import SearchConfig, TrainConfig
 from sat_optuna.config.limits import checked
@@ -27,13 +28,16 @@ from sat_optuna.data.loaders import scored_images, training_images
 from sat_optuna.data.split import Split, as_split
 from sat_optuna.errors import ConfigError, SatOptunaWarning
 from sat_optuna.evaluate import Evaluation, Evaluator, calibration_batches, evaluate_network
+from sat_optuna.evaluate.constants import PrefixConstants, scheme_constants
 from sat_optuna.evaluate.network import check_metric, weights_digest
+from sat_optuna.evaluate.parts import PrefixStatistics
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import COUNTS_KEY, WORKER_KEY, AnyTrial, suggest_scheme
 from sat_optuna.search.study import hold_to, note_machine
 from sat_optuna.seeds import seed_for
+from sat_optuna.supernet.folding import check_foldable, check_trained, folded_network
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
@@ -43,7 +47,7 @@ from sat_optuna.training.checkpoint import EpochRecord
 from sat_optuna.training.loop import fit
 from sat_optuna.training.precision import to_memory_format
 
-__all__ = ["SupernetObjective", "TrainObjective"]
+__all__ = ["FoldedObjective", "SupernetObjective", "TrainObjective"]
 
 
 # Keys of [train] that earlier versions had not, and whose studies go on.
@@ -56,7 +60,7 @@ _REPEATS_KEY = "sat:repeats"
 
 
 class _SchemeObjective:
-    """What both objectives share: the search space, the costs and the trial's attributes."""
+    """What the objectives share: the search space, the costs and the trial's attributes."""
 
     def __init__(
         self,
@@ -258,6 +262,8 @@ class SupernetObjective(_SchemeObjective):
         UnknownName: no such task, or no such metric of it.
     """
 
+    _estimates: type[PrefixStatistics | PrefixConstants] = PrefixStatistics
+
     def __init__(
         self,
         net: Supernet,
@@ -298,6 +304,7 @@ class SupernetObjective(_SchemeObjective):
             calibration=drawn,
             cache=cache,
             memory=memory,
+            estimates=self._estimates,
             task=self.task,
             metric=self.metric,
         )
@@ -318,6 +325,91 @@ class SupernetObjective(_SchemeObjective):
         with self._lock:  # for n_jobs > 1: the supernet's statistics are those of one walk
             evaluation = self._ahead.pop(scheme, None) or self.evaluator.score(scheme)
         return self.finish(trial, scheme, evaluation)
+
+
+class FoldedObjective(SupernetObjective):
+    """Score what is left of a network trained with attention when modules become constants.
+
+    >>> import torch, sat_optuna as sat
+    >>> data = sat.Split.from_arrays(torch.rand(40, 3, 8, 8), torch.arange(40) % 4)
+    >>> net = sat.Supernet("resnet20", attention=["se"], in_channels=3, classes=4, seed=0, width=4)
+    >>> history = sat.pretrain(net, data, epochs=1, seed=0, connect=1.0)  # attention everywhere
+    >>> objective = sat.FoldedObjective(net, data, calibration=32)
+    >>> smaller = objective.folded(sat.Scheme.parse("100-000-001"))  # 7 of 9 modules are gone
+    >>> smaller(torch.zeros(1, 3, 8, 8)).shape
+    torch.Size([1, 4])
+
+    A module that a scheme drops becomes its mean gate over the calibration images, given the same
+    choices before it. BatchNorm keeps its trained statistics and nothing is trained: the score is
+    that of `folded(scheme)`, in which the constants are part of other layers and cost nothing.
+
+    Args:
+        net: a network trained with its one kind of attention in all blocks.
+        data: a Split: calibration images come from its training part, scores from its validation
+            part.
+        sparsity_weight: what dropping all connections is worth, in the metric's unit.
+        calibration: number of training images that gates are averaged over.
+        calibration_chunk: images a batch of these; part of the score.
+        seed: which images these are.
+        cache: bytes of activations that may be kept from scheme to scheme.
+        memory: bytes that scoring may take, 0 for no limit.
+        task: what the network does, or its name.
+        metric: of the task, or its name; the task's usual one if empty.
+        objectives: as of `SupernetObjective`.
+        latency: as of `SupernetObjective`.
+
+    Raises:
+        FoldError: the network was never trained, has several kinds of attention or one that is no
+            gate for each channel, or a block has no layer that can hold a constant.
+        DataError: `data` is no Split, or does not fit the network, or no calibration is asked for.
+    """
+
+    _estimates = PrefixConstants
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: Split,
+        *,
+        sparsity_weight: float = 2.0,
+        calibration: int = 512,
+        calibration_chunk: int = 128,
+        seed: int = 0,
+        cache: int = 2**28,
+        memory: int = 0,
+        task: Task | str = CLASSIFICATION,
+        metric: Metric | str = "",
+        objectives: Sequence[str] = (),
+        latency: LatencyModel | None = None,
+    ) -> None:
+        check_foldable(net)
+        check_trained(net)
+        super().__init__(
+            net,
+            data,
+            sparsity_weight=sparsity_weight,
+            calibration=calibration,
+            calibration_chunk=calibration_chunk,
+            seed=seed,
+            cache=cache,
+            memory=memory,
+            task=task,
+            metric=metric,
+            objectives=objectives,
+            latency=latency,
+        )
+        # In a key that each supernet's study has, so that neither goes on with the other's trials.
+        self._way["calibration"] = f"folded over {calibration}"
+
+    def folded(self, scheme: Scheme) -> nn.Module:
+        """Return the network that a scheme's score is of: constants are folded into its layers.
+
+        Raises:
+            SchemeError: the scheme does not fit the network.
+        """
+        with self._lock:
+            constants = scheme_constants(self.net, scheme, self.evaluator.calibration)
+        return folded_network(self.net, scheme, constants)
 
 
 class TrainObjective(_SchemeObjective):

@@ -108,6 +108,7 @@ class BlockSteps:
                 *self._momentum(),
             ],
             forget=self._forget_gradients,
+            takes_more=True,  # the activations of every choice of every block
         )
         self._pieces = pieces if self._passes else None
 

@@ -96,6 +96,7 @@ def recorded(
     device: torch.device,
     state: Callable[[], Sequence[Tensor]],
     forget: Callable[[], None],
+    takes_more: bool = False,
 ) -> Made | None:
     """Record work as CUDA graphs, and leave everything that it changes as it was.
 
@@ -108,6 +109,8 @@ def recorded(
         device: where the work is done.
         state: returns all that the work changes, but for the generators.
         forget: frees what a pass leaves behind, gradients for one.
+        takes_more: whether the work takes more memory than a step without graphs, which then may
+            fit where it does not.
 
     Returns:
         What `passes` returned; None where the work cannot be recorded, which a warning says.
@@ -135,7 +138,7 @@ def recorded(
         forget()
         if begun:
             _release_generator(device)
-        elif isinstance(error, torch.OutOfMemoryError):
+        elif isinstance(error, torch.OutOfMemoryError) and not takes_more:
             raise  # a step without a graph would not fit either
         warnings.warn(
             "this network's step cannot be recorded as a CUDA graph "

@@ -154,7 +154,7 @@ def added_ms(kind: str, block: int) -> float:
 def document():
     """Three modules on the stages of ResNet-50, measured by a clock with known times."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return measured_by_clock(monkeypatch)  # tests that follow have a real clock again
+        return measured_by_clock(monkeypatch)  # what follows has a real clock again
 
 
 def measured_by_clock(monkeypatch):

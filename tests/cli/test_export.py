@@ -272,9 +272,8 @@ def test_weights_of_another_network_are_refused(study):
     assert "of scheme 10-01-10: by its name it is the retraining of 11-11-11; give" in message
     renamed = shutil.copy(checkpoint_of(study, FULL), study.parent / "renamed.safetensors")
     message = error(study / "tickets" / "ticket.json", "--to", "onnx", "--weights", renamed)
-    assert (
-        "does not hold the weights of scheme 10-01-10: nothing here is called attention" in message
-    )
+    words = "does not hold the weights of scheme 10-01-10: nothing here is called stages.0.1.att"
+    assert words in message
     message = error(study / "tickets" / "ticket.json", "--to", "onnx", "--weights", study)
     assert f"{study} is a folder; give a file in it" in message
     assert not (study / "exports").exists()

@@ -380,7 +380,30 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         (
             "[search]\nreplicates = 2",
             "search.replicates is 2 with objective = 'supernet' and sampler = 'policy'; it needs "
-            "objective 'train', for the supernet scores a scheme the same each time, and sampler "
+            "objective 'train', for else a scheme is scored the same each time, and sampler "
+            "'policy' or 'paper'",
+        ),
+        (
+            '[search]\nobjective = "folded"',
+            "search.objective is 'folded', which asks what may go of a network trained with "
+            "attention in all blocks, with pretrain.connect = 0.5 and draws = 'iid'; write "
+            "connect = 1.0 and draws = 'iid' under [pretrain]",
+        ),
+        (
+            '[pretrain]\ndraws = "balanced"\nconnect = 1.0\n[search]\nobjective = "folded"',
+            "search.objective is 'folded', which asks what may go of a network trained with "
+            "attention in all blocks, with pretrain.connect = 1.0 and draws = 'balanced'; write "
+            "connect = 1.0 and draws = 'iid' under [pretrain]",
+        ),
+        (
+            '[pretrain]\nconnect = 1.0\n[search]\nobjective = "folded"\npruner = "median"',
+            "search.pruner is 'median' with objective = 'folded', which scores in one step; "
+            "choose objective 'train' or pruner 'none'",
+        ),
+        (
+            '[pretrain]\nconnect = 1.0\n[search]\nobjective = "folded"\nreplicates = 2',
+            "search.replicates is 2 with objective = 'folded' and sampler = 'policy'; it needs "
+            "objective 'train', for else a scheme is scored the same each time, and sampler "
             "'policy' or 'paper'",
         ),
         (

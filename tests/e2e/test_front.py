@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -74,8 +75,11 @@ def test_the_front_is_what_no_trial_beats_and_each_of_its_schemes_becomes_a_tick
 def test_the_dashboard_shows_the_front_and_the_names_of_both_axes(road):
     project, _, _ = road
     rows = trials(project, "front")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     with subprocess.Popen(
-        command("dashboard", "front", "--port", "18741"),
+        command("dashboard", "front", "--port", port),
         cwd=project,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -5,6 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from sat_optuna.config.reader import parse_config
@@ -21,6 +23,7 @@ def blocks(language):
 
 (
     RECIPE,
+    FOLDED,
     STUDY,
     IMAGES,
     BUDGET,
@@ -100,6 +103,18 @@ def test_a_network_and_a_folder_come_to_a_table_of_blocks(tmp_path, photos):
     done = run(quick.replace("seed=0, on_event", "seed=0, config=small, on_event"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"^s\d\.b\d\d -?[\d.]+ -?[\d.]+ -?[\d.]+$", done.stdout, re.M)) == 8
+
+
+@pytest.mark.slow
+def test_a_trained_network_and_a_folder_tell_which_modules_may_go(tmp_path, photos):
+    assert len(FOLDED.splitlines()) <= 18
+    model = timm.create_model("seresnet18", num_classes=2)
+    torch.nn.init.constant_(model.get_buffer("bn1.running_mean"), 0.1)  # as training moves it
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    code = FOLDED.replace("/home/me/photos", str(photos)).replace("size=64", "size=32")
+    done = run(code.replace("objective, scores)", "objective, scores, points=[100.0])"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("100.0 8 00-00-00-00 Summary(mean=")
 
 
 @pytest.mark.slow

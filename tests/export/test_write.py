@@ -300,7 +300,7 @@ def test_a_network_given_as_an_object_is_written_as_a_program_alone(tmp_path):
     ("change", "words"),
     [
         ({"classes": 7}, r"head.2.weight has shape \(5, 32\), not \(7, 32\) \(and 1 more\); give"),
-        ({"attention": (default_spec("srm"),)}, "it has no module stages.0.0.attention"),
+        ({"attention": (default_spec("srm"),)}, r"stages.0.0.attention.\w+ is not in it"),
         (
             {"attention": (AttentionSpec(kind="simam", settings={"damping": 0.5}),)},
             "stages.0.0.attention has damping = 0.0001, not 0.5",
@@ -309,8 +309,6 @@ def test_a_network_given_as_an_object_is_written_as_a_program_alone(tmp_path):
 )
 def test_a_ticket_of_another_network_is_refused(change, words, tmp_path):
     network, ticket = network_and_ticket("simam")
-    if "srm" in words:
-        words = "is not in it|" + words
     with pytest.raises(ExportError, match="is not the ticket's: .*(" + words + ")"):
         export_ticket(network, replace(ticket, **change), tmp_path / "f.pt2", to="torch-export")
     assert leftovers(tmp_path) == []

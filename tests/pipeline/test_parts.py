@@ -100,6 +100,26 @@ def test_a_policy_of_augmentation_wants_pictures(tmp_path):
         checked(tmp_path / "ill", text + 'augment = "augmix"\n')
 
 
+FOLDED = STUDY.replace("epochs = 2", "epochs = 2\nconnect = 1.0").replace(
+    "[search]", '[search]\nobjective = "folded"'
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('[attention]\nkinds = ["sge"]\nsge = { groups = 4 }\n', "sge at stage 1, block 1 is no"),
+        ('[attention]\nkinds = ["dia"]\n', "dia at stage 1, block 1 is no gate for each channel"),
+        ('[attention]\nkinds = ["se", "eca"]\n', "2 kinds of attention given .se, eca., and fold"),
+    ],
+)
+def test_what_cannot_be_folded_is_said_before_anything_is_trained(tmp_path, change, words):
+    assert checked(tmp_path / "well", FOLDED) == (2, 2, 2)
+    assert checked(tmp_path / "other", STUDY + change) == (2, 2, 2)
+    with pytest.raises(ConfigError, match=words):
+        checked(tmp_path / "ill", FOLDED + change)
+
+
 @pytest.mark.parametrize("mark", ["studies", "pyproject.toml", ".git"])
 def test_mlruns_of_a_users_home_are_not_taken_for_a_projects(tmp_path, mark):
     (tmp_path / "mlruns").mkdir()

@@ -21,9 +21,10 @@ from sat_optuna.data.split import Split
 from sat_optuna.errors import ConfigError, DataError, StudyError
 from sat_optuna.evaluate import calibration_batches, evaluate_network, score_scheme
 from sat_optuna.scheme import Scheme
-from sat_optuna.search.objective import SupernetObjective, TrainObjective
+from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
 from sat_optuna.search.space import COUNTS_KEY, NETWORK_KEY, ChoiceError
 from sat_optuna.search.tickets import ticket_of
+from sat_optuna.supernet.folding import FoldError
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec
@@ -266,6 +267,54 @@ def test_a_trial_taken_over_repeats_its_reports_without_a_word(net, data):
     trial.report(1.0, 0)
     objective(trial)  # Optuna would warn of a second report of step 0, and warnings are errors
     assert study.trials[0].intermediate_values[0] == 1.0
+
+
+@pytest.fixture(scope="module")
+def full_net(data):
+    """A network that was trained with attention in all its blocks."""
+    made = Supernet(
+        "resnet20",
+        attention=("se",),
+        in_channels=1,
+        classes=10,
+        seed=0,
+        width=4,
+        stem_stride=4,
+        blocks=(1, 1, 1),
+    )
+    pretrain(made, data, epochs=1, seed=0, config=CONFIG, connect=1.0)
+    return made
+
+
+def test_a_folded_scheme_is_scored_as_its_folded_network(full_net, data):
+    before = {name: value.clone() for name, value in full_net.state_dict().items()}
+    objective = FoldedObjective(full_net, data, calibration=64, sparsity_weight=3.0)
+    study, trial = trial_of("none", "se", "none")
+    value = objective(trial)
+    folded = objective.folded(Scheme.parse("0-1-0"))
+    expected = evaluate_network(folded, data.valid)
+    assert value == expected.accuracy + 3.0 * 2 / 3
+    assert trial.user_attrs["loss"] == pytest.approx(expected.loss, rel=1e-5)
+    assert trial.user_attrs["params"] == measure(folded, data.shape).params
+    for name, value in full_net.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    # Neither way of scoring goes on with the trials of the other.
+    study.tell(trial, 1.0)
+    other = optuna.create_study(direction="maximize")
+    SupernetObjective(full_net, data, calibration=64, sparsity_weight=3.0)(other.ask())
+    for begun, now in ((study, SupernetObjective), (other, FoldedObjective)):
+        with pytest.raises(StudyError, match="scored with another calibration than is given"):
+            now(full_net, data, calibration=64, sparsity_weight=3.0)(begun.ask())
+
+
+def test_folding_what_tells_nothing_is_refused(net, full_net, data):
+    with pytest.raises(FoldError, match=r"^2 kinds of attention given \(se, dia\), and folding"):
+        FoldedObjective(net, data)
+    fresh = Supernet("resnet20", attention=["se"], in_channels=1, classes=10, seed=0, width=4)
+    with pytest.raises(FoldError, match=r"^this resnet20 was never trained \(its BatchNorms have"):
+        FoldedObjective(fresh, data)
+    with pytest.raises(DataError, match=r"^no calibration image given to take the gates' means"):
+        FoldedObjective(full_net, data, calibration=0)
 
 
 def stored(study):

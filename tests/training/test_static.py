@@ -21,6 +21,7 @@ from sat_optuna.training import step as steps
 from sat_optuna.training.checkpoint import load_tensors, read_record, save_checkpoint
 from sat_optuna.training.loop import Checkpoint, fit
 from sat_optuna.training.precision import Arithmetic
+from sat_optuna.training.static import recorded
 from sat_optuna.training.step import TrainingStep, strategy_for, together_for
 from tests.training.test_loop import (
     CONFIG,
@@ -226,3 +227,14 @@ def test_a_study_holds_its_strategy_and_one_of_an_older_version_goes_on():
 
 def split():
     return Split.from_arrays(torch.rand(30, 1, 8, 8), torch.arange(30) % 3)
+
+
+def test_work_that_takes_more_memory_than_a_plain_step_is_done_without_graphs():
+    def full(_capture):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    asked = {"device": torch.device("cpu"), "state": list, "forget": lambda: None}
+    with pytest.warns(SatOptunaWarning, match=r"\(CUDA out of memory\. .*\), and is made without"):
+        assert recorded(full, takes_more=True, **asked) is None
+    with pytest.raises(torch.OutOfMemoryError):
+        recorded(full, **asked)

@@ -64,6 +64,10 @@ def _inverted_last(block: Any) -> nn.Module | None:
     return foldable(block.bn3)
 
 
+def _inverted_own_after(block: Any) -> nn.Module | None:
+    return foldable(block.conv_pwl)
+
+
 def _separable_own_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return block.aa(block.bn1(block.conv_dw(_to_depth(block, x)))), x
 
@@ -92,6 +96,10 @@ def _separable_own_channels(block: Any) -> int:
 
 def _separable_last(block: Any) -> nn.Module | None:
     return foldable(block.bn2)
+
+
+def _separable_own_after(block: Any) -> nn.Module | None:
+    return foldable(block.conv_pw)
 
 
 def _conv_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +139,13 @@ add_block(
     BlockSplit(_inverted_branch, _merge, _inverted_channels, _inverted_last),
     has_shortcut=_has_skip,
     own=OwnSlot(
-        BlockSplit(_inverted_own_branch, _inverted_own_merge, _inverted_own_channels), "se"
+        BlockSplit(
+            _inverted_own_branch,
+            _inverted_own_merge,
+            _inverted_own_channels,
+            after=_inverted_own_after,
+        ),
+        "se",
     ),
 )
 add_block(
@@ -139,7 +153,13 @@ add_block(
     BlockSplit(_separable_branch, _merge, _separable_channels, _separable_last),
     has_shortcut=_has_skip,
     own=OwnSlot(
-        BlockSplit(_separable_own_branch, _separable_own_merge, _separable_own_channels), "se"
+        BlockSplit(
+            _separable_own_branch,
+            _separable_own_merge,
+            _separable_own_channels,
+            after=_separable_own_after,
+        ),
+        "se",
     ),
 )
 add_block(

@@ -58,6 +58,10 @@ def _last(block: Any) -> nn.Module | None:
     return foldable(block.conv3.bn) if block.conv3.aa is None else None
 
 
+def _own_after(block: Any) -> nn.Module | None:
+    return foldable(block.conv3.conv)
+
+
 def _pre_own_branch(block: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
     active = block.norm1(x)
     features = block.conv2(block.norm2(block.conv1(active)))
@@ -101,7 +105,7 @@ add_block(
     regnet.Bottleneck,
     BlockSplit(_branch, _merge, _channels, _last),
     has_shortcut=_has_shortcut,
-    own=OwnSlot(BlockSplit(_own_branch, _own_merge, _own_channels), "se"),
+    own=OwnSlot(BlockSplit(_own_branch, _own_merge, _own_channels, after=_own_after), "se"),
 )
 add_block(
     regnet.PreBottleneck,
