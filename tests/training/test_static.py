@@ -4,6 +4,7 @@ import gc
 import weakref
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -233,7 +234,7 @@ def test_work_that_takes_more_memory_than_a_plain_step_is_done_without_graphs():
     def full(_capture):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    asked = {"device": torch.device("cpu"), "state": list, "forget": lambda: None}
+    asked: dict[str, Any] = {"device": torch.device("cpu"), "state": list, "forget": lambda: None}
     with pytest.warns(SatOptunaWarning, match=r"\(CUDA out of memory\. .*\), and is made without"):
         assert recorded(full, takes_more=True, **asked) is None
     with pytest.raises(torch.OutOfMemoryError):
