@@ -141,7 +141,7 @@ def test_a_ticket_is_measured_on_its_test_part_and_on_the_same_images_in_a_folde
     done = evaluate_ticket(path, figure=tmp_path / "own.png")
     assert done.found.metrics[0].value == stored
     assert done.figure == tmp_path / "own.png"
-    assert done.figure.is_file()
+    assert (tmp_path / "own.png").is_file()
     test: Any = study.parts.data.test
     for row, label in enumerate(test.labels.tolist()):
         folder = tmp_path / "digits" / done.class_names[label]
