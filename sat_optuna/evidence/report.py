@@ -728,8 +728,8 @@ def _front(front: Front, ticket: Ticket, valid: Part | None, measure: Measure) -
         "![front](figures/front.png)",
         "\n".join(lines),
         f"No scheme that was tried beats one of these in {' and '.join(names)} at once. The "
-        f"ticket is {rule}. It alone was trained from scratch; the others are as the search "
-        "scored them, on the images that chose them. "
+        f"ticket is {rule}. It alone was trained {_start(ticket.config['retrain'])}; the others "
+        "are as the search scored them, on the images that chose them. "
         f"`sat-optuna ticket {ticket.study} --front` writes a ticket for each.",
     ]
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
@@ -309,14 +310,18 @@ class StudyFolder:
 
         opened = self.optuna_study()
         if trial is None:
-            return best_ticket(opened)
+            return self._with_weights(best_ticket(opened))
         finished = {t.number: t for t in finished_trials(opened)}
         if trial not in finished or "scheme" not in finished[trial].user_attrs:
             raise StudyError(
                 f"study {self.name!r} has no finished trial {trial}; "
                 f"look at: sat-optuna trials {self.argument}"
             )
-        return ticket_of(opened, finished[trial])
+        return self._with_weights(ticket_of(opened, finished[trial]))
+
+    def _with_weights(self, ticket: "Ticket") -> "Ticket":
+        """Return a ticket that names the weights which any step of the study starts from."""
+        return replace(ticket, weights=ticket.weights or self.weights_digest)
 
     def front(self) -> "tuple[Ticket, ...]":
         """Return a ticket of each scheme on the front of a search of several objectives.
@@ -328,7 +333,8 @@ class StudyFolder:
         from sat_optuna.search.tickets import ticket_of
 
         opened = self.optuna_study()
-        return tuple(ticket_of(opened, trial) for trial in front_trials(opened))
+        found = (ticket_of(opened, trial) for trial in front_trials(opened))
+        return tuple(map(self._with_weights, found))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

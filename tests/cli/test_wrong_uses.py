@@ -149,7 +149,7 @@ USES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, str]] = {
         toml("width = 4", f'backbone = "{LONG}"'), ("check", "tiny"), 1, r"is 'xx.* \.\.\. "
     ),
     "a key near none": (
-        toml("trials = 9", 'metrik = "a"'), ("check", "tiny"), 1, "'search.metrik'; known: obj"
+        toml("trials = 9", 'colour = "a"'), ("check", "tiny"), 1, "'search.colour'; known: obj"
     ),
     "a start from no weights": (
         toml("[retrain]", '[retrain]\nstart = "weights"'),
