@@ -58,7 +58,7 @@ def test_a_thousand_classes_go_the_road_of_ten(tmp_path):
     assert f"trained weights: SHA-256 `{digest[:16]}`" in report
     # All is done; what the weights are called does not matter, what is in them does.
     again = sat_optuna("run", "fine", "--no-mlflow", cwd=tmp_path).stdout
-    assert again.count("done already") == 4
+    assert again.count("done already") == 5
     sat_optuna("export", "studies/fine/tickets/ticket.json", "--to", "safetensors", cwd=tmp_path)
     (exported,) = (folder / "exports").iterdir()
     network = sat.load_ticket(exported)
