@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sat_optuna.slots import Slots, attach
     from sat_optuna.supernet.materialise import materialise, scheme_of
     from sat_optuna.supernet.supernet import Supernet
+    from sat_optuna.supernet.weights import load_weights
     from sat_optuna.tasks import Metric, Task, build_task
     from sat_optuna.ticket import AttentionSpec, Ticket
     from sat_optuna.tracking import MLflowLog
@@ -82,6 +83,7 @@ __all__ = [
     "fold_report",
     "load_dataset",
     "load_ticket",
+    "load_weights",
     "materialise",
     "measure",
     "open_study",
@@ -137,6 +139,7 @@ _HOMES = {
     "fold_report": "evidence.folding",
     "load_dataset": "data",
     "load_ticket": "export.weights",
+    "load_weights": "supernet.weights",
     "materialise": "supernet.materialise",
     "measure": "cost.operations",
     "open_study": "pipeline.folder",

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import SatOptunaError
@@ -28,14 +28,20 @@ class DeviceMemoryError(SatOptunaError, RuntimeError):
     """A device without memory for what it shall compute."""
 
 
-def known_device(given: "torch.device | str") -> "torch.device":
+def known_device(
+    given: "torch.device | str", *, kinds: Collection[str] | None = None
+) -> "torch.device":
     """Return a device that is here.
 
     >>> known_device("cpu")
     device(type='cpu')
 
+    Args:
+        given: the device.
+        kinds: what it may be; None for all that torch knows.
+
     Raises:
-        DeviceError: there is no such device.
+        DeviceError: there is no such device, or it is of another kind.
     """
     import torch
 
@@ -45,6 +51,8 @@ def known_device(given: "torch.device | str") -> "torch.device":
         device = torch.device(given)
     except RuntimeError as error:  # no name of a device
         raise DeviceError(f"device {given!r} given; give one of those here: {here}") from error
+    if kinds is not None and device.type not in kinds:
+        raise DeviceError(f"device {str(given)!r} given; give one of those here: {here}")
     if device.type == "cuda" and (device.index or 0) >= count:
         named = visible_devices()
         under = f" under CUDA_VISIBLE_DEVICES = {named!r}" if named else ""

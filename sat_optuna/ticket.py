@@ -237,6 +237,8 @@ class Ticket:
         versions: of Python and of the packages that made it, by name.
         inputs: how images become what the network takes; None where it was not noted.
         config: the study's resolved configuration, JSON values.
+        weights: SHA-256 of the trained weights that a step of the study started from; None, and
+            absent in JSON, where all started from scratch.
     """
 
     role: str
@@ -260,6 +262,7 @@ class Ticket:
     versions: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Inputs | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.role not in ROLES and not self.role.startswith("full-"):
@@ -298,8 +301,9 @@ class Ticket:
     def to_json(self) -> str:
         """Return the JSON document, with its schema number first."""
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
-        if self.inputs is None:  # as in tickets of earlier versions
-            del document["inputs"]
+        for key in _LATER:
+            if document[key] is None:  # as in tickets of earlier versions
+                del document[key]
         for score, entry in zip(self.scores, document["scores"], strict=True):
             if score.measure == ACCURACY:  # as in 0.2.0, which measured nothing else
                 del entry["measure"]
@@ -405,6 +409,7 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
         "versions": _OBJECT,
         "config": _OBJECT,
         "inputs": _OBJECT,
+        "weights": _TEXT,
     },
     "inputs": {
         "class_names": _LIST,
@@ -418,7 +423,7 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
     "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
     "measure": {"name": _TEXT, "unit": _TEXT, "better": _TEXT},
 }
-_LATER = frozenset({"inputs"})  # keys that tickets of earlier versions lack
+_LATER = frozenset({"inputs", "weights"})  # keys that tickets of earlier versions lack
 
 
 def _require(name: str, value: object, wanted: _Json) -> None:

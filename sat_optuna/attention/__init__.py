@@ -8,7 +8,7 @@ installed, the names `timm:<name>` stand for timm's modules.
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.attention.timm_names import timm_kinds
@@ -28,6 +28,7 @@ __all__ = [
     "build_attention",
     "default_spec",
     "describe",
+    "starting_as_identity",
 ]
 
 # The kind that stands for the attention that a network's blocks carry themselves. It is taken out
@@ -117,6 +118,24 @@ def default_spec(kind: str) -> AttentionSpec:
         UnknownName: no such module.
     """
     return AttentionSpec(kind=kind, sharing=_class_of(kind).sharings[0])
+
+
+def starting_as_identity(spec: AttentionSpec) -> AttentionSpec:
+    """Return a spec that starts as the identity, where its kind can and is not asked not to.
+
+    >>> starting_as_identity(AttentionSpec(kind="se")).settings
+    {'identity': True}
+
+    Raises:
+        UnknownName: no such module.
+    """
+    identity = inspect.signature(_class_of(spec.kind)).parameters.get("identity")
+    if identity is None:
+        return spec
+    settings = {"identity": True, **spec.settings}
+    if settings["identity"] == identity.default:
+        del settings["identity"]  # the same spec as where nothing was said
+    return replace(spec, settings=settings)
 
 
 def describe(kind: str) -> Description:

@@ -121,7 +121,7 @@ def build_backbone(name: str, *, in_channels: int, classes: int, **settings: Any
     ):
         builder = BACKBONES.get(name)
         known = _settings_of(builder)
-        if unknown := sorted(settings.keys() - set(known)):
+        if not _takes_any(builder) and (unknown := sorted(settings.keys() - set(known))):
             listed = ", ".join(known) or "none"
             raise BackboneError(
                 f"backbone {name!r} has no setting {unknown[0]!r}"
@@ -148,4 +148,10 @@ def _built(build: "Callable[[], nn.Module]") -> "nn.Module":
 
 def _settings_of(builder: Callable[..., Any]) -> tuple[str, ...]:
     parameters = inspect.signature(builder).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN)
+    named = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return tuple(name for name in named if name not in _GIVEN)
+
+
+def _takes_any(builder: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(builder).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)

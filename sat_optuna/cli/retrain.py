@@ -1,4 +1,4 @@
-"""`sat-optuna retrain`: the ticket and its controls from scratch."""
+"""`sat-optuna retrain`: the ticket and its controls trained anew."""
 
 import click
 
@@ -15,7 +15,7 @@ __all__ = ["retrain"]
 @NO_MLFLOW
 @click.pass_obj
 def retrain(console: Console, *, study: str, no_mlflow: bool) -> None:
-    """Train the ticket from scratch beside its controls, the same seeds for all.
+    """Train the ticket from scratch, or from [network] weights, beside its controls.
 
     Controls: plain (no attention), full (all blocks), a random scheme of the same density, and
     the best of as many random schemes as the search had trials.

@@ -108,6 +108,8 @@ def _print(console: Console, ticket: Ticket, costs: Mapping[str, Any]) -> None:
         )
     if ticket.latency_ms is not None:
         console.result(f"when the ticket was made: {ticket.latency_ms:.2f} ms a batch")
+    if ticket.weights:
+        console.result(f"trained weights that the study started from: SHA-256 {ticket.weights}")
     for score in ticket.scores:
         console.result(
             f"{score.split} {score.measure.title} {score.measure.text(score.value)}, "

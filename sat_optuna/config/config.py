@@ -101,16 +101,29 @@ class NetworkConfig(Checked):
     blocks: tuple[int, ...] = _key(
         tuple, "CIFAR ResNets: blocks of each stage; empty: the backbone's own", least=1
     )
+    settings: Mapping[str, Any] = _key(
+        dict, "more that its builder takes, such as { drop_path_rate = 0.1 }"
+    )
+    weights: str = _key(
+        "",
+        "trained weights: a state_dict (.pth, .safetensors), for steps with start = 'weights'",
+        decides=(),
+    )
+    pretrained: bool = _key(
+        False, "true: the weights that torchvision or timm offer, in place of a file"
+    )
+    # Not a key: what is in the file of weights, wherever it lies.
+    sha256: str = ""
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def backbone_settings(self) -> dict[str, Any]:
         """The backbone's settings that are asked for, without those left to it."""
         asked = {
             "width": self.width,
             "stem_stride": self.stem_stride,
             "blocks": list(self.blocks),
         }
-        return {name: value for name, value in asked.items() if value}
+        return {name: value for name, value in asked.items() if value} | dict(self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +142,34 @@ class TrainConfig(Checked):
 
     batch: int = _key(64, "images a step", least=1)
     lr: float = _key(0.1, "peak learning rate", least=1e-8)
+    lr_head: float = _key(
+        0.0, "start = 'weights': peak rate of the head and of attention; 0: lr", least=0.0
+    )
+    lr_body: float = _key(
+        0.0, "start = 'weights': peak rate of the weights that were loaded; 0: lr", least=0.0
+    )
+    optimizer: str = _key(
+        "sgd",
+        "or 'adamw', which takes far lower rates (0.001) and more decay (0.05)",
+        choices=("sgd", "adamw"),
+    )
     momentum: float = _key(0.9, "of SGD", least=0.0, most=0.9999)
-    nesterov: bool = _key(True, "Nesterov's form of momentum")
+    nesterov: bool = _key(True, "Nesterov's form of momentum, of SGD")
     weight_decay: float = _key(5e-4, "on all parameters", least=0.0)
     schedule: str = _key(
         "one-cycle",
         "or 'cosine', or 'step' (a tenth after 1/2 and after 3/4 of the epochs)",
         choices=("one-cycle", "cosine", "step"),
+    )
+    warmup: int = _key(
+        0, "epochs in which the rate climbs to its peak; 0: none, of one-cycle 3 tenths", least=0
+    )
+    clip: float = _key(0.0, "largest norm of the gradient of a step; 0: no limit", least=0.0)
+    ema: float = _key(
+        0.0,
+        "the network becomes the moving average of its steps, such as 0.999; 0: the last step",
+        least=0.0,
+        most=0.999999,
     )
     label_smoothing: float = _key(
         0.0, "share of the label spread over all classes", least=0.0, most=0.9
@@ -143,6 +177,17 @@ class TrainConfig(Checked):
     shift: int = _key(2, "augmentation: random shifts of up to so many pixels", least=0)
     flip: bool = _key(False, "augmentation: random mirroring")
     cutout: int = _key(0, "augmentation: side of a square set to zero", least=0)
+    augment: str = _key(
+        "none",
+        "or 'randaugment', 'trivialaugment', 'augmix', 'autoaugment': torchvision's",
+        choices=("none", "randaugment", "trivialaugment", "augmix", "autoaugment"),
+    )
+    mixup: float = _key(
+        0.0, "images and labels of a batch are mixed: alpha, such as 0.2; 0: not", least=0.0
+    )
+    cutmix: float = _key(
+        0.0, "rectangles and labels are swapped: alpha, such as 1; with mixup either", least=0.0
+    )
     precision: str = _key(
         "auto",
         "or 'float32', 'bfloat16', 'float16'; auto: what pays on this device",
@@ -181,6 +226,11 @@ class PretrainConfig(Checked):
         "iid",
         "or 'antithetic' (scheme, then its complement), 'balanced' (each choice equally often)",
         choices=("iid", "antithetic", "balanced"),
+    )
+    start: str = _key(
+        "scratch",
+        "or 'weights', those of [network]; attention begins as the identity where it can",
+        choices=("scratch", "weights"),
     )
 
 
@@ -266,8 +316,8 @@ class SearchConfig(Checked):
     epochs: int = _key(2, "objective 'train': epochs of a trial", least=1)
     start: str = _key(
         "scratch",
-        "objective 'train': or 'supernet', its weights",
-        choices=("scratch", "supernet"),
+        "objective 'train': or 'supernet' (its weights), 'weights' (those of [network])",
+        choices=("scratch", "supernet", "weights"),
     )
     pruner: str = _key(
         "none",
@@ -288,9 +338,14 @@ class SearchConfig(Checked):
 
 @dataclass(frozen=True, slots=True)
 class RetrainConfig(Checked):
-    """[retrain]: the ticket and its controls from scratch, on train + validation."""
+    """[retrain]: the ticket and its controls, on train + validation."""
 
     epochs: int = _key(10, "epochs of a retraining", least=1)
+    start: str = _key(
+        "scratch",
+        "or 'weights', those of [network]: ticket and controls are fine-tuned from them",
+        choices=("scratch", "weights"),
+    )
     seeds: tuple[int, ...] = _key(
         lambda: (0, 1, 2), "one retraining a seed, at least 3", least=0, fewest=3, decides=()
     )
@@ -332,6 +387,9 @@ class StudyConfig(Checked):
         least=1,
         decides=_EVERY_STEP,
     )
+    device: str = _key(
+        "auto", "or 'cpu', 'cuda', 'cuda:1'; auto: a GPU where there is one", decides=()
+    )
     data: DataConfig = field(default_factory=DataConfig, metadata={"decides": _EVERY_STEP})
     task: TaskConfig = field(default_factory=TaskConfig, metadata={"decides": _EVERY_STEP})
     network: NetworkConfig = field(
@@ -351,6 +409,16 @@ class StudyConfig(Checked):
     plugins: PluginsConfig = field(
         default_factory=PluginsConfig, metadata={"decides": _EVERY_STEP}
     )
+
+    @property
+    def from_weights(self) -> tuple[Step, ...]:
+        """The steps that start from the weights that [network] names."""
+        starts: dict[Step, str] = {
+            "pretrain": self.pretrain.start,
+            "search": self.search.start if self.search.objective == "train" else "scratch",
+            "retrain": self.retrain.start,
+        }
+        return tuple(step for step, start in starts.items() if start == "weights")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, section by section."""
@@ -376,6 +444,11 @@ def decided(config: StudyConfig | Mapping[str, Any], step: Step) -> dict[str, An
     by_training = flat.get("search.objective", usual["search.objective"]) == "train"
     asked = {step, "trials"} if step == "search" and by_training else {step}
     free = {key for key, steps in _decides() if asked.isdisjoint(steps)}
+    # Weights decide what starts from them, a search also through the supernet that it scores with.
+    starts = [flat.get(f"{step}.start")] if step != "search" or by_training else []
+    starts += [flat.get("pretrain.start")] if step == "search" else []
+    if "weights" not in starts:
+        free |= {"network.pretrained", "network.sha256"}
     # A key at its default is left out, so that a later version may add keys.
     decide = {k: v for k, v in flat.items() if k not in free and v != usual.get(k)}
     return _read(decide) if step == "search" else decide
@@ -386,8 +459,10 @@ def _read(flat: Mapping[str, Any]) -> dict[str, Any]:
     unread = {
         ("supernet", "scratch"): _OF_TRAIN,
         ("supernet", "supernet"): _OF_TRAIN,
+        ("supernet", "weights"): _OF_TRAIN,
         ("train", "supernet"): _OF_SUPERNET,
         ("train", "scratch"): (*_OF_SUPERNET, "pretrain."),
+        ("train", "weights"): (*_OF_SUPERNET, "pretrain."),
     }
     usual = SearchConfig()
     objective = flat.get("search.objective", usual.objective)

@@ -71,8 +71,8 @@ def fitted(given: Any, spec: Field[Any]) -> tuple[Any, str]:
     """
     if spec.type == Mapping[str, str]:
         return _fitted_table(given)
-    if spec.type == Mapping[str, Setting]:
-        return _fitted_settings(given)
+    if spec.type in (Mapping[str, Setting], Mapping[str, Any]):
+        return _fitted_settings(given, lists=spec.type == Mapping[str, Any])
     if spec.type in _LISTS:
         return _fitted_list(given, spec)
     if spec.type not in _WORDS:  # the kinds of attention, which check themselves
@@ -127,15 +127,23 @@ def _fitted_table(given: Any) -> tuple[Any, str]:
     return (table, "") if texts else (given, hint)
 
 
-def _fitted_settings(given: Any) -> tuple[Any, str]:
-    """Take a table of settings, which are what TOML has but for lists, tables and dates."""
-    plain = isinstance(given, Mapping) and all(
-        isinstance(name, str) and type(value) in (int, float, str, bool)
-        for name, value in given.items()
-    )
-    finite = plain and all(math.isfinite(v) for v in given.values() if type(v) is float)
-    hint = "; write a table of finite numbers, texts, true or false such as { name = 20 }"
-    return (dict(given), "") if finite else (given, hint)
+def _fitted_settings(given: Any, *, lists: bool) -> tuple[Any, str]:
+    """Take a table of numbers, texts and truth values, and of lists of these if `lists`.
+
+    A tuple becomes a list.
+    """
+    known = "finite numbers, texts, true or false such as { name = 20 }"
+    if lists:
+        known = "finite numbers, texts, true, false or lists such as { rate = 0.1 }"
+    table: dict[Any, Any] = {}
+    for key, value in given.items() if isinstance(given, Mapping) else [(None, None)]:
+        listed = list(value) if lists and isinstance(value, list | tuple) else None
+        table[key], items = (value, [value]) if listed is None else (listed, listed)
+        plain = all(type(item) in (int, float, str, bool) for item in items)
+        finite = plain and all(math.isfinite(item) for item in items if type(item) is float)
+        if not isinstance(key, str) or not finite:
+            return given, f"; write a table of {known}"
+    return table, ""
 
 
 def _fitted_list(given: Any, spec: Field[Any]) -> tuple[Any, str]:

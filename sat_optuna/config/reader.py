@@ -24,6 +24,9 @@ __all__ = [
     "read_toml",
 ]
 
+# What a network is built with beside its settings.
+_GIVEN = frozenset({"attention", "backbone", "classes", "in_channels", "name", "seed"})
+
 
 class Names(Protocol):
     """Names that may be used: those it iterates over, and perhaps whole families of others."""
@@ -233,6 +236,8 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"{'kind' if kinds == 1 else 'kinds'} of attention; it needs connect = 0.5 and one "
             "kind, or choose 'iid' or 'balanced'",
         )
+    yield from _weights_faults(config)
+    yield from _recipe_faults(config)
     if config.train.nesterov and config.train.momentum == 0:
         yield (
             ("train.nesterov", "train.momentum"),
@@ -310,3 +315,80 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"attention in all blocks, with pretrain.connect = {pretrain.connect} and draws = "
             f"{pretrain.draws!r}; write connect = 1.0 and draws = 'iid' under [pretrain]",
         )
+
+
+def _weights_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what does not fit together of weights and of the steps that start from them."""
+    network, steps = config.network, config.from_weights
+    for key in network.settings.keys() & _GIVEN:
+        yield (
+            ("network.settings",),
+            f"network.settings has {key!r}, which is given already; drop it there",
+        )
+    twice = [key for key in ("width", "stem_stride", "blocks") if key in network.settings]
+    for key in twice:
+        if getattr(network, key):
+            yield (
+                (f"network.{key}", "network.settings"),
+                f"network.{key} is set, and network.settings has {key} too; drop one of them",
+            )
+    if network.weights and network.pretrained:
+        yield (
+            ("network.weights", "network.pretrained"),
+            f"network.weights is {network.weights!r} and network.pretrained is true; keep one",
+        )
+    if steps and not (network.weights or network.pretrained):
+        yield (
+            ("network.weights", *(f"{step}.start" for step in steps)),
+            f"{steps[0]}.start is 'weights' and [network] names none; set network.weights to a "
+            "file, or network.pretrained to true",
+        )
+    for key, given in (("weights", network.weights), ("pretrained", network.pretrained)):
+        if given and not steps:
+            yield (
+                (f"network.{key}", "pretrain.start", "search.start", "retrain.start"),
+                f"network.{key} is {given!r} and no step starts from it; set start = 'weights' "
+                "under [pretrain], [retrain] or both",
+            )
+    for key in ("lr_head", "lr_body"):
+        if getattr(config.train, key) and not steps:
+            yield (
+                (f"train.{key}", "pretrain.start", "search.start", "retrain.start"),
+                f"train.{key} is {getattr(config.train, key)} and no step has start = 'weights'; "
+                "set train.lr, or start = 'weights' under [pretrain] or [retrain]",
+            )
+
+
+def _recipe_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what does not fit together of [train] and of the epochs of the steps."""
+    train = config.train
+    if train.optimizer == "adamw" and train.strategy == "graph":
+        yield (
+            ("train.optimizer", "train.strategy"),
+            "train.strategy is 'graph' with optimizer = 'adamw', whose steps are not made as "
+            "graphs; choose strategy 'auto' or 'eager', or optimizer 'sgd'",
+        )
+    supernet = config.search.objective != "train" or config.search.start == "supernet"
+    if train.clip and train.strategy == "graph" and supernet:
+        yield (
+            ("train.clip", "train.strategy", "search.objective", "search.start"),
+            f"train.strategy is 'graph' with clip = {train.clip}, with which a supernet's steps "
+            "are not made as graphs; choose strategy 'auto' or 'eager', or clip = 0",
+        )
+    for key in ("mixup", "cutmix"):
+        if getattr(train, key) and config.task.name != "classification":
+            yield (
+                (f"train.{key}", "task.name"),
+                f"train.{key} is {getattr(train, key)} and task.name is {config.task.name!r}, "
+                "whose labels cannot be mixed; write 0",
+            )
+    epochs = {"pretrain": config.pretrain.epochs, "retrain": config.retrain.epochs}
+    if config.search.objective == "train":
+        epochs["search"] = config.search.epochs
+    for step, count in epochs.items():
+        if train.warmup >= count:
+            yield (
+                ("train.warmup", f"{step}.epochs", "search.objective"),
+                f"train.warmup is {train.warmup} and {step}.epochs is {count}; write fewer epochs "
+                "of warm-up",
+            )

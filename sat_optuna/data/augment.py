@@ -1,15 +1,28 @@
-"""Augmentation of a whole batch at once, on its device: shift, flip, cutout.
+"""Augmentation: shift, flip and cutout of a whole batch at once; torchvision's by name.
 
 Cutout: DeVries and Taylor, 2017 (arXiv:1708.04552). Differs from the paper: the square is filled
 with 0 before normalisation (black), not after it (the mean).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "augment", "draw"]
+from sat_optuna.errors import DataError
+from sat_optuna.seeds import seeded
+
+__all__ = ["POLICIES", "Draws", "augment", "augmented", "draw", "mixing"]
+
+# By the names of [train] augment, torchvision's classes (torchvision.transforms.v2).
+POLICIES = {
+    "randaugment": "RandAugment",
+    "trivialaugment": "TrivialAugmentWide",
+    "augmix": "AugMix",
+    "autoaugment": "AutoAugment",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +106,65 @@ def _cut(images: Tensor, centres: Tensor, side: int) -> Tensor:
 
 def _within(index: Tensor, size: int) -> Tensor:
     return (index >= 0) & (index < size)
+
+
+def augmented(
+    policy: str, first: Callable[[Tensor], Tensor], *, key: tuple[str | int, ...]
+) -> Callable[[Tensor], Tensor]:
+    """Return what augments one batch after another: `first`, then a policy of torchvision's.
+
+    Each image is changed by draws of its own, which are a function of the key and of the batch's
+    number alone.
+
+    Args:
+        policy: a name of `POLICIES`.
+        first: called with (N, C, H, W).
+        key: of the draws, such as ("policy", seed, epoch).
+
+    Returns:
+        A function from uint8 (N, C, H, W) to the same. It raises DataError for other numbers, and
+        for other channels than 1 or 3.
+    """
+    from torchvision.transforms import v2
+
+    change, batches = getattr(v2, POLICIES[policy])(), 0
+
+    def both(images: Tensor) -> Tensor:
+        nonlocal batches
+        if images.dtype != torch.uint8 or images.shape[1] not in (1, 3):
+            raise DataError(
+                f"augment = {policy!r} changes bytes in 1 or 3 channels, and these images are "
+                f"{str(images.dtype).removeprefix('torch.')} in {images.shape[1]}; set augment = "
+                "'none', or put it among the transforms of your Dataset"
+            )
+        images = first(images)
+        with seeded(*key, batches):
+            batches += 1
+            return torch.stack([change(image) for image in images])
+
+    return both
+
+
+def mixing(
+    mixup: float, cutmix: float, *, classes: int
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Return what mixes the images and labels of a batch; None where nothing is switched on.
+
+    Args:
+        mixup: alpha of MixUp (arXiv:1710.09412); 0 for none.
+        cutmix: alpha of CutMix (arXiv:1905.04899); 0 for none. With both, a batch is mixed by one
+            of the two, either as often.
+        classes: of the network.
+
+    Returns:
+        A function from floats (N, C, H, W) and labels (N,) to images of that shape and (N,
+        classes) shares of the labels. It draws from torch's global generator.
+    """
+    if not (mixup or cutmix):
+        return None
+    from torchvision.transforms import v2
+
+    kinds = ((mixup, v2.MixUp), (cutmix, v2.CutMix))
+    mixes: list[Any] = [kind(alpha=alpha, num_classes=classes) for alpha, kind in kinds if alpha]
+    either: Any = v2.RandomChoice(mixes)
+    return cast("Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]", either)

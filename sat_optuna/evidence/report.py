@@ -278,6 +278,7 @@ def write_report(
     blocks = blocks or _of_trials(ticket, search)
     comparisons = {entry.control: entry for entry in verdicts(tickets, images=images)}
     _draw(folder / "figures", ticket, accuracies, search, blocks, images, measure)
+    start = _start(ticket.config["retrain"])
     parts = [
         f"# {folder.name}: in which blocks of {ticket.backbone} does "
         f"{' / '.join(_kinds(ticket))} pay?",
@@ -287,7 +288,7 @@ def write_report(
         _legend(ticket),
         "## Block by block",
         *_blocks(blocks, ticket, measure),
-        "## From scratch, on train + validation",
+        f"## {start[:1].upper()}{start[1:]}, on train + validation",
         results_table(
             tickets,
             images=images,
@@ -451,7 +452,7 @@ def _result(
         else f"its test {measure.title} is {measure.text(mean)}"
     )
     return (
-        f"{found} Trained from scratch {has} "
+        f"{found} Trained {_start(ticket.config['retrain'])} {has} "
         f"(mean of {n} seed{'s' * (n > 1)}): {'; '.join(against)}."
     )
 
@@ -599,10 +600,10 @@ def _remarks(
         low = wilson(seen, search.valid.images)[0] if search.valid else seen
         if high < low:
             remarks.append(
-                f"**Far below the search**: from scratch the ticket has {mean:.2f} %, where the "
-                f"search saw {seen:.2f} % on the validation images. Networks so little trained "
-                "tell little of what the search found; give the retraining more epochs "
-                "(retrain.epochs)."
+                f"**Far below the search**: {_start(ticket.config['retrain'])} the ticket has "
+                f"{mean:.2f} %, where the search saw {seen:.2f} % on the validation images. "
+                "Networks so little trained tell little of what the search found; give the "
+                "retraining more epochs (retrain.epochs)."
             )
     return remarks
 
@@ -727,8 +728,8 @@ def _front(front: Front, ticket: Ticket, valid: Part | None, measure: Measure) -
         "![front](figures/front.png)",
         "\n".join(lines),
         f"No scheme that was tried beats one of these in {' and '.join(names)} at once. The "
-        f"ticket is {rule}. It alone was trained from scratch; the others are as the search "
-        "scored them, on the images that chose them. "
+        f"ticket is {rule}. It alone was trained {_start(ticket.config['retrain'])}; the others "
+        "are as the search scored them, on the images that chose them. "
         f"`sat-optuna ticket {ticket.study} --front` writes a ticket for each.",
     ]
 
@@ -764,6 +765,7 @@ def _method(ticket: Ticket, hardware: str, measure: Measure, latency: str) -> st
     retrain = ticket.config["retrain"]
     seeds = ", ".join(str(seed) for seed in retrain["seeds"])
     listed = ", ".join(f"{name} {number}" for name, number in ticket.versions.items())
+    fine = f" {_start(retrain)}" if retrain.get("start") == "weights" else ""
     compiled = ", compiled by torch" if ticket.config["train"].get("compile") else ""
     items = [
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
@@ -771,8 +773,9 @@ def _method(ticket: Ticket, hardware: str, measure: Measure, latency: str) -> st
         "last epoch",
         *_scoring(ticket.config, measure),
         *([f"latency of schemes: {latency}"] if latency else []),
-        f"retraining: {retrain['epochs']} epochs, seeds {seeds}; equal initial weights of shared "
-        f"parts and equal data order for all networks of a seed{compiled}",
+        *([f"trained weights: SHA-256 `{ticket.weights[:16]}`"] if ticket.weights else []),
+        f"retraining: {retrain['epochs']} epochs{fine}, seeds {seeds}; equal initial weights of "
+        f"shared parts and equal data order for all networks of a seed{compiled}",
         f"hardware: {hardware}",
         f"versions: {listed}",
         "every figure comes from `tickets/*.json`, `figures/trials.csv` and the table of blocks "
@@ -789,7 +792,10 @@ def _scoring(config: Mapping[str, Any], measure: Measure) -> list[str]:
     if draws == "iid":
         draws += f", connection probability {pretrain['connect']}"
     supernet = f"supernet: {pretrain['epochs']} epochs under random schemes ({draws})"
-    start = "the supernet's weights" if search["start"] == "supernet" else "scratch"
+    if pretrain.get("start") == "weights":
+        supernet += f", {_start(pretrain)}"
+    starts = {"supernet": "the supernet's weights", "weights": "the given weights"}
+    start = starts.get(search["start"], "scratch")
     scored = "in the supernet, BatchNorm re-estimated for it"
     if by_training:
         scored = f"of its network after {search['epochs']} epochs from {start}"
@@ -806,4 +812,9 @@ def _scoring(config: Mapping[str, Any], measure: Measure) -> list[str]:
             f"objectives of a scheme: {', '.join(objectives)}; the metric is the {value} "
             f"{scored}, and nothing is added for sparsity"
         )
-    return [reward] if by_training and search["start"] == "scratch" else [supernet, reward]
+    return [reward] if by_training and search["start"] != "supernet" else [supernet, reward]
+
+
+def _start(step: Mapping[str, Any]) -> str:
+    """Return what a step started from, of its section of the configuration."""
+    return "from the given weights" if step.get("start") == "weights" else "from scratch"

@@ -1,4 +1,4 @@
-"""Training a ticket and its controls from scratch, the same seeds for all, several at a time."""
+"""Training a ticket and its controls, the same seeds for all, several at a time."""
 
 import contextlib
 import multiprocessing
@@ -6,13 +6,23 @@ import os
 import struct
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from multiprocessing import connection
 from multiprocessing.context import SpawnContext, SpawnProcess
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -20,6 +30,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from sat_optuna.backbones.weights import WeightsError
 from sat_optuna.config.config import RetrainConfig, StudyConfig, TrainConfig
 from sat_optuna.config.limits import checked
 from sat_optuna.config.plugins import load_plugins
@@ -27,7 +38,7 @@ from sat_optuna.data import load_configured
 from sat_optuna.data.images import Images
 from sat_optuna.data.loaders import UserImages
 from sat_optuna.data.split import Split
-from sat_optuna.errors import DataError, TrainingError
+from sat_optuna.errors import DataError, SatOptunaWarning, TrainingError
 from sat_optuna.evaluate import evaluate_network
 from sat_optuna.evaluate.network import check_metric
 from sat_optuna.events import Event, OnEvent, ignore
@@ -38,7 +49,8 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.processes import cores
-from sat_optuna.supernet.materialise import build_network
+from sat_optuna.supernet.materialise import build_network, materialise, supernet_of
+from sat_optuna.supernet.weights import load_weights
 from sat_optuna.tasks import TASKS, Metric, Task, as_metric, build_task
 from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.ticket import Ticket
@@ -65,11 +77,12 @@ def retrain(
     epochs: int,
     seed: int,
     config: TrainConfig | None = None,
+    weights: str | PathLike[str] | None = None,
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
     task: Task | str = "",
 ) -> nn.Module:
-    """Train a ticket's network from scratch and return it.
+    """Train a ticket's network from scratch, or from trained weights, and return it.
 
     Args:
         ticket: what to build.
@@ -78,6 +91,8 @@ def retrain(
         epochs: passes over them, at least 1.
         seed: of weights, order and augmentation.
         config: optimiser, schedule, augmentation, precision.
+        weights: a file that the network without attention starts from, as of `load_weights`; the
+            file that the ticket names by its digest, where it names one. None: from scratch.
         checkpoint: kept after each epoch and continued from.
         on_event: told as of `fit`; the step is "retrain", and what is made in the end the network.
         task: as of `fit`; the one that the ticket's study names if empty.
@@ -86,12 +101,13 @@ def retrain(
         ConfigError: `epochs` is below 1.
         DataError, CheckpointError, TrainingError: as of `fit`.
         UnknownName: the backbone or an attention module is not registered here.
+        WeightsError: the weights are not the ticket's, or of another network.
     """
     checked("retrain", RetrainConfig, {"epochs": epochs})
     whole = data.train_and_valid if isinstance(data, Split) else data
     named: dict[str, Any] = dict(ticket.config.get("task", {}))
     task = task or (build_task(**named) if named else CLASSIFICATION)
-    net = _fresh(ticket, whole, seed=seed)
+    net, body = _begun(ticket, whole, seed=seed, weights=weights)
 
     def tell(event: Event) -> None:
         on_event(replace(event, step="retrain", made=net if event.finished else event.made))
@@ -102,6 +118,7 @@ def retrain(
         epochs=epochs,
         seed=seed,
         config=config,
+        body=body,
         checkpoint=checkpoint,
         on_event=tell,
         task=task,
@@ -109,10 +126,25 @@ def retrain(
     return net
 
 
-def _fresh(ticket: Ticket, images: UserImages, *, seed: int) -> nn.Module:
-    """Return a ticket's network with weights drawn by the seed, where its images are or go."""
+def _begun(
+    ticket: Ticket, images: UserImages, *, seed: int, weights: str | PathLike[str] | None
+) -> tuple[nn.Module, Collection[str]]:
+    """Return a ticket's network where its images are or go, and the names of what was loaded.
+
+    What is not loaded is drawn by the seed.
+    """
     device = images.device if isinstance(images, Images) else pick_device()
-    return build_network(ticket, seed=seed).to(device)
+    if weights is None:
+        return build_network(ticket, seed=seed).to(device), ()
+    net = supernet_of(ticket, seed=seed)
+    loaded = load_weights(net, weights)
+    if ticket.weights not in (None, loaded.digest):
+        raise WeightsError(
+            f"weights {weights} are not those that the ticket was found with: their SHA-256 is "
+            f"{loaded.digest[:16]} and was {str(ticket.weights)[:16]}; bring that file back, or "
+            "make a new study"
+        )
+    return materialise(net, ticket.scheme).to(device), loaded.body
 
 
 def run_jobs(
@@ -120,6 +152,7 @@ def run_jobs(
     *,
     workers: int,
     plugins: Sequence[Path] = (),
+    weights: Path | None = None,
     on_share: Callable[[float], object] = lambda _share: None,
 ) -> Generator[RetrainResult, None, None]:
     """Run jobs in parallel processes, and yield each result as it comes.
@@ -132,6 +165,7 @@ def run_jobs(
         jobs: what to train, each with the ticket that says how to build it.
         workers: processes at the same time; 0 for as many as the cores have threads for.
         plugins: Python files that each process runs first.
+        weights: what all start from, as of `retrain`.
         on_share: told now and then how much of the jobs under way is done: 1.5 is one and a half.
 
     Raises:
@@ -139,7 +173,8 @@ def run_jobs(
     """
     if not jobs:
         return
-    device, config = pick_device(), jobs[0][0].config
+    config = jobs[0][0].config
+    device = pick_device(config.device)
     params = max(ticket.params for _, ticket in jobs)
     together = together_for(config.train, device, params=params)
     groups = [range(n, min(n + together, len(jobs))) for n in range(0, len(jobs), together)]
@@ -151,6 +186,7 @@ def run_jobs(
             workers=count,
             threads=config.threads,
             plugins=tuple(plugins),
+            weights=weights,
             on_share=on_share,
         )
     except BrokenProcessPool as error:
@@ -197,6 +233,7 @@ def _in_processes(
     workers: int,
     threads: int,
     plugins: tuple[Path, ...],
+    weights: Path | None,
     on_share: Callable[[float], object],
 ) -> Iterator[RetrainResult]:
     context = _SpawnContext()
@@ -204,7 +241,7 @@ def _in_processes(
     pool = ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(threads, told)
     )
-    groups = {pool.submit(_run, group, plugins): group for group in todo}
+    groups = {pool.submit(_run, group, plugins, weights): group for group in todo}
     running, shares = set(groups), {}
     try:
         while running:
@@ -248,7 +285,8 @@ _data: dict[str, Split] = {}  # of this worker, which trains job after job on th
 def _load(config: StudyConfig) -> Split:
     key = retrain_fingerprint(config)
     if key not in _data:
-        _data[key] = load_configured(config.data, seed=config.seed, device=str(pick_device()))
+        device = str(pick_device(config.device))
+        _data[key] = load_configured(config.data, seed=config.seed, device=device)
     return _data[key]
 
 
@@ -258,10 +296,10 @@ def _tell_share(number: int, event: Event) -> None:
         _told[0].send_bytes(_SHARE.pack(number, (event.done + event.share) / event.total))
 
 
-def _run(group: _Group, plugins: tuple[Path, ...]) -> list[RetrainResult]:
+def _run(group: _Group, plugins: tuple[Path, ...], weights: Path | None) -> list[RetrainResult]:
     """Train jobs together, then test and write each, in a worker."""
     load_plugins(plugins)
-    begun = [_training(number, *item) for number, item in group.items()]
+    begun = [_training(number, *item, weights) for number, item in group.items()]
     for (job, _), training in zip(group.values(), begun, strict=True):
         if (metric := _metric(job.config)).name != "accuracy":  # before hours of training
             data = _load(job.config)
@@ -293,7 +331,7 @@ def _metric(config: StudyConfig) -> Metric:
     return as_metric(config.search.metric, TASKS.get(config.task.name))
 
 
-def _training(number: int, job: RetrainJob, ticket: Ticket) -> Training:
+def _training(number: int, job: RetrainJob, ticket: Ticket, weights: Path | None) -> Training:
     data = _load(job.config)
     if data.fingerprint != ticket.dataset_fingerprint:
         raise DataError(
@@ -302,9 +340,13 @@ def _training(number: int, job: RetrainJob, ticket: Ticket) -> Training:
             "bring the files back, or make a new study"
         )
     identity = f"{retrain_fingerprint(job.config)} {job.scheme} seed {job.seed}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SatOptunaWarning)  # the caller has said what is loaded
+        net, body = _begun(ticket, data.train_and_valid, seed=job.seed, weights=weights)
     return Training(
-        _fresh(ticket, data.train_and_valid, seed=job.seed),
+        net,
         data.train_and_valid,
+        body=body,
         epochs=job.config.retrain.epochs,
         seed=job.seed,
         config=job.config.train,

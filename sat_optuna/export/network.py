@@ -1,22 +1,22 @@
 """Does a network belong to a ticket?"""
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sat_optuna.attention import ATTENTION, OWN
 from sat_optuna.attention.own import OwnAttention
 from sat_optuna.backbones import BACKBONES
+from sat_optuna.backbones.weights import differing_tensors
 from sat_optuna.errors import SatOptunaError, TicketError
 from sat_optuna.export import ExportError
 from sat_optuna.export.program import root_cause
 from sat_optuna.supernet.materialise import apart, build_network, scheme_of
 from sat_optuna.ticket import Ticket
 
-__all__ = ["check_network", "differing_tensors", "meta_network"]
+__all__ = ["check_network", "meta_network"]
 
 
 def meta_network(ticket: Ticket) -> nn.Module:
@@ -39,23 +39,6 @@ def meta_network(ticket: Ticket) -> nn.Module:
             f"the network of scheme {ticket.scheme} of {ticket.backbone} cannot be built "
             f"({root_cause(error)}); correct the ticket's backbone_settings"
         ) from error
-
-
-def differing_tensors(has: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Return a phrase for each tensor whose name or shape differs from a network's.
-
-    Args:
-        has: the tensors, by name.
-        wanted: the state_dict of the network.
-    """
-    faults = [f"{name} is not in it" for name in wanted if name not in has]
-    faults += [f"nothing here is called {name}" for name in has if name not in wanted]
-    faults += [
-        f"{name} has shape {tuple(has[name].shape)}, not {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in has and has[name].shape != value.shape
-    ]
-    return faults
 
 
 def check_network(network: nn.Module, ticket: Ticket, *, to: str) -> None:

@@ -40,6 +40,9 @@ class WithPreprocessing(nn.Module):
         takes: the dtype of the images: uint8 of bytes, else float32 of the files' own numbers.
     """
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, network: nn.Module, inputs: Inputs) -> None:
         super().__init__()
         self.network = network

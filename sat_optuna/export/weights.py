@@ -19,8 +19,9 @@ from sat_optuna.attention import ATTENTION, OWN
 from sat_optuna.attention.own import OwnAttention
 from sat_optuna.attention.stage import SHARED
 from sat_optuna.backbones import BACKBONES
+from sat_optuna.backbones.weights import differing_tensors
 from sat_optuna.errors import CheckpointError, TicketError, UnknownName, WriteError
-from sat_optuna.export.network import differing_tensors, meta_network
+from sat_optuna.export.network import meta_network
 from sat_optuna.supernet.materialise import TicketNetwork, apart, build_network, scheme_of
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import (

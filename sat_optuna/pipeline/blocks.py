@@ -50,6 +50,7 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
 
     kinds = [spec.kind for spec in study.config.attention.kinds]
     weight = study.config.search.sparsity_weight
+    start = "scratch" if study.config.retrain.start == "scratch" else "the given weights"
     if current_enumeration(study):
         table = study.folder / "enumeration.npz"
         scores = Enumeration.read(table, kinds=kinds, sparsity_weight=weight)
@@ -71,7 +72,7 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
     )
     return Blocks(
         scores.effects(),
-        f"Least squares on the choices of {drawn}, scored {where}: networks trained from scratch "
+        f"Least squares on the choices of {drawn}, scored {where}: networks trained from {start} "
         f"may differ. {intervals}",
     )
 

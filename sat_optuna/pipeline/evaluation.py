@@ -70,7 +70,7 @@ def evaluate_ticket(
     if weights is None and given.exported:
         weights = given.path
     own = given.weights(ticket.scheme, Path(weights) if weights else None, seed)
-    device = pick_device()
+    device = pick_device(given.study.config.device if given.study else "auto")
     network = load_weights(ticket, own).to(device)
     if data is None:
         images, names, what = _test_part(given)

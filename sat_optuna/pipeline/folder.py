@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
@@ -133,6 +134,23 @@ class StudyFolder:
     def tickets(self) -> Path:
         """The tickets' JSON files."""
         return self.folder / "tickets"
+
+    @property
+    def weights_path(self) -> Path:
+        """The trained weights that a step starts from: a user's file, or what was fetched."""
+        network = self.config.network
+        if network.pretrained:
+            return self.work / "pretrained.safetensors"
+        return self.folder / Path(network.weights).expanduser()
+
+    @property
+    def weights_digest(self) -> str | None:
+        """SHA-256 of these weights; None where no step starts from any, or they are not here."""
+        if not self.config.from_weights:
+            return None
+        record = self.records.get("weights") if self.config.network.pretrained else None
+        made = record.made if record else {}
+        return self.config.network.sha256 or made.get(self.weights_path.name)
 
     @property
     def supernet_path(self) -> Path:
@@ -292,14 +310,18 @@ class StudyFolder:
 
         opened = self.optuna_study()
         if trial is None:
-            return best_ticket(opened)
+            return self._with_weights(best_ticket(opened))
         finished = {t.number: t for t in finished_trials(opened)}
         if trial not in finished or "scheme" not in finished[trial].user_attrs:
             raise StudyError(
                 f"study {self.name!r} has no finished trial {trial}; "
                 f"look at: sat-optuna trials {self.argument}"
             )
-        return ticket_of(opened, finished[trial])
+        return self._with_weights(ticket_of(opened, finished[trial]))
+
+    def _with_weights(self, ticket: "Ticket") -> "Ticket":
+        """Return a ticket that names the weights which any step of the study starts from."""
+        return replace(ticket, weights=ticket.weights or self.weights_digest)
 
     def front(self) -> "tuple[Ticket, ...]":
         """Return a ticket of each scheme on the front of a search of several objectives.
@@ -311,7 +333,8 @@ class StudyFolder:
         from sat_optuna.search.tickets import ticket_of
 
         opened = self.optuna_study()
-        return tuple(ticket_of(opened, trial) for trial in front_trials(opened))
+        found = (ticket_of(opened, trial) for trial in front_trials(opened))
+        return tuple(map(self._with_weights, found))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -408,7 +431,7 @@ class StudyFolder:
             return steps.score_all(self, top=top, memory=memory, limit=limit, on_event=on_event)
 
     def retrain(self, *, mlflow: bool = True, on_event: OnEvent = ignore) -> "Retrained":
-        """Train the ticket from scratch beside its controls, the same seeds for all.
+        """Train the ticket anew beside its controls, the same seeds for all.
 
         Args:
             mlflow: log each retraining to MLflow.

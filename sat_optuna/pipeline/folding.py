@@ -113,4 +113,6 @@ def _ticket(study: "StudyFolder", objective: "FoldedObjective", kept: "Kept") ->
         study=study.name,
         versions=versions(),
         config=config.to_dict(),
+        inputs=data.inputs,
+        weights=study.weights_digest,
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sat_optuna.config.config import decided
+from sat_optuna.config.config import StudyConfig, decided
 from sat_optuna.errors import SatOptunaWarning, StudyError
 from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.files import sha256_of, write_text
@@ -113,7 +113,7 @@ def latency_here(study: "StudyFolder") -> "LatencyModel":
         StudyError: there is none, or its bytes have changed.
     """
     model, measured_on = kept_latency(study)
-    here = _hardware(study.config.threads)
+    here = _hardware(study.config)
     if changed := [key for key in here if measured_on.get(key) != here[key]]:
         said = "; ".join(f"{key}: {measured_on.get(key)} then, {here[key]} now" for key in changed)
         warnings.warn(
@@ -134,19 +134,19 @@ def _decided(study: "StudyFolder") -> dict[str, Any]:
     keys = decided(study.config, "search")
     return {
         **{key: value for key, value in keys.items() if key.startswith(_KEYS)},
-        "hardware": _hardware(study.config.threads),
+        "hardware": _hardware(study.config),
     }
 
 
-def _hardware(threads: int) -> dict[str, Any]:
+def _hardware(config: StudyConfig) -> dict[str, Any]:
     """Return what a network's speed depends on beside itself."""
     import torch
 
     from sat_optuna.training.precision import pick_device
 
-    device = pick_device()
+    device = pick_device(config.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"device": name, "threads": threads, "torch": torch.__version__}
+    return {"device": name, "threads": config.threads, "torch": torch.__version__}
 
 
 def _processor() -> str:

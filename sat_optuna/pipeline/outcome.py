@@ -174,6 +174,7 @@ class Outcome:
             trial=self.best.trial if role == "ticket" else None,
             scores=(*(self.best.scores if role == "ticket" else ()), *self._scores(scheme)),
             config=self.study.config.to_dict(),
+            weights=self.study.weights_digest,
         )
         if self.measured is None:
             return ticket

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,21 @@ from sat_optuna.attention import ATTENTION, OWN, attention_faults
 from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import carrying_own, view_of
+from sat_optuna.backbones.weights import (
+    can_fetch,
+    fetch_weights,
+    fitted_weights,
+    head_of,
+    new_head_text,
+    read_weights,
+)
 from sat_optuna.config.config import fingerprint
 from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.split import Split
-from sat_optuna.device import memory_for
+from sat_optuna.device import DeviceError, memory_for
 from sat_optuna.errors import (
     ConfigError,
     SatOptunaError,
@@ -29,6 +37,8 @@ from sat_optuna.errors import (
 )
 from sat_optuna.evaluate.network import check_metric
 from sat_optuna.events import Event, OnEvent
+from sat_optuna.files import sha256_of
+from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.latency import knows_latency, latency_here
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
@@ -40,8 +50,9 @@ from sat_optuna.supernet.folding import FoldError, check_foldable
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.supernet.weights import LoadedWeights, load_weights
 from sat_optuna.tasks import Metric, Task, as_metric, build_task
-from sat_optuna.training.checkpoint import load_tensors
+from sat_optuna.training.checkpoint import load_tensors, save_checkpoint
 from sat_optuna.training.loop import Checkpoint
 from sat_optuna.training.precision import pick_device
 from sat_optuna.training.step import check_compiler
@@ -73,7 +84,7 @@ class StudyParts:
                 find no whole test part.
             MetricError: the metric has no value on its validation part.
         """
-        seed, device = self._config.seed, str(pick_device())
+        seed, device = self._config.seed, str(pick_device(self._config.device))
         split = load_configured(self._config.data, seed=seed, device=device)
         split.check_test()
         self.task.check_targets(split.targets, of=f"data {split.name!r}")
@@ -134,9 +145,10 @@ class StudyParts:
             self.task.check_targets(data.targets, of=f"data {self._config.data.name!r}")
         except SatOptunaError as error:
             faults.append(str(error))
-        faults += [*data.faults, *self._batch_faults(data)]
+        faults += [*data.faults, *self._batch_faults(data), *self._device_faults()]
         if stages and data.shape:
             faults += self._input_faults(data.shape)
+            faults += self._weights_faults(data.shape, len(data.counts.get("train", ())) or 2)
         if not faults and self.metric.name != "accuracy":  # which always has a value
             try:
                 _ = self.data
@@ -146,6 +158,13 @@ class StudyParts:
             raise ConfigError(str(self._study.folder / "study.toml"), dict.fromkeys(faults))
         return stages, data
 
+    def _device_faults(self) -> list[str]:
+        try:
+            pick_device(self._config.device)
+        except DeviceError as error:
+            return [str(error)]
+        return []
+
     def _batch_faults(self, data: Examined) -> list[str]:
         """Return why a batch of these data cannot be made."""
         faults, batch = [], self._config.train.batch
@@ -154,6 +173,12 @@ class StudyParts:
             faults.append(
                 f"train.batch = {batch} is more than the {images} images to train on; write at "
                 f"most {images}"
+            )
+        policy = self._config.train.augment
+        if policy != "none" and data.shape and data.shape[0] not in (1, 3):
+            faults.append(
+                f"train.augment is {policy!r}, which changes images of 1 or 3 channels, and these "
+                f"have {data.shape[0]}; write 'none'"
             )
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if data.shape and (taken := 4 * batch * math.prod(data.shape)) > memory:
@@ -172,7 +197,7 @@ class StudyParts:
         try:
             with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
                 backbone = build_backbone(
-                    network.backbone, in_channels=3, classes=2, **network.settings
+                    network.backbone, in_channels=3, classes=2, **network.backbone_settings
                 )
                 view = view_of(backbone, own=own)
             self._say_stacked(carrying_own(view))
@@ -181,6 +206,7 @@ class StudyParts:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
         faults = faults or [
+            *self._pretrained_faults(),
             *self._script_faults(),
             *self._fixed_faults(Scheme.parameter_names(stages)),
             *self._folded_faults(),
@@ -201,6 +227,37 @@ class StudyParts:
                 SatOptunaWarning,
                 stacklevel=2,
             )
+
+    def _pretrained_faults(self) -> list[str]:
+        """Return that nobody offers trained weights of this network."""
+        network = self._config.network
+        if not network.pretrained or can_fetch(network.backbone):
+            return []
+        return [
+            f"network.pretrained is true, and nobody offers trained weights of backbone "
+            f"{network.backbone!r}; take one of torchvision's or timm's, or set network.weights "
+            "to a file"
+        ]
+
+    def _weights_faults(self, shape: tuple[int, int, int], classes: int) -> list[str]:
+        """Return why the file of trained weights does not fit; say whether the head is new."""
+        config, path = self._config, self._study.weights_path
+        if not config.from_weights or not config.network.weights:
+            return []
+        try:
+            with torch.device("meta"):
+                net = self._supernet(in_channels=shape[0], classes=classes)
+            fitted = fitted_weights(
+                read_weights(path),
+                net.backbone_weights(),
+                head=head_of(net.backbone),
+                source=f"weights {path}",
+            )
+        except SatOptunaError as error:
+            return [str(error)]
+        if fitted.new_head:
+            warnings.warn(new_head_text(f"weights {path}", fitted), SatOptunaWarning, stacklevel=2)
+        return []
 
     def _folded_faults(self) -> list[str]:
         """Return why modules of the network cannot become constants, where the search asks it."""
@@ -273,8 +330,15 @@ class StudyParts:
         """Warn where no scheme can differ at the beginning, if the images' size is known."""
         data = self._config.data
         shape = DATASETS.get(data.name)().image_shape(data.size or None)
-        if shape is not None:
-            warn_of_blind_start(self._supernet(in_channels=shape[0], classes=2), shape)
+        weighted = self._config.pretrain.start == "weights"
+        if shape is None or (weighted and not self._study.weights_path.is_file()):
+            return  # pretraining will say it
+        net = self._supernet(in_channels=shape[0], classes=2)
+        if weighted:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SatOptunaWarning)  # its two classes say nothing
+                load_weights(net, self._study.weights_path)
+        warn_of_blind_start(net, shape)
 
     def _check_single(self, shape: tuple[int, int, int]) -> None:
         """Make sure that the network can be trained on one image at a time, if it shall be.
@@ -308,7 +372,7 @@ class StudyParts:
             in_channels=in_channels,
             classes=classes,
             seed=self._config.seed,
-            **network.settings,
+            **network.backbone_settings,
         )
 
     def fresh_supernet(self) -> Supernet:
@@ -320,7 +384,47 @@ class StudyParts:
             self._check_single(self.data.shape)  # a folder's size was not known before
             self._input_is_checked = True
         with memory_for("the network", "take a smaller one"):
-            return net.to(pick_device())
+            return net.to(pick_device(self._config.device))
+
+    def loaded_supernet(self) -> tuple[Supernet, LoadedWeights]:
+        """Build a supernet whose backbone has the trained weights that [network] names.
+
+        Those of torchvision and timm are fetched once and kept in work/.
+
+        Raises:
+            WeightsError: they cannot be had, or do not fit.
+            StudyError: they have changed since they were fetched.
+        """
+        net = self.fresh_supernet()
+        if self._config.network.pretrained:
+            self._fetch_weights()
+        loaded = load_weights(net, self._study.weights_path)
+        if loaded.digest != self._study.weights_digest:
+            raise StudyError(
+                f"weights {self._study.weights_path} have changed since study "
+                f"{self._study.name!r} read them; bring that file back, or make a new study"
+            )
+        return net, loaded
+
+    def _fetch_weights(self) -> None:
+        path, network = self._study.weights_path, self._config.network
+        record = self._study.records.get("weights")
+        known = record.made.get(path.name) if record else None
+        if known and path.is_file():
+            return
+        tensors = fetch_weights(
+            network.backbone, in_channels=self.data.shape[0], settings=network.backbone_settings
+        )
+        save_checkpoint(path, tensors, {"pretrained": network.backbone})
+        made = {path.name: sha256_of(path)}
+        if known and known != made[path.name]:
+            path.unlink()
+            raise StudyError(
+                f"the weights of {network.backbone} that are offered now are not those that study "
+                f"{self._study.name!r} began with; bring {path} back from a copy, or make a new "
+                "study"
+            )
+        self._study.records.write("weights", Done({}, made, finished=True))
 
     def any_supernet(self) -> Supernet:
         """Return a supernet of this study with whatever weights: the objective's, or a fresh one.
@@ -346,6 +450,8 @@ class StudyParts:
         tensors = load_tensors(self._study.supernet_path)
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k[:6] == "model."}
         net.load_state_dict(weights)
+        if self._config.pretrain.start == "weights":
+            net.started_from = self._study.weights_digest
         return net
 
     def supernet_objective(self, **more: Any) -> SupernetObjective:
@@ -384,13 +490,22 @@ class StudyParts:
         search = self._config.search
         if search.objective != "train":
             return self.supernet_objective(objectives=search.objectives, latency=self.latency)
+        body: Collection[str] = ()
+        if search.start == "weights":
+            net, loaded = self.loaded_supernet()
+            body = loaded.body
+        elif search.start == "supernet":
+            net = self.trained_supernet()
+        else:
+            net = self.fresh_supernet()
         return TrainObjective(
-            self.trained_supernet() if self._study.uses_supernet else self.fresh_supernet(),
+            net,
             self.data,
             epochs=search.epochs,
             seed=self._config.seed,
             sparsity_weight=search.sparsity_weight,
             config=self._config.train,
+            body=body,
             task=self.task,
             metric=search.metric,
             objectives=search.objectives,
@@ -438,7 +553,7 @@ class StudyParts:
         known = self._config.search.uses_latency and knows_latency(self._study)
         self._built_sampler(self.latency if known else None)
         if self._config.train.compile:
-            check_compiler()
+            check_compiler(pick_device(self._config.device))
 
     def _limits(self, latency: LatencyModel | None) -> dict[str, Any]:
         """Return what the sampler has to keep to and may repeat, of those keys that are set."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from sat_optuna.config.reader import Names, parse_config, plugins_of, read_toml
 from sat_optuna.errors import (
     ConfigError,
     DataError,
+    SatOptunaError,
     SatOptunaWarning,
     TicketError,
     UnknownName,
 )
 from sat_optuna.export import SUFFIXES
-from sat_optuna.files import sha256_of
+from sat_optuna.files import check_is_file, sha256_of
 from sat_optuna.ticket import Ticket
 
 __all__ = ["is_exported", "open_ticket", "plugin_files", "read_study", "study_of"]
@@ -51,7 +53,36 @@ def read_study(folder: Path) -> StudyConfig:
     except (DataError, UnknownName) as error:
         raise ConfigError(str(path), [f"[task], search.metric: {error}"]) from error
     digests = tuple(sha256_of(file) for file in plugin_files(folder))
-    return replace(config, plugins=replace(config.plugins, sha256=digests))
+    config = replace(config, plugins=replace(config.plugins, sha256=digests))
+    return _with_weights(config, folder) if config.from_weights else config
+
+
+def _with_weights(config: StudyConfig, folder: Path) -> StudyConfig:
+    """Note what the file of trained weights holds, and let attention begin as the identity.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    from sat_optuna.attention import starting_as_identity
+
+    with suppress(SatOptunaError):  # a kind that cannot be loaded is a fault that `check` finds
+        kinds = tuple(map(starting_as_identity, config.attention.kinds))
+        config = replace(config, attention=replace(config.attention, kinds=kinds))
+    if not config.network.weights:
+        return config
+    path = folder / Path(config.network.weights).expanduser()
+    try:
+        check_is_file(path)
+        digest = sha256_of(path)
+    except OSError as error:
+        raise ConfigError(
+            str(folder / "study.toml"),
+            [
+                f"network.weights is {config.network.weights!r}, and {path} cannot be read "
+                f"({error.strerror or error}); put the file there"
+            ],
+        ) from error
+    return replace(config, network=replace(config.network, sha256=digest))
 
 
 def plugin_files(folder: Path) -> tuple[Path, ...]:

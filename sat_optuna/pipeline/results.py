@@ -134,7 +134,7 @@ class Enumerated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrained:
-    """The ticket and its controls, trained from scratch.
+    """The ticket and its controls, retrained.
 
     Attributes:
         tickets: by role, with their test scores and costs.

@@ -1,4 +1,4 @@
-"""The ticket and its controls from scratch, what they cost, and the report on them."""
+"""The ticket and its controls retrained, what they cost, and the report on them."""
 
 import platform
 from collections.abc import Mapping
@@ -22,6 +22,8 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
+    import torch
+
     from sat_optuna.evidence.report import Front
     from sat_optuna.pipeline.folder import StudyFolder
 
@@ -77,16 +79,16 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
         costs[scheme] = {**counts, "latency_ms": median(passed[scheme])}
     outcome.keep_costs(
         costs,
-        hardware=_hardware(next(supernet.parameters()).device.type),
+        hardware=_hardware(next(supernet.parameters()).device),
         inputs=outcome.study.parts.data.inputs,
     )
 
 
-def _hardware(device: str) -> str:
+def _hardware(device: "torch.device") -> str:
     import torch
 
     threads = torch.get_num_threads()
-    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    gpu = f", {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
     return f"{platform.machine()} {platform.system()}, {threads} CPU threads{gpu}"
 
 
@@ -96,6 +98,10 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
 
     outcome.check_weights()
     study, total = outcome.study, len(outcome.jobs)
+    weights = None
+    if study.config.retrain.start == "weights":
+        study.parts.loaded_supernet()  # what does not fit is refused here, and said once
+        weights = study.weights_path
     jobs = [(job, outcome.ticket_for(job.scheme)) for job in outcome.missing]
     done = total - len(jobs)
 
@@ -106,7 +112,11 @@ def _train(outcome: Outcome, on_event: OnEvent) -> None:
 
     on_share(0.0)
     running = run_jobs(
-        jobs, workers=study.config.retrain.workers, plugins=study.plugins, on_share=on_share
+        jobs,
+        workers=study.config.retrain.workers,
+        plugins=study.plugins,
+        weights=weights,
+        on_share=on_share,
     )
     with closing(running) as results:  # whatever is raised here ends the processes
         for count, result in enumerate(results, start=done + 1):

@@ -23,6 +23,8 @@ from sat_optuna.scheme import ENUMERATION_LIMIT
 from sat_optuna.ticket import ACCURACY
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["pretrain", "report", "retrain", "run", "score_all", "search"]
@@ -121,7 +123,12 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
     from sat_optuna.training.loop import pretrain as train_supernet
 
     config, path = study.config, study.supernet_path
-    net = study.parts.fresh_supernet()
+    body: Collection[str] = ()
+    if config.pretrain.start == "weights":
+        net, loaded = study.parts.loaded_supernet()
+        body = loaded.body
+    else:
+        net = study.parts.fresh_supernet()
     study.parts.tell_of_data(on_event)
     study.records.write("pretrain", record)  # first: a checkpoint without one is never trained on
     history = train_supernet(
@@ -132,6 +139,7 @@ def _train_supernet(study: "StudyFolder", record: Done, on_event: OnEvent) -> fl
         connect=config.pretrain.connect,
         draws=config.pretrain.draws,
         config=config.train,
+        body=body,
         task=study.parts.task,
         checkpoint=study.parts.checkpoint,
         # The step's last event is the caller's, once the record is written.

@@ -9,7 +9,7 @@ import hashlib
 import json
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -50,6 +50,11 @@ from sat_optuna.training.precision import to_memory_format
 __all__ = ["FoldedObjective", "SupernetObjective", "TrainObjective"]
 
 
+# Keys of [train] that earlier versions had not, and whose studies go on.
+_LATER = (
+    *("strategy", "lr_head", "lr_body", "optimizer", "warmup", "clip", "ema"),
+    *("augment", "mixup", "cutmix"),
+)
 # Trial attribute: how many earlier trials of the study measured the same scheme, where some did.
 _REPEATS_KEY = "sat:repeats"
 
@@ -101,6 +106,7 @@ class _SchemeObjective:
         """Return what decides the scores of a study, in JSON values."""
         return {
             "weights": weights_digest(self.net),
+            **({"started_from": self.net.started_from} if self.net.started_from else {}),
             "backbone": self.net.backbone_name,
             "backbone_settings": dict(self.net.backbone_settings),
             "attention": [asdict(spec) for spec in self.net.specs],
@@ -427,6 +433,7 @@ class TrainObjective(_SchemeObjective):
         sparsity_weight: what dropping all connections is worth, in the metric's unit: of accuracy
             in points.
         config: optimiser, schedule, augmentation, precision.
+        body: names of the parameters that were loaded, as of `fit`.
         on_event: told of the training of each trial, as of `fit`.
         task: what the network does, or its name.
         metric: of the task, or its name; the task's usual one if empty.
@@ -446,6 +453,7 @@ class TrainObjective(_SchemeObjective):
         seed: int = 0,
         sparsity_weight: float = 2.0,
         config: TrainConfig | None = None,
+        body: Collection[str] = (),
         on_event: OnEvent = ignore,
         task: Task | str = CLASSIFICATION,
         metric: Metric | str = "",
@@ -463,12 +471,12 @@ class TrainObjective(_SchemeObjective):
             objectives=objectives,
             latency=latency,
         )
-        self.on_event = on_event
+        self.on_event, self._body = on_event, body
         self.epochs, self.config = epochs, config or TrainConfig()
         warn_of_blind_start(net, self.data.shape)
+        usual = asdict(TrainConfig())
         train = {**asdict(self.config), "compile": None}
-        if self.config.strategy == "auto":
-            del train["strategy"]  # versions before had none, and their studies go on
+        train = {k: v for k, v in train.items() if k not in _LATER or v != usual[k]}
         self._way = {"epochs": epochs, "train": train}
         if self.task.class_weights != "none":
             self._way["class_weights"] = self.task.class_weights
@@ -510,6 +518,7 @@ class TrainObjective(_SchemeObjective):
             epochs=self.epochs,
             seed=seed,
             config=self.config,
+            body=self._body,
             on_event=on_event,
             task=self.task,
         )

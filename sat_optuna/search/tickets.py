@@ -69,6 +69,7 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
         trial=trial.number,
         versions=versions(),
         config=config,
+        weights=network.get("started_from"),
     )
 
 

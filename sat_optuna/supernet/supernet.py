@@ -98,6 +98,7 @@ class Supernet(nn.Module):
         backbone_settings: the settings that it was built with.
         specs: the kinds of attention; choice k of a scheme means `specs[k - 1]`.
         stages: number of blocks of each stage.
+        started_from: digest of the weights that `load_weights` gave it; None without.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class Supernet(nn.Module):
         )
         self.view = view_of(self.backbone, own=OWN in kinds)
         self._taken: set[tuple[int, int, int]] = set()  # shapes of images that were checked
+        self.started_from: str | None = None
         self.stages = self.view.stage_sizes
         for fault in placement_faults(self.specs, self.view.stage_channels):
             raise AttentionError(fault)
@@ -216,6 +218,18 @@ class Supernet(nn.Module):
                 own = stage.module_at(self._choice(OWN), block)
                 own.load_state_dict({f"module.{k[len(path) + 1 :]}": v for k, v in kept.items()})
         self.backbone.load_state_dict(rest)
+
+    def backbone_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the original network under their original names.
+
+        It is what `load_backbone` takes; the tensors are this network's own.
+        """
+        weights = dict(self.backbone.state_dict())
+        for stage, paths in zip(self.stage_attention, self._own_paths, strict=True):
+            for block, path in enumerate(paths):
+                own = stage.module_at(self._choice(OWN), block).state_dict()
+                weights |= {f"{path}{name.removeprefix('module')}": own[name] for name in own}
+        return weights
 
     def _choice(self, kind: str) -> int:
         return 1 + [spec.kind for spec in self.specs].index(kind)

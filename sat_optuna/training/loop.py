@@ -10,7 +10,15 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from os import PathLike
@@ -22,7 +30,7 @@ from torch import Tensor, nn
 
 from sat_optuna.config.config import PretrainConfig, RetrainConfig, TrainConfig
 from sat_optuna.config.limits import checked
-from sat_optuna.data.augment import augment
+from sat_optuna.data.augment import augment, augmented, mixing
 from sat_optuna.data.images import check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
@@ -106,6 +114,7 @@ def pretrain(
     connect: float = 0.5,
     draws: str = "iid",
     config: TrainConfig | None = None,
+    body: Collection[str] = (),
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
     task: Task | str = CLASSIFICATION,
@@ -127,6 +136,7 @@ def pretrain(
         connect: probability of a connection in a random scheme.
         draws: `iid`, `antithetic` or `balanced`; see `draw_scheme`.
         config: optimiser, schedule, augmentation, precision.
+        body: as of `fit`.
         checkpoint: kept after each epoch and continued from.
         on_event: told as of `fit`; the step is "pretrain".
         task: as of `fit`.
@@ -152,6 +162,7 @@ def pretrain(
         seed=seed,
         config=config,
         draw=lambda step: draw(step=step),
+        body=body,
         checkpoint=checkpoint,
         on_event=lambda event: on_event(replace(event, step="pretrain")),
         task=task,
@@ -166,11 +177,12 @@ def fit(
     seed: int,
     config: TrainConfig | None = None,
     draw: Callable[[int], Scheme] | None = None,
+    body: Collection[str] = (),
     checkpoint: Checkpoint | None = None,
     on_event: OnEvent = ignore,
     task: Task | str = CLASSIFICATION,
 ) -> tuple[EpochRecord, ...]:
-    """Train a network in place with SGD, on cross-entropy or on the loss of another task.
+    """Train a network in place on cross-entropy or the loss of another task, with SGD or AdamW.
 
     >>> import sat_optuna as sat
     >>> from torch.utils.data import DataLoader, TensorDataset
@@ -179,6 +191,9 @@ def fit(
     >>> loader = DataLoader(items, batch_size=8, shuffle=True)
     >>> [record.epoch for record in sat.fit(net, loader, epochs=2, seed=0)]
     [0, 1]
+
+    With `config.ema` the network ends as the moving average of its steps, of weights and of
+    BatchNorm's statistics alike, and whoever is told of an epoch finds the average in it.
 
     A Dataset or DataLoader is read anew in each epoch. The augmentation of `config` comes on top
     of its own. A DataLoader also keeps its order and its batches; what it draws is not stored in a
@@ -194,6 +209,8 @@ def fit(
         seed: of order and augmentation.
         config: optimiser, schedule, augmentation, precision; the defaults of TrainConfig if None.
         draw: gives the scheme of a step, a pure function of its number; for supernets.
+        body: names of parameters that were loaded, `LoadedWeights.body` of `load_weights`: they
+            take `config.lr_body`, the others `config.lr_head`. Empty: all take `config.lr`.
         checkpoint: kept after each epoch and continued from.
         on_event: told at the beginning, now and then within an epoch, after each epoch, once its
             checkpoint is written (`made` is its EpochRecord), and at the end (`made` is what is
@@ -219,6 +236,7 @@ def fit(
         seed=seed,
         config=config or TrainConfig(),
         draw=draw,
+        body=body,
         checkpoint=checkpoint,
         on_event=on_event,
         task=as_task(task),
@@ -237,6 +255,7 @@ class Training:
     seed: int
     config: TrainConfig
     draw: Callable[[int], Scheme] | None = None
+    body: Collection[str] = ()
     checkpoint: Checkpoint | None = None
     on_event: OnEvent = ignore
     task: Task = CLASSIFICATION
@@ -298,6 +317,9 @@ class _Loop:
         self.net, self.seed, self.config = training.net, training.seed, training.config
         self.draw, self.checkpoint = training.draw, training.checkpoint
         self.on_event, epochs = training.on_event, training.epochs
+        if training.body:
+            lr, head, body = self.config.lr, self.config.lr_head, self.config.lr_body
+            self.config = replace(self.config, lr=head or lr, lr_body=body or lr)
         net, draw, checkpoint, config = self.net, self.draw, self.checkpoint, self.config
         # No epoch at all is a training that is over.
         epochs = checked("fit", RetrainConfig, {"epochs": epochs})["epochs"] if epochs else 0
@@ -308,6 +330,12 @@ class _Loop:
             raise DataError(
                 f"label_smoothing is {config.label_smoothing} and the task {task.name} has no "
                 "labels to smooth; set train.label_smoothing to 0"
+            )
+        if (config.mixup or config.cutmix) and task.loss is not CLASSIFICATION.loss:
+            raise DataError(
+                f"{'mixup' if config.mixup else 'cutmix'} is {config.mixup or config.cutmix} and "
+                f"the task is {task.name}, whose loss takes no shares of classes; set train.mixup "
+                "and train.cutmix to 0"
             )
         self.task, self.images, self.epochs = task, images, epochs
         self.per_epoch = images.steps(config.batch)
@@ -327,8 +355,16 @@ class _Loop:
             if draw:
                 warn_of_blind_start(net, images.shape)
         weights = task.weights(images.class_counts(), self.classes)
-        self.step = TrainingStep(net, config, *self._way(record), task=task, weights=weights)
+        self.step = TrainingStep(
+            net,
+            config,
+            *self._way(record),
+            task=task,
+            weights=weights,
+            body=training.body,
+        )
         self.device = self.step.device
+        self.mix = mixing(config.mixup, config.cutmix, classes=self.classes)
         self.history = self._restored(checkpoint, record) if checkpoint and record else []
 
     def turns(self) -> Generator[None, None, None]:
@@ -340,7 +376,9 @@ class _Loop:
             said = f"loss {record.loss:.3f}"
             if record.accuracy is not None:
                 said += f", train accuracy {record.accuracy:.1f} %"
-            self._tell(epoch + 1, message=said, made=record)
+            # Whoever scores the network now scores its average, where one is kept.
+            with self.step.averaged():
+                self._tell(epoch + 1, message=said, made=record)
         self._tell(self.epochs, made=tuple(self.history), finished=True)
 
     def _tell(self, done: int, **more: Any) -> None:
@@ -356,13 +394,15 @@ class _Loop:
     def _epoch(self, epoch: int) -> Generator[None, None, None]:
         """Train one epoch, note its record and save; stop after each step."""
         self.net.train()
-        jitter = partial(
+        jitter: Callable[[Tensor], Tensor] = partial(
             augment,
             generator=generator_for("augment", self.seed, epoch, device=self.device),
             shift=self.config.shift,
             flip=self.config.flip,
             cutout=self.config.cutout,
         )
+        if self.config.augment != "none":
+            jitter = augmented(self.config.augment, jitter, key=("policy", self.seed, epoch))
         batches = self.images.epoch(epoch, seed=self.seed, batch=self.config.batch, augment=jitter)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -373,8 +413,16 @@ class _Loop:
             for x, labels in batches:
                 check_labels(self.images, self.classes)
                 step = epoch * self.per_epoch + taken
-                rate = learning_rate(self.config, step=step, steps=self.steps)
+                rate = learning_rate(
+                    self.config,
+                    step=step,
+                    steps=self.steps,
+                    warmup=self.config.warmup * self.per_epoch,
+                )
                 scheme = self.draw(step) if self.draw else None
+                if self.mix:
+                    with seeded("mix", self.seed, step):
+                        x, labels = self.mix(x, labels)
                 with _refusing_single(len(x)):
                     loss, hits = self.step(x, labels, rate=rate, scheme=scheme)
                 loss_sum += loss
@@ -393,6 +441,8 @@ class _Loop:
             )
         accuracy = 100 * float(right) / seen if self.task.targets == "labels" else None
         self.history.append(EpochRecord(epoch, loss_mean, accuracy, self.step.rate))
+        if len(self.history) == self.epochs:
+            self.step.settle()
         if self.checkpoint:
             self._save(self.checkpoint)
 
@@ -442,9 +492,9 @@ class _Loop:
         return Arithmetic(begun["precision"], begun["memory_format"]), begun["strategy"]
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        """Write weights, momentum and history, whole or not at all."""
+        """Write weights, state of the optimiser and history, whole or not at all."""
         tensors = {f"model.{name}": value for name, value in self.net.state_dict().items()}
-        tensors |= {f"momentum.{name}": value for name, value in self.step.momentum().items()}
+        tensors |= self.step.state()
         record = {
             "fingerprint": checkpoint.fingerprint,
             "environment": environment(self.device.type, torch.get_num_threads()),
@@ -458,7 +508,7 @@ class _Loop:
         save_checkpoint(checkpoint.path, tensors, record)
 
     def _restored(self, checkpoint: Checkpoint, record: Mapping[str, Any]) -> list[EpochRecord]:
-        """Load weights and momentum, and return the history."""
+        """Load weights and state of the optimiser, and return the history."""
         here = environment(self.device.type, torch.get_num_threads())
         if len(record["history"]) < self.epochs:
             if record["environment"] != here:
@@ -484,7 +534,7 @@ class _Loop:
                 "that, or move the checkpoint away"
             )
         self.net.load_state_dict(held)
-        self.step.load_momentum(_under("momentum.", tensors))
+        self.step.load_state(tensors)
         self.step.scaler.load_state_dict(record["scaler"])
         self.step.taken = record["steps"]
         return [EpochRecord(**entry) for entry in record["history"]]

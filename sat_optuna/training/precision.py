@@ -12,7 +12,7 @@ from torch import nn
 
 from sat_optuna.attention.contract import Attention
 from sat_optuna.config.config import TrainConfig
-from sat_optuna.device import visible_devices
+from sat_optuna.device import known_device, visible_devices
 from sat_optuna.errors import SatOptunaWarning
 
 __all__ = [
@@ -61,11 +61,16 @@ class Arithmetic:
         cast("Any", net).to(memory_format=self.layout)
 
 
-def pick_device() -> torch.device:
-    """Return the GPU where there is one, else the CPU.
+def pick_device(asked: str = "auto") -> torch.device:
+    """Return the device that is asked for; "auto" is the GPU where there is one, else the CPU.
 
     A SatOptunaWarning says why a GPU cannot be used.
+
+    Raises:
+        DeviceError: there is no such device.
     """
+    if asked != "auto":
+        return known_device(asked, kinds=("cpu", "cuda"))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         found = torch.cuda.is_available()

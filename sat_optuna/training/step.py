@@ -3,20 +3,22 @@
 import contextlib
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sat_optuna.config.config import TrainConfig
-from sat_optuna.errors import SatOptunaError
+from sat_optuna.errors import ConfigError, SatOptunaError
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.supernet import Supernet
+from sat_optuna.supernet.weights import names_of_body
 from sat_optuna.tasks import Task
 from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.training.blocks import BlockSteps
-from sat_optuna.training.precision import Arithmetic, pick_device
+from sat_optuna.training.precision import Arithmetic
 from sat_optuna.training.static import StaticStep
 
 __all__ = [
@@ -46,6 +48,7 @@ SUPERNETS: Mapping[str, int] = {"cpu": 0, "cuda": 1_083_130}
 # fast as one after the other, and 20 only 2.2 and 2.3 times.
 TOGETHER: Mapping[str, tuple[int, int]] = {"cpu": (1, 0), "cuda": (5, 1_083_130)}
 
+_ADAM = ("exp_avg", "exp_avg_sq", "step")  # what AdamW keeps of a parameter
 _WARM_UP = 0.3  # share of the steps in which one-cycle climbs to its peak
 _START = 1 / 25  # one-cycle starts at this share of its peak
 
@@ -69,18 +72,17 @@ def _compiling() -> Iterator[None]:
         ) from error
 
 
-def check_compiler() -> None:
-    """Compile something small, to see whether that works here; takes some seconds.
+def check_compiler(device: torch.device) -> None:
+    """Compile something small, to see whether that works on a device; takes some seconds.
 
     Raises:
         CompileError: it does not.
     """
-    device = pick_device()
     with _compiling():
         torch.compile(torch.sin)(torch.ones(2, device=device))
 
 
-def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
+def learning_rate(config: TrainConfig, *, step: int, steps: int, warmup: int = 0) -> float:
     """Return the learning rate of a step, a function of the step's number alone.
 
     >>> config = TrainConfig(lr=0.1, schedule="cosine")
@@ -91,11 +93,15 @@ def learning_rate(config: TrainConfig, *, step: int, steps: int) -> float:
         config: schedule and peak.
         step: from 0.
         steps: of the whole training.
+        warmup: steps in which the rate climbs in a line from a 25th of its peak; 0: none, but of
+            one-cycle 3 tenths of all.
     """
-    share = step / max(1, steps - 1)
+    if step < warmup:
+        return config.lr * (_START + (1 - _START) * step / warmup)
     if config.schedule == "step":
         return config.lr * 0.1 ** ((step >= steps / 2) + (step >= steps * 3 / 4))
-    if config.schedule == "cosine":
+    share = (step - warmup) / max(1, steps - 1 - warmup)
+    if config.schedule == "cosine" or warmup:
         return config.lr * (1 + math.cos(math.pi * share)) / 2
     if share < _WARM_UP:
         return config.lr * (_START + (1 - _START) * share / _WARM_UP)
@@ -108,10 +114,11 @@ def strategy_for(
     """Return how the steps of a training are made: "eager", "graph" or "blocks".
 
     A graph holds one forward pass. So a supernet under random schemes has a graph for each choice
-    of each block, which is "blocks". What is trained in float16, whose scaler stands between
-    backward and update, is trained without; so is a supernet whose class has a forward of its own.
-    What a network decides in Python anew at each step, by a counter or `random`, a graph repeats
-    as it was when it was recorded: such a network needs `strategy = "eager"`.
+    of each block, which is "blocks"; of these none knows the norm of all gradients, so with `clip`
+    it is trained without. So is what is trained in float16, whose scaler stands between backward
+    and update, what AdamW trains, and a supernet whose class has a forward of its own. What a
+    network decides in Python anew at each step, by a counter or `random`, a graph repeats as it
+    was when it was recorded: such a network needs `strategy = "eager"`.
 
     Args:
         config: its `strategy`; `auto` is looked up in `STRATEGIES` or `SUPERNETS`, and is "eager"
@@ -120,10 +127,26 @@ def strategy_for(
         device: where.
         precision: "float32", "bfloat16" or "float16".
         drawn: whether each step has a scheme of its own.
+
+    Raises:
+        ConfigError: a graph is asked for, and the optimiser is none that it can hold.
     """
     if precision == "float16" or (drawn and type(net).forward is not Supernet.forward):
         return "eager"
     graph = "blocks" if drawn else "graph"
+    unheld = f"optimizer = {config.optimizer!r}" if config.optimizer != "sgd" else ""
+    if drawn and config.clip:
+        unheld = unheld or f"clip = {config.clip} of a supernet"
+    if unheld:
+        if config.strategy == "graph":
+            raise ConfigError(
+                "TrainConfig",
+                [
+                    f"strategy is 'graph' with {unheld}, whose steps are not made as graphs; "
+                    "choose strategy 'auto' or 'eager'"
+                ],
+            )
+        return "eager"
     if config.strategy != "auto":
         return graph if config.strategy == "graph" else "eager"
     params = sum(parameter.numel() for parameter in net.parameters())
@@ -147,12 +170,16 @@ def together_for(config: TrainConfig, device: torch.device, *, params: int) -> i
         params: parameters of the largest of the networks.
     """
     graphs = config.strategy != "eager" and config.precision != "float16" and not config.compile
+    graphs = graphs and config.optimizer == "sgd"
     together, most = TOGETHER.get(device.type, (1, 0))
     return together if graphs and params <= most else 1
 
 
 class TrainingStep:
     """A network with its optimiser, called once a batch.
+
+    Parameters that were loaded, `body`, take `config.lr_body` where the others take `config.lr`,
+    and follow the same schedule.
 
     With `config.compile` the first step without a scheme compiles the network. A supernet's
     forward is never compiled, for each scheme would be compiled anew.
@@ -177,6 +204,7 @@ class TrainingStep:
         *,
         task: Task = CLASSIFICATION,
         weights: Sequence[float] = (),
+        body: Collection[str] = (),
     ) -> None:
         """Make the optimiser, and the network's place and precision.
 
@@ -187,6 +215,7 @@ class TrainingStep:
             strategy: "eager", "graph" or "blocks".
             task: whose loss it is.
             weights: of the classes in the loss, one each; empty where all weigh the same.
+            body: names of parameters that were loaded, as of `fit`.
         """
         self.net, self.arithmetic, self.strategy = net, arithmetic, strategy
         self.device = next(net.parameters()).device
@@ -201,15 +230,19 @@ class TrainingStep:
         if weights:
             self._options["weight"] = torch.tensor(weights, device=self.device)
         self._mixed = arithmetic.precision != "float32"
-        self._optimizer = torch.optim.SGD(
-            net.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            fused=True,  # one pass over each tensor
-        )
-        if config.momentum:
+        groups = _groups(net, config, body)
+        self._shares = [share for share, _ in groups]
+        parameters = [{"params": parameters} for _, parameters in groups]
+        common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+        common["fused"] = True  # one pass over each tensor
+        self._optimizer: torch.optim.Optimizer
+        if config.optimizer == "adamw":
+            self._optimizer = torch.optim.AdamW(parameters, **common)
+        else:
+            self._optimizer = torch.optim.SGD(
+                parameters, momentum=config.momentum, nesterov=config.nesterov, **common
+            )
+        if config.momentum and config.optimizer == "sgd":
             # SGD's first step is a step from zero momentum. The fused form wants the momentum of
             # all parameters or of none, and the modules of a supernet get their first gradients
             # at different steps.
@@ -220,12 +253,18 @@ class TrainingStep:
         scaled = arithmetic.precision == "float16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
 
+        self._clip = config.clip
+        # BatchNorm's statistics are averaged like the weights, as buffers of the network.
+        self._average = (
+            AveragedModel(net, multi_avg_fn=_average_of(config.ema), use_buffers=True)
+            if config.ema
+            else None
+        )
         # Fused SGD reads it in float32 on a GPU, and as a number of Python's on a CPU.
         exact = torch.float64 if self.device.type == "cpu" else torch.float32
-        self._rate = torch.zeros((), dtype=exact, device=self.device)
         if strategy != "eager":
             for group in self._optimizer.param_groups:
-                group["lr"] = self._rate
+                group["lr"] = torch.zeros((), dtype=exact, device=self.device)
         self._static = self._static_step() if strategy == "graph" else None
         self._blocks = self._block_steps() if strategy == "blocks" else None
 
@@ -258,8 +297,9 @@ class TrainingStep:
 
         Args:
             x: (N, C, H, W), on the network's device.
-            labels: (N,) int64, or the targets of another task.
-            rate: learning rate.
+            labels: (N,) int64, or the targets of another task; (N, classes) shares of the classes
+                where images are mixed.
+            rate: learning rate; of the body its share.
             scheme: of a supernet; other networks have none.
 
         Returns:
@@ -271,15 +311,22 @@ class TrainingStep:
         """
         self.taken, self.rate = self.taken + 1, rate
         x = x.contiguous(memory_format=self.arithmetic.layout)
-        if self.strategy != "eager":
-            self._rate.fill_(rate)
-            if self._static:
-                return self._static(x, labels)
-            if self._blocks and scheme is not None and self._blocks.takes(x, labels):
-                return self._blocks(scheme)
-        else:
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
+        for group, share in zip(self._optimizer.param_groups, self._shares, strict=True):
+            if self.strategy == "eager":
+                group["lr"] = rate * share
+            else:
+                group["lr"].fill_(rate * share)  # where the graphs read it
+        made = self._made(x, labels, scheme)
+        if self._average:
+            self._average.update_parameters(self.net)
+        return made
+
+    def _made(self, x: Tensor, labels: Tensor, scheme: Scheme | None) -> tuple[Tensor, Tensor]:
+        """Make the step as the strategy says."""
+        if self._static:
+            return self._static(x, labels)
+        if self._blocks and scheme is not None and self._blocks.takes(x, labels):
+            return self._blocks(scheme)
         return self._step(x, labels, scheme)
 
     def _step(self, x: Tensor, labels: Tensor, scheme: Scheme | None) -> tuple[Tensor, Tensor]:
@@ -290,6 +337,9 @@ class TrainingStep:
         # a static step a module has a gradient at every step or at none.
         self._optimizer.zero_grad(set_to_none=self._static is None)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._clip:
+            self.scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self._clip)
         self.scaler.step(self._optimizer)
         self.scaler.update()
         return loss.detach(), self.hits(logits, labels)
@@ -299,10 +349,14 @@ class TrainingStep:
         return self._task.loss(logits, labels, reduction="mean", **self._options)
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the number of images classified right, 0 in a task without labels."""
+        """Return the number of images classified right, 0 in a task without labels.
+
+        Of a mixed image the class with the largest share is right.
+        """
         if self._task.targets != "labels":
             return torch.zeros((), dtype=torch.int64, device=self.device)
-        return (logits.detach().argmax(1) == labels).sum()
+        right = labels if labels.ndim == 1 else labels.argmax(1)
+        return (logits.detach().argmax(1) == right).sum()
 
     def _forward(self, x: Tensor) -> Tensor:
         """Return the logits of a network that takes no scheme, compiled where that is asked."""
@@ -311,13 +365,80 @@ class TrainingStep:
         return logits
 
     def momentum(self) -> dict[str, Tensor]:
-        """Return the momentum of each parameter, by its name."""
+        """Return the momentum of each parameter, by its name; empty where it is not SGD's."""
         state = self._optimizer.state
         held = {name: state[p].get("momentum_buffer") for name, p in self.net.named_parameters()}
         return {name: value for name, value in held.items() if value is not None}
 
-    def load_momentum(self, momentum: Mapping[str, Tensor]) -> None:
-        """Set the momentum of parameters, by name; that of the others is left as it is."""
+    def state(self) -> dict[str, Tensor]:
+        """Return what the optimiser and the average hold, by what it is and of which parameter."""
+        state = {f"momentum.{name}": value for name, value in self.momentum().items()}
+        for name, parameter in self.net.named_parameters():
+            held = self._optimizer.state.get(parameter, {})
+            state |= {f"{key}.{name}": held[key] for key in _ADAM if key in held}
+        if self._average:
+            averaged = self._average.module.state_dict()
+            state |= {f"ema.{name}": value for name, value in averaged.items()}
+            state["ema_steps"] = self._average.n_averaged
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set what `state` has returned; what it does not name is left as it is."""
         for name, held in self.momentum().items():
-            if name in momentum:
-                held.copy_(momentum[name])  # in place: a graph holds its address
+            if f"momentum.{name}" in state:
+                held.copy_(state[f"momentum.{name}"])  # in place: a graph holds its address
+        for name, parameter in self.net.named_parameters():
+            # A parameter without a gradient so far has no state.
+            if f"{_ADAM[0]}.{name}" in state:
+                self._optimizer.state[parameter] = {
+                    key: torch.empty_like(parameter).detach().copy_(state[f"{key}.{name}"])
+                    if key != "step"
+                    else state[f"step.{name}"].to(parameter.device)
+                    for key in _ADAM
+                }
+        if self._average and "ema_steps" in state:
+            average = {name[4:]: value for name, value in state.items() if name[:4] == "ema."}
+            _copy(average, self._average.module)
+            self._average.n_averaged.copy_(state["ema_steps"])
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the network its averaged weights inside the block, where an average is kept."""
+        if self._average is None:
+            yield
+            return
+        before = {name: value.clone() for name, value in self.net.state_dict().items()}
+        _copy(self._average.module.state_dict(), self.net)
+        yield
+        _copy(before, self.net)
+
+    def settle(self) -> None:
+        """Let the network be its average, where one is kept; no step comes after."""
+        if self._average is not None:
+            _copy(self._average.module.state_dict(), self.net)
+            self._average = None
+
+
+def _average_of(decay: float) -> Any:
+    return get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+
+def _copy(weights: Mapping[str, Tensor], net: nn.Module) -> None:
+    """Copy a state_dict in place, for a graph holds the addresses."""
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            value.copy_(weights[name])
+
+
+def _groups(
+    net: nn.Module, config: TrainConfig, body: Collection[str]
+) -> list[tuple[float, list[nn.Parameter]]]:
+    """Return parameters by the share of the learning rate that they take."""
+    share = config.lr_body / config.lr if body else 1.0
+    if share == 1.0:
+        return [(1.0, [*net.parameters()])]
+    groups: list[tuple[float, list[nn.Parameter]]] = [(1.0, []), (share, [])]
+    loaded = names_of_body(net, body)
+    for name, parameter in net.named_parameters():
+        groups[name in loaded][1].append(parameter)
+    return [group for group in groups if group[1]]

@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
         role="ticket",
         scheme=SCHEME,
         backbone=config.network.backbone,
-        backbone_settings=config.network.settings,
+        backbone_settings=config.network.backbone_settings,
         attention=config.attention.kinds,
         classes=10,
         input_shape=(1, 28, 28),

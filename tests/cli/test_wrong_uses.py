@@ -149,7 +149,19 @@ USES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, str]] = {
         toml("width = 4", f'backbone = "{LONG}"'), ("check", "tiny"), 1, r"is 'xx.* \.\.\. "
     ),
     "a key near none": (
-        toml("trials = 9", 'metrik = "a"'), ("check", "tiny"), 1, "'search.metrik'; known: obj"
+        toml("trials = 9", 'colour = "a"'), ("check", "tiny"), 1, "'search.colour'; known: obj"
+    ),
+    "a start from no weights": (
+        toml("[retrain]", '[retrain]\nstart = "weights"'),
+        ("check", "tiny"), 1, "is 'weights' and .network. names none; set network.weights to a"
+    ),
+    "a setting that no builder has": (
+        toml("width = 4", "settings = { width = 4, depth = 3 }"),
+        ("check", "tiny"), 1, "has no setting 'depth'; it has: width, stem_stride, blocks; drop"
+    ),
+    "a device that is not here": (
+        toml("seed = 0", 'seed = 0\ndevice = "cuda:99"'),
+        ("pretrain", "tiny"), 1, "there is no device 'cuda:99'; give one of those here: cpu"
     ),
     "a pipe as study.toml": (
         pipe("studies/tiny/study.toml"), ("check", "tiny"), 1, "it is a pipe or a device, not a f"

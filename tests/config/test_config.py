@@ -6,12 +6,16 @@ import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sat_optuna.config.config import (
     AttentionConfig,
+    NetworkConfig,
+    PretrainConfig,
+    RetrainConfig,
     SearchConfig,
     Step,
     StudyConfig,
@@ -21,6 +25,7 @@ from sat_optuna.config.config import (
     fingerprint,
     with_trials,
 )
+from sat_optuna.pipeline.reading import read_study
 from sat_optuna.ticket import AttentionSpec
 
 SPEC = AttentionSpec(kind="dia", sharing="stage", settings={"reduction": 4})
@@ -105,7 +110,12 @@ def test_fingerprint_is_the_same_in_every_process(hashing):
 # What a key decides, said here once more: by key, else by its section, else everything.
 DECIDES = {
     "data.root": (),
+    "device": (),
     "data.workers": (),
+    # Of weights their bytes decide, and only what starts from them.
+    "network.weights": (),
+    "network.pretrained": (),
+    "network.sha256": (),
     "train.strategy": ("retrain",),
     "train.compile": ("retrain",),
     "pretrain": ("pretrain", "search"),
@@ -135,6 +145,43 @@ def test_each_key_changes_the_fingerprint_of_the_steps_that_it_decides(section, 
         assert [phrase.startswith(f"{name}: ") for phrase in phrases] == [True] * (not same)
 
 
+@pytest.mark.parametrize(
+    ("starts", "steps"),
+    [
+        ({}, ()),
+        ({"pretrain": PretrainConfig(start="weights")}, ("pretrain", "search")),
+        ({"search": SearchConfig(objective="train", start="weights")}, ("search",)),
+        ({"retrain": RetrainConfig(start="weights")}, ("retrain",)),
+    ],
+)
+def test_weights_decide_by_their_bytes_what_starts_from_them(starts, steps):
+    def study(**network):
+        return StudyConfig(network=NetworkConfig(**network), **starts)
+
+    one, moved, other, offered = (
+        study(weights="a.pth", sha256="11"),
+        study(weights="/elsewhere/b.pth", sha256="11"),
+        study(weights="a.pth", sha256="22"),
+        study(pretrained=True),
+    )
+    for step in STEPS:
+        assert fingerprint(one, step) == fingerprint(moved, step)
+        assert (fingerprint(one, step) != fingerprint(other, step)) == (step in steps)
+        assert (fingerprint(one, step) != fingerprint(offered, step)) == (step in steps)
+
+
+@pytest.mark.parametrize(
+    ("study", "prints"),
+    [
+        ("quickstart", ("abe89619cc6d98ea", "dbc3665b6f5fa6b7", "959a48dfa65d5add")),
+        ("fashion-sge", ("10a09959be1c1610", "8a1df91ed2186f0f", "6000ec3eb6ca9a1a")),
+    ],
+)
+def test_keys_that_came_later_change_no_fingerprint_of_a_committed_study(study, prints):
+    folder = Path(__file__).parents[2] / "studies" / study
+    assert tuple(fingerprint(read_study(folder), step) for step in STEPS) == prints
+
+
 def test_compiling_decides_a_search_that_trains_in_its_trials():
     training = SearchConfig(objective="train")
     one, other = (
@@ -156,6 +203,19 @@ def test_compiling_decides_a_search_that_trains_in_its_trials():
                 "pretrain.epochs",
                 "pretrain.connect",
                 "pretrain.draws",
+                "pretrain.start",
+                "search.calibration",
+                "search.calibration_chunk",
+                "search.recalibrate",
+            },
+        ),
+        (
+            SearchConfig(objective="train", start="weights"),
+            {
+                "pretrain.epochs",
+                "pretrain.connect",
+                "pretrain.draws",
+                "pretrain.start",
                 "search.calibration",
                 "search.calibration_chunk",
                 "search.recalibrate",
@@ -166,7 +226,7 @@ def test_compiling_decides_a_search_that_trains_in_its_trials():
             {"search.calibration", "search.calibration_chunk", "search.recalibrate"},
         ),
     ],
-    ids=["supernet", "train", "train from the supernet"],
+    ids=["supernet", "train", "train from weights", "train from the supernet"],
 )
 def test_what_an_objective_does_not_read_decides_nothing(search, unread):
     """Nor does it where an earlier version has stored it."""
@@ -187,7 +247,8 @@ def test_what_an_objective_does_not_read_decides_nothing(search, unread):
         else:
             assert differences({**one, name: value}, one) != ()
         same = decided(other, "scores") == decided(config, "scores")
-        assert same == (name in DECIDES)  # scores of the supernet are those of the first objective
+        # Scores of the supernet are those of the first objective.
+        assert same == (DECIDES.get(name) == ())
     assert free == unread
 
 

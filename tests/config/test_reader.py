@@ -1,5 +1,6 @@
 """study.toml: what it gives, what it is told when it is wrong, and what `new` writes."""
 
+import json
 import tomllib
 from dataclasses import fields, is_dataclass, replace
 
@@ -100,6 +101,17 @@ def test_fixed_blocks_are_read_with_quotes_and_without(text):
     assert not decided(written, "retrain")
 
 
+def test_settings_of_a_network_are_read_and_written_and_decide_every_step():
+    settings = {"drop_path_rate": 0.1, "gn": 8, "act": "relu", "deep": True, "dims": [1, 2]}
+    text = f"[network]\nsettings = {json.dumps(settings).replace(':', ' =')}\nwidth = 8"
+    config = parse(text)
+    assert config.network.settings == settings
+    assert config.network.backbone_settings == {"width": 8, **settings}
+    assert parse(to_toml(config)) == config
+    for step in ("pretrain", "search", "retrain"):
+        assert decided(config, step)["network.settings"] == settings
+
+
 def test_several_kinds_keep_their_order_and_settings():
     config = parse(
         '[attention]\ndia = { sharing = "stage", reduction = 4 }\nkinds = ["sge", "dia"]'
@@ -122,14 +134,14 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         ("sed = 1", "unknown key 'sed'; did you mean 'seed'?"),
         (
             "colour = 1",
-            "unknown key 'colour'; known: seed, threads, data, task, network, attention, train, "
-            "pretrain, search, retrain, plugins",
+            "unknown key 'colour'; known: seed, threads, device, data, task, network, attention, "
+            "train, pretrain, search, retrain, plugins",
         ),
         ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),
         (
             "[pretrain]\nzzz = 1",
-            "unknown key 'pretrain.zzz'; known: epochs, connect, draws",
+            "unknown key 'pretrain.zzz'; known: epochs, connect, draws, start",
         ),
         ("data = 1", "data is 1; write a table [data]"),
         ("[[search]]", "search is [{}]; write a table [search]"),
@@ -250,6 +262,97 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             '[search]\nsampler = "tpe"\nmax_connections = 3',
             "search.max_connections is set with sampler = 'tpe', which knows no limits; choose "
             "sampler 'policy' or 'paper'",
+        ),
+        (
+            '[network]\nsettings = "drop"',
+            "network.settings is 'drop'; write a table of finite numbers, texts, true, false or "
+            "lists such as { rate = 0.1 }",
+        ),
+        (
+            "[network]\nsettings = { rate = { a = 1 } }",
+            "network.settings is {'rate': {'a': 1}}; write a table of finite numbers, texts, "
+            "true, false or lists such as { rate = 0.1 }",
+        ),
+        (
+            "[network]\nsettings = { rates = [0.1, nan] }",
+            "network.settings is {'rates': [0.1, nan]}; write a table of finite numbers, texts, "
+            "true, false or lists such as { rate = 0.1 }",
+        ),
+        (
+            "[network]\nsettings = { seed = 1 }",
+            "network.settings has 'seed', which is given already; drop it there",
+        ),
+        (
+            "[network]\nwidth = 8\nsettings = { width = 4 }",
+            "network.width is set, and network.settings has width too; drop one of them",
+        ),
+        (
+            '[network]\nweights = "a.pth"\npretrained = true\n[retrain]\nstart = "weights"',
+            "network.weights is 'a.pth' and network.pretrained is true; keep one",
+        ),
+        (
+            '[retrain]\nstart = "weights"',
+            "retrain.start is 'weights' and [network] names none; set network.weights to a file, "
+            "or network.pretrained to true",
+        ),
+        (
+            '[network]\nweights = "a.pth"',
+            "network.weights is 'a.pth' and no step starts from it; set start = 'weights' under "
+            "[pretrain], [retrain] or both",
+        ),
+        (
+            "[network]\npretrained = true",
+            "network.pretrained is True and no step starts from it; set start = 'weights' under "
+            "[pretrain], [retrain] or both",
+        ),
+        (
+            "[train]\nlr_body = 0.1",
+            "train.lr_body is 0.1 and no step has start = 'weights'; set train.lr, or start = "
+            "'weights' under [pretrain] or [retrain]",
+        ),
+        (
+            '[retrain]\nstart = "weigths"',
+            "retrain.start is 'weigths'; did you mean 'weights'? choose one of: 'scratch', "
+            "'weights'",
+        ),
+        (
+            '[train]\noptimizer = "adam"',
+            "train.optimizer is 'adam'; did you mean 'adamw'? choose one of: 'sgd', 'adamw'",
+        ),
+        (
+            '[train]\naugment = "rand"',
+            "train.augment is 'rand'; did you mean 'randaugment'? choose one of: 'none', "
+            "'randaugment', 'trivialaugment', 'augmix', 'autoaugment'",
+        ),
+        (
+            '[train]\nclip = 1.0\nstrategy = "graph"',
+            "train.strategy is 'graph' with clip = 1.0, with which a supernet's steps are not "
+            "made as graphs; choose strategy 'auto' or 'eager', or clip = 0",
+        ),
+        *(
+            (
+                f'[train]\n{key} = 0.5\n[task]\nname = "{task}"\n[search]\nmetric = "{metric}"',
+                f"train.{key} is 0.5 and task.name is {task!r}, whose labels cannot be mixed; "
+                "write 0",
+            )
+            for key, task, metric in (
+                ("mixup", "multi-label", "map"),
+                ("cutmix", "regression", "mae"),
+            )
+        ),
+        ("[train]\nema = 1.0", "train.ema is 1.0; write at most 0.999999"),
+        ("[train]\nclip = -1.0", "train.clip is -1.0; write at least 0.0"),
+        ("[train]\nmixup = -0.2", "train.mixup is -0.2; write at least 0.0"),
+        ("[train]\ncutmix = true", "train.cutmix is True; write a number"),
+        ("device = 1", "device is 1; write a text"),
+        (
+            "[train]\nwarmup = 5\n[retrain]\nepochs = 5",
+            "train.warmup is 5 and retrain.epochs is 5; write fewer epochs of warm-up",
+        ),
+        (
+            '[train]\noptimizer = "adamw"\nstrategy = "graph"',
+            "train.strategy is 'graph' with optimizer = 'adamw', whose steps are not made as "
+            "graphs; choose strategy 'auto' or 'eager', or optimizer 'sgd'",
         ),
         (
             '[search]\nfixed = "s1.b00"',

@@ -35,7 +35,7 @@ def blocks(language):
     METRIC,
     TICKET,
 ) = blocks("python")
-FOLDER, UNBALANCED, FASTER, PLUGIN, OWN_METRIC = blocks("toml")
+FOLDER, UNBALANCED, FASTER, WEIGHTS, PLUGIN, OWN_METRIC = blocks("toml")
 
 
 def run(code, cwd):

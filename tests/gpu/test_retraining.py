@@ -31,7 +31,7 @@ def ticket_of(scheme, data):
         in_channels=data.shape[0],
         classes=data.classes,
         seed=0,
-        **STUDY.network.settings,
+        **STUDY.network.backbone_settings,
     )
     return Ticket(
         role="ticket",

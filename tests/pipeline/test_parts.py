@@ -1,5 +1,6 @@
 """What is checked of a study before anything is trained."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,30 @@ def test_a_last_calibration_image_alone_is_no_reason_to_refuse(tmp_path):
     study.check()
     study.pretrain()
     assert study.search(mlflow=False).left == 0
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cpu:0 "])
+def test_a_study_computes_on_the_device_that_it_names(tmp_path, device):
+    study = open_study(make_study(tmp_path / "cpu", text='device = "cpu"\n' + STUDY))
+    study.check()
+    assert {p.device for p in study.parts.fresh_supernet().parameters()} == {torch.device("cpu")}
+    ill = open_study(make_study(tmp_path / "ill", text=f'device = "{device}"\n' + STUDY))
+    for use in (ill.check, ill.pretrain):
+        with pytest.raises(SatOptunaError, match=f"device '{device}'.* give one of those here: c"):
+            use()
+
+
+def test_a_policy_of_augmentation_wants_pictures(tmp_path):
+    for label in ("one", "two"):
+        (tmp_path / "bands" / label).mkdir(parents=True)
+        for number in range(10):
+            bands = np.full((8, 8, 4), number, dtype=np.uint8)
+            np.save(tmp_path / "bands" / label / f"{number}.npy", bands)
+    text = f'[data]\nname = "imagefolder"\nroot = "{tmp_path / "bands"}"\n[train]\nbatch = 4\n'
+    assert checked(tmp_path / "well", text) == (3, 3, 3)
+    words = "train.augment is 'augmix', which changes images of 1 or 3 channels, and these have 4;"
+    with pytest.raises(ConfigError, match=words):
+        checked(tmp_path / "ill", text + 'augment = "augmix"\n')
 
 
 FOLDED = STUDY.replace("epochs = 2", "epochs = 2\nconnect = 1.0").replace(

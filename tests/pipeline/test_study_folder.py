@@ -13,6 +13,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -127,7 +128,8 @@ def test_each_ticket_says_how_images_become_what_its_network_takes(road):
     study = sat.open_study(road[0] / "studies" / "tiny")
     known = study.parts.data.inputs
     assert known.class_names == tuple("0123456789")
-    assert known.mean == study.parts.data.train.inputs()["mean"]
+    train: Any = study.parts.data.train
+    assert known.mean == train.inputs()["mean"]
     assert {ticket.inputs for ticket in study.report().tickets.values()} == {known}
 
 
@@ -138,8 +140,9 @@ def test_a_ticket_is_measured_on_its_test_part_and_on_the_same_images_in_a_folde
     stored = next(score.value for score in ticket.scores if score.split == "test")
     done = evaluate_ticket(path, figure=tmp_path / "own.png")
     assert done.found.metrics[0].value == stored
-    assert done.figure.is_file()
-    test = study.parts.data.test
+    assert done.figure == tmp_path / "own.png"
+    assert (tmp_path / "own.png").is_file()
+    test: Any = study.parts.data.test
     for row, label in enumerate(test.labels.tolist()):
         folder = tmp_path / "digits" / done.class_names[label]
         folder.mkdir(parents=True, exist_ok=True)

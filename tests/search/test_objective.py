@@ -497,3 +497,20 @@ def test_a_study_goes_on_with_its_objectives_and_its_latency_model_alone(net, da
     ):
         with pytest.raises(StudyError, match=f"were scored with another {words} than is given"):
             build(**changed)(study.ask())
+
+
+def test_a_trial_trains_what_was_loaded_at_its_own_rate(net, data):
+    """Half the rate for all of a network without attention is half its rate, to the bit."""
+    loaded = frozenset(name for name, _ in net.backbone.named_parameters())
+    ways: list[tuple[TrainConfig, frozenset[str]]] = [
+        (replace(CONFIG, lr=0.25), frozenset()),
+        (replace(CONFIG, lr=0.5, lr_body=0.25), loaded),
+        (replace(CONFIG, lr=0.5, lr_body=0.25), frozenset()),
+    ]
+    losses = []
+    for config, body in ways:
+        study = optuna.create_study(direction="maximize")
+        study.enqueue_trial(dict.fromkeys(NAMES, "none"))
+        study.optimize(TrainObjective(net, data, epochs=1, config=config, body=body), n_trials=1)
+        losses.append(study.trials[0].user_attrs["loss"])
+    assert losses[0] == losses[1] != losses[2]

@@ -111,6 +111,20 @@ def test_a_supernet_is_pretrained_and_its_network_trained_for_any_task():
             "label_smoothing is 0.1 and the task regression has no labels to smooth; set "
             "train.label_smoothing to 0",
         ),
+        (
+            TensorDataset(X, NUMBERS),
+            build_task("regression"),
+            TrainConfig(batch=12, mixup=0.2),
+            "mixup is 0.2 and the task is regression, whose loss takes no shares of classes; set "
+            "train.mixup and train.cutmix to 0",
+        ),
+        (
+            TensorDataset(X, LABELS),
+            replace(build_task("classification"), name="mine", loss=nn.functional.nll_loss),
+            TrainConfig(batch=12, cutmix=1.0),
+            "cutmix is 1.0 and the task is mine, whose loss takes no shares of classes; set "
+            "train.mixup and train.cutmix to 0",
+        ),
     ],
 )
 def test_what_cannot_be_trained_on_is_one_sentence(given, task, config, said):

@@ -576,7 +576,7 @@ print("done", flush=True)
 sys.stdin.read()
 """
     command = [sys.executable, "-c", code, str(root), f"sqlite:///{tmp_path / 'study.db'}"]
-    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with contextlib.closing(sqlite3.connect(root / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with subprocess.Popen(command, text=True, **pipes) as searching:

@@ -484,6 +484,78 @@ def test_a_step_is_that_of_plain_sgd_also_where_gradients_begin_late():
         torch.testing.assert_close(net.state_dict()[name], value, msg=name)
 
 
+BODY = frozenset(name for name, _ in supernet().backbone.named_parameters() if "head" not in name)
+
+
+def test_head_and_body_take_rates_of_their_own_and_attention_that_of_the_head():
+    net, plain = supernet(), supernet()
+    config = TrainConfig(lr=0.05, lr_body=0.01)
+    step = TrainingStep(net.train(), config, Arithmetic("float32", "contiguous"), body=BODY)
+    parts: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
+    for name, parameter in plain.named_parameters():
+        parts[name.removeprefix("backbone.") in BODY].append(parameter)
+    groups = [{"params": parts[False], "lr": 0.05}, {"params": parts[True], "lr": 0.01}]
+    sgd = torch.optim.SGD(groups, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    x, labels = next(images().batches(None, 8))
+    for share in (1.0, 0.5, 0.25):
+        step(x, labels, rate=0.05 * share, scheme=Scheme.parse("1-0-1"))
+        for group, rate in zip(sgd.param_groups, (0.05, 0.01), strict=True):
+            group["lr"] = rate * share
+        sgd.zero_grad()
+        plain.train()
+        logits = plain(x, Scheme.parse("1-0-1"))
+        torch.nn.functional.cross_entropy(logits, labels).backward()
+        sgd.step()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["se", "dia"])
+@pytest.mark.parametrize("strategy", ["eager", "graph"])
+def test_the_rate_of_the_body_reaches_what_was_loaded_and_nothing_else(kind, strategy):
+    """In a network of its own type, in one that is walked (DIA), and in a supernet."""
+    whole = Supernet(
+        "resnet20", attention=(kind,), in_channels=1, classes=3, seed=0, width=4, blocks=(1, 1, 1)
+    )
+    scheme = Scheme.parse("1-0-1")
+    still = TrainConfig(batch=8, lr=0.1, lr_body=1e-300, weight_decay=0.0, strategy=strategy)
+    for net in (materialise(whole, scheme), whole):
+        before = {name: value.detach().clone() for name, value in net.named_parameters()}
+        way: dict[str, Any] = {"draw": lambda _: scheme} if net is whole else {}
+        fit(net, images(), epochs=1, seed=0, config=still, body=BODY, **way)
+        moved = {n for n, value in net.named_parameters() if not torch.equal(value, before[n])}
+        trained = {name for name in before if "head" in name or "attention" in name}
+        # What the scheme leaves out, and what a first state of zero is multiplied by.
+        idle = ("attention.1.", "from_state.0.weight")
+        trained -= {name for name in trained if any(part in name for part in idle)}
+        assert moved == trained
+        assert len(before) - len(moved) >= len(BODY)
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.01), (0.02, 0.0), (0.02, 0.003)])
+def test_a_fine_tuning_goes_on_from_its_checkpoint_as_graph_too(tmp_path, rates):
+    config = replace(CONFIG, lr_head=rates[0], lr_body=rates[1])
+    ends = []
+    for strategy in ("eager", "graph"):
+        fine = replace(config, strategy=strategy)
+        way: dict[str, Any] = {"epochs": 2, "seed": 1, "config": fine, "body": BODY}
+        checkpoint = Checkpoint(tmp_path / strategy, "mine")
+        unbroken, net = (materialise(supernet(), Scheme.parse("1-0-1")) for _ in range(2))
+        history = fit(unbroken, images(), **way)
+        with pytest.raises(Stop):
+            fit(net, images(), **way, checkpoint=checkpoint, on_event=stop_after(0))
+        assert fit(net, images(), **way, checkpoint=checkpoint) == history
+        assert_same(weights(net), weights(unbroken))
+        ends.append(weights(net))
+        assert history[-1].lr == pytest.approx(0.0, abs=1e-12)
+    assert_same(*ends)
+    scratch = materialise(supernet(), Scheme.parse("1-0-1"))
+    fit(scratch, images(), epochs=2, seed=1, config=config)  # where nothing was loaded
+    usual = materialise(supernet(), Scheme.parse("1-0-1"))
+    fit(usual, images(), epochs=2, seed=1, config=CONFIG)
+    assert_same(weights(scratch), weights(usual))
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_training_without_momentum(precision):
     config = replace(CONFIG, momentum=0.0, nesterov=False, precision=precision)
