@@ -35,7 +35,7 @@ from sat_optuna.ticket import ACCURACY
 from sat_optuna.training.precision import pick_device
 
 HERE = Path(__file__).parent
-BATCH, ROUNDS = 128, 61
+BATCH, ROUNDS = 128, 31
 
 
 def main() -> None:
@@ -167,7 +167,7 @@ def report(asked: argparse.Namespace) -> None:
     paths = {int(path.stem[5:]): path for path in sorted(asked.work.glob("seed-*.json"))}
     networks = {seed: json.loads(path.read_text()) for seed, path in paths.items()}
     net, first = network(0, asked.width).eval(), next(iter(networks))
-    latency = sat.fit_latency(net, (1, 28, 28), batch=BATCH, rounds=21)
+    latency = sat.fit_latency(net, (1, 28, 28), batch=BATCH, rounds=11)
     chosen = [sat.Scheme.parse(k["scheme"]) for each in networks.values() for k in each["kept"]]
     times = times_of(net, (1, 28, 28), chosen, batch=BATCH, rounds=ROUNDS)
     fronts = {}
