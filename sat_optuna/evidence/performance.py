@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "Performance", "largest_confusions", "performance"]
 
-RESAMPLES = 500
+RESAMPLES = 200
 _LOST = 0.05  # share of the resamples on which a metric may have no value
 
 
