@@ -1,10 +1,12 @@
 """Limits and replicates of study.toml, as a user meets them."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from tests.studies import STUDY, make_study, sat_optuna, trials
+from tests.studies import STUDY, environment, make_study, sat_optuna, trials
 
 
 def study_of(project, extra, name="tiny"):
@@ -109,14 +111,16 @@ def test_check_says_where_nothing_can_be_compiled(project):
     folder = study_of(project, "", "uncompiled")
     text = (folder / "study.toml").read_text()
     (folder / "study.toml").write_text(text.replace("[train]\n", "[train]\ncompile = true\n"))
-    cache = str(project / "inductor")
-    done = sat_optuna(
-        "check",
-        "uncompiled",
+    # A process of its own: torch reads these once, when it is imported.
+    where = {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(project / "inductor")}
+    done = subprocess.run(
+        [sys.executable, "-m", "sat_optuna", "check", "uncompiled"],
         cwd=project,
-        code=1,
-        CXX="/nonexistent",
-        TORCHINDUCTOR_CACHE_DIR=cache,
+        env=environment(**where),
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 1, done.stdout + done.stderr
     assert "torch.compile does not work here" in done.stderr
     assert "or set train.compile to false" in done.stderr
