@@ -17,6 +17,7 @@ import optuna
 import torch
 from optuna.trial import FixedTrial, FrozenTrial
 from torch import nn
+from typing_extensions import override
 
 from sat_optuna.config.config import SearchConfig, TrainConfig
 from sat_optuna.config.limits import checked
@@ -280,6 +281,7 @@ class SupernetObjective(_SchemeObjective):
         objectives: Sequence[str] = (),
         latency: LatencyModel | None = None,
     ) -> None:
+        self._check(net)
         super().__init__(
             net,
             data,
@@ -297,7 +299,10 @@ class SupernetObjective(_SchemeObjective):
             if calibration
             else ()
         )
-        self._way = {"calibration": calibration, "calibration_chunk": calibration_chunk}
+        self._way = {
+            "calibration": self._counted(calibration),
+            "calibration_chunk": calibration_chunk,
+        }
         self.evaluator = Evaluator(
             net,
             self.valid,
@@ -308,6 +313,13 @@ class SupernetObjective(_SchemeObjective):
             task=self.task,
             metric=self.metric,
         )
+
+    def _check(self, net: Supernet) -> None:
+        """Make sure that a network can be scored so."""
+
+    def _counted(self, calibration: int) -> int | str:
+        """Return what a study notes of its calibration images."""
+        return calibration
 
     def score_ahead(self, schemes: Iterable[Scheme]) -> None:
         """Score the schemes of a batch together; the trials that ask for them then need not.
@@ -366,40 +378,15 @@ class FoldedObjective(SupernetObjective):
 
     _estimates = PrefixConstants
 
-    def __init__(
-        self,
-        net: Supernet,
-        data: Split,
-        *,
-        sparsity_weight: float = 2.0,
-        calibration: int = 512,
-        calibration_chunk: int = 128,
-        seed: int = 0,
-        cache: int = 2**28,
-        memory: int = 0,
-        task: Task | str = CLASSIFICATION,
-        metric: Metric | str = "",
-        objectives: Sequence[str] = (),
-        latency: LatencyModel | None = None,
-    ) -> None:
+    @override
+    def _check(self, net: Supernet) -> None:
         check_foldable(net)
         check_trained(net)
-        super().__init__(
-            net,
-            data,
-            sparsity_weight=sparsity_weight,
-            calibration=calibration,
-            calibration_chunk=calibration_chunk,
-            seed=seed,
-            cache=cache,
-            memory=memory,
-            task=task,
-            metric=metric,
-            objectives=objectives,
-            latency=latency,
-        )
+
+    @override
+    def _counted(self, calibration: int) -> str:
         # In a key that each supernet's study has, so that neither goes on with the other's trials.
-        self._way["calibration"] = f"folded over {calibration}"
+        return f"folded over {calibration}"
 
     def folded(self, scheme: Scheme) -> nn.Module:
         """Return the network that a scheme's score is of: constants are folded into its layers.
