@@ -1,6 +1,7 @@
 """One thread a test process, and no skip that is not for missing hardware."""
 
 import os
+import sys
 
 # Before torch is imported anywhere: small networks gain nothing from a second thread, and the
 # children that tests start inherit it.
@@ -13,6 +14,13 @@ from tests import forks
 
 HARDWARE = "needs CUDA"
 _skipped: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Networks that a test builds without a seed have the same weights in any order of tests."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def pytest_addoption(parser):

@@ -189,9 +189,9 @@ class TestWhatPeopleDoWithAResNet:
         logits = ticket(images(2, shape=(3, 64, 64)))
         torch.autograd.backward(logits[:, 0].sum())
         weights = seen["gradient"].mean((2, 3), keepdim=True)
-        cam = (weights * seen["features"]).sum(1).relu()
+        cam = (weights * seen["features"]).sum(1)
         assert cam.shape == (2, 2, 2)
-        assert cam.abs().sum() > 0
+        assert cam.abs().min() > 0
 
     @pytest.mark.slow
     @pytest.mark.parametrize("sharing", ["block", "stage"])
