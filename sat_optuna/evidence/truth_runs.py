@@ -111,7 +111,7 @@ def _training(job: TruthJob, data: Split, on_event: OnEvent) -> Training:
     config = job.config
     task = build_task(config.task.name, class_weights=config.task.class_weights)
     return Training(
-        begun(job.ticket, data.train, seed=job.seed)[0],
+        begun(job.ticket, data.train, seed=job.seed, task=task)[0],
         data.train,
         epochs=config.retrain.epochs,
         seed=job.seed,

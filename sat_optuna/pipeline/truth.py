@@ -23,6 +23,7 @@ import optuna
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sat_optuna.attention import CONSTANT
 from sat_optuna.config.config import decided, differences
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.errors import StudyError, TrainingError
@@ -366,7 +367,7 @@ class _Runs:
         self._trials: dict[Key, optuna.Trial] = {}  # those that this process has under way
         work = plan.study.work
         self._lock = FileLock(work / "truth.lock")
-        self._kinds = (*plan.kinds, *(f"constant:{kind}" for kind in plan.kinds))
+        self._kinds = (*plan.kinds, *(CONSTANT + kind for kind in plan.kinds))
         self._opened: optuna.Study | None = None
         name = plan.study.truth_name
         if plan.study.db.exists() and name in optuna.get_all_study_names(plan.study.storage):
