@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from sat_optuna.data.mnist5k import Mnist5k
-from sat_optuna.data.split import Split
 from sat_optuna.errors import DataError
 from tests.data.reading import load_dataset, pixels
 
 
 @cache
-def probe() -> Split:
+def probe() -> Any:
     return load_dataset("cued-digits")
 
 
