@@ -55,7 +55,7 @@ class TruthTable:
         valid_loss, test_loss: (S, R) mean log-loss, nats, or the loss of another task.
         train_accuracy: (S, R) per cent of the augmented training images right in the steps of the
             last epoch.
-        seconds: (S, R) of each training, with its scoring.
+        seconds: (S, R) of a core (on a GPU, of a clock) that each took, with its scoring.
         machine: (S, R) which of `manifest["machines"]` trained it; -1 where it is missing.
         params, macs: (S,) of each network.
         manifest: what decided the trainings and what is in the table; see `save`.

@@ -6,7 +6,7 @@ last epoch on the validation and on the test part. Nothing is kept of it but the
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.tasks import MetricError, build_task
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.loop import Training, fit_together
+from sat_optuna.training.precision import pick_device
 
 __all__ = ["TruthJob", "TruthResult", "seconds_of", "train_entries"]
 
@@ -53,7 +54,7 @@ class TruthResult:
         valid, test: the study's metric on both parts after the last epoch, an accuracy in per cent.
         valid_loss, test_loss: mean of the task's loss, of a classification the cross-entropy, nats.
         train_accuracy: per cent of augmented training images right in the steps of the last epoch.
-        seconds: that training and scoring took.
+        seconds: of a core that training and scoring took; on a GPU, of a clock.
         error: why there is no result.
     """
 
@@ -85,7 +86,8 @@ def train_entries(group: Mapping[int, TruthJob], *, plugins: tuple[Path, ...]) -
 
 
 def _entries(group: Mapping[int, TruthJob]) -> list[TruthResult]:
-    started = time.perf_counter()
+    clock = _clock(next(iter(group.values())).config)
+    started = clock()
     trainings = []
     for number, job in group.items():
         data = load_data(job.config, job.ticket.dataset_fingerprint)
@@ -103,8 +105,13 @@ def _entries(group: Mapping[int, TruthJob]) -> list[TruthResult]:
         train_accuracy = math.nan if accuracy is None else accuracy
         values = [x.score(metric.name) for x in (valid, test)]
         scored.append((job, *values, valid.loss, test.loss, train_accuracy))
-    seconds = (time.perf_counter() - started) / len(group)
+    seconds = (clock() - started) / len(group)
     return [TruthResult(job.ticket.scheme, job.seed, *rest, seconds) for job, *rest in scored]
+
+
+def _clock(config: StudyConfig) -> Callable[[], float]:
+    """Return what counts seconds: of the cores, which other work on them does not make more."""
+    return time.perf_counter if pick_device(config.device).type == "cuda" else time.process_time
 
 
 def _training(job: TruthJob, data: Split, on_event: OnEvent) -> Training:
@@ -126,24 +133,25 @@ class _EnoughError(Exception):
 
 
 def seconds_of(job: TruthJob, data: Split) -> float:
-    """Return about how many seconds a training takes, from its first steps.
+    """Return about how many seconds of a core a training takes, from its first steps.
 
     Args:
         job: the training; nothing of it is kept.
         data: that it is trained on.
     """
+    clock, until = _clock(job.config), time.monotonic() + _TIMED_S
     marks: list[tuple[float, float]] = []
 
     def on_event(event: Event) -> None:
-        marks.append((time.perf_counter(), (event.done + event.share) / event.total))
+        marks.append((clock(), (event.done + event.share) / event.total))
         # The first steps, which allocate and choose kernels, are not counted.
-        if len(marks) > 2 and marks[-1][0] - marks[1][0] > _TIMED_S:
+        if len(marks) > 2 and time.monotonic() > until:
             raise _EnoughError
 
     try:
         with suppress(_EnoughError):
             fit_together([_training(job, data, on_event)])
     except TrainingError:  # told after an epoch
-        marks.append((time.perf_counter(), max(marks[-1][1], 1 / job.config.retrain.epochs)))
+        marks.append((clock(), max(marks[-1][1], 1 / job.config.retrain.epochs)))
     first = marks[1] if len(marks) > 2 and marks[-1][1] > marks[1][1] else marks[0]
     return (marks[-1][0] - first[0]) / (marks[-1][1] - first[1])

@@ -147,7 +147,7 @@ def _check_size(
     else:
         full = next(iter(plan.jobs_of(plan.full_roles[0])))
         seconds = seconds_of(full, plan.study.parts.data)
-    hours = missing * seconds * plan.study.config.threads / 3600
+    hours = missing * seconds / 3600
     takes = f"{missing:,} trainings of about {seconds:.3g} s, {_hours(hours)}"
     if hours > limit_hours:
         raise StudyError(
@@ -340,7 +340,7 @@ class _Plan:
             "config": config.to_dict(),
             "failed": failed,
             "machines": machines,
-            "seconds_a_training": _median(values["seconds"]),
+            "core_seconds_a_training": _median(values["seconds"]),
             "versions": versions(),
         }
         return TruthTable(
