@@ -34,7 +34,7 @@ def test_two_processes_of_which_one_is_killed_make_the_table_of_one(tmp_path):
     shared = make_study(tmp_path / "shared", text=TEXT)
     killed = begin(tmp_path / "shared", stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while count(shared) < 2:
+    while count(shared) < 3:  # the first is kept then
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
@@ -70,7 +70,7 @@ def test_an_interrupt_says_what_is_done_and_leaves_a_part_table(tmp_path):
     assert "Traceback" not in said
     with pytest.warns(match="trainings of truth table 'tiny' are missing"):
         table = sat.load_truth(folder)
-    assert 2 <= (~np.isnan(table.valid)).sum() < 12
+    assert 1 <= (~np.isnan(table.valid)).sum() < 12
     while alive(child.pid):
         assert time.monotonic() < deadline
         time.sleep(0.1)
