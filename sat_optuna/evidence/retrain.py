@@ -319,7 +319,9 @@ def in_processes(
             fill()  # first, so that no process waits for whoever takes the results
             for future in finished:
                 yield from future.result()
-            on_share(sum(shares.get(number, 0.0) for group in running.values() for number in group))
+            on_share(
+                sum(shares.get(number, 0.0) for group in running.values() for number in group)
+            )
     finally:
         if running:  # interrupted, or a job failed: the others go on from their checkpoints
             for worker in context.begun:
@@ -382,9 +384,7 @@ def tell_share(number: int, event: Event) -> None:
         _told[0].send_bytes(_SHARE.pack(number, (event.done + event.share) / event.total))
 
 
-def _run(
-    group: _Group, *, plugins: tuple[Path, ...], weights: Path | None
-) -> list[RetrainResult]:
+def _run(group: _Group, *, plugins: tuple[Path, ...], weights: Path | None) -> list[RetrainResult]:
     """Train jobs together, then test and write each, in a worker."""
     load_plugins(plugins)
     trainings = [_training(number, *item, weights) for number, item in group.items()]
@@ -394,9 +394,7 @@ def _run(
             check_metric(metric, training.task, data.test, outputs=data.classes)
     histories = fit_together(trainings)
     results = []
-    for (job, ticket), training, history in zip(
-        group.values(), trainings, histories, strict=True
-    ):
+    for (job, ticket), training, history in zip(group.values(), trainings, histories, strict=True):
         metric = metric_of(job.config)
         asked = [] if metric.name == "accuracy" else [metric]
         test = load_data(job.config, ticket.dataset_fingerprint).test

@@ -69,7 +69,9 @@ class TruthResult:
     error: str = ""
 
 
-def train_entries(group: Mapping[int, TruthJob], *, plugins: tuple[Path, ...]) -> list[TruthResult]:
+def train_entries(
+    group: Mapping[int, TruthJob], *, plugins: tuple[Path, ...]
+) -> list[TruthResult]:
     """Train jobs together, in a worker, and score each.
 
     One whose loss or metric is not finite has that as its error; the same would come of it again.
