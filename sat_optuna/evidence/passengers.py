@@ -147,31 +147,28 @@ def drop_passengers(
         return right if weights is None else right * weights
 
     reference = score([searched])[searched]
-    base, scheme = counted(reference), searched
-    names = Scheme.parameter_names(searched.stages)
-    dropped: list[Drop] = []
-    while blocks := [b for b, c in enumerate(scheme.choices) if c and b not in fixed]:
-        without = {
-            block: Scheme(
-                (*scheme.choices[:block], 0, *scheme.choices[block + 1 :]), scheme.stages
-            )
-            for block in blocks
-        }
-        results = score(list(without.values()))
-
-        def lost(block: int) -> tuple[float, float, int]:
-            result = results[without[block]]
-            return float((base - counted(result)).mean()), result.loss, -block
-
-        block = min(blocks, key=lost)
-        difference = base - counted(results[without[block]])
-        error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
-        drop = Drop(names[block], without[block], float(difference.mean()), error)
+    names, dropped = Scheme.parameter_names(searched.stages), []
+    scheme = searched
+    while blocks := [b for b, choice in enumerate(scheme.choices) if choice and b not in fixed]:
+        schemes = {block: _without(scheme, block) for block in blocks}
+        results = score(list(schemes.values()))
+        tried = []
+        for block, left in schemes.items():
+            difference = counted(reference) - counted(results[left])
+            error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
+            drop = Drop(names[block], left, float(difference.mean()), error)
+            tried.append((drop.loss, results[left].loss, -block, drop))
+        *_, drop = min(tried, key=lambda entry: entry[:3])
         if not drop.is_free:
             return Passengers(searched, tuple(dropped), drop, reference.n)
         dropped.append(drop)
         scheme = drop.scheme
     return Passengers(searched, tuple(dropped), None, reference.n)
+
+
+def _without(scheme: Scheme, block: int) -> Scheme:
+    choices = (0 if number == block else c for number, c in enumerate(scheme.choices))
+    return Scheme(tuple(choices), scheme.stages)
 
 
 def not_worse(

@@ -23,12 +23,12 @@ def known_passengers(study: "StudyFolder", searched: Scheme) -> "Passengers | No
 
     Where no validation image is held back from the search (search.held_back = 0), none can be.
     """
+    if not study.config.search.held_back:
+        return None
     from sat_optuna.evidence.passengers import Passengers
 
     path = study.work / "passengers.json"
     decided = {**study.search_decided, "searched": str(searched)}
-    if not study.config.search.held_back:
-        return None
     if not study.records.is_current("passengers", decided, {path.name: path}):
         return None
     return Passengers.from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -15,7 +15,7 @@ IMAGES = 600
 
 
 def scoring(right_of, loss_of=lambda choices: 0.0):
-    """A `score` for `drop_passengers`, of what a scheme's choices get right: (IMAGES,) or a share."""
+    """A `score` for `drop_passengers`, of which images a scheme's choices get right."""
 
     def score(schemes):
         found = {}
@@ -100,7 +100,7 @@ def test_a_class_counts_as_the_metric_says_and_other_metrics_are_refused():
     plain = drop_passengers(Scheme.parse("1"), right)
     assert plain.kept is not None
     assert plain.kept.loss == pytest.approx(10.0)
-    with pytest.raises(DataError, match="log loss is no mean over images.*held_back = 0"):
+    with pytest.raises(DataError, match=r"log loss is no mean over images.*held_back = 0"):
         drop_passengers(Scheme.parse("1"), right, measure=Measure("log_loss", "nats", "lower"))
 
 
