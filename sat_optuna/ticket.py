@@ -29,7 +29,10 @@ __all__ = [
 ]
 
 SCHEMA = 1
-ROLES = ("ticket", "plain", "full", "constant", "random-density", "random-best")
+# What `run` retrains.
+ROLES = ("ticket", "plain", "full", "constant", "random-density")
+# What some studies have beside these: see pipeline/passengers.py and evidence/controls.py.
+FURTHER_ROLES = ("searched", "candidate", "random-best")
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
 BETTER = ("higher", "lower")
@@ -217,7 +220,9 @@ class Ticket:
 
     Attributes:
         role: `ticket`, or the role of the control: plain, full (full-KIND where there are several
-            kinds), constant, random-density, random-best.
+            kinds), constant, random-density, random-best; or `candidate`, what is left of the
+            ticket without passengers, and `searched`, the scheme that the search found, where the
+            candidate is the ticket.
         scheme: which block carries what.
         backbone: its name in the backbone registry.
         backbone_settings: keyword arguments of the backbone, JSON values.
@@ -265,9 +270,10 @@ class Ticket:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES and not self.role.startswith("full-"):
+        if self.role not in ROLES + FURTHER_ROLES and not self.role.startswith("full-"):
+            known = ", ".join(ROLES + FURTHER_ROLES)
             raise TicketError(
-                f"ticket has role {self.role!r}; write one of {', '.join(ROLES)}, or full-KIND"
+                f"ticket has role {self.role!r}; write one of {known}, or full-KIND"
             )
         if [size >= 1 for size in self.input_shape] != [True, True, True]:
             raise TicketError(

@@ -18,6 +18,7 @@ __all__ = [
     "MOST_SIZE",
     "AttentionConfig",
     "DataConfig",
+    "EvidenceConfig",
     "NetworkConfig",
     "PluginsConfig",
     "PretrainConfig",
@@ -310,6 +311,12 @@ class SearchConfig(Checked):
         True,
         "false: schemes are scored with the statistics that pretraining left",
     )
+    held_back: float = _key(
+        0.0,
+        "share of valid that the search does not see, to find blocks to drop; 0: none",
+        least=0.0,
+        most=0.9,
+    )
     timeout: float = _key(
         0.0, "seconds after which no new batch is asked; 0: none", least=0.0, decides=()
     )
@@ -358,6 +365,17 @@ class RetrainConfig(Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceConfig(Checked):
+    """[evidence]: what the verdicts allow; nothing is trained otherwise for it."""
+
+    margin: float = _key(
+        1.0,
+        "what the ticket may lose against full and still keep the metric, in its unit: points",
+        least=0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PluginsConfig(Checked):
     """[plugins]: what a study brings itself."""
 
@@ -373,7 +391,8 @@ class PluginsConfig(Checked):
 _EVERY_STEP = ("pretrain", "search", "retrain")
 # What one objective of a search alone reads.
 _OF_TRAIN = ("search.epochs", "search.start", "search.pruner", "search.replicates")
-_OF_SUPERNET = ("search.calibration", "search.recalibrate")  # and search.calibration_chunk
+# And search.calibration_chunk.
+_OF_SUPERNET = ("search.calibration", "search.recalibrate", "search.held_back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +425,7 @@ class StudyConfig(Checked):
     retrain: RetrainConfig = field(
         default_factory=RetrainConfig, metadata={"decides": ("retrain",)}
     )
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig, metadata={"decides": ()})
     plugins: PluginsConfig = field(
         default_factory=PluginsConfig, metadata={"decides": _EVERY_STEP}
     )

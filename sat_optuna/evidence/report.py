@@ -242,6 +242,7 @@ def write_report(
     hardware: str,
     blocks: Blocks | None = None,
     tested: OnTest | None = None,
+    passengers: str = "",
 ) -> Path:
     """Write report.md, its figures and figures/trials.csv.
 
@@ -264,6 +265,7 @@ def write_report(
         hardware: what it ran on.
         blocks: what each kind does at each block; None to tell it from the random schemes.
         tested: what else is known of the test; None where nothing is.
+        passengers: what the searched scheme can do without, sentences; empty where it is not known.
 
     Returns:
         The path of report.md.
@@ -286,6 +288,7 @@ def write_report(
         f"{_answer(blocks.effects, measure)}".strip(),
         "![the ticket](figures/ticket.png)",
         _legend(ticket),
+        *(["## Without passengers", passengers] if passengers else []),
         "## Block by block",
         *_blocks(blocks, ticket, measure),
         f"## {start[:1].upper()}{start[1:]}, on train + validation",
@@ -431,7 +434,8 @@ def _result(
         else ""
     )
     share = f"in {scheme.connections} of {len(names)} blocks" if placed else "in no block"
-    found = f"The search found `{scheme}`: attention {share}{where}{by}."
+    made = "Without its passengers the search" if "searched" in accuracies else "The search"
+    found = f"{made} found `{scheme}`: attention {share}{where}{by}."
     if spread.tells_nothing:
         found = (
             f"**Nothing can be told**: all {spread.schemes:,} schemes that the search scored have "

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from sat_optuna.evidence.report import OnTest
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["RANDOM", "Outcome", "networks_step", "read_outcome"]
+__all__ = [
+    "RANDOM",
+    "Candidates",
+    "Outcome",
+    "networks_step",
+    "read_candidates",
+    "read_outcome",
+]
 
 # Suffix of the Optuna study that draws as many random schemes as the search had trials.
 RANDOM = ".random"
@@ -167,12 +174,13 @@ class Outcome:
     def ticket(self, role: str) -> Ticket:
         """Return the ticket of a role with its costs and the scores there are."""
         scheme = self.schemes[role]
+        searched = role in ("ticket", "searched") and scheme == self.best.scheme
         ticket = replace(
             self.best,
             role=role,
             scheme=scheme,
-            trial=self.best.trial if role == "ticket" else None,
-            scores=(*(self.best.scores if role == "ticket" else ()), *self._scores(scheme)),
+            trial=self.best.trial if searched else None,
+            scores=(*(self.best.scores if searched else ()), *self._scores(scheme)),
             config=self.study.config.to_dict(),
             weights=self.study.weights_digest,
         )
@@ -249,6 +257,8 @@ class Outcome:
         for role, path in self.paths.items():
             run = mlflow_run if role == "ticket" else None
             replace(self.ticket(role), mlflow_run=run).save(path)
+        for role in {"candidate", "searched"} - self.paths.keys():  # of an earlier search
+            (self.study.tickets / f"{role}.json").unlink(missing_ok=True)
         made = {role: sha256_of(path) for role, path in self.paths.items()}
         self.study.records.write("retrain", Done(self.decided, made, finished=True))
 
@@ -265,5 +275,65 @@ def read_outcome(study: "StudyFolder") -> Outcome:
     best = best_ticket(study.optuna_study())
     random_best = best_ticket(study.optuna_study(RANDOM)).scheme
     kinds = [spec.kind for spec in best.attention]
-    schemes = control_schemes(best.scheme, random_best=random_best, seed=best.seed, kinds=kinds)
-    return Outcome(study, best, schemes)
+    pair = read_candidates(study)
+    placed = pair.placed if pair else {"ticket": best.scheme}
+    schemes = control_schemes(
+        placed["ticket"], random_best=random_best, seed=best.seed, kinds=kinds
+    )
+    return Outcome(study, best, schemes | placed)
+
+
+class Candidates(Outcome):
+    """The searched scheme and what is left of it without passengers, of which one is the ticket.
+
+    Which one is known once both are retrained with the study's seeds; until then it is the
+    searched one.
+    """
+
+    @property
+    def _scored(self) -> dict[str, list[float]]:
+        seeds = self.study.config.retrain.seeds
+        return {
+            role: [self.results[scheme, seed].score for seed in seeds]
+            for role, scheme in self.schemes.items()
+        }
+
+    @property
+    def gain(self) -> float:
+        """What the candidate has more than the searched scheme in the mean, in the metric."""
+        scored = self._scored
+        return fmean(scored["candidate"]) - fmean(scored["searched"])
+
+    @property
+    def placed(self) -> dict[str, Scheme]:
+        """The scheme of the role "ticket", and that of the other under its own role."""
+        from sat_optuna.evidence.passengers import not_worse
+
+        chosen, other = "searched", "candidate"
+        if not self.missing:
+            scored = self._scored
+            margin = self.study.config.evidence.margin
+            if not_worse(
+                scored["candidate"], scored["searched"], margin=margin, measure=self.measure
+            ):
+                chosen, other = other, chosen
+        return {"ticket": self.schemes[chosen], other: self.schemes[other]}
+
+
+def read_candidates(study: "StudyFolder") -> Candidates | None:
+    """Read the best trial's scheme and the candidate; None where there is no other candidate.
+
+    Raises:
+        StudyError: there is no search yet, or no complete trial.
+    """
+    from sat_optuna.pipeline.passengers import known_passengers
+    from sat_optuna.search.tickets import best_ticket
+
+    if not study.config.search.held_back:
+        return None
+    best = best_ticket(study.optuna_study())
+    found = known_passengers(study, best.scheme)
+    if found is None or found.candidate == best.scheme:
+        return None
+    schemes = {"searched": best.scheme, "candidate": found.candidate}
+    return Candidates(study, best, schemes)

@@ -9,13 +9,14 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import StudyError
-from sat_optuna.events import Event, OnEvent
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
 from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.latency import kept_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
-from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
+from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_candidates, read_outcome
+from sat_optuna.pipeline.passengers import find_passengers, known_passengers
 from sat_optuna.pipeline.results import Reported, Retrained
 from sat_optuna.pipeline.search import random_control, scored_on, searched_trials
 from sat_optuna.scheme import Scheme
@@ -37,6 +38,9 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
         StudyError: no search was run yet, or no trial of it is complete.
     """
     random_control(study, on_event=on_event)
+    find_passengers(study, on_event=ignore)
+    if (pair := read_candidates(study)) and pair.missing:
+        _train(pair, on_event)  # first: which of the two is the ticket decides the controls
     outcome, log = read_outcome(study), StudyLog(study) if mlflow else None
     whole = outcome.is_written and not outcome.missing
     new = not whole or (log is not None and not log.has_retrainings(outcome))
@@ -205,10 +209,12 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         front=_front(outcome) if several else None,
         latency=_latency(outcome, tickets) if study.config.search.uses_latency else "",
     )
+    found = known_passengers(study, outcome.best.scheme)
     write_report(
         study.folder,
         tickets,
         summary,
+        passengers="" if found is None else f"{found}. {_replaced(outcome)}".strip(),
         images=next(iter(outcome.results.values())).images,
         blocks=blocks_of(study, on_event),
         tested=outcome.tested,
@@ -219,6 +225,22 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         ),
         hardware=outcome.measured["hardware"],
     )
+
+
+def _replaced(outcome: Outcome) -> str:
+    """Return whether the scheme without passengers is the ticket, and why; a sentence."""
+    pair = read_candidates(outcome.study)
+    if pair is None:
+        return ""
+    margin = outcome.study.config.evidence.margin
+    measure = outcome.measure
+    unit = "points" if measure.unit == "%" else measure.unit or measure.title
+    gained = measure.number(pair.gain) if pair.gain < 0 else f"+{measure.number(pair.gain)}"
+    trained = f"Retrained with the same seeds it makes {gained} {unit} in the mean"
+    allowed = f"less than the margin of {margin:g} {unit} (one-sided paired t test, 5 %)"
+    if "searched" in outcome.schemes:
+        return f"{trained} and is shown to lose {allowed}: it is the ticket."
+    return f"{trained} and is not shown to lose {allowed}: the searched scheme is the ticket."
 
 
 def _front(outcome: Outcome) -> "Front":
