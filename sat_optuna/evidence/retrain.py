@@ -42,7 +42,7 @@ from sat_optuna.errors import DataError, SatOptunaWarning, TrainingError
 from sat_optuna.evaluate import evaluate_network
 from sat_optuna.evaluate.network import calibration_batches, check_metric
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.evidence.constants import real_ticket, start_constants
+from sat_optuna.evidence.constants import real_ticket
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -50,6 +50,7 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.processes import cores
+from sat_optuna.supernet.constants import start_constants
 from sat_optuna.supernet.materialise import build_network, materialise, supernet_of
 from sat_optuna.supernet.weights import load_weights
 from sat_optuna.tasks import TASKS, Metric, Task, as_metric, as_task, build_task
@@ -96,7 +97,7 @@ def retrain(
 ) -> nn.Module:
     """Train a ticket's network from scratch, or from trained weights, and return it.
 
-    The factors of constant kinds start as of `evidence.constants.start_constants`.
+    The factors of constant kinds start as of `supernet.constants.start_constants`.
 
     Args:
         ticket: what to build.
@@ -145,7 +146,7 @@ def begun(
     images: UserImages,
     *,
     seed: int,
-    task: Task | str,
+    task: Task | str = CLASSIFICATION,
     weights: str | PathLike[str] | None = None,
 ) -> tuple[nn.Module, Collection[str]]:
     """Return a ticket's network where its images are or go, and the names of what was loaded.

@@ -9,13 +9,14 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import StudyError
-from sat_optuna.events import Event, OnEvent
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
 from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.latency import kept_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
-from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
+from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_candidates, read_outcome
+from sat_optuna.pipeline.passengers import find_passengers, known_passengers
 from sat_optuna.pipeline.results import Reported, Retrained
 from sat_optuna.pipeline.search import random_control, scored_on, searched_trials
 from sat_optuna.scheme import Scheme
@@ -37,6 +38,9 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
         StudyError: no search was run yet, or no trial of it is complete.
     """
     random_control(study, on_event=on_event)
+    find_passengers(study, on_event=ignore)
+    if (pair := read_candidates(study)) and pair.missing:
+        _train(pair, on_event)  # first: which of the two is the ticket decides the controls
     outcome, log = read_outcome(study), StudyLog(study) if mlflow else None
     whole = outcome.is_written and not outcome.missing
     new = not whole or (log is not None and not log.has_retrainings(outcome))
@@ -46,6 +50,7 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
         _train(outcome, on_event)
         run_id = log.log_retrainings(study.optuna_study(), outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
+        _note_verdicts(outcome)
     result = Retrained(
         tickets={role: Ticket.load(path) for role, path in outcome.paths.items()},
         networks=len(outcome.jobs),
@@ -57,14 +62,31 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
     return result
 
 
+def _note_verdicts(outcome: Outcome) -> None:
+    """Write the verdicts into the note that optuna-dashboard shows of the study."""
+    from sat_optuna.evidence.verdicts import claims_of, claims_text
+    from sat_optuna.search.storage import writing
+    from sat_optuna.tracking.note import write_note
+
+    with writing(outcome.study.name):
+        text = claims_text(claims_of(outcome.tickets))
+        write_note(outcome.study.optuna_study(), "Verdicts", text)
+
+
 def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
     from sat_optuna.cost.operations import measure
     from sat_optuna.cost.timing import network_ms
-    from sat_optuna.supernet.materialise import materialise
+    from sat_optuna.supernet.materialise import build_network, materialise
 
     supernet, shape = outcome.study.parts.any_supernet(), outcome.best.input_shape
-    nets = {str(scheme): materialise(supernet, scheme) for scheme in outcome.distinct}
+    device, data = next(supernet.parameters()).device, outcome.study.parts.data
+    nets = {
+        str(scheme): materialise(supernet, scheme)
+        if max(scheme.choices) <= len(supernet.specs)
+        else build_network(outcome.ticket_for(scheme), seed=outcome.best.seed).to(device)
+        for scheme in outcome.distinct
+    }
     passed = network_ms(
         nets,
         shape,
@@ -76,11 +98,13 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     for scheme, net in nets.items():
         cost = measure(net, shape)
         counts = {"params": cost.params, "macs": cost.macs}
-        costs[scheme] = {**counts, "latency_ms": median(passed[scheme])}
+        rounds = [round(ms, 4) for ms in passed[scheme]]
+        costs[scheme] = {**counts, "latency_ms": median(rounds), "latency_rounds": rounds}
     outcome.keep_costs(
         costs,
-        hardware=_hardware(next(supernet.parameters()).device),
-        inputs=outcome.study.parts.data.inputs,
+        hardware=_hardware(device),
+        inputs=data.inputs,
+        images={"train": len(data.train_and_valid), "test": len(data.test)},
     )
 
 
@@ -205,10 +229,12 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         front=_front(outcome) if several else None,
         latency=_latency(outcome, tickets) if study.config.search.uses_latency else "",
     )
+    found = known_passengers(study, outcome.best.scheme)
     write_report(
         study.folder,
         tickets,
         summary,
+        passengers="" if found is None else f"{found}. {_replaced(outcome)}".strip(),
         images=next(iter(outcome.results.values())).images,
         blocks=blocks_of(study, on_event),
         tested=outcome.tested,
@@ -219,6 +245,22 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         ),
         hardware=outcome.measured["hardware"],
     )
+
+
+def _replaced(outcome: Outcome) -> str:
+    """Return whether the scheme without passengers is the ticket, and why; a sentence."""
+    pair = read_candidates(outcome.study)
+    if pair is None:
+        return ""
+    margin = outcome.study.config.evidence.margin
+    measure = outcome.measure
+    unit = "points" if measure.unit == "%" else measure.unit or measure.title
+    gained = measure.number(pair.gain) if pair.gain < 0 else f"+{measure.number(pair.gain)}"
+    trained = f"Retrained with the same seeds it makes {gained} {unit} in the mean"
+    allowed = f"less than the margin of {margin:g} {unit} (one-sided paired t test, 5 %)"
+    if "searched" in outcome.schemes:
+        return f"{trained} and is shown to lose {allowed}: it is the ticket."
+    return f"{trained} and is not shown to lose {allowed}: the searched scheme is the ticket."
 
 
 def _front(outcome: Outcome) -> "Front":

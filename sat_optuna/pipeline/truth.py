@@ -182,23 +182,6 @@ class _Plan:
         self.kinds = tuple(spec.kind for spec in self.specs)
         self.metric = metric_of(config)
         self._data_fingerprint = data.fingerprint
-        network = config.network
-        self._plain = Ticket(
-            role="plain",
-            scheme=Scheme.uniform(self.stages, 0),
-            backbone=network.backbone,
-            backbone_settings=network.backbone_settings,
-            attention=self.specs,
-            classes=data.classes,
-            input_shape=data.shape,
-            dataset=data.name,
-            dataset_fingerprint=data.fingerprint,
-            seed=config.seed,
-            params=0,
-            macs=0,
-            config=config.to_dict(),
-        )
-        self._costs = CostModel(study.parts.fresh_supernet(), data.shape)
 
     @property
     def full_roles(self) -> tuple[str, ...]:
@@ -209,25 +192,24 @@ class _Plan:
     def references(self) -> dict[str, Ticket]:
         """By role: plain, full of each kind, and the constant control of each full."""
         full = {
-            role: self._counted(replace(self._plain, scheme=Scheme.uniform(self.stages, choice)))
+            role: self.study.parts.ticket(Scheme.uniform(self.stages, choice))
             for choice, role in enumerate(self.full_roles, start=1)
         }
         constants = {}
         for role, ticket in full.items():
             control = constant_ticket(ticket)
-            costs = CostModel(supernet_of(control, seed=0), control.input_shape)
-            constants[role.replace("full", "constant", 1)] = self._counted(control, costs)
-        return {"plain": self._counted(self._plain), **full, **constants}
-
-    def _counted(self, ticket: Ticket, costs: CostModel | None = None) -> Ticket:
-        cost = (costs or self._costs).cost(ticket.scheme)
-        return replace(ticket, params=cost.params, macs=cost.macs)
+            net = supernet_of(control, seed=0)
+            cost = CostModel(net, control.input_shape).cost(control.scheme)
+            control = replace(control, params=cost.params, macs=cost.macs)
+            constants[role.replace("full", "constant", 1)] = control
+        plain = self.study.parts.ticket(Scheme.uniform(self.stages, 0))
+        return {"plain": plain, **full, **constants}
 
     @property
     def count(self) -> int:
         """How many trainings there are; there may be too many to list them."""
         truth = self.study.config.truth
-        every = (len(self.kinds) + 1) ** len(self._plain.scheme.choices) * len(truth.seeds)
+        every = (len(self.kinds) + 1) ** sum(self.stages) * len(truth.seeds)
         more = len({*truth.reference_seeds} - {*truth.seeds})
         ordinary = (1 + len(self.kinds)) * more
         return int(every + ordinary + len(self.kinds) * len(truth.reference_seeds))
@@ -241,7 +223,7 @@ class _Plan:
     @cached_property
     def tickets(self) -> dict[str, Ticket]:
         """The ticket of each row, by its scheme."""
-        ordinary = (self._counted(replace(self._plain, scheme=scheme)) for scheme in self.schemes)
+        ordinary = (self.study.parts.ticket(scheme) for scheme in self.schemes)
         listed = [*ordinary, *self.references.values()]
         return {str(ticket.scheme): ticket for ticket in listed}
 
