@@ -396,7 +396,7 @@ def _begin(plan: _Plan, held: "Mapping[Key, Row]") -> optuna.Study:
         if _DECIDED_KEY not in opened.user_attrs:
             opened.set_user_attr(_DECIDED_KEY, plan.decided)
         known = {_key_of(trial) for trial in opened.get_trials(deepcopy=False)}
-        space = {
+        space: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna.distributions.CategoricalDistribution(choices)
             for name, choices in scheme_space(plan.stages, plan.choices).items()
         }
