@@ -108,7 +108,9 @@ def interactions(
     for first, second in combinations(range(len(names)), 2):
         for one in range(1, len(kinds) + 1):
             for two in range(1, len(kinds) + 1):
-                weights = _difference(choices[:, first], one) * _difference(choices[:, second], two)
+                weights = _difference(choices[:, first], one) * _difference(
+                    choices[:, second], two
+                )
                 mean, low, high, p = _contrast(_scaled(weights), values)
                 of = (kinds[one - 1], kinds[two - 1])
                 found.append(Interaction((names[first], names[second]), of, mean, low, high, p))
@@ -205,7 +207,8 @@ def _difference(column: Choices, choice: int) -> Values:
 
 def _scaled(signs: Values) -> Values:
     """Return weights that subtract means from means: each of the four groups counts 1."""
-    return signs * 4 / np.abs(signs).sum()
+    scaled: Values = signs * 4 / np.abs(signs).sum()
+    return scaled
 
 
 def _of_densities(choices: Choices) -> dict[int, Values]:
