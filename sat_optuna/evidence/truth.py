@@ -149,11 +149,6 @@ class TruthTable:
             )
         return texts.index(str(scheme))
 
-    @property
-    def noise(self) -> float:
-        """Standard deviation of `valid` between the seeds of a scheme; see `noise_of`."""
-        return self.noise_of("valid")
-
     def noise_of(self, part: str) -> float:
         """Return the standard deviation between the seeds of one scheme, pooled over all schemes.
 
