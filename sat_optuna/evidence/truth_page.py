@@ -28,7 +28,7 @@ from sat_optuna.evidence.ranking import (
     tau_of_scores,
 )
 from sat_optuna.evidence.shares import Share, TrueMeans, counting, share_below
-from sat_optuna.evidence.statistics import summarise
+from sat_optuna.evidence.statistics import holm, summarise
 from sat_optuna.evidence.truth import TruthTable
 
 __all__ = ["truth_markdown"]
@@ -107,14 +107,15 @@ def _first(
     choices: NDArray[np.uint8],
 ) -> list[str]:
     """Return what a reader must know first."""
-    told = [effect for effect in effects if effect.low > 0 or effect.high < 0]
+    corrected = holm([effect.p for effect in effects])
+    told = [effect for effect, p in zip(effects, corrected, strict=True) if p < 0.05]
     said = "No block's effect is told from 0."
     if told:
         largest = max(told, key=lambda effect: abs(effect.points))
         said = (
             f"**{largest.kind} at {largest.block} is worth "
             f"{_points(largest.points, largest.low, largest.high)} points** in the mean over all "
-            f"other choices; {len(told)} of {len(effects)} effects are told from 0."
+            f"other choices; {len(told)} of {len(effects)} effects are told from 0 (Holm)."
         )
     if supernets and len(values) == len(choices):
         name, scores = next(iter(supernets.items()))
