@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sat_optuna.evidence.report import Front
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["report", "retrain"]
+__all__ = ["report", "retrain", "retrain_searched"]
 
 
 def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrained:
@@ -38,6 +38,11 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
         StudyError: no search was run yet, or no trial of it is complete.
     """
     random_control(study, on_event=on_event)
+    return retrain_searched(study, mlflow=mlflow, on_event=on_event)
+
+
+def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrained:
+    """Do what `retrain` does once the random control is there."""
     find_passengers(study, on_event=ignore)
     if (pair := read_candidates(study)) and pair.missing:
         _train(pair, on_event)  # first: which of the two is the ticket decides the controls
