@@ -46,6 +46,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
             assert getattr(read, name).dtype == getattr(table, name).dtype
         assert read.seeds == (0, 1)
     before = npz.read_bytes(), path.read_bytes()
+    read = sat.load_truth(tmp_path)
     read.save(tmp_path)
     assert read.manifest["trainings"] == {"done": 8, "missing": 0}
     assert (npz.read_bytes(), path.read_bytes()) == before
