@@ -1,6 +1,7 @@
 """No point of a ball is moved further than its bound says; norms against dense matrices."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -42,6 +43,12 @@ def summed(x):
     return y
 
 
+def attended(kind, x):
+    with seeded("gate", kind):
+        module = stirred_module(build_attention(kind, channels=3)).double().eval()
+    return module(x)[0]
+
+
 GIVEN: dict[str, Callable[[Any], Any]] = {
     "slices, zeros and sums": summed,
     "mean and spread": lambda x: torch.stack((x.mean((2, 3)), x.std((2, 3), correction=0)), 2),
@@ -56,13 +63,8 @@ GIVEN: dict[str, Callable[[Any], Any]] = {
         nn.Conv2d(3, 4, 3, 2, 1), stirred_module(nn.BatchNorm2d(4)), nn.ReLU(inplace=True)
     ),
     "head": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7)),
-    **{kind: (lambda x, module=kind: build(module)(x)[0]) for kind in GATED},
+    **{kind: partial(attended, kind) for kind in GATED},
 }
-
-
-def build(kind):
-    with seeded("gate", kind):
-        return stirred_module(build_attention(kind, channels=3)).double().eval()
 
 
 @pytest.mark.parametrize("size", [0.01, 1.0, 30.0])
