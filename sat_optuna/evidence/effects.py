@@ -122,6 +122,6 @@ def block_effects(
 def readings(effects: Sequence[Effect]) -> list[str]:
     """Return what can be said of each effect, of all of them at once (Holm, 5 %)."""
     return [
-        UNTOLD if not p < 0.05 else "pays" if effect.points > 0 else "costs"
+        UNTOLD if not p < 0.05 else "pays" if effect.points > 0 else "hurts"
         for effect, p in zip(effects, holm([effect.p for effect in effects]), strict=True)
     ]

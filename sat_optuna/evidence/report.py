@@ -13,11 +13,14 @@ import numpy as np
 from sat_optuna.errors import TicketError
 from sat_optuna.evidence.effects import UNTOLD, Effect, block_effects, readings
 from sat_optuna.evidence.figures import (
-    draw_accuracies,
     draw_blocks,
+    draw_connections,
+    draw_costs,
+    draw_curves,
     draw_front,
     draw_search,
     draw_ticket,
+    shares_by_batch,
 )
 from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.evidence.statistics import (
