@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from sat_optuna.errors import SatOptunaError
     from sat_optuna.evaluate import Evaluator, accuracy, evaluate_network
     from sat_optuna.events import Event
+    from sat_optuna.evidence.constants import constant_ticket
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.evidence.enumeration import enumerate_schemes
     from sat_optuna.evidence.folding import fold_report
     from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
     from sat_optuna.evidence.retrain import retrain
+    from sat_optuna.evidence.truth import TruthTable, load_truth
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
@@ -66,12 +68,14 @@ __all__ = [
     "TrainConfig",
     "TrainObjective",
     "TrialRow",
+    "TruthTable",
     "accuracy",
     "attach",
     "best_ticket",
     "build_attention",
     "build_backbone",
     "build_task",
+    "constant_ticket",
     "control_schemes",
     "cost_limit",
     "enumerate_schemes",
@@ -83,6 +87,7 @@ __all__ = [
     "fold_report",
     "load_dataset",
     "load_ticket",
+    "load_truth",
     "load_weights",
     "materialise",
     "measure",
@@ -122,12 +127,14 @@ _HOMES = {
     "TrainConfig": "config.config",
     "TrainObjective": "search.objective",
     "TrialRow": "evidence.report",
+    "TruthTable": "evidence.truth",
     "accuracy": "evaluate",
     "attach": "slots",
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
     "build_task": "tasks",
+    "constant_ticket": "evidence.constants",
     "control_schemes": "evidence.controls",
     "cost_limit": "search.space",
     "enumerate_schemes": "evidence.enumeration",
@@ -139,6 +146,7 @@ _HOMES = {
     "fold_report": "evidence.folding",
     "load_dataset": "data",
     "load_ticket": "export.weights",
+    "load_truth": "evidence.truth",
     "load_weights": "supernet.weights",
     "materialise": "supernet.materialise",
     "measure": "cost.operations",

@@ -19,7 +19,7 @@ class Event:
 
     Attributes:
         step: what is being done: "data", "pretrain", "search", "search random", "enumerate",
-            "costs", "retrain", "blocks", "report"; "fit" for one training, "latency" for timed
+            "costs", "retrain", "blocks", "report", "truth", "verify"; "fit" for one training, "latency" for timed
             rounds, or "bench training" and the like for a benchmark.
         done: how much of it, 0 at the beginning.
         total: of how much.

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
-ROLES = ("ticket", "plain", "full", "random-density", "random-best")
+ROLES = ("ticket", "plain", "full", "constant", "random-density", "random-best")
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
 BETTER = ("higher", "lower")
@@ -217,7 +217,7 @@ class Ticket:
 
     Attributes:
         role: `ticket`, or the role of the control: plain, full (full-KIND where there are several
-            kinds), random-density, random-best.
+            kinds), constant, random-density, random-best.
         scheme: which block carries what.
         backbone: its name in the backbone registry.
         backbone_settings: keyword arguments of the backbone, JSON values.
