@@ -198,13 +198,8 @@ def draw_search(
             if not rewards:
                 continue
             word = None if complete else f"pruned, {label}"
-            look = {
-                "color": colour,
-                "mfc": face or colour,
-                "alpha": 0.6,
-                "ms": 3 + 2 * (not complete),
-            }
-            axes.plot(numbers, rewards, marker, **look, label=word)
+            (points,) = axes.plot(numbers, rewards, marker, color=colour, alpha=0.6, label=word)
+            points.set(markerfacecolor=face or colour, markersize=3 if complete else 5)
             if complete:
                 best, word = list(accumulate(rewards, max)), f"best so far, {label}"
                 axes.step(numbers, best, where="post", color=colour, ls=line, lw=1.8, label=word)
@@ -552,7 +547,7 @@ def draw_connections(
         name: of the sampler.
     """
     blocks, sizes = len(scheme.choices), scheme.stages
-    inches = min(9.0, max(2.6, 1.3 + 0.22 * blocks))
+    inches = min(7.4, max(2.6, 1.3 + 0.22 * blocks))
     figure = Figure(figsize=(7.0, inches), layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(
@@ -572,7 +567,7 @@ def draw_connections(
         clip_on=False,
     )
     names = Scheme.parameter_names(sizes)
-    shown = range(0, blocks, max(1, blocks // 36))
+    shown = range(0, blocks, 1 + blocks // 40)
     axes.set_yticks(list(shown), [names[block] for block in shown], fontsize=8)
     step = max(1, len(ends) // 6)
     axes.set_xticks(

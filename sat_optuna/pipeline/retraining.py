@@ -151,17 +151,18 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         "enumeration": (current_enumeration(study) or Done({})).made,
     }
     # A report that somebody has written into is left as it is.
-    blocks = study.folder / "figures" / "blocks.png"  # only where effects can be told
+    drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
+    optional = [study.folder / "figures" / name for name in drawn]
     record = study.records.get("report")
-    if record and blocks.name in record.made:
-        files[blocks.name] = blocks
+    files |= {file.name: file for file in optional if record and file.name in record.made}
     new = not study.records.is_finished("report", decided) or not all(
         file.exists() for file in files.values()
     )
     if new:
-        blocks.unlink(missing_ok=True)
+        for file in optional:
+            file.unlink(missing_ok=True)
         _write(outcome, tickets, on_event)
-        files |= {blocks.name: blocks} if blocks.exists() else {}
+        files |= {file.name: file for file in optional}
         files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
         study.records.write("report", Done(decided, made, finished=True))
@@ -218,7 +219,24 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
             "warm-up."
         ),
         hardware=outcome.measured["hardware"],
+        curves=_curves(outcome),
     )
+
+
+def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:
+    """Return the training accuracy of each role, seed and epoch; empty where it is not known."""
+    found = {
+        role: [
+            [record.accuracy for record in outcome.results[scheme, seed].history]
+            for seed in outcome.study.config.retrain.seeds
+        ]
+        for role, scheme in outcome.schemes.items()
+    }
+    known = {
+        role: [[right for right in curve if right is not None] for curve in curves]
+        for role, curves in found.items()
+    }
+    return known if known == found and all(map(all, known.values())) else {}
 
 
 def _front(outcome: Outcome) -> "Front":
