@@ -4,7 +4,7 @@
     y_c = x_c + b_c      where the kind adds a number to each channel (GC, timm's gca)
 
 It looks at nothing. What a network reaches with it is rescaling, not attention; a kind pays as
-attention only where it beats this. `evidence.constants` starts the factors where the kind itself
+attention only where it beats this. `supernet.constants` starts the factors where the kind itself
 would start; here they start at 1, and the numbers that are added at 0.
 """
 

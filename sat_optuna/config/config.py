@@ -18,6 +18,7 @@ __all__ = [
     "MOST_SIZE",
     "AttentionConfig",
     "DataConfig",
+    "EvidenceConfig",
     "NetworkConfig",
     "PluginsConfig",
     "PretrainConfig",
@@ -311,6 +312,12 @@ class SearchConfig(Checked):
         True,
         "false: schemes are scored with the statistics that pretraining left",
     )
+    held_back: float = _key(
+        0.0,
+        "share of valid that the search does not see, to find blocks to drop; 0: none",
+        least=0.0,
+        most=0.9,
+    )
     timeout: float = _key(
         0.0, "seconds after which no new batch is asked; 0: none", least=0.0, decides=()
     )
@@ -371,6 +378,17 @@ class TruthConfig(Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceConfig(Checked):
+    """[evidence]: what the verdicts allow; nothing is trained otherwise for it."""
+
+    margin: float = _key(
+        1.0,
+        "what the ticket may lose against full and still keep the metric, in its unit: points",
+        least=0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PluginsConfig(Checked):
     """[plugins]: what a study brings itself."""
 
@@ -386,7 +404,8 @@ class PluginsConfig(Checked):
 _EVERY_STEP = ("pretrain", "search", "retrain", "truth")
 # What one objective of a search alone reads.
 _OF_TRAIN = ("search.epochs", "search.start", "search.pruner", "search.replicates")
-_OF_SUPERNET = ("search.calibration", "search.recalibrate")  # and search.calibration_chunk
+# And search.calibration_chunk.
+_OF_SUPERNET = ("search.calibration", "search.recalibrate", "search.held_back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +438,7 @@ class StudyConfig(Checked):
     retrain: RetrainConfig = field(
         default_factory=RetrainConfig, metadata={"decides": ("retrain",)}
     )
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig, metadata={"decides": ()})
     truth: TruthConfig = field(default_factory=TruthConfig, metadata={"decides": ()})
     plugins: PluginsConfig = field(
         default_factory=PluginsConfig, metadata={"decides": _EVERY_STEP}

@@ -12,6 +12,7 @@ each source has its own:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,15 @@ from sat_optuna.evidence.statistics import holm, wilson
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure
 
-__all__ = ["UNTOLD", "Effect", "block_effects", "in_words", "readings", "signed"]
+__all__ = [
+    "UNTOLD",
+    "Effect",
+    "block_effects",
+    "image_counts",
+    "in_words",
+    "readings",
+    "signed",
+]
 
 UNTOLD = "not told from 0"
 
@@ -118,6 +127,26 @@ def block_effects(
         low, high = max(mean - half, -most), min(mean + half, most)
         effects.append(Effect(block, kind, float(mean), float(low), float(high), p))
     return effects
+
+
+def image_counts(measure: Measure, labels: NDArray[Any]) -> NDArray[np.float64] | None:
+    """Return what each image counts in an accuracy of classes, (N,) of mean 1.
+
+    Args:
+        measure: the metric.
+        labels: of the images, (N,); empty where they are not known.
+
+    Returns:
+        None for the accuracy, in which all count the same, and for other metrics.
+    """
+    name = measure.name
+    if name == "balanced_accuracy" and len(labels):
+        counts = np.bincount(labels)
+        return np.asarray(len(labels) / (np.count_nonzero(counts) * counts[labels]))
+    if name.startswith("class_accuracy_") and len(labels):
+        asked = labels == int(name.rpartition("_")[2])
+        return np.asarray(asked / asked.mean())
+    return None
 
 
 def readings(effects: Sequence[Effect]) -> list[str]:

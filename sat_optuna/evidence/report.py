@@ -39,6 +39,7 @@ from sat_optuna.evidence.statistics import (
     summarise_scores,
     wilson,
 )
+from sat_optuna.evidence.verdicts import claims_of, claims_text
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure, Ticket
@@ -256,6 +257,7 @@ def write_report(
     blocks: Blocks | None = None,
     tested: OnTest | None = None,
     curves: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    passengers: str = "",
 ) -> Path:
     """Write report.md, its figures and figures/trials.csv.
 
@@ -280,6 +282,7 @@ def write_report(
         tested: what else is known of the test; None where nothing is.
         curves: by role, for each seed the training accuracy of each epoch, per cent; None where it
             is not known.
+        passengers: what the searched scheme can do without, sentences; empty where not known.
 
     Returns:
         The path of report.md.
@@ -295,13 +298,20 @@ def write_report(
     comparisons = {entry.control: entry for entry in verdicts(tickets, images=images)}
     _draw(folder / "figures", tickets, search, blocks, images, curves or {})
     start = _start(ticket.config["retrain"])
+    head = [
+        claims_text(claims_of(tickets)),
+        f"{_result(ticket, comparisons, accuracies, search, measure)} "
+        f"{_answer(blocks.effects, measure)}".strip(),
+    ]
+    if search.spread.tells_nothing:  # which is the first to be known
+        head.reverse()
     parts = [
         f"# {folder.name}: in which blocks of {ticket.backbone} does "
         f"{' / '.join(_kinds(ticket))} pay?",
-        f"{_result(ticket, comparisons, accuracies, search, measure)} "
-        f"{_answer(blocks.effects, measure)}".strip(),
+        *head,
         "![the ticket](figures/ticket.png)",
-        _legend(ticket),
+        _legend(ticket, controlled="constant" in tickets),
+        *(["## Without passengers", passengers] if passengers else []),
         "## Block by block",
         *_blocks(blocks, ticket, measure),
         f"## {start[:1].upper()}{start[1:]}, on train + validation",
@@ -473,7 +483,8 @@ def _result(
         else ""
     )
     share = f"in {scheme.connections} of {len(names)} blocks" if placed else "in no block"
-    found = f"The search found `{scheme}`: attention {share}{where}{by}."
+    made = "Without its passengers the search" if "searched" in accuracies else "The search"
+    found = f"{made} found `{scheme}`: attention {share}{where}{by}."
     if spread.tells_nothing:
         found = (
             f"**Nothing can be told**: all {spread.schemes:,} schemes that the search scored have "
@@ -522,12 +533,21 @@ def _counted(rows: Sequence[TrialRow]) -> str:
     return f"{len(rows)}" + (f" ({ended})" if states.keys() - {"COMPLETE"} else "")
 
 
-def _legend(ticket: Ticket) -> str:
-    digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, _kinds(ticket), strict=False)]
-    return (
+def _legend(ticket: Ticket, *, controlled: bool) -> str:
+    kinds = _kinds(ticket)
+    digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, kinds, strict=False)]
+    said = (
         "A scheme has a digit a block, from shallow to deep, with a dash between stages: 0 none, "
         f"{', '.join(digits)}. Block s2.b00 is the first one of the second stage."
     )
+    if controlled:
+        constants = zip(_DIGITS[len(kinds) :], kinds, strict=False)
+        listed = ", ".join(f"{digit} stands where {name} would" for digit, name in constants)
+        said += (
+            f" The network `constant` is the ticket with gates that look at nothing: {listed}, a "
+            "learnt number a channel that starts where the fresh module would rescale to."
+        )
+    return said
 
 
 def _kinds(ticket: Ticket) -> list[str]:
@@ -556,8 +576,8 @@ def blocks_of_trials(ticket: Ticket, search: SearchSummary) -> Blocks:
         effects,
         f"Least squares of the validation {search.measure.title} on the choices of {of}. The "
         "search's own proposals are not random: they crowd where scores were high, "
-        f"{own}. Intervals are over the schemes and their trainings (Student's t of the residual), "
-        "not over the validation images.",
+        f"{own}. Intervals are over the schemes and their trainings (Student's t of the "
+        "residual), not over the validation images.",
         len(rows),
     )
 

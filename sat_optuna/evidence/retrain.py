@@ -12,7 +12,6 @@ from collections.abc import (
     Collection,
     Generator,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -42,7 +41,7 @@ from sat_optuna.errors import DataError, SatOptunaWarning, TrainingError
 from sat_optuna.evaluate import evaluate_network
 from sat_optuna.evaluate.network import calibration_batches, check_metric
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.evidence.constants import real_ticket, start_constants
+from sat_optuna.evidence.constants import real_ticket
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -50,6 +49,7 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.processes import cores
+from sat_optuna.supernet.constants import start_constants
 from sat_optuna.supernet.materialise import build_network, materialise, supernet_of
 from sat_optuna.supernet.weights import load_weights
 from sat_optuna.tasks import TASKS, Metric, Task, as_metric, as_task, build_task
@@ -96,7 +96,7 @@ def retrain(
 ) -> nn.Module:
     """Train a ticket's network from scratch, or from trained weights, and return it.
 
-    The factors of constant kinds start as of `evidence.constants.start_constants`.
+    The factors of constant kinds start as of `supernet.constants.start_constants`.
 
     Args:
         ticket: what to build.
@@ -145,7 +145,7 @@ def begun(
     images: UserImages,
     *,
     seed: int,
-    task: Task | str,
+    task: Task | str = CLASSIFICATION,
     weights: str | PathLike[str] | None = None,
 ) -> tuple[nn.Module, Collection[str]]:
     """Return a ticket's network where its images are or go, and the names of what was loaded.
@@ -319,7 +319,9 @@ def in_processes(
             fill()  # first, so that no process waits for whoever takes the results
             for future in finished:
                 yield from future.result()
-            on_share(sum(shares.get(number, 0.0) for group in running.values() for number in group))
+            on_share(
+                sum(shares.get(number, 0.0) for group in running.values() for number in group)
+            )
     finally:
         if running:  # interrupted, or a job failed: the others go on from their checkpoints
             for worker in context.begun:
@@ -382,9 +384,7 @@ def tell_share(number: int, event: Event) -> None:
         _told[0].send_bytes(_SHARE.pack(number, (event.done + event.share) / event.total))
 
 
-def _run(
-    group: _Group, *, plugins: tuple[Path, ...], weights: Path | None
-) -> list[RetrainResult]:
+def _run(group: _Group, *, plugins: tuple[Path, ...], weights: Path | None) -> list[RetrainResult]:
     """Train jobs together, then test and write each, in a worker."""
     load_plugins(plugins)
     trainings = [_training(number, *item, weights) for number, item in group.items()]
@@ -394,9 +394,7 @@ def _run(
             check_metric(metric, training.task, data.test, outputs=data.classes)
     histories = fit_together(trainings)
     results = []
-    for (job, ticket), training, history in zip(
-        group.values(), trainings, histories, strict=True
-    ):
+    for (job, ticket), training, history in zip(group.values(), trainings, histories, strict=True):
         metric = metric_of(job.config)
         asked = [] if metric.name == "accuracy" else [metric]
         test = load_data(job.config, ticket.dataset_fingerprint).test

@@ -12,6 +12,7 @@ from sat_optuna.ticket import Ticket
 if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel
     from sat_optuna.data.examined import Examined
+    from sat_optuna.evidence.claims import Claim
     from sat_optuna.evidence.enumeration import Enumeration
     from sat_optuna.evidence.spread import Spread
     from sat_optuna.evidence.statistics import Comparison
@@ -249,3 +250,10 @@ class RunResult:
         from sat_optuna.evidence.report import verdicts
 
         return verdicts(self.tickets) if self.tickets else ()
+
+    @property
+    def claims(self) -> "tuple[Claim, ...]":
+        """Whether the ticket is faster, smaller, keeps the metric, and what attention gave."""
+        from sat_optuna.evidence.verdicts import claims_of
+
+        return claims_of(self.tickets) if self.tickets else ()

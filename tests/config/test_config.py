@@ -130,6 +130,7 @@ DECIDES = {
     "retrain.seeds": (),
     "retrain.workers": (),
     "retrain": ("retrain",),
+    "evidence": (),
 }
 
 
@@ -207,6 +208,7 @@ def test_compiling_decides_a_search_that_trains_in_its_trials():
                 "search.calibration",
                 "search.calibration_chunk",
                 "search.recalibrate",
+                "search.held_back",
             },
         ),
         (
@@ -219,11 +221,17 @@ def test_compiling_decides_a_search_that_trains_in_its_trials():
                 "search.calibration",
                 "search.calibration_chunk",
                 "search.recalibrate",
+                "search.held_back",
             },
         ),
         (
             SearchConfig(objective="train", start="supernet"),
-            {"search.calibration", "search.calibration_chunk", "search.recalibrate"},
+            {
+                "search.calibration",
+                "search.calibration_chunk",
+                "search.recalibrate",
+                "search.held_back",
+            },
         ),
     ],
     ids=["supernet", "train", "train from weights", "train from the supernet"],

@@ -14,17 +14,13 @@ from sat_optuna.config.config import TrainConfig
 from sat_optuna.data.split import Split
 from sat_optuna.errors import TicketError, UnknownName
 from sat_optuna.evaluate.network import calibration_batches
-from sat_optuna.evidence.constants import (
-    constant_scheme,
-    constant_ticket,
-    real_ticket,
-    start_constants,
-)
+from sat_optuna.evidence.constants import constant_scheme, constant_ticket, real_ticket
 from sat_optuna.evidence.retrain import retrain
 from sat_optuna.export.fold import fold_constant
 from sat_optuna.export.weights import load_ticket
 from sat_optuna.export.write import export_ticket
 from sat_optuna.scheme import Scheme
+from sat_optuna.supernet.constants import start_constants
 from sat_optuna.supernet.materialise import build_network, materialise, scheme_of
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.ticket import AttentionSpec, Ticket
