@@ -1,7 +1,7 @@
 """The ticket and its controls retrained, what they cost, and the report on them."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from shlex import quote

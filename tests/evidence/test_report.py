@@ -358,7 +358,7 @@ def test_without_a_table_the_random_schemes_tell_the_blocks(tmp_path):
     both = replace(SEARCH, random=rows[:9], trials=rows[9:])  # few alone, enough with the others
     text = report(tmp_path / "both", search=both, blocks=None)
     assert "SE pays at s2.b01: +" in text
-    assert "choices of all 60 schemes tried, for the 9 random ones are too few" in text
+    assert "choices of all 60 schemes that were tried, the 9 random ones being too few" in text
 
 
 def test_a_network_no_better_than_the_largest_class_is_named(tmp_path):
