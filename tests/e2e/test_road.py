@@ -140,9 +140,9 @@ def test_the_report_has_the_five_networks_and_its_figures(road):
     ]  # fmt: skip
     assert "after 1 epoch of 300 images" in first[4]
     assert "1,000 images resolves" in report
-    for figure in ("ticket.png", "blocks.png", "search.png", "accuracy.png"):
-        assert f"figures/{figure}" in report
-        assert (folder / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+    for figure in ("ticket", "blocks", "search", "accuracy", "connections", "curves"):
+        assert f"figures/{figure}.png" in report
+        assert (folder / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     written = (folder / "figures" / "trials.csv").read_text()
     assert len(list(csv.DictReader(written.splitlines()))) == 18
 
