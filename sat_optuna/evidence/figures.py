@@ -509,7 +509,7 @@ def draw_curves(
 
 
 def shares_by_batch(
-    schemes: Sequence[Sequence[int]], batches: int = 12
+    schemes: Sequence[Sequence[int]], *, batches: int
 ) -> tuple[NDArray[np.float64], list[int]]:
     """Return in which share of the trials of each batch a block was connected.
 

@@ -410,7 +410,7 @@ def _draw(
     else:
         draw_search(figures / "search.png", drawn, random, name=search.sampler, measure=measure)
     tried = [Scheme.parse(row.scheme).choices for row in search.trials if row.scheme]
-    shares, ends = shares_by_batch(tried)
+    shares, ends = shares_by_batch(tried, batches=min(12, max(1, len(tried) // 5)))
     draw_connections(figures / "connections.png", shares, ends, ticket.scheme, name=search.sampler)
     networks, cost = _against_cost(tickets)
     draw_costs(figures / "accuracy.png", networks, cost=cost, images=images, measure=measure)

@@ -273,7 +273,10 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
 
 
 def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:
-    """Return the training accuracy of each role, seed and epoch; empty where it is not known."""
+    """Return the training accuracy of each role, seed and epoch.
+
+    Empty where it is not known, and of a single epoch, which is no curve.
+    """
     found = {
         role: [
             [record.accuracy for record in outcome.results[scheme, seed].history]
@@ -285,7 +288,7 @@ def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:
         role: [[right for right in curve if right is not None] for curve in curves]
         for role, curves in found.items()
     }
-    return known if known == found and all(map(all, known.values())) else {}
+    return known if known == found and outcome.study.config.retrain.epochs > 1 else {}
 
 
 def _replaced(outcome: Outcome) -> str:

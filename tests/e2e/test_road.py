@@ -140,7 +140,7 @@ def test_the_report_has_the_five_networks_and_its_figures(road):
     ]  # fmt: skip
     assert "after 1 epoch of 300 images" in first[4]
     assert "1,000 images resolves" in report
-    for figure in ("ticket", "blocks", "search", "accuracy", "connections", "curves"):
+    for figure in ("ticket", "blocks", "search", "accuracy", "connections"):
         assert f"figures/{figure}.png" in report
         assert (folder / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     written = (folder / "figures" / "trials.csv").read_text()

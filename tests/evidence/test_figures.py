@@ -81,7 +81,7 @@ def curves(path):
 
 def connections(path, text="110-010-001"):
     scheme = Scheme.parse(text)
-    shares, ends = shares_by_batch([scheme.choices, [0] * len(scheme.choices)] * 20)
+    shares, ends = shares_by_batch([scheme.choices, [0] * len(scheme.choices)] * 20, batches=12)
     return draw_connections(path, shares, ends, scheme, name="policy")
 
 
