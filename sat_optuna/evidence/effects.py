@@ -94,7 +94,7 @@ def block_effects(
             for none. They count where all schemes are there, of which the residual tells nothing.
         measure: what the values are in.
     """
-    count, blocks = schemes.shape
+    count = len(schemes)
     choices = len(kinds) + 1
     taken = schemes[:, :, None] == np.arange(1, choices)  # (S, blocks, K)
     design = np.column_stack([np.ones(count), taken.reshape(count, -1)])
@@ -162,20 +162,20 @@ def image_counts(measure: Measure, labels: NDArray[Any]) -> NDArray[np.float64] 
 
 def is_complete(schemes: NDArray[np.uint8], kinds: int) -> bool:
     """Tell whether all schemes of some blocks and a number of kinds are there."""
-    return len(np.unique(schemes, axis=0)) == (kinds + 1) ** schemes.shape[1]
+    return bool(len(np.unique(schemes, axis=0)) == (kinds + 1) ** schemes.shape[1])
 
 
 def noise_of(runs: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return the variance of each scheme's runs about its mean, and the degrees of freedom in all.
+    """Return the variance of each scheme's runs about its mean, and the degrees of freedom.
 
-    A scheme's own runs are few, and noise may differ with the accuracy: the variance is that of the
-    33 schemes whose means rank nearest. What a seed adds to all schemes alike does not count.
+    A scheme's own runs are few, and noise may differ with the accuracy: its variance is that of
+    the 33 schemes whose means rank nearest. What a seed adds to all schemes alike does not count.
 
     Args:
         runs: (S, seeds), NaN where one is missing.
 
     Returns:
-        (S,), NaN, and 0 where no scheme has two runs.
+        (S,) variances, and the degrees of freedom of all; NaN and 0 where no scheme has two runs.
     """
     count = len(runs)
     there = np.isfinite(runs)

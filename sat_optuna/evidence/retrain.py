@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import struct
 import sys
 import threading
@@ -251,12 +252,14 @@ class _Worker(SpawnProcess):
     """
 
     def start(self) -> None:
-        """Start the process."""
+        """Start the process; a terminal's Ctrl-C is its parent's to hear, which ends it."""
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # it inherits that
         try:
             super().start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             sys.modules["__main__"] = main
 
 
