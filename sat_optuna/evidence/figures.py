@@ -415,7 +415,8 @@ def draw_truth(
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= top])
     axes.set_xlabel(score, color=_INK)
     axes.set_ylabel("schemes", color=_INK)
-    axes.set_title(f"all {len(known):,} schemes", loc="left", fontsize=9, color=_INK)
+    of = "all" if len(known) == len(means) else f"{len(known):,} of the"
+    axes.set_title(f"{of} {len(means):,} schemes", loc="left", fontsize=9, color=_INK)
     _bare(axes)
     return _save(figure, path)
 

@@ -265,11 +265,13 @@ def test_the_truth_has_all_known_schemes_and_a_line_for_each_network(tmp_path, s
     truth(tmp_path / "truth.png")
     axes = seen[0].axes[0]
     assert sum(bar.get_height() for bar in axes.patches) == 5
-    assert "all 5 schemes" in axes.get_title(loc="left")
+    assert axes.get_title(loc="left") == "5 of the 6 schemes"
     lines = {line.get_xdata()[0]: line for line in axes.lines if len(line.get_xdata()) == 2}
     assert sorted(lines) == [90.0, 90.6, 91.0]
     assert len({str(line.get_linestyle()) for line in lines.values()}) == 3
     assert [text.get_text() for text in axes.texts] == ["plain", "full", "constant"]
+    draw_truth(tmp_path / "whole.png", TRUTH[:5], {}, score="points")
+    assert seen[1].axes[0].get_title(loc="left") == "all 5 schemes"
 
 
 @pytest.mark.parametrize(
