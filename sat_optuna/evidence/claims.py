@@ -382,7 +382,7 @@ def _conjunction(claim: Claim, tests: Sequence[_Test], more: Sequence[Claim] = (
     return replace(
         claim,
         verdict=verdict,
-        p=max(tested, default=math.nan),
+        p=math.nan if any(map(math.isnan, tested)) else max(tested, default=math.nan),
         test="the largest p of its parts",
         seeds=min((part.seeds for part in parts if part.seeds), default=0),
         more_seeds=max(seeds) if verdict == _OPEN and seeds and None not in needed else None,

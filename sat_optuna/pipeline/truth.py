@@ -34,7 +34,7 @@ from sat_optuna.evidence.controls import full_roles
 from sat_optuna.evidence.retrain import in_processes, metric_of, processes_for
 from sat_optuna.evidence.supernet_scores import SupernetScores
 from sat_optuna.evidence.truth import TruthTable
-from sat_optuna.evidence.truth_page import truth_markdown
+from sat_optuna.evidence.truth_page import draw_truth_figures, truth_markdown
 from sat_optuna.evidence.truth_runs import TruthJob, TruthResult, seconds_of, train_entries
 from sat_optuna.files import write_text
 from sat_optuna.pipeline.latency import hardware_of
@@ -112,7 +112,9 @@ def _write_page(study: "StudyFolder", table: TruthTable) -> Path | None:
         return None
     held = SupernetScores.load(study.folder)
     command = f"sat-optuna truth {study.argument}"
-    text = truth_markdown(table, held.by_recipe if held else None, command=command)
+    scores = held.by_recipe if held else None
+    draw_truth_figures(study.folder, table, scores)
+    text = truth_markdown(table, scores, command=command)
     return write_text(study.folder / "truth.md", text)
 
 
