@@ -32,8 +32,13 @@ reference_seeds = [0, 1]
 [retrain]
 epochs = 1
 """
-RECIPES = ("iid, 2 epochs", "iid, 1 epochs", "iid, 4 epochs")
-RECIPES += ("antithetic, 2 epochs", "balanced, 2 epochs")
+RECIPES = (
+    "iid, 2 epochs",
+    "iid, 1 epochs",
+    "iid, 4 epochs",
+    "antithetic, 2 epochs",
+    "balanced, 2 epochs",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +74,9 @@ def test_scores_are_those_of_the_studys_supernet_and_are_gone_on_with(tmp_path):
     study.pretrain()
     expected = study.enumerate().scores.scores
     assert np.array_equal(whole.scores["iid, 2 epochs", 1], expected)  # of the study's own seed
-    text = study.truth(workers=1).page.read_text()
+    page = study.truth(workers=1).page
+    assert page is not None
+    text = page.read_text()
     assert "## Do supernet scores rank the truth?" in text
     assert all(f"| {name} | 2 |" in text for name in names)
 
