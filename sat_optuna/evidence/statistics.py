@@ -17,6 +17,8 @@ __all__ = [
     "detectable_by_seeds",
     "detectable_differences",
     "holm",
+    "one_sided_p",
+    "paired",
     "paired_by_image",
     "summarise",
     "summarise_accuracies",
@@ -26,12 +28,11 @@ __all__ = [
 
 # Accuracy points: more than rounding errors of floats, less than one image of any test set.
 _ROUNDING = 1e-9
-_Z = 1.959963984540054  # 97.5 % of a normal variable lie below
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The mean of n values with the 95 % interval of Student's t.
+    """The mean of n values with the interval of Student's t, of 95 % where no other is named.
 
     Attributes:
         mean: of the values, in their unit.
@@ -69,12 +70,16 @@ class Comparison:
         return not self.p < 0.05
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarise(values: Sequence[float], *, level: float = 0.95) -> Summary:
     """Return the mean of independent values with its interval.
 
     >>> summary = summarise([1.0, 2.0, 3.0])
     >>> summary.mean, round(summary.low, 2), round(summary.high, 2), summary.n
     (2.0, -0.48, 4.48, 3)
+
+    Args:
+        values: at least one.
+        level: of the interval.
 
     Raises:
         ValueError: there is no value.
@@ -87,12 +92,12 @@ def summarise(values: Sequence[float]) -> Summary:
     if n == 1:
         return Summary(mean, math.nan, math.nan, math.nan, n)
     sd = float(array.std(ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
     return Summary(mean, mean - half, mean + half, sd, n)
 
 
-def wilson(accuracy: float, images: int) -> tuple[float, float]:
-    """Return the 95 % score interval of an accuracy that images were drawn for (Wilson 1927).
+def wilson(accuracy: float, images: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of an accuracy that images were drawn for (Wilson 1927).
 
     >>> low, high = wilson(100.0, 100)
     >>> round(low, 2), high
@@ -101,22 +106,26 @@ def wilson(accuracy: float, images: int) -> tuple[float, float]:
     Args:
         accuracy: per cent of the images.
         images: how many.
+        level: of the interval.
     """
-    share, z2 = accuracy / 100, _Z**2
+    z = float(stats.norm.ppf((1 + level) / 2))
+    share, z2 = accuracy / 100, z**2
     centre = share + z2 / (2 * images)
-    half = _Z * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
+    half = z * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
     low, high = ((centre + side * half) / (1 + z2 / images) for side in (-1, 1))
     # Rounding must not leave the accuracy outside.
     return min(100 * max(low, 0.0), accuracy), max(100 * min(high, 1.0), accuracy)
 
 
-def _newcombe(first: float, second: float, images: int) -> tuple[float, float]:
-    """Return how far the 95 % interval of first - second lies below and above it, in points.
+def _newcombe(
+    first: float, second: float, images: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Return how far the interval of first - second lies below and above it, in points.
 
     Newcombe's interval (1998, method 10), of Wilson's for networks that err independently; for
     networks that err on the same images it is an upper bound.
     """
-    (low1, high1), (low2, high2) = wilson(first, images), wilson(second, images)
+    (low1, high1), (low2, high2) = (wilson(a, images, level=level) for a in (first, second))
     return math.hypot(first - low1, high2 - second), math.hypot(high1 - first, second - low2)
 
 
@@ -228,38 +237,71 @@ def compare(
         role: [a - b for a, b in zip(ticket, values, strict=True)]
         for role, values in controls.items()
     }
-    raw = [_paired_p(values) for values in differences.values()]
+    raw = [_two_sided_p(values) for values in differences.values()]
     return [
-        Comparison(role, _paired(ticket, controls[role], images, measure), p)
+        Comparison(role, paired(ticket, controls[role], images=images, measure=measure), p)
         for role, p in zip(differences, holm(raw), strict=True)
     ]
 
 
-def _paired(
-    first: Sequence[float], second: Sequence[float], images: int | None, measure: Measure
+def paired(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    images: int | None = None,
+    measure: Measure = ACCURACY,
+    level: float = 0.95,
 ) -> Summary:
-    """Return the mean difference with its interval."""
-    spread = summarise([a - b for a, b in zip(first, second, strict=True)])
+    """Return the mean difference of two networks over the same seeds, with its interval.
+
+    Args:
+        first: one value a seed.
+        second: the same of the network that is subtracted, in the same order.
+        images: number of images of the test set, as of `compare`.
+        measure: what the values are in.
+        level: of the interval.
+
+    Raises:
+        ValueError: the numbers of seeds differ, or there is none.
+    """
+    spread = summarise([a - b for a, b in zip(first, second, strict=True)], level=level)
     low, high = spread.low, spread.high
     if spread.sd < _ROUNDING:
         below, above = math.nan, math.nan
         if images and measure == ACCURACY:
             mean = summarise(second).mean
-            below, above = _newcombe(mean + spread.mean, mean, images)
+            below, above = _newcombe(mean + spread.mean, mean, images, level)
         low, high = spread.mean - below, spread.mean + above
     most = 100.0 if measure.unit == "%" else math.inf
     # In this order of arguments NaN stays NaN.
     return replace(spread, low=max(low, -most), high=min(high, most))
 
 
-def _paired_p(differences: Sequence[float]) -> float:
+def one_sided_p(differences: Sequence[float], *, above: float = 0.0) -> float:
+    """Return the p-value of Student's paired test that the true mean difference is not above.
+
+    >>> round(one_sided_p([1.0, 2.0, 3.0]), 4), round(one_sided_p([1.0, 2.0, 3.0], above=4.0), 4)
+    (0.0371, 0.9629)
+
+    Where all differences are equal it is the exact sign test's. NaN for one seed.
+
+    Args:
+        differences: one a seed.
+        above: what the mean is held against.
+    """
     spread = summarise(differences)
     if spread.sd < _ROUNDING:
         # Accuracies come in steps of one image, so differences may be equal by chance. Student's t
         # would take that for certainty. The exact sign test does not use their spread.
-        return 1.0 if abs(spread.mean) < _ROUNDING else 2.0 ** (1 - spread.n)
-    t = abs(spread.mean) / (spread.sd / math.sqrt(spread.n))
-    return float(2 * stats.t.sf(t, spread.n - 1))
+        return 2.0**-spread.n if spread.mean - above > _ROUNDING else 1.0
+    if spread.n == 1:
+        return math.nan
+    return float(stats.ttest_1samp(differences, above, alternative="greater").pvalue)
+
+
+def _two_sided_p(differences: Sequence[float]) -> float:
+    both = (one_sided_p(differences), one_sided_p([-value for value in differences]))
+    return math.nan if math.isnan(both[0]) else min(1.0, 2 * min(both))
 
 
 def detectable_differences(
