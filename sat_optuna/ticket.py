@@ -31,7 +31,10 @@ __all__ = [
 SCHEMA = 1
 ROLES = ("ticket", "plain", "full", "random-density", "random-best")
 # What some studies have beside these: see pipeline/passengers.py and evidence/controls.py.
-FURTHER_ROLES = ("searched", "candidate")
+FURTHER_ROLES = (
+    *("searched", "candidate"),
+    *("first-k", "last-k", "every-other", "stage-ends"),
+)
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
 BETTER = ("higher", "lower")
@@ -269,10 +272,11 @@ class Ticket:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES + FURTHER_ROLES and not self.role.startswith("full-"):
-            known = ", ".join(ROLES + FURTHER_ROLES)
+        roles = ROLES + FURTHER_ROLES
+        if self.role not in roles and not self.role.startswith(("full-", "random-")):
             raise TicketError(
-                f"ticket has role {self.role!r}; write one of {known}, or full-KIND"
+                f"ticket has role {self.role!r}; write one of {', '.join(roles)}, full-KIND or "
+                "random-N"
             )
         if [size >= 1 for size in self.input_shape] != [True, True, True]:
             raise TicketError(

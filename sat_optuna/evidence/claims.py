@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from sat_optuna.evidence.controls import HEURISTICS
 from sat_optuna.evidence.statistics import holm, one_sided_p, paired
 from sat_optuna.ticket import ACCURACY, Measure
 
@@ -33,7 +34,6 @@ __all__ = ["ALPHA", "LOOKS", "Claim", "Runs", "claims", "failed_starts", "three_
 LOOKS = (4, 8, 16, 32)  # numbers of seeds
 ALPHA = 0.05
 SHARE_OF_FULL = 0.6  # of full's increment of latency that a ticket may have (C2)
-HEURISTICS = ("first-k", "last-k", "every-other", "stage-ends")
 
 Verdict = Literal["holds", "fails", "not decided"]
 _HOLDS: Verdict = "holds"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from sat_optuna.errors import DataError
 from sat_optuna.evidence.effects import image_counts
+from sat_optuna.evidence.statistics import one_sided_p
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure
 
@@ -198,4 +198,4 @@ def not_worse(
     )
     if np.ptp(gains) == 0:  # of which there is no t: each seed says the same
         return bool(gains[0] >= 0)
-    return bool(stats.ttest_1samp(gains, -margin, alternative="greater").pvalue < 0.05)
+    return one_sided_p(gains.tolist(), above=-margin) < 0.05

@@ -11,6 +11,7 @@ from sat_optuna.ticket import Ticket
 if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel
     from sat_optuna.data.examined import Examined
+    from sat_optuna.evidence.claims import Claim
     from sat_optuna.evidence.enumeration import Enumeration
     from sat_optuna.evidence.spread import Spread
     from sat_optuna.evidence.statistics import Comparison
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checked",
     "Enumerated",
+    "Evidenced",
     "Opened",
     "Pretrained",
     "Reported",
@@ -162,6 +164,23 @@ class Reported:
     path: Path
     tickets: Mapping[str, Ticket]
     new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidenced:
+    """The claims of a study, judged.
+
+    Attributes:
+        claims: C1 to C6 with their parts, and whether the ticket beats plain and constant.
+        runs: evidence/runs.json, what they are computed from.
+        page: evidence.md; evidence.json lies beside it.
+        remarks: what else a reader must know, a sentence each.
+    """
+
+    claims: "tuple[Claim, ...]"
+    runs: Path
+    page: Path
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
