@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sat_optuna.errors import SatOptunaError
     from sat_optuna.evaluate import Evaluator, accuracy, evaluate_network
     from sat_optuna.events import Event
+    from sat_optuna.evidence.constants import constant_ticket
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.evidence.enumeration import enumerate_schemes
     from sat_optuna.evidence.folding import fold_report
@@ -73,6 +74,7 @@ __all__ = [
     "build_attention",
     "build_backbone",
     "build_task",
+    "constant_ticket",
     "control_schemes",
     "cost_limit",
     "enumerate_schemes",
@@ -130,6 +132,7 @@ _HOMES = {
     "build_attention": "attention",
     "build_backbone": "backbones",
     "build_task": "tasks",
+    "constant_ticket": "evidence.constants",
     "control_schemes": "evidence.controls",
     "cost_limit": "search.space",
     "enumerate_schemes": "evidence.enumeration",

@@ -29,10 +29,11 @@ __all__ = [
 ]
 
 SCHEMA = 1
-ROLES = ("ticket", "plain", "full", "random-density", "random-best")
+# What `run` retrains.
+ROLES = ("ticket", "plain", "full", "constant", "random-density")
 # What some studies have beside these: see pipeline/passengers.py and evidence/controls.py.
 FURTHER_ROLES = (
-    *("searched", "candidate"),
+    *("searched", "candidate", "random-best"),
     *("first-k", "last-k", "every-other", "stage-ends"),
 )
 SHARINGS = ("block", "stage")
@@ -222,9 +223,9 @@ class Ticket:
 
     Attributes:
         role: `ticket`, or the role of the control: plain, full (full-KIND where there are several
-            kinds), random-density, random-best; or `candidate`, what is left of the ticket without
-            passengers, and `searched`, the scheme that the search found, where the candidate is
-            the ticket.
+            kinds), constant, random-density, random-best; or `candidate`, what is left of the
+            ticket without passengers, and `searched`, the scheme that the search found, where the
+            candidate is the ticket.
         scheme: which block carries what.
         backbone: its name in the backbone registry.
         backbone_settings: keyword arguments of the backbone, JSON values.

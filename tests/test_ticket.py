@@ -253,7 +253,8 @@ def test_each_key_takes_its_type_alone(key, value, keys):
             "role",
             "best",
             "ticket has role 'best'; "
-            "write one of ticket, plain, full, random-density, random-best, or full-KIND",
+            "write one of ticket, plain, full, constant, random-density, random-best, or full-"
+            "KIND",
         ),
         (
             "scheme",

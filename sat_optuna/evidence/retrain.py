@@ -36,12 +36,13 @@ from sat_optuna.config.limits import checked
 from sat_optuna.config.plugins import load_plugins
 from sat_optuna.data import load_configured
 from sat_optuna.data.images import Images
-from sat_optuna.data.loaders import UserImages
+from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
 from sat_optuna.errors import DataError, SatOptunaWarning, TrainingError
 from sat_optuna.evaluate import evaluate_network
-from sat_optuna.evaluate.network import check_metric
+from sat_optuna.evaluate.network import calibration_batches, check_metric
 from sat_optuna.events import Event, OnEvent, ignore
+from sat_optuna.evidence.constants import real_ticket
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -49,9 +50,10 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.processes import cores
+from sat_optuna.supernet.constants import start_constants
 from sat_optuna.supernet.materialise import build_network, materialise, supernet_of
 from sat_optuna.supernet.weights import load_weights
-from sat_optuna.tasks import TASKS, Metric, Task, as_metric, build_task
+from sat_optuna.tasks import TASKS, Metric, Task, as_metric, as_task, build_task
 from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.loop import (
@@ -84,6 +86,8 @@ def retrain(
 ) -> nn.Module:
     """Train a ticket's network from scratch, or from trained weights, and return it.
 
+    The factors of constant kinds start as of `supernet.constants.start_constants`.
+
     Args:
         ticket: what to build.
         data: of a Split the training and the validation part are used, the test part is not; or
@@ -107,7 +111,7 @@ def retrain(
     whole = data.train_and_valid if isinstance(data, Split) else data
     named: dict[str, Any] = dict(ticket.config.get("task", {}))
     task = task or (build_task(**named) if named else CLASSIFICATION)
-    net, body = _begun(ticket, whole, seed=seed, weights=weights)
+    net, body = _begun(ticket, whole, seed=seed, weights=weights, task=task)
 
     def tell(event: Event) -> None:
         on_event(replace(event, step="retrain", made=net if event.finished else event.made))
@@ -127,13 +131,32 @@ def retrain(
 
 
 def _begun(
-    ticket: Ticket, images: UserImages, *, seed: int, weights: str | PathLike[str] | None
+    ticket: Ticket,
+    images: UserImages,
+    *,
+    seed: int,
+    weights: str | PathLike[str] | None,
+    task: Task | str = CLASSIFICATION,
 ) -> tuple[nn.Module, Collection[str]]:
     """Return a ticket's network where its images are or go, and the names of what was loaded.
 
-    What is not loaded is drawn by the seed.
+    What is not loaded is drawn by the seed. Constant kinds start where the fresh modules rescale
+    to, on images that the study's seed draws of those to train on, not augmented.
     """
     device = images.device if isinstance(images, Images) else pick_device()
+    net, body = _fresh(ticket, device, seed=seed, weights=weights)
+    if real := real_ticket(ticket):
+        twin, _ = _fresh(real, device, seed=seed, weights=weights)
+        targets = as_task(task).targets
+        seen = training_images(images, device=device, targets=targets)
+        start_constants(net, twin, calibration_batches(seen, seed=ticket.seed))
+    return net, body
+
+
+def _fresh(
+    ticket: Ticket, device: torch.device, *, seed: int, weights: str | PathLike[str] | None
+) -> tuple[nn.Module, Collection[str]]:
+    """Return a ticket's network as its seed draws it, and the names of what was loaded."""
     if weights is None:
         return build_network(ticket, seed=seed).to(device), ()
     net = supernet_of(ticket, seed=seed)
@@ -340,17 +363,19 @@ def _training(number: int, job: RetrainJob, ticket: Ticket, weights: Path | None
             "bring the files back, or make a new study"
         )
     identity = f"{retrain_fingerprint(job.config)} {job.scheme} seed {job.seed}"
+    task = build_task(job.config.task.name, class_weights=job.config.task.class_weights)
+    images = data.train_and_valid
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SatOptunaWarning)  # the caller has said what is loaded
-        net, body = _begun(ticket, data.train_and_valid, seed=job.seed, weights=weights)
+        net, body = _begun(ticket, images, seed=job.seed, weights=weights, task=task)
     return Training(
         net,
-        data.train_and_valid,
+        images,
         body=body,
         epochs=job.config.retrain.epochs,
         seed=job.seed,
         config=job.config.train,
         checkpoint=Checkpoint(job.weights_path, identity),
         on_event=partial(_tell_share, number),
-        task=build_task(job.config.task.name, class_weights=job.config.task.class_weights),
+        task=task,
     )
