@@ -265,8 +265,8 @@ def _family(tickets: Mapping[str, Ticket]) -> dict[str, Scheme]:
     """
     ticket = tickets["ticket"]
     kinds = [spec.kind for spec in ticket.attention]
-    every = {role: found.scheme for role, found in tickets.items()}
-    every |= control_schemes(ticket.scheme, seed=ticket.seed, kinds=kinds) | every
+    every = control_schemes(ticket.scheme, seed=ticket.seed, kinds=kinds)
+    every |= {role: found.scheme for role, found in tickets.items()}
     if not ticket.scheme.connections:
         return every
     drawn = enumerate(random_family(ticket.scheme, seed=ticket.seed), start=1)

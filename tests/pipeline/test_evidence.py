@@ -1,0 +1,234 @@
+"""A study's claims from committed files alone, what is refused, and the networks they lack."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import sat_optuna as sat
+from sat_optuna.cli import sat_optuna as group
+from sat_optuna.config.template import to_toml
+from sat_optuna.errors import SatOptunaError
+from sat_optuna.evidence.constants import constant_ticket
+from sat_optuna.evidence.runs import MeasuredRuns
+from sat_optuna.pipeline.reading import read_study
+from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import Score, Ticket
+from tests.networks import tiny_supernet
+from tests.studies import STUDY, command, environment, make_study, sat_optuna
+from tests.tickets import ticket_of
+
+FASHION = Path(__file__).parents[2] / "studies" / "fashion-sge"
+NOISE = (0.0, 0.3, -0.2, 0.1, -0.3, 0.2, 0.0, -0.1)
+# By role: scheme, mean test accuracy, parameters, milliseconds.
+NETWORKS = {
+    "ticket": ("10-000-0", 95.0, 1010, 10.5),
+    "plain": ("00-000-0", 60.0, 1000, 10.0),
+    "full": ("11-111-1", 95.2, 1100, 13.0),
+    "random-density": ("00-010-0", 70.0, 1010, 10.5),
+}
+
+
+def scores(mean, seeds, train):
+    for number, seed in enumerate(seeds):
+        value = mean + NOISE[number % 8] * (1 + seed % 3)
+        yield Score(split="test", value=value, seed=seed, epochs=7)
+        yield Score(split="train", value=train, seed=seed, epochs=7)
+
+
+def tickets(folder, seeds=(0, 1, 2, 3), **more):
+    """Write the tickets of a study in which one block does what all do."""
+    config = read_study(folder).to_dict()
+    base = ticket_of(tiny_supernet(), Scheme.parse("10-000-0"))
+    base = replace(base, config=config, images={"train": 600, "test": 1000}, seed=0)
+    for role, (scheme, mean, params, ms) in NETWORKS.items():
+        ticket = replace(
+            base,
+            role=role,
+            scheme=Scheme.parse(scheme),
+            scores=tuple(scores(mean, seeds, mean)),
+            params=params,
+            latency_ms=ms,
+            latency_rounds=tuple(ms + 0.01 * turn for turn in range(20)),
+        )
+        replace(ticket, **more.get(role, {})).save(folder / "tickets" / f"{role}.json")
+    constant = replace(constant_ticket(base), scores=tuple(scores(62.0, seeds, 62.0)))
+    replace(constant, **more.get("constant", {})).save(folder / "tickets" / "constant.json")
+
+
+@pytest.fixture
+def study(tmp_path):
+    folder = make_study(tmp_path)
+    text = STUDY.replace("seeds", "#").replace("epochs = 1", "epochs = 7")
+    (folder / "study.toml").write_text(text)
+    tickets(folder)
+    return folder
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(group, ["evidence", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def error(*arguments):
+    done = run(*arguments, code=1)
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def verdicts(folder):
+    document = json.loads((folder / "evidence.json").read_text())
+    return {claim["name"]: claim for claim in document["claims"]}
+
+
+def test_claims_are_computed_from_committed_files_and_come_out_the_same_again(study):
+    lines = run(study).stdout.splitlines()
+    found = verdicts(study)
+    held = {name: claim["verdict"] for name, claim in found.items()}
+    for name in ("C1", "C2", "C3", "over plain", "over constant", "attention pays"):
+        assert held[name] == "holds", name
+    assert {f"C{n}" for n in range(1, 7)} <= held.keys()
+    assert lines == [claim["line"] for claim in found.values()]
+    assert "after 7 epochs of 600 images" in found["C1"]["line"]
+    page = (study / "evidence.md").read_text()
+    assert "**Holds**: C1, C2, C3" in page
+    assert "| random-density | `00-010-0` | 4 |" in page
+    assert "Not trained yet: random-best, first-k" in page
+    written = {p: (study / p).read_bytes() for p in ("evidence.md", "evidence/runs.json")}
+    # Where somebody has runs.json and no more of what was trained than the tickets.
+    shutil.rmtree(study / "work")
+    run(study)
+    assert {p: (study / p).read_bytes() for p in written} == written
+    runs = sat.evidence_of(study).runs
+    assert MeasuredRuns.load(runs).networks["00-000-0"].params == 1000
+
+
+def test_what_fails_stands_in_the_first_lines(study):
+    worse = {"full": {"scores": tuple(scores(99.0, range(4), 99.0))}}
+    tickets(study, **worse)
+    run(study)
+    page = (study / "evidence.md").read_text().splitlines()
+    assert page[2].startswith("**Fails**: C1")
+    assert verdicts(study)["C1"]["verdict"] == "fails"
+
+
+def test_the_margin_is_that_of_study_toml_and_makes_no_retraining_stale(study):
+    before = read_study(study)
+    path = study / "study.toml"
+    path.write_text(path.read_text() + "[evidence]\nmargin = 0.01\n")
+    after = read_study(study)
+    assert after.evidence.margin == 0.01
+    for step in ("pretrain", "search", "retrain"):
+        assert sat_fingerprint(before, step) == sat_fingerprint(after, step)
+    run(study)
+    assert verdicts(study)["C1"]["margin"] == 0.01
+    assert verdicts(study)["C1"]["verdict"] == "not decided"
+
+
+def sat_fingerprint(config, step):
+    from sat_optuna.config.config import fingerprint
+
+    return fingerprint(config, step)
+
+
+def test_one_seed_decides_nothing_and_says_how_many_more_would(study):
+    tickets(study, seeds=(0,))
+    run(study)
+    found = verdicts(study)
+    assert found["C1"]["verdict"] == found["over plain"]["verdict"] == "not decided"
+    assert found["C1"]["more_seeds"] == 3
+    assert found["C3"]["verdict"] == "holds"
+
+
+def test_of_unequal_seeds_the_common_ones_count(study):
+    tickets(study, seeds=range(8), full={"scores": tuple(scores(95.2, range(4), 95.2))})
+    run(study)
+    found = verdicts(study)["C1"]
+    assert found["seeds"] == 4
+    assert "ticket has 8 seeds and full 4; the 4 common ones count" in found["line"]
+
+
+def test_a_failed_start_is_counted_apart(study):
+    values = tuple(scores(95.2, range(4), 95.2))
+    failed = (*(s for s in values if s.seed != 1), *scores(12.0, [1], 11.0))
+    tickets(study, full={"scores": failed})
+    run(study)
+    assert verdicts(study)["C1"]["failed_starts"] == {"full": 1}
+    assert "| full | `11-111-1` | 4 | 74." in (study / "evidence.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"backbone": "resnet56"}, r"full\.json is not of the study .*'resnet20' and 'resnet56'"),
+        ({"dataset": "stl10"}, "dataset 'mnist5k' and 'stl10'.* leave the tickets of one study"),
+        ({"dataset_fingerprint": "f00"}, "dataset fingerprint 'abc' and 'f00'"),
+        ({"classes": 7}, "classes 5 and 7"),
+    ],
+)
+def test_tickets_of_another_network_or_other_data_are_refused(study, change, said):
+    tickets(study, full=change)
+    with pytest.raises(SatOptunaError, match=said):
+        sat.evidence_of(study)
+    assert not (study / "evidence").exists()
+    error(study)
+
+
+def test_runs_of_another_network_are_refused(study):
+    run(study)
+    others = {role: {"backbone": "resnet56"} for role in (*NETWORKS, "constant")}
+    tickets(study, **others)
+    assert "runs.json is not of this study" in (said := error(study))
+    assert "backbone 'resnet56' and 'resnet20'; move the file away" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text[:-40], "is broken, no file that `evidence` wrote"),
+        (lambda text: "[]", "is broken, no file that `evidence` wrote"),
+        (lambda text: text.replace('"0": 60.0', '"0": 99.9'), "was changed since it was written"),
+        (lambda text: text.replace('"schema": 1', '"schema": 9'), "schema 9, and this version"),
+    ],
+)
+def test_a_broken_or_changed_file_of_runs_is_refused(study, change, said):
+    run(study)
+    path = study / "evidence" / "runs.json"
+    path.write_text(change(path.read_text()))
+    assert said in error(study)
+
+
+def test_what_cannot_be_asked_is_said(study, tmp_path):
+    with pytest.raises(SatOptunaError, match="seeds is 5; .* after 4, 8, 16, 32 seeds only"):
+        sat.evidence_of(study, seeds=5)
+    text = (study / "study.toml").read_text()
+    (study / "study.toml").write_text(text.replace("batch = 32", "batch = 16"))
+    assert "retrained with another configuration (train.batch: 32 is stored, 16 is given)" in (
+        error(study, "--seeds", "4")
+    )
+    bare = make_study(tmp_path, "bare")
+    assert "study 'bare' has no ticket with controls yet; run: sat-optuna run" in error(bare)
+
+
+def test_a_committed_study_of_version_0_2_0_has_its_claims_and_says_what_they_lack(tmp_path):
+    shutil.copytree(FASHION, tmp_path / "fashion-sge")
+    lines = run(tmp_path / "fashion-sge").stdout.splitlines()
+    said = {line.partition(":")[0]: line for line in lines}
+    assert said.keys() >= {f"C{number}" for number in range(1, 7)}
+    assert "C1: holds" in said["C1"]
+    assert "+1.12 points" in said["C1"]
+    assert "were not timed in the same rounds" in said["C2"]
+    assert "C3: holds" in said["C3"]
+    assert "the ticket is plain, which has no constant control" in said["over constant"]
+    for name in ("C5", "C6"):
+        assert f"{name}: not decided" in said[name]
+        assert "no truth table" in said[name]
