@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sat_optuna.evidence.folding import fold_report
     from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
     from sat_optuna.evidence.retrain import retrain
+    from sat_optuna.evidence.truth import TruthTable, load_truth
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
@@ -68,6 +69,7 @@ __all__ = [
     "TrainConfig",
     "TrainObjective",
     "TrialRow",
+    "TruthTable",
     "accuracy",
     "attach",
     "best_ticket",
@@ -87,6 +89,7 @@ __all__ = [
     "fold_report",
     "load_dataset",
     "load_ticket",
+    "load_truth",
     "load_weights",
     "materialise",
     "measure",
@@ -126,6 +129,7 @@ _HOMES = {
     "TrainConfig": "config.config",
     "TrainObjective": "search.objective",
     "TrialRow": "evidence.report",
+    "TruthTable": "evidence.truth",
     "accuracy": "evaluate",
     "attach": "slots",
     "best_ticket": "search.tickets",
@@ -145,6 +149,7 @@ _HOMES = {
     "fold_report": "evidence.folding",
     "load_dataset": "data",
     "load_ticket": "export.weights",
+    "load_truth": "evidence.truth",
     "load_weights": "supernet.weights",
     "materialise": "supernet.materialise",
     "measure": "cost.operations",

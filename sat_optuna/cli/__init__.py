@@ -28,6 +28,7 @@ _COMMANDS = {
     "retrain": "retrain:retrain",
     "report": "report:report",
     "evidence": "evidence:evidence",
+    "truth": "truth:truth",
     "show": "show:show",
     "export": "export:export",
     "evaluate": "evaluate:evaluate",

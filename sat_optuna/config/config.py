@@ -28,6 +28,7 @@ __all__ = [
     "StudyConfig",
     "TaskConfig",
     "TrainConfig",
+    "TruthConfig",
     "decided",
     "differences",
     "fingerprint",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-Step: TypeAlias = Literal["pretrain", "search", "scores", "retrain"]
+Step: TypeAlias = Literal["pretrain", "search", "scores", "retrain", "truth"]
 """`scores` are those of schemes in the supernet, as with objective "supernet"."""
 
 
@@ -203,12 +204,12 @@ class TrainConfig(Checked):
         "auto",
         "or 'eager', 'graph' (CUDA graphs; a supernet has one a block); auto: what pays here",
         choices=("auto", "eager", "graph"),
-        decides=("trials", "retrain"),
+        decides=("trials", "retrain", "truth"),
     )
     compile: bool = _key(  # a supernet is never compiled, nor what is scored in it
         False,
         "torch.compile for networks of one scheme; pays? `bench training --compile` says",
-        decides=("trials", "retrain"),
+        decides=("trials", "retrain", "truth"),
     )
 
 
@@ -263,7 +264,7 @@ class SearchConfig(Checked):
         "accuracy",
         "of the task, on the validation part; see: sat-optuna ls metrics",
         registry="metrics",
-        decides=("search", "retrain"),
+        decides=("search", "retrain", "truth"),
     )
     objectives: tuple[str, ...] = _key(
         tuple,
@@ -347,7 +348,7 @@ class SearchConfig(Checked):
 class RetrainConfig(Checked):
     """[retrain]: the ticket and its controls, on train + validation."""
 
-    epochs: int = _key(10, "epochs of a retraining", least=1)
+    epochs: int = _key(10, "epochs of a retraining", least=1, decides=("retrain", "truth"))
     start: str = _key(
         "scratch",
         "or 'weights', those of [network]: ticket and controls are fine-tuned from them",
@@ -376,6 +377,18 @@ class EvidenceConfig(Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class TruthConfig(Checked):
+    """[truth]: every scheme from scratch, on the training part alone, [retrain] epochs."""
+
+    seeds: tuple[int, ...] = _key(
+        lambda: (0, 1), "of every scheme, one training a seed", least=0, fewest=1, decides=()
+    )
+    reference_seeds: tuple[int, ...] = _key(
+        lambda: tuple(range(16)), "of plain, full and constant", least=0, fewest=1, decides=()
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PluginsConfig(Checked):
     """[plugins]: what a study brings itself."""
 
@@ -388,7 +401,7 @@ class PluginsConfig(Checked):
 
 # Metadata of a section: the steps whose result its keys decide, each a Step or "trials", which is
 # a search that trains a network in each trial.
-_EVERY_STEP = ("pretrain", "search", "retrain")
+_EVERY_STEP = ("pretrain", "search", "retrain", "truth")
 # What one objective of a search alone reads.
 _OF_TRAIN = ("search.epochs", "search.start", "search.pruner", "search.replicates")
 # And search.calibration_chunk.
@@ -426,6 +439,7 @@ class StudyConfig(Checked):
         default_factory=RetrainConfig, metadata={"decides": ("retrain",)}
     )
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig, metadata={"decides": ()})
+    truth: TruthConfig = field(default_factory=TruthConfig, metadata={"decides": ()})
     plugins: PluginsConfig = field(
         default_factory=PluginsConfig, metadata={"decides": _EVERY_STEP}
     )

@@ -130,16 +130,17 @@ def _page(
         *([" ".join(remarks)] if remarks else []),
         "## What was measured",
         _table(rows, measure),
-        f"Test {measure.title} after the last epoch, mean over seeds, with Student's 95 % interval "
-        "(of seeds that do not differ at all, Wilson's over the test images). Runs that failed to "
-        "start, by their training accuracy, are in these means and not in the paired tests.",
+        f"Test {measure.title} after the last epoch, mean over seeds, with Student's 95 % "
+        "interval (of seeds that do not differ at all, Wilson's over the test images). Runs that "
+        "failed to start, by their training accuracy, are in these means and not in the paired "
+        "tests.",
         "## How it was judged",
         f"Each network was trained with {budget} ({about.backbone} on {about.dataset}, "
         f"fingerprint `{about.dataset_fingerprint[:16]}`); the claims are of this budget. The "
         f"seeds are looked at {planned} times only, each time at 5 % over the {len(looks)} looks, "
         "with intervals of that level; the p-values of several comparisons of one claim are "
         "corrected by Holm's method, and a conjunction takes its largest p. The margin of "
-        f"\"accuracy kept\" is {margin:g} {unit}".rstrip()
+        f'"accuracy kept" is {margin:g} {unit}'.rstrip()
         + ". Supernet scores rank schemes and say nothing of sizes; none is in here. Every number "
         f"comes from `evidence/runs.json` beside this file, made by `sat-optuna evidence {name}`.",
     ]

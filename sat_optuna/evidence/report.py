@@ -265,7 +265,7 @@ def write_report(
         hardware: what it ran on.
         blocks: what each kind does at each block; None to tell it from the random schemes.
         tested: what else is known of the test; None where nothing is.
-        passengers: what the searched scheme can do without, sentences; empty where it is not known.
+        passengers: what the searched scheme can do without, sentences; empty where not known.
 
     Returns:
         The path of report.md.

@@ -93,9 +93,7 @@ def _looks(measured: MeasuredRuns) -> Sequence[int]:
     return LOOKS if len(ticket.test) >= LOOKS[-1] else LOOKS[:-1]
 
 
-def _claims(
-    study: StudyFolder, measured: MeasuredRuns, looks: Sequence[int]
-) -> tuple[Claim, ...]:
+def _claims(study: StudyFolder, measured: MeasuredRuns, looks: Sequence[int]) -> tuple[Claim, ...]:
     """Return C1 to C6, and whether the ticket beats plain and its constant control."""
     runs, margin = measured.runs(), study.config.evidence.margin
     conditions = three_conditions(runs, margin=margin, looks=looks)
