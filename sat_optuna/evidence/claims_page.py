@@ -57,7 +57,6 @@ def write_claims(
     measured: MeasuredRuns,
     found: Sequence[Claim],
     *,
-    name: str,
     margin: float,
     looks: Sequence[int],
     remarks: Sequence[str] = (),
@@ -68,7 +67,6 @@ def write_claims(
         folder: the study's.
         measured: what was measured.
         found: the claims.
-        name: what a command line calls the study.
         margin: what "accuracy kept" allows, in the metric's unit.
         looks: the planned numbers of seeds.
         remarks: what else a reader must know, a sentence each.
@@ -85,7 +83,7 @@ def write_claims(
         "looks": list(looks),
         "remarks": list(remarks),
     }
-    page = _page(folder.name, measured, found, rows, name, margin, looks, remarks)
+    page = _page(folder.name, measured, found, rows, margin, looks, remarks)
     texts = {
         folder / "evidence.md": page,
         folder / "evidence.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
@@ -109,7 +107,6 @@ def _page(
     measured: MeasuredRuns,
     found: Sequence[Claim],
     rows: Sequence[Mapping[str, Any]],
-    name: str,
     margin: float,
     looks: Sequence[int],
     remarks: Sequence[str],
@@ -141,8 +138,9 @@ def _page(
         "with intervals of that level; the p-values of several comparisons of one claim are "
         "corrected by Holm's method, and a conjunction takes its largest p. The margin of "
         f'"accuracy kept" is {margin:g} {unit}'.rstrip()
-        + ". Supernet scores rank schemes and say nothing of sizes; none is in here. Every number "
-        f"comes from `evidence/runs.json` beside this file, made by `sat-optuna evidence {name}`.",
+        + ". Supernet scores rank schemes and say nothing of sizes; none is in here. Every "
+        "number comes from `evidence/runs.json` beside this file, made by `sat-optuna evidence "
+        f"{title}`.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -77,7 +77,6 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
         study.folder,
         measured,
         found,
-        name=study.argument,
         margin=study.config.evidence.margin,
         looks=looks,
         remarks=remarks,
@@ -112,7 +111,7 @@ def _remarks(study: StudyFolder, measured: MeasuredRuns) -> list[str]:
         named += [f"{len(drawn)} random schemes of its density"] if drawn else []
         told.append(
             f"Not trained yet: {', '.join(named)}; train them with: sat-optuna evidence "
-            f"{study.argument} --seeds {LOOKS[0]}."
+            f"{study.name} --seeds {LOOKS[0]}."
         )
     if not study.config.search.held_back:
         told.append(

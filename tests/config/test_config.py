@@ -131,6 +131,7 @@ DECIDES = {
     "retrain.workers": (),
     "retrain": ("retrain",),
     "evidence": (),
+    "truth": (),
 }
 
 

@@ -135,7 +135,7 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         (
             "colour = 1",
             "unknown key 'colour'; known: seed, threads, device, data, task, network, attention, "
-            "train, pretrain, search, retrain, evidence, plugins",
+            "train, pretrain, search, retrain, evidence, truth, plugins",
         ),
         ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),

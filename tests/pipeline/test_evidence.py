@@ -14,15 +14,14 @@ from click.testing import CliRunner
 
 import sat_optuna as sat
 from sat_optuna.cli import sat_optuna as group
-from sat_optuna.config.template import to_toml
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.runs import MeasuredRuns
 from sat_optuna.pipeline.reading import read_study
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import Score, Ticket
+from sat_optuna.ticket import Score
 from tests.networks import tiny_supernet
-from tests.studies import STUDY, command, environment, make_study, sat_optuna
+from tests.studies import STUDY, command, environment, make_study
 from tests.tickets import ticket_of
 
 FASHION = Path(__file__).parents[2] / "studies" / "fashion-sge"
@@ -208,7 +207,7 @@ def test_a_broken_or_changed_file_of_runs_is_refused(study, change, said):
 
 
 def test_what_cannot_be_asked_is_said(study, tmp_path):
-    with pytest.raises(SatOptunaError, match="seeds is 5; .* after 4, 8, 16, 32 seeds only"):
+    with pytest.raises(SatOptunaError, match=r"seeds is 5; .* after 4, 8, 16, 32 seeds only"):
         sat.evidence_of(study, seeds=5)
     text = (study / "study.toml").read_text()
     (study / "study.toml").write_text(text.replace("batch = 32", "batch = 16"))
@@ -232,3 +231,101 @@ def test_a_committed_study_of_version_0_2_0_has_its_claims_and_says_what_they_la
     for name in ("C5", "C6"):
         assert f"{name}: not decided" in said[name]
         assert "no truth table" in said[name]
+
+
+# Of three blocks one may carry attention, and one does: there are two others of its density.
+ONE = """
+seed = 0
+[data]
+limit = 200
+[network]
+width = 4
+stem_stride = 4
+blocks = [1, 1, 1]
+[train]
+batch = 32
+[pretrain]
+epochs = 1
+[search]
+trials = 8
+batch = 4
+calibration = 32
+sparsity_weight = -500.0
+max_connections = 1
+[retrain]
+epochs = 3
+workers = 1
+"""
+ROLES = ("ticket", "plain", "full", "constant", "random-1", "random-2", "first-k", "last-k")
+
+
+@pytest.mark.slow
+def test_what_the_claims_lack_is_trained_and_a_killed_call_goes_on(tmp_path):
+    folder = make_study(tmp_path, text=ONE)
+    sat.run_study(folder, mlflow=False)
+    kept = folder / "work" / "retrain"
+
+    def results():
+        return {path: path.stat().st_mtime_ns for path in kept.glob("*/*.json")}
+
+    before = results()
+    call = command("evidence", "tiny", "--seeds", "4")
+    child = subprocess.Popen(call, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(results()) < len(before) + 2:
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    found = sat.evidence_of(folder, seeds=4)
+    measured = MeasuredRuns.load(found.runs)
+    runs = measured.runs()
+    for role in (*ROLES, "random-best"):
+        assert list(runs.accuracy[role]) == list(runs.train_accuracy[role]) == [0, 1, 2, 3]
+        assert runs.params[role] > 0
+    for role in ("every-other", "stage-ends"):  # of another density, shown untested
+        assert len(runs.accuracy[role]) == 4
+    assert Scheme.parse(measured.roles["ticket"]).connections == 1
+    assert {c.name for c in found.claims} >= {f"C{n}" for n in range(1, 7)}
+    # One more call trains nothing.
+    after = results()
+    assert len(after) == 7 * 4  # 000, 111, three of one block, the constant control, 101
+    sat.evidence_of(folder, seeds=4)
+    assert results() == after
+    # Committed files alone tell the same.
+    page = found.page.read_bytes()
+    shutil.rmtree(folder / "work")
+    (folder / "study.db").unlink()
+    assert sat.evidence_of(folder).page.read_bytes() == page
+
+
+@pytest.mark.slow
+def test_a_ticket_without_passengers_takes_its_place_where_it_is_no_worse(tmp_path):
+    text = ONE.replace("max_connections = 1", "held_back = 0.5")
+    folder = make_study(tmp_path, text=text)
+    study = sat.open_study(folder)
+    assert len(study.parts.search_data.valid) == len(study.parts.held_back) == 20
+    result = sat.run_study(folder, mlflow=False)
+    assert str(result.tickets["ticket"].scheme) == "1-1-1"  # connections are rewarded
+    candidate = result.tickets["candidate"]
+    assert candidate.scheme.connections < 3
+    assert [s.seed for s in candidate.scores if s.split == "test"] == [0, 1, 2]
+    assert "the searched scheme is the ticket" in (folder / "report.md").read_text()
+    shown = CliRunner().invoke(group, ["ticket", str(folder)])
+    assert f"passengers: `{candidate.scheme}` is left of `1-1-1`" in shown.stdout
+    # Whoever allows it to lose 100 points has it as the ticket, with controls of its own.
+    path = folder / "study.toml"
+    path.write_text(path.read_text() + "[evidence]\nmargin = 100.0\n")
+    result = sat.run_study(folder, mlflow=False)
+    assert result.tickets["ticket"].scheme == candidate.scheme
+    assert result.tickets["ticket"].trial is None
+    assert str(result.tickets["searched"].scheme) == "1-1-1"
+    assert result.tickets["searched"].trial is not None
+    assert "candidate" not in result.tickets
+    assert not (folder / "tickets" / "candidate.json").exists()
+    report = (folder / "report.md").read_text()
+    assert "shown to lose less than the margin of 100 points" in report
+    assert f"Without its passengers the search found `{candidate.scheme}`" in report
+    found = sat.evidence_of(folder)
+    assert MeasuredRuns.load(found.runs).roles["searched"] == "1-1-1"
