@@ -240,6 +240,10 @@ class Ticket:
         macs: multiply-adds of convolutions and matrix products, for one image.
         latency_ms: median milliseconds of a batch, whose size the report names, and before any
             retraining what the study's latency model says; None if it was not measured.
+        latency_rounds: milliseconds of each timed pass, the networks of a study in turn; empty,
+            and absent in JSON, if it was not measured.
+        images: how many the retrainings saw ("train") and were tested on ("test"); empty, and
+            absent in JSON, before any.
         study, study_uuid, trial, mlflow_run: where the ticket was found; None if it was not
             found there.
         versions: of Python and of the packages that made it, by name.
@@ -263,6 +267,8 @@ class Ticket:
     macs: int
     scores: tuple[Score, ...] = ()
     latency_ms: float | None = None
+    latency_rounds: tuple[float, ...] = ()
+    images: Mapping[str, int] = field(default_factory=dict)
     study: str | None = None
     study_uuid: str | None = None
     trial: int | None = None
@@ -312,7 +318,7 @@ class Ticket:
         """Return the JSON document, with its schema number first."""
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
         for key in _LATER:
-            if document[key] is None:  # as in tickets of earlier versions
+            if document[key] in (None, (), {}):  # as in tickets of earlier versions
                 del document[key]
         for score, entry in zip(self.scores, document["scores"], strict=True):
             if score.measure == ACCURACY:  # as in 0.2.0, which measured nothing else
@@ -412,6 +418,8 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
         "macs": _WHOLE,
         "scores": _LIST,
         "latency_ms": _NUMBER_OR_NULL,
+        "latency_rounds": _LIST,
+        "images": _OBJECT,
         "study": _TEXT_OR_NULL,
         "study_uuid": _TEXT_OR_NULL,
         "trial": _WHOLE_OR_NULL,
@@ -433,7 +441,9 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
     "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
     "measure": {"name": _TEXT, "unit": _TEXT, "better": _TEXT},
 }
-_LATER = frozenset({"inputs", "weights"})  # keys that tickets of earlier versions lack
+_LATER = frozenset(
+    {"inputs", "weights", "latency_rounds", "images"}
+)  # keys that tickets of earlier versions lack
 
 
 def _require(name: str, value: object, wanted: _Json) -> None:
@@ -460,6 +470,10 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
     given = _object("ticket", document)
     for size in given["input_shape"]:
         _require("a size in input_shape of ticket", size, _WHOLE)
+    for passed in given.get("latency_rounds", ()):
+        _require("a number in latency_rounds of ticket", passed, _NUMBER)
+    for part, count in given.get("images", {}).items():
+        _require(f"images of {part} of ticket", count, _WHOLE)
     for package, number in given["versions"].items():
         _require(f"version of {package} of ticket", number, _TEXT)
     return given | {
@@ -469,6 +483,7 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
         ),
         "scores": tuple(_score(item) for item in given["scores"]),
         "input_shape": tuple(given["input_shape"]),
+        "latency_rounds": tuple(given.get("latency_rounds", ())),
         **({"inputs": Inputs.from_json(given["inputs"])} if "inputs" in given else {}),
     }
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sat_optuna.scheme import Scheme
+from sat_optuna.evidence.constants import constant_scheme
+from sat_optuna.scheme import MAX_KINDS, Scheme
 from sat_optuna.seeds import seed_for
 
 __all__ = [
@@ -117,35 +118,32 @@ def full_roles(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def control_schemes(
-    ticket: Scheme, *, random_best: Scheme, seed: int, kinds: Sequence[str] = ("",)
+    ticket: Scheme, *, seed: int, kinds: Sequence[str] = ("",)
 ) -> dict[str, Scheme]:
     """Return the scheme of each role; the ticket comes first.
 
-    >>> found = control_schemes(Scheme.parse("10-01"), random_best=Scheme.parse("00-11"), seed=0)
+    >>> found = control_schemes(Scheme.parse("10-01"), seed=0)
     >>> [f"{role} {scheme}" for role, scheme in found.items()]
-    ['ticket 10-01', 'plain 00-00', 'full 11-11', 'random-density 01-10', 'random-best 00-11']
+    ['ticket 10-01', 'plain 00-00', 'full 11-11', 'constant 20-02', 'random-density 01-10']
 
     With several kinds of attention there is a full network of each:
 
-    >>> found = control_schemes(
-    ...     Scheme.parse("10"), random_best=Scheme.parse("01"), seed=0, kinds=["se", "timm:eca"]
-    ... )
-    >>> [f"{role} {scheme}" for role, scheme in found.items()][2:4]
-    ['full-se 11', 'full-timm-eca 22']
+    >>> found = control_schemes(Scheme.parse("10"), seed=0, kinds=["se", "timm:eca"])
+    >>> [f"{role} {scheme}" for role, scheme in found.items()][2:5]
+    ['full-se 11', 'full-timm-eca 22', 'constant 30']
 
     Args:
         ticket: the scheme that was found.
-        random_best: the best of as many random schemes as the search had trials.
         seed: of the random scheme with the same density.
-        kinds: names of the kinds of attention.
+        kinds: names of the kinds of attention. The scheme `constant` is one of a network that has
+            their constant controls after them, as `constant_ticket` lists them. A ticket without
+            attention has none.
     """
-    return {
-        "ticket": ticket,
-        "plain": Scheme.uniform(ticket.stages, 0),
-        **{
-            role: Scheme.uniform(ticket.stages, choice)
-            for choice, role in enumerate(full_roles(kinds), start=1)
-        },
-        "random-density": same_density(ticket, seed=seed),
-        "random-best": random_best,
+    fulls = {
+        role: Scheme.uniform(ticket.stages, choice)
+        for choice, role in enumerate(full_roles(kinds), start=1)
     }
+    found = {"ticket": ticket, "plain": Scheme.uniform(ticket.stages, 0), **fulls}
+    if ticket.connections and len(kinds) + max(ticket.choices) <= MAX_KINDS:
+        found["constant"] = constant_scheme(ticket, kinds=len(kinds))
+    return found | {"random-density": same_density(ticket, seed=seed)}

@@ -36,6 +36,7 @@ _ROLES = {
     "ticket": "#e07a1f",
     "plain": "#607d8b",
     "full": "#1f77b4",
+    "constant": "#b8860b",
     "random-density": "#8e5ba6",
     "random-best": "#2a9d5c",
 }

@@ -29,6 +29,7 @@ from sat_optuna.evidence.statistics import (
     summarise_scores,
     wilson,
 )
+from sat_optuna.evidence.verdicts import claims_of, claims_text
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure, Ticket
@@ -281,13 +282,19 @@ def write_report(
     comparisons = {entry.control: entry for entry in verdicts(tickets, images=images)}
     _draw(folder / "figures", ticket, accuracies, search, blocks, images, measure)
     start = _start(ticket.config["retrain"])
+    head = [
+        claims_text(claims_of(tickets)),
+        f"{_result(ticket, comparisons, accuracies, search, measure)} "
+        f"{_answer(blocks.effects, measure)}".strip(),
+    ]
+    if search.spread.tells_nothing:  # which is the first to be known
+        head.reverse()
     parts = [
         f"# {folder.name}: in which blocks of {ticket.backbone} does "
         f"{' / '.join(_kinds(ticket))} pay?",
-        f"{_result(ticket, comparisons, accuracies, search, measure)} "
-        f"{_answer(blocks.effects, measure)}".strip(),
+        *head,
         "![the ticket](figures/ticket.png)",
-        _legend(ticket),
+        _legend(ticket, controlled="constant" in tickets),
         *(["## Without passengers", passengers] if passengers else []),
         "## Block by block",
         *_blocks(blocks, ticket, measure),
@@ -484,12 +491,21 @@ def _counted(rows: Sequence[TrialRow]) -> str:
     return f"{len(rows)}" + (f" ({ended})" if states.keys() - {"COMPLETE"} else "")
 
 
-def _legend(ticket: Ticket) -> str:
-    digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, _kinds(ticket), strict=False)]
-    return (
+def _legend(ticket: Ticket, *, controlled: bool) -> str:
+    kinds = _kinds(ticket)
+    digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, kinds, strict=False)]
+    said = (
         "A scheme has a digit a block, from shallow to deep, with a dash between stages: 0 none, "
         f"{', '.join(digits)}. Block s2.b00 is the first one of the second stage."
     )
+    if controlled:
+        constants = zip(_DIGITS[len(kinds) :], kinds, strict=False)
+        listed = ", ".join(f"{digit} stands where {name} would" for digit, name in constants)
+        said += (
+            f" The network `constant` is the ticket with gates that look at nothing: {listed}, a "
+            "learnt number a channel that starts where the fresh module would rescale to."
+        )
+    return said
 
 
 def _kinds(ticket: Ticket) -> list[str]:

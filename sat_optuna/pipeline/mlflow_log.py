@@ -129,6 +129,7 @@ class StudyLog:
                 )
             (best,) = (t for t in study.get_trials() if t.number == outcome.best.trial)
             run_id = log.log_optuna(study, best)
+            _log_verdicts(log, run_id, outcome)
             self._note(retrainings=digest_of(outcome.decided))
         return run_id
 
@@ -167,6 +168,24 @@ class StudyLog:
     def _note(self, **made: str) -> None:
         record = Done(self._decided, {**self._made(), **made}, finished=True)
         self._study.records.write(self._step, record)
+
+
+def _log_verdicts(log: "MLflowLog", run_id: str, outcome: "Outcome") -> None:
+    from sat_optuna.evidence.verdicts import claims_of, claims_text
+
+    claims = claims_of(outcome.tickets)
+    keys = {claim.name: claim.name.replace(" ", "_") for claim in claims}
+    log.log_verdicts(
+        run_id,
+        {keys[claim.name]: claim.line() for claim in claims},
+        metrics={
+            f"verdict.{keys[claim.name]}.{what}": value
+            for claim in claims
+            for what in ("effect", "low", "high", "p")
+            if not isnan(value := getattr(claim, what))
+        },
+        note=claims_text(claims),
+    )
 
 
 def _warn(text: str) -> None:

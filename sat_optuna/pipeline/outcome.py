@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import SatOptunaWarning, StudyError
+from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -20,7 +21,7 @@ from sat_optuna.evidence.results import (
 from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.done import Done
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import ACCURACY, Inputs, Measure, Score, Ticket
+from sat_optuna.ticket import ACCURACY, FURTHER_ROLES, Inputs, Measure, Score, Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.evidence.report import OnTest
@@ -154,17 +155,28 @@ class Outcome:
         }
 
     def keep_costs(
-        self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str, inputs: Inputs
+        self,
+        costs: Mapping[str, Mapping[str, Any]],
+        *,
+        hardware: str,
+        inputs: Inputs,
+        images: Mapping[str, int],
     ) -> None:
         """Keep what was measured of each network, and what all of them take.
 
         Args:
-            costs: by scheme: params, macs and latency_ms.
+            costs: by scheme: params, macs, latency_ms and latency_rounds.
             hardware: what they were measured on.
             inputs: how images become what the networks take.
+            images: how many they are trained on ("train") and tested on ("test").
         """
         path = self._costs_path
-        document = {"hardware": hardware, "costs": costs, "inputs": asdict(inputs)}
+        document = {
+            "hardware": hardware,
+            "costs": costs,
+            "inputs": asdict(inputs),
+            "images": images,
+        }
         text = json.dumps(document, indent=1) + "\n"
         write_text(path, text)
         made = {path.name: sha256_of(path)}
@@ -175,8 +187,11 @@ class Outcome:
         """Return the ticket of a role with its costs and the scores there are."""
         scheme = self.schemes[role]
         searched = role in ("ticket", "searched") and scheme == self.best.scheme
+        base = self.best
+        if role == "constant":
+            base = constant_ticket(replace(base, scheme=self.schemes["ticket"]))
         ticket = replace(
-            self.best,
+            base,
             role=role,
             scheme=scheme,
             trial=self.best.trial if searched else None,
@@ -187,11 +202,18 @@ class Outcome:
         if self.measured is None:
             return ticket
         inputs = self.measured.get("inputs")  # none in results of earlier versions
+        costs = dict(self.measured["costs"][str(scheme)])
         return replace(
             ticket,
-            **self.measured["costs"][str(scheme)],
+            **costs | {"latency_rounds": tuple(costs.get("latency_rounds", ()))},
+            images=self.measured.get("images", {}),
             inputs=Inputs.from_json(inputs) if inputs else None,
         )
+
+    @property
+    def tickets(self) -> dict[str, Ticket]:
+        """The ticket of each role, with its costs and the scores there are."""
+        return {role: self.ticket(role) for role in self.schemes}
 
     def ticket_for(self, scheme: Scheme) -> Ticket:
         """Return the ticket of the first role that has this scheme."""
@@ -229,17 +251,17 @@ class Outcome:
         return OnTest(part, balanced, accuracy)
 
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
-        epochs = self.study.config.retrain.epochs
+        """Return the test scores and, where there is any, the accuracies of the last epochs."""
+        retrain = self.study.config.retrain
+        results = [r for seed in retrain.seeds if (r := self.results.get((scheme, seed)))]
+        scores = [("test", r, r.score, self.measure) for r in results] + [
+            ("train", r, accuracy, ACCURACY)
+            for r in results
+            if (accuracy := r.history[-1].accuracy) is not None
+        ]
         return tuple(
-            Score(
-                split="test",
-                value=result.score,
-                seed=result.seed,
-                epochs=epochs,
-                measure=self.measure,
-            )
-            for seed in self.study.config.retrain.seeds
-            if (result := self.results.get((scheme, seed)))
+            Score(split=split, value=value, seed=r.seed, epochs=retrain.epochs, measure=measure)
+            for split, r, value, measure in scores
         )
 
     @property
@@ -257,7 +279,8 @@ class Outcome:
         for role, path in self.paths.items():
             run = mlflow_run if role == "ticket" else None
             replace(self.ticket(role), mlflow_run=run).save(path)
-        for role in {"candidate", "searched"} - self.paths.keys():  # of an earlier search
+        earlier = {"constant", *FURTHER_ROLES} - self.paths.keys()  # of another search or version
+        for role in earlier:
             (self.study.tickets / f"{role}.json").unlink(missing_ok=True)
         made = {role: sha256_of(path) for role, path in self.paths.items()}
         self.study.records.write("retrain", Done(self.decided, made, finished=True))
@@ -273,13 +296,10 @@ def read_outcome(study: "StudyFolder") -> Outcome:
     from sat_optuna.search.tickets import best_ticket
 
     best = best_ticket(study.optuna_study())
-    random_best = best_ticket(study.optuna_study(RANDOM)).scheme
     kinds = [spec.kind for spec in best.attention]
     pair = read_candidates(study)
     placed = pair.placed if pair else {"ticket": best.scheme}
-    schemes = control_schemes(
-        placed["ticket"], random_best=random_best, seed=best.seed, kinds=kinds
-    )
+    schemes = control_schemes(placed["ticket"], seed=best.seed, kinds=kinds)
     return Outcome(study, best, schemes | placed)
 
 

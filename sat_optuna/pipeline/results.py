@@ -268,3 +268,10 @@ class RunResult:
         from sat_optuna.evidence.report import verdicts
 
         return verdicts(self.tickets) if self.tickets else ()
+
+    @property
+    def claims(self) -> "tuple[Claim, ...]":
+        """Whether the ticket is faster, smaller, keeps the metric, and what attention gave."""
+        from sat_optuna.evidence.verdicts import claims_of
+
+        return claims_of(self.tickets) if self.tickets else ()

@@ -50,6 +50,7 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
         train_missing(outcome, on_event)
         run_id = log.log_retrainings(study.optuna_study(), outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
+        _note_verdicts(outcome)
     result = Retrained(
         tickets={role: Ticket.load(path) for role, path in outcome.paths.items()},
         networks=len(outcome.jobs),
@@ -61,14 +62,31 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
     return result
 
 
+def _note_verdicts(outcome: Outcome) -> None:
+    """Write the verdicts into the note that optuna-dashboard shows of the study."""
+    from sat_optuna.evidence.verdicts import claims_of, claims_text
+    from sat_optuna.search.storage import writing
+    from sat_optuna.tracking.note import write_note
+
+    with writing(outcome.study.name):
+        text = claims_text(claims_of(outcome.tickets))
+        write_note(outcome.study.optuna_study(), "Verdicts", text)
+
+
 def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
     from sat_optuna.cost.operations import measure
     from sat_optuna.cost.timing import network_ms
-    from sat_optuna.supernet.materialise import materialise
+    from sat_optuna.supernet.materialise import build_network, materialise
 
     supernet, shape = outcome.study.parts.any_supernet(), outcome.best.input_shape
-    nets = {str(scheme): materialise(supernet, scheme) for scheme in outcome.distinct}
+    device, data = next(supernet.parameters()).device, outcome.study.parts.data
+    nets = {
+        str(scheme): materialise(supernet, scheme)
+        if max(scheme.choices) <= len(supernet.specs)
+        else build_network(outcome.ticket_for(scheme), seed=outcome.best.seed).to(device)
+        for scheme in outcome.distinct
+    }
     passed = network_ms(
         nets,
         shape,
@@ -80,11 +98,13 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     for scheme, net in nets.items():
         cost = measure(net, shape)
         counts = {"params": cost.params, "macs": cost.macs}
-        costs[scheme] = {**counts, "latency_ms": median(passed[scheme])}
+        rounds = [round(ms, 4) for ms in passed[scheme]]
+        costs[scheme] = {**counts, "latency_ms": median(rounds), "latency_rounds": rounds}
     outcome.keep_costs(
         costs,
-        hardware=_hardware(next(supernet.parameters()).device),
-        inputs=outcome.study.parts.data.inputs,
+        hardware=_hardware(device),
+        inputs=data.inputs,
+        images={"train": len(data.train_and_valid), "test": len(data.test)},
     )
 
 

@@ -34,9 +34,12 @@ NOISY = {
     "ticket": ("110-010-001", (97.1, 97.4, 96.9), 17_700, 812_345, 3.21),
     "plain": ("000-000-000", (97.0, 96.6, 97.2), 17_000, 810_000, 2.5),
     "full": ("111-111-111", (96.8, 97.5, 97.0), 18_500, 815_000, None),
+    "constant": ("220-020-002", (97.0, 97.2, 96.9), 17_160, 810_000, 2.7),
     "random-density": ("011-100-010", (97.3, 97.0, 96.5), 17_650, 812_000, 3.2),
     "random-best": ("110-010-001", (97.1, 97.4, 96.9), 17_700, 812_345, 3.21),
 }
+ROUNDS = {"plain": 2.5, "ticket": 2.78, "full": 3.2}  # milliseconds of the first pass
+SE_AND_CONSTANT = (AttentionSpec(kind="se"), AttentionSpec(kind="constant:se"))
 SEARCH = SearchSummary(
     sampler="policy",
     trials=[
@@ -70,7 +73,7 @@ def tickets(rows=NOISY, config=None):
             scheme=Scheme.parse(scheme),
             backbone="resnet20",
             backbone_settings={"width": 8},
-            attention=(AttentionSpec(kind="se"),),
+            attention=SE_AND_CONSTANT[: 2 if role == "constant" else 1],
             classes=10,
             input_shape=(1, 28, 28),
             dataset="mnist5k",
@@ -79,6 +82,8 @@ def tickets(rows=NOISY, config=None):
             params=params,
             macs=macs,
             latency_ms=latency,
+            latency_rounds=tuple(ROUNDS.get(role, 0.0) + 0.01 * turn for turn in range(12)),
+            images={"train": 4000, "test": 1000},
             scores=tuple(
                 Score(split="test", value=value, seed=seed, epochs=10)
                 for seed, value in enumerate(accuracies)
@@ -166,7 +171,7 @@ def test_a_control_that_differs_is_marked_and_only_that(tmp_path):
 def test_a_control_with_the_tickets_scheme_is_the_same_network_and_no_test(tmp_path):
     text = report(tmp_path)
     assert f"| random-best | 0 | {DASH} | {DASH} | the same network |" in text
-    assert "Holm's correction over 3 controls" in text
+    assert "Holm's correction over 4 controls" in text
 
 
 def test_another_network_of_equal_accuracies_is_not_the_same_network(tmp_path):
@@ -176,12 +181,15 @@ def test_another_network_of_equal_accuracies_is_not_the_same_network(tmp_path):
 
 def test_equal_differences_are_not_called_certain(tmp_path):
     text = report(tmp_path, rewritten(plain=(97.0, 97.3, 96.8)))
-    assert f"| plain | +0.10 | {MINUS}1.41 to +1.62 | 0.750 | within noise |" in text
+    assert f"| plain | +0.10 | {MINUS}1.41 to +1.62 | 0.902 | within noise |" in text
 
 
 def test_a_ticket_without_attention_is_the_plain_network(tmp_path):
     rows = NOISY | dict.fromkeys(("ticket", "random-density", "random-best"), NOISY["plain"])
+    del rows["constant"]
     text = report(tmp_path, tickets(rows))
+    assert "**Attention pays nowhere** that the search found: the ticket is the plain" in text
+    assert "4,000 images; the ticket is plain, which has no constant control" in text
     assert "The search found `000-000-000`: attention in no block, by trial 1 of 5 (" in text
     assert ": it is the plain network itself; " in text
     for role in ("plain", "random-density", "random-best"):
@@ -273,11 +281,12 @@ def test_a_compiled_retraining_is_said(tmp_path, compiled):
 
 
 def sentences(text):
-    """The paragraph below the title, sentence by sentence."""
-    return text.split("\n\n")[1].replace("**", "").split(". ")
+    """What the search found, sentence by sentence."""
+    _, first, _, third, *_ = text.split("\n\n")
+    return (first if first.startswith("**Nothing") else third).replace("**", "").split(". ")
 
 
-def test_the_first_two_sentences_are_the_result(tmp_path):
+def test_two_sentences_are_the_result(tmp_path):
     found, sure, *_ = sentences(report(tmp_path))
     assert found == (
         "The search found `110-010-001`: attention in 4 of 9 blocks (SE in s1.b00, s1.b01, "
@@ -296,6 +305,7 @@ def test_a_search_in_which_nothing_differed_says_so_first(tmp_path, pruned, larg
     search = SearchSummary("policy", rows, rows[:2], Part(100_000, largest, 10))
     text = report(tmp_path, search=search)
     first, _, *_ = sentences(text)
+    assert text.index("**Nothing can be told**") < text.index("**Whether attention pays")
     assert first.startswith("Nothing can be told: all 4 schemes that the search scored have the s")
     assert "59.38 %" in text
     assert "4 schemes have 1 distinct accuracy, 59.38 %; naming the largest class each" in text
@@ -381,7 +391,8 @@ def test_seeds_that_do_not_differ_are_no_certainty(tmp_path):
         tmp_path,
         rewritten(
             **dict.fromkeys(
-                ("ticket", "plain", "full", "random_density", "random_best"), (59.375,) * 3
+                ("ticket", "plain", "full", "constant", "random_density", "random_best"),
+                (59.375,) * 3,
             )
         ),
         images=64,
