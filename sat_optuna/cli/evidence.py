@@ -37,6 +37,7 @@ def evidence(console: Console, *, study: str, seeds: str | None, format: str) ->
     if format == "json":
         console.result(found.page.with_suffix(".json").read_text(encoding="utf-8").rstrip())
     else:
+        console.result(found.headline)
         for claim in found.claims:
             console.result(claim.line())
     for remark in found.remarks:

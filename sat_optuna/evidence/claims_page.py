@@ -1,9 +1,7 @@
 """evidence.md and evidence.json: what a study's claims come to, with the numbers behind them."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from sat_optuna.evidence.claims import Claim, failed_starts
 from sat_optuna.evidence.runs import MeasuredNetwork, MeasuredRuns
 from sat_optuna.evidence.statistics import summarise_scores
+from sat_optuna.evidence.verdicts import row_of
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Measure
@@ -57,6 +56,7 @@ def write_claims(
     measured: MeasuredRuns,
     found: Sequence[Claim],
     *,
+    headline: str,
     margin: float,
     looks: Sequence[int],
     remarks: Sequence[str] = (),
@@ -67,6 +67,7 @@ def write_claims(
         folder: the study's.
         measured: what was measured.
         found: the claims.
+        headline: what they come to, in Markdown.
         margin: what "accuracy kept" allows, in the metric's unit.
         looks: the planned numbers of seeds.
         remarks: what else a reader must know, a sentence each.
@@ -77,13 +78,14 @@ def write_claims(
     rows = network_rows(measured)
     document = {
         "study": folder.name,
-        "claims": [_plain(claim) for claim in found],
+        "headline": headline.replace("*", ""),
+        "claims": [row_of(claim) for claim in found],
         "networks": rows,
         "margin": margin,
         "looks": list(looks),
         "remarks": list(remarks),
     }
-    page = _page(folder.name, measured, found, rows, margin, looks, remarks)
+    page = _page(folder.name, headline, measured, found, rows, margin, looks, remarks)
     texts = {
         folder / "evidence.md": page,
         folder / "evidence.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
@@ -95,15 +97,9 @@ def write_claims(
     return one, two
 
 
-def _plain(claim: Claim) -> dict[str, Any]:
-    """Return a claim in JSON values; what is not a number is null."""
-    values = asdict(claim).items()
-    plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values}
-    return plain | {"line": claim.line()}
-
-
 def _page(
     title: str,
+    first: str,
     measured: MeasuredRuns,
     found: Sequence[Claim],
     rows: Sequence[Mapping[str, Any]],
@@ -122,7 +118,7 @@ def _page(
     budget = measured.runs().budget
     parts = [
         f"# {title}: what its claims are worth",
-        " ".join(said),
+        " ".join([first, *said]),
         "\n".join(f"- {claim.line()}" for claim in found),
         *([" ".join(remarks)] if remarks else []),
         "## What was measured",

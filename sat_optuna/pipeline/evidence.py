@@ -16,7 +16,7 @@ from typing_extensions import override
 from sat_optuna.config.config import decided, differences
 from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.evidence.claims import LOOKS, Claim, claims, three_conditions
+from sat_optuna.evidence.claims import LOOKS, claims
 from sat_optuna.evidence.claims_page import write_claims
 from sat_optuna.evidence.controls import (
     HEURISTICS,
@@ -28,6 +28,8 @@ from sat_optuna.evidence.controls import (
 )
 from sat_optuna.evidence.results import RetrainJob
 from sat_optuna.evidence.runs import About, MeasuredNetwork, MeasuredRuns
+from sat_optuna.evidence.table_claims import without_table
+from sat_optuna.evidence.verdicts import conditions_of, headline
 from sat_optuna.pipeline.folder import StudyFolder, open_study
 from sat_optuna.pipeline.outcome import RANDOM, Outcome
 from sat_optuna.pipeline.results import Evidenced
@@ -38,6 +40,8 @@ from sat_optuna.search.tickets import best_ticket
 from sat_optuna.ticket import ACCURACY, Measure, Ticket
 
 __all__ = ["evidence", "evidence_of"]
+
+_BESIDE = ("over plain", "over constant", "attention pays")  # C1 to C3 are the other conditions
 
 
 def evidence_of(
@@ -70,18 +74,26 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
     if seeds:
         measured = _trained(study, measured, seeds, on_event)
     measured.save(path)
-    looks = _looks(measured)
-    found = _claims(study, measured, looks)
-    remarks = _remarks(study, measured)
+    looks, margin = _looks(measured), study.config.evidence.margin
+    runs, remarks = measured.runs(), _remarks(study, measured)
+    conditions = conditions_of(runs, margin=margin, looks=looks)
+    found = (
+        *claims(runs, margin=margin, looks=looks),
+        *without_table(study.name),
+        *(claim for claim in conditions if claim.name in _BESIDE),
+    )
+    said = headline(conditions)
     page, _ = write_claims(
         study.folder,
         measured,
         found,
-        margin=study.config.evidence.margin,
+        headline=said,
+        margin=margin,
         looks=looks,
         remarks=remarks,
     )
-    result = Evidenced(claims=found, runs=path, page=page, remarks=tuple(remarks))
+    plain = said.replace("*", "")
+    result = Evidenced(claims=found, headline=plain, runs=path, page=page, remarks=tuple(remarks))
     on_event(Event(step="evidence", done=1, total=1, made=result, finished=True))
     return result
 
@@ -90,14 +102,6 @@ def _looks(measured: MeasuredRuns) -> Sequence[int]:
     """Return the planned numbers of seeds: 32 is one of them where so many were trained."""
     ticket = measured.networks[measured.roles["ticket"]]
     return LOOKS if len(ticket.test) >= LOOKS[-1] else LOOKS[:-1]
-
-
-def _claims(study: StudyFolder, measured: MeasuredRuns, looks: Sequence[int]) -> tuple[Claim, ...]:
-    """Return C1 to C6, and whether the ticket beats plain and its constant control."""
-    runs, margin = measured.runs(), study.config.evidence.margin
-    conditions = three_conditions(runs, margin=margin, looks=looks)
-    beside = [c for c in conditions if c.name.startswith("over ") or c.name == "attention pays"]
-    return (*claims(runs, margin=margin, looks=looks), *beside)
 
 
 def _remarks(study: StudyFolder, measured: MeasuredRuns) -> list[str]:

@@ -176,12 +176,14 @@ class Evidenced:
 
     Attributes:
         claims: C1 to C6 with their parts, and whether the ticket beats plain and constant.
+        headline: what they come to, a sentence or two.
         runs: evidence/runs.json, what they are computed from.
         page: evidence.md; evidence.json lies beside it.
         remarks: what else a reader must know, a sentence each.
     """
 
     claims: "tuple[Claim, ...]"
+    headline: str
     runs: Path
     page: Path
     remarks: tuple[str, ...]
