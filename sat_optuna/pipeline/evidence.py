@@ -4,8 +4,10 @@ What was measured is kept in evidence/runs.json, which is committed with the stu
 `seeds` trains nothing: it takes in what the study's tickets and its work/ hold, and judges.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import count, islice
@@ -28,7 +30,8 @@ from sat_optuna.evidence.controls import (
 )
 from sat_optuna.evidence.results import RetrainJob
 from sat_optuna.evidence.runs import About, MeasuredNetwork, MeasuredRuns
-from sat_optuna.evidence.table_claims import without_table
+from sat_optuna.evidence.table_claims import table_claims
+from sat_optuna.evidence.truth import TruthTable
 from sat_optuna.evidence.verdicts import conditions_of, headline
 from sat_optuna.pipeline.folder import StudyFolder, open_study
 from sat_optuna.pipeline.outcome import RANDOM, Outcome
@@ -77,9 +80,12 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
     looks, margin = _looks(measured), study.config.evidence.margin
     runs, remarks = measured.runs(), _remarks(study, measured)
     conditions = conditions_of(runs, margin=margin, looks=looks)
+    table, ticket = _table(study), Scheme.parse(measured.roles["ticket"])
+    if table is not None:
+        remarks.append(f"C5 and C6 are of truth table {table.manifest['name']!r}: {_of(table)}.")
     found = (
         *claims(runs, margin=margin, looks=looks),
-        *without_table(study.name),
+        *table_claims(table, ticket, margin=margin, study=study.name),
         *(claim for claim in conditions if claim.name in _BESIDE),
     )
     said = headline(conditions)
@@ -96,6 +102,28 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
     result = Evidenced(claims=found, headline=plain, runs=path, page=page, remarks=tuple(remarks))
     on_event(Event(step="evidence", done=1, total=1, made=result, finished=True))
     return result
+
+
+def _table(study: StudyFolder) -> TruthTable | None:
+    """Return the truth table of a study's network, data and recipe: its own, or one beside it.
+
+    Raises:
+        StudyError: the bytes of that table have changed.
+    """
+    ticket = _tickets(study)["ticket"]
+    recipe = decided(ticket.config, "truth")
+    wanted = {**recipe, "the data's fingerprint": ticket.dataset_fingerprint}
+    beside = sorted(study.folder.parent.glob("truth-*/truth.json"))
+    for path in (study.folder / "truth.json", *beside):
+        with suppress(OSError, ValueError, LookupError, TypeError):  # no table of ours
+            if not differences(json.loads(path.read_text("utf-8"))["decided"], wanted):
+                return TruthTable.load(path.parent)
+    return None
+
+
+def _of(table: TruthTable) -> str:
+    whole = "" if not table.missing else f", {table.missing} trainings of it are missing"
+    return f"{table.manifest['what']}{whole}"
 
 
 def _looks(measured: MeasuredRuns) -> Sequence[int]:
