@@ -7,6 +7,7 @@ each source has its own:
 
     images    the validation images are a sample: Student's t over each image's own effect
     schemes   not all schemes are there: the residual of the regression
+    runs      all schemes are there, trained with several seeds: what the seeds of a scheme differ
 """
 
 import math
@@ -22,10 +23,20 @@ from sat_optuna.evidence.statistics import holm, wilson
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure
 
-__all__ = ["UNTOLD", "Effect", "block_effects", "image_counts", "readings"]
+__all__ = [
+    "UNTOLD",
+    "Effect",
+    "block_effects",
+    "image_counts",
+    "is_complete",
+    "noise_of",
+    "readings",
+    "seed_effects",
+]
 
 UNTOLD = "not told from 0"
 
+_NEIGHBOURS = 33
 _SLICE = 256  # schemes whose images are unpacked at a time
 _ROUNDING = 1e-9  # accuracy points
 
@@ -59,6 +70,7 @@ def block_effects(
     images: int,
     right: NDArray[np.uint8] | None = None,
     counts: NDArray[np.float64] | None = None,
+    runs: NDArray[np.float64] | None = None,
     measure: Measure = ACCURACY,
 ) -> list[Effect]:
     """Return the effect of each kind at each block; none where the schemes are too few.
@@ -75,6 +87,8 @@ def block_effects(
         right: (S, bytes), a packed bit an image, as of `SchemeResult`; None where it is not known
             which images were right: the intervals then are of the schemes alone.
         counts: (images,), what each image counts where they do not count the same, of mean 1.
+        runs: (S, seeds), the values whose means `points_of` are, NaN where one is missing; None
+            for none. They count where all schemes are there, of which the residual tells nothing.
         measure: what the values are in.
     """
     count, blocks = schemes.shape
@@ -82,8 +96,8 @@ def block_effects(
     taken = schemes[:, :, None] == np.arange(1, choices)  # (S, blocks, K)
     design = np.column_stack([np.ones(count), taken.reshape(count, -1)])
     terms = design.shape[1]
-    # Trained networks differ from seed to seed: of them there is never all.
-    complete = right is not None and len(np.unique(schemes, axis=0)) == choices**blocks
+    # Trained networks differ from seed to seed: of them there is never all, but for several seeds.
+    complete = (right is not None or runs is not None) and is_complete(schemes, len(kinds))
     if np.linalg.matrix_rank(design) < terms or (count == terms and not complete):
         return []
     inverse = np.linalg.inv(design.T @ design)
@@ -93,6 +107,9 @@ def block_effects(
         freedom = count - terms
         residual = points_of - design @ points
         variance += np.diag(inverse) * float(residual @ residual) / freedom
+    elif runs is not None:
+        noise, freedom = noise_of(runs)
+        variance += (inverse @ design.T) ** 2 @ (noise / np.isfinite(runs).sum(axis=1))
     if right is not None:
         each = np.zeros((terms, images))
         for start in range(0, count, _SLICE):
@@ -138,6 +155,62 @@ def image_counts(measure: Measure, labels: NDArray[Any]) -> NDArray[np.float64] 
         asked = labels == int(name.rpartition("_")[2])
         return np.asarray(asked / asked.mean())
     return None
+
+
+def is_complete(schemes: NDArray[np.uint8], kinds: int) -> bool:
+    """Tell whether all schemes of some blocks and a number of kinds are there."""
+    return len(np.unique(schemes, axis=0)) == (kinds + 1) ** schemes.shape[1]
+
+
+def noise_of(runs: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Return the variance of each scheme's runs about its mean, and the degrees of freedom in all.
+
+    A scheme's own runs are few, and noise may differ with the accuracy: the variance is that of the
+    33 schemes whose means rank nearest. What a seed adds to all schemes alike does not count.
+
+    Args:
+        runs: (S, seeds), NaN where one is missing.
+
+    Returns:
+        (S,), NaN, and 0 where no scheme has two runs.
+    """
+    count = len(runs)
+    there = np.isfinite(runs)
+    residual = runs - seed_effects(runs)
+    means = np.nanmean(residual, axis=1)
+    squares = np.nansum((residual - means[:, None]) ** 2, axis=1)
+    own = there.sum(axis=1) - 1
+    estimated = int((there.mean(axis=0) >= 0.5).sum()) - 1
+    freedom = int(own.sum()) - max(estimated, 0)
+    if freedom < 1:
+        return np.full(count, math.nan), 0
+    order = np.argsort(means, kind="stable")
+    width = min(_NEIGHBOURS, count)
+    start = np.clip(np.arange(count) - width // 2, 0, count - width)
+    sums = [np.concatenate([[0.0], np.cumsum(of[order])]) for of in (squares, own)]
+    inside, freedoms = (total[start + width] - total[start] for total in sums)
+    whole = squares.sum() / own.sum()
+    local = np.divide(inside, freedoms, out=np.full(count, whole), where=freedoms > 0)
+    variances = np.empty(count)
+    variances[order] = local * own.sum() / freedom
+    return variances, freedom
+
+
+def seed_effects(runs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what each seed adds to all schemes alike, (seeds,), of mean 0.
+
+    It is told of the seeds that half of the schemes have, and 0 for the others.
+
+    Args:
+        runs: (S, seeds), NaN where one is missing.
+    """
+    there = np.isfinite(runs)
+    common = there.mean(axis=0) >= 0.5
+    rows = runs[:, common][there[:, common].all(axis=1)]
+    effects = np.zeros(runs.shape[1])
+    if rows.size:
+        effects[common] = rows.mean(axis=0) - rows.mean()
+    return effects
 
 
 def readings(effects: Sequence[Effect]) -> list[str]:
