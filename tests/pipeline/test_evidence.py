@@ -14,13 +14,14 @@ from click.testing import CliRunner
 
 import sat_optuna as sat
 from sat_optuna.cli import sat_optuna as group
-from sat_optuna.config.config import fingerprint
+from sat_optuna.config.config import decided, fingerprint
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.runs import MeasuredRuns
 from sat_optuna.pipeline.reading import read_study
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score
+from tests.evidence.test_table_claims import ONE_BLOCK, table_of
 from tests.networks import tiny_supernet
 from tests.studies import STUDY, command, environment, make_study
 from tests.tickets import ticket_of
@@ -330,3 +331,21 @@ def test_a_ticket_without_passengers_takes_its_place_where_it_is_no_worse(tmp_pa
     assert "searched" not in result.tickets
     assert not (folder / "tickets" / "searched.json").exists()
     assert "the searched scheme is the ticket" in (folder / "report.md").read_text()
+
+
+def test_a_truth_table_of_the_same_network_and_data_beside_the_study_is_found(study):
+    config = read_study(study)
+    decides = {**decided(config, "truth"), "the data's fingerprint": "abc"}
+    for name, more in (("a-other", {"seed": 5}), ("b-same", {})):
+        table = table_of(ONE_BLOCK, noise=0.05, decided={**decides, **more})
+        table.save(study.parent / f"truth-{name}")
+    run(study)
+    found = verdicts(study)
+    assert found["C5 (a)"]["verdict"] == "holds"
+    assert found["C6"]["verdict"] == "fails"  # the first block alone has 6 points less than best
+    assert "of truth table 'made': made for a test." in (study / "evidence.md").read_text()
+    # A changed table is refused; one of another study is none of ours.
+    (study.parent / "truth-a-other" / "truth.npz").write_bytes(b"0")
+    run(study)
+    (study.parent / "truth-b-same" / "truth.npz").write_bytes(b"0")
+    assert "truth.npz is not what truth.json was written for" in error(study)
