@@ -147,7 +147,8 @@ def drop_passengers(
         return right if weights is None else right * weights
 
     reference = score([searched])[searched]
-    names, dropped = Scheme.parameter_names(searched.stages), []
+    names = Scheme.parameter_names(searched.stages)
+    dropped: list[Drop] = []
     scheme = searched
     while blocks := [b for b, choice in enumerate(scheme.choices) if choice and b not in fixed]:
         schemes = {block: _without(scheme, block) for block in blocks}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sat_optuna.evidence.claims import Claim
+from sat_optuna.evidence.claims import Claim, Verdict
 from sat_optuna.evidence.ranking import regret_of_scheme
 from sat_optuna.evidence.shares import Share, TrueMeans, share_above, share_below
 from sat_optuna.scheme import Scheme
@@ -77,7 +77,7 @@ def _of_share(
     if not runs:
         return replace(claim, why=f"the truth table has no training of {role}")
     share = share_of(runs)
-    verdict = "not decided"
+    verdict: Verdict = "not decided"
     if share.low * schemes >= 1:
         verdict = "holds"
     elif share.high * schemes < 1:
@@ -108,7 +108,7 @@ def _of_regret(
     if not len(rows) or not truth.known[rows[0]] or not truth.freedom:
         return replace(claim, why=f"the truth table has too few trainings to place {ticket}")
     found = regret_of_scheme(truth, int(rows[0]))
-    verdict = "not decided"
+    verdict: Verdict = "not decided"
     if found.high <= margin:
         verdict = "holds"
     elif found.low > margin:
