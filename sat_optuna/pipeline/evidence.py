@@ -168,10 +168,10 @@ def _tickets(study: StudyFolder) -> dict[str, Ticket]:
         )
     ticket = found["ticket"]
     for role, other in found.items():
-        if unlike := _about(ticket).unlike(_about(other, kinds=len(ticket.attention))):
+        if unlike := _about(other, kinds=len(ticket.attention)).unlike(_about(ticket)):
             raise StudyError(
-                f"{study.tickets / role}.json is not of the study of ticket.json beside it "
-                f"({unlike}, in this order of the ticket's); leave the tickets of one study there"
+                f"{study.tickets / role}.json and ticket.json beside it are not of one study: "
+                f"they have {unlike}; leave the tickets of one study there"
             )
     return {"ticket": ticket, **found}
 
@@ -388,7 +388,7 @@ def _looked_at_once(schemes: Mapping[str, Scheme]) -> frozenset[str]:
     """
     ticket = schemes["ticket"]
     drawn = [role for role in schemes if re.fullmatch(r"random-\d+", role)]
-    few = len(drawn) < RANDOM_SCHEMES or other_arrangements(ticket) == RANDOM_SCHEMES
+    few = other_arrangements(ticket) <= RANDOM_SCHEMES  # all of them, which are no draw
     unlike = [
         role
         for role in HEURISTICS

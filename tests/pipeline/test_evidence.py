@@ -169,10 +169,10 @@ def test_a_failed_start_is_counted_apart(study):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"backbone": "resnet56"}, r"full\.json is not of the study .*'resnet20' and 'resnet56'"),
-        ({"dataset": "stl10"}, "dataset 'mnist5k' and 'stl10'.* leave the tickets of one study"),
-        ({"dataset_fingerprint": "f00"}, "dataset fingerprint 'abc' and 'f00'"),
-        ({"classes": 7}, "classes 5 and 7"),
+        ({"backbone": "resnet56"}, r"full\.json and ticket\.json .*'resnet56' and 'resnet20'"),
+        ({"dataset": "stl10"}, "dataset 'stl10' and 'mnist5k'.* leave the tickets of one study"),
+        ({"dataset_fingerprint": "f00"}, "dataset fingerprint 'f00' and 'abc'"),
+        ({"classes": 7}, "classes 7 and 5"),
     ],
 )
 def test_tickets_of_another_network_or_other_data_are_refused(study, change, said):
