@@ -29,7 +29,17 @@ from sat_optuna.evidence.controls import HEURISTICS
 from sat_optuna.evidence.statistics import holm, one_sided_p, paired
 from sat_optuna.ticket import ACCURACY, Measure
 
-__all__ = ["ALPHA", "LOOKS", "Claim", "Runs", "claims", "failed_starts", "three_conditions"]
+__all__ = [
+    "ALPHA",
+    "LOOKS",
+    "Claim",
+    "Runs",
+    "Verdict",
+    "claims",
+    "failed_starts",
+    "over",
+    "three_conditions",
+]
 
 LOOKS = (4, 8, 16, 32)  # numbers of seeds
 ALPHA = 0.05
@@ -384,6 +394,22 @@ def three_conditions(
         *_family(over),
         _conjunction(pays, over),
     )
+
+
+def over(
+    runs: Runs, control: str, *, looks: Sequence[int] = LOOKS[:3], ticket: str = "ticket"
+) -> Claim:
+    """Return whether the ticket is better than another network, by itself.
+
+    Args:
+        runs: of both.
+        control: the role of the other.
+        looks: the planned numbers of seeds, rising.
+        ticket: its role.
+    """
+    claim = Claim(f"over {control}", _said(runs, f"{ticket} is better than {control}"))
+    test = _paired_test(runs, ticket, control, claim, looks=looks)
+    return test.decided(test.holds, test.fails)
 
 
 def claims(

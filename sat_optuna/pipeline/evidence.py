@@ -18,7 +18,7 @@ from typing_extensions import override
 from sat_optuna.config.config import decided, differences
 from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.evidence.claims import LOOKS, claims
+from sat_optuna.evidence.claims import LOOKS, claims, over
 from sat_optuna.evidence.claims_page import write_claims
 from sat_optuna.evidence.controls import (
     HEURISTICS,
@@ -86,6 +86,7 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
     found = (
         *claims(runs, margin=margin, looks=looks),
         *table_claims(table, ticket, margin=margin, study=study.name),
+        *([over(runs, "random-best", looks=looks)] if "random-best" in runs.accuracy else []),
         *(claim for claim in conditions if claim.name in _BESIDE),
     )
     said = headline(conditions)

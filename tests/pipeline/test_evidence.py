@@ -228,6 +228,7 @@ def test_a_committed_study_of_version_0_2_0_has_its_claims_and_says_what_they_la
     assert "+1.12 points" in said["C1"]
     assert "were not timed in the same rounds" in said["C2"]
     assert "C3: holds" in said["C3"]
+    assert "+0.07 points" in said["over random-best"]
     assert "the ticket is plain, which has no constant control" in said["over constant"]
     for name in NAMES[-3:]:
         assert f"{name}: not decided" in said[name]
