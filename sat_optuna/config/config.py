@@ -366,17 +366,6 @@ class RetrainConfig(Checked):
 
 
 @dataclass(frozen=True, slots=True)
-class EvidenceConfig(Checked):
-    """[evidence]: what the verdicts allow; nothing is trained otherwise for it."""
-
-    margin: float = _key(
-        1.0,
-        "what the ticket may lose against full and still keep the metric, in its unit: points",
-        least=0.0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class TruthConfig(Checked):
     """[truth]: every scheme from scratch, on the training part alone, [retrain] epochs."""
 
@@ -385,6 +374,17 @@ class TruthConfig(Checked):
     )
     reference_seeds: tuple[int, ...] = _key(
         lambda: tuple(range(16)), "of plain, full and constant", least=0, fewest=1, decides=()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceConfig(Checked):
+    """[evidence]: what the verdicts allow; nothing is trained otherwise for it."""
+
+    margin: float = _key(
+        1.0,
+        "what the ticket may lose against full and still keep the metric, in its unit: points",
+        least=0.0,
     )
 
 

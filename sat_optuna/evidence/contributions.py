@@ -108,7 +108,9 @@ def interactions(
     for first, second in combinations(range(len(names)), 2):
         for one in range(1, len(kinds) + 1):
             for two in range(1, len(kinds) + 1):
-                weights = _difference(choices[:, first], one) * _difference(choices[:, second], two)
+                weights = _difference(choices[:, first], one) * _difference(
+                    choices[:, second], two
+                )
                 mean, low, high, p = _contrast(_scaled(weights), values)
                 of = (kinds[one - 1], kinds[two - 1])
                 found.append(Interaction((names[first], names[second]), of, mean, low, high, p))

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import struct
 import sys
 import threading
@@ -12,7 +13,6 @@ from collections.abc import (
     Collection,
     Generator,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -146,7 +146,7 @@ def begun(
     images: UserImages,
     *,
     seed: int,
-    task: Task | str,
+    task: Task | str = CLASSIFICATION,
     weights: str | PathLike[str] | None = None,
 ) -> tuple[nn.Module, Collection[str]]:
     """Return a ticket's network where its images are or go, and the names of what was loaded.
@@ -252,12 +252,14 @@ class _Worker(SpawnProcess):
     """
 
     def start(self) -> None:
-        """Start the process."""
+        """Start the process; a terminal's Ctrl-C is its parent's to hear, which ends it."""
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # it inherits that
         try:
             super().start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             sys.modules["__main__"] = main
 
 

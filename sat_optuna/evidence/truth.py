@@ -95,11 +95,10 @@ class TruthTable:
         columns = np.array(self.seeds)
         every = np.isin(columns, self.manifest["seeds"])
         more = np.isin(columns, self.manifest["reference_seeds"])
-        references = np.isin(
-            [str(scheme) for scheme in self.schemes], [*self.manifest["references"].values()]
-        )
+        texts = np.array([str(scheme) for scheme in self.schemes])
+        references = np.isin(texts, [*self.manifest["references"].values()])
         ordinary = (self.choices <= len(self.kinds)).all(axis=1)
-        return (ordinary[:, None] & every) | (references[:, None] & more)
+        return np.outer(ordinary, every) | np.outer(references, more)
 
     @property
     def missing(self) -> int:
@@ -152,7 +151,7 @@ class TruthTable:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of `valid` between the seeds of one scheme, pooled; NaN if unknown."""
+        """Standard deviation of `valid` between the seeds of a scheme; see `noise_of`."""
         return self.noise_of("valid")
 
     def noise_of(self, part: str) -> float:
@@ -213,16 +212,21 @@ class TruthTable:
             StudyError: it holds none, or one whose bytes have changed.
         """
         npz, path = (Path(folder) / name for name in ("truth.npz", "truth.json"))
+        there = [file.name for file in (npz, path) if file.exists()]
+        if not there:
+            raise StudyError(
+                f"{folder} holds no truth table; make one with: sat-optuna truth STUDY"
+            )
+        if len(there) == 1:
+            raise StudyError(
+                f"{folder} holds {there[0]} alone, and a truth table is truth.npz and truth.json; "
+                "bring the other back from a copy, or move this one away to begin anew"
+            )
         try:
             payload = npz.read_bytes()
             manifest = json.loads(path.read_text(encoding="utf-8"))
             given = [manifest[key] for key in ("sha256", "sha256_before") if key in manifest]
             later = manifest["schema"] > _SCHEMA
-        except FileNotFoundError as error:
-            raise StudyError(
-                f"{folder} holds no truth table, for {Path(error.filename).name} is not there; "
-                "make one with: sat-optuna truth STUDY"
-            ) from error
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise StudyError(
                 f"{path} is no manifest of a truth table ({error}); bring it back from a copy"

@@ -1,14 +1,14 @@
-"""The trainings of a truth table: a scheme from scratch with a seed, scored on what it never saw.
+"""The trainings of a truth table: a scheme from scratch, scored on what it never saw.
 
-A network is trained on the training part alone, without the validation images, and scored after the
-last epoch on the validation and on the test part. Nothing is kept of it but these numbers.
+A network is trained on the training part alone, without the validation images, and scored after
+the last epoch on the validation and on the test part. Nothing but these numbers is kept of it.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -51,8 +51,8 @@ class TruthResult:
 
     Attributes:
         scheme, seed: which it was.
-        valid, test: the study's metric on both parts after the last epoch, an accuracy in per cent.
-        valid_loss, test_loss: mean of the task's loss, of a classification the cross-entropy, nats.
+        valid, test: the study's metric after the last epoch, an accuracy in per cent.
+        valid_loss, test_loss: mean of the task's loss, of a classification the log-loss, nats.
         train_accuracy: per cent of augmented training images right in the steps of the last epoch.
         seconds: of a core that training and scoring took; on a GPU, of a clock.
         error: why there is no result.
@@ -69,7 +69,9 @@ class TruthResult:
     error: str = ""
 
 
-def train_entries(group: Mapping[int, TruthJob], *, plugins: tuple[Path, ...]) -> list[TruthResult]:
+def train_entries(
+    group: Mapping[int, TruthJob], *, plugins: tuple[Path, ...]
+) -> list[TruthResult]:
     """Train jobs together, in a worker, and score each.
 
     One whose loss or metric is not finite has that as its error; the same would come of it again.
@@ -93,7 +95,7 @@ def _entries(group: Mapping[int, TruthJob]) -> list[TruthResult]:
         data = load_data(job.config, job.ticket.dataset_fingerprint)
         trainings.append(_training(job, data, partial(tell_share, number)))
     histories = fit_together(trainings)
-    scored = []
+    results = []
     for job, training, history in zip(group.values(), trainings, histories, strict=True):
         data, metric = load_data(job.config, job.ticket.dataset_fingerprint), metric_of(job.config)
         asked = [] if metric.name == "accuracy" else [metric]
@@ -102,11 +104,19 @@ def _entries(group: Mapping[int, TruthJob]) -> list[TruthResult]:
             for part in (data.valid, data.test)
         )
         accuracy = history[-1].accuracy
-        train_accuracy = math.nan if accuracy is None else accuracy
-        values = [x.score(metric.name) for x in (valid, test)]
-        scored.append((job, *values, valid.loss, test.loss, train_accuracy))
+        results.append(
+            TruthResult(
+                job.ticket.scheme,
+                job.seed,
+                valid=valid.score(metric.name),
+                test=test.score(metric.name),
+                valid_loss=valid.loss,
+                test_loss=test.loss,
+                train_accuracy=math.nan if accuracy is None else accuracy,
+            )
+        )
     seconds = (clock() - started) / len(group)
-    return [TruthResult(job.ticket.scheme, job.seed, *rest, seconds) for job, *rest in scored]
+    return [replace(result, seconds=seconds) for result in results]
 
 
 def _clock(config: StudyConfig) -> Callable[[], float]:

@@ -255,9 +255,9 @@ class StudyFolder:
         others = [name for name in names if not name.endswith(TRUTH)]
         if others and self.search_name not in names:
             raise StudyError(
-                f"{self.db} holds no study {self.name!r}; it holds: {', '.join(others)}; bring its "
-                "work/ along, which says whose it is, give the folder its old name back, or move "
-                "study.db away to begin anew"
+                f"{self.db} holds no study {self.name!r}; it holds: {', '.join(others)}; bring "
+                "its work/ along, which says whose it is, give the folder its old name back, or "
+                "move study.db away to begin anew"
             )
         return self.search_name + suffix in names
 

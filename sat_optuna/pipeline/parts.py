@@ -56,6 +56,7 @@ from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.supernet.weights import LoadedWeights, load_weights
 from sat_optuna.tasks import Metric, Task, as_metric, build_task
+from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import load_tensors, save_checkpoint
 from sat_optuna.training.loop import Checkpoint
 from sat_optuna.training.precision import pick_device
@@ -472,6 +473,30 @@ class StudyParts:
         """
         built = "objective" in self.__dict__
         return self.objective.net if built else self.fresh_supernet()
+
+    @cached_property
+    def _costs(self) -> CostModel:
+        return CostModel(self.any_supernet(), self.data.shape)
+
+    def ticket(self, scheme: Scheme, *, role: str = "ticket") -> Ticket:
+        """Return the ticket of a scheme of this study that no trial has scored."""
+        config, cost = self._config, self._costs.cost(scheme)
+        return Ticket(
+            role=role,
+            scheme=scheme,
+            backbone=config.network.backbone,
+            backbone_settings=config.network.backbone_settings,
+            attention=config.attention.kinds,
+            classes=self.data.classes,
+            input_shape=self.data.shape,
+            dataset=self.data.name,
+            dataset_fingerprint=self.data.fingerprint,
+            seed=config.seed,
+            params=cost.params,
+            macs=cost.macs,
+            config=config.to_dict(),
+            weights=self._study.weights_digest,
+        )
 
     @property
     def checkpoint(self) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""The ground-truth table of a study: every scheme trained from scratch, by any number of processes.
+"""The ground-truth table of a study: every scheme from scratch, by any number of processes.
 
 Processes share the work through an Optuna study of their own in study.db: a trial is a training. A
 process takes the next training, or one that a dead process has left, under a file lock. The table
@@ -11,7 +11,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -78,27 +78,28 @@ def make_truth(
             another configuration.
     """
     plan = _Plan(study)
-    rows = _table_rows(plan)
-    runs = _Runs(plan)
-    done = len({*rows, *runs.rows()})
-    _check_size(plan, [*rows.values(), *runs.rows().values()], done, limit_hours, on_event)
-    runs.begin(rows)
+    held, opened = _table_rows(plan), _find(plan)
+    rows = held | (_rows(opened) if opened else {})
+    _check_size(plan, rows, limit_hours, on_event)
+    runs = _Runs(plan, _begin(plan, held))
     try:
         new = _train(plan, runs, workers=workers, on_event=on_event)
     finally:
         table = runs.write_table()
     result = TruthMade(table=table, folder=study.folder, new=new, elsewhere=runs.elsewhere())
-    total = len(plan.jobs)
-    on_event(Event(step="truth", done=total - table.missing, total=total, made=result, finished=True))
+    total = plan.count
+    on_event(
+        Event(step="truth", done=total - table.missing, total=total, made=result, finished=True)
+    )
     return result
 
 
 def _train(plan: "_Plan", runs: "_Runs", *, workers: int, on_event: OnEvent) -> int:
     """Train what nobody has begun; return how many."""
-    config, total, new = plan.study.config, len(plan.jobs), 0
+    config, total, new = plan.study.config, plan.count, 0
     params = max(ticket.params for ticket in plan.references.values())
     count, together = processes_for(config, params=params, workers=workers)
-    done, written = len(runs.rows()), time.monotonic()
+    done, written = plan.done(runs.rows()), time.monotonic()
 
     def on_share(share: float) -> None:
         on_event(Event(step="truth", done=done, total=total, share=share))
@@ -114,11 +115,11 @@ def _train(plan: "_Plan", runs: "_Runs", *, workers: int, on_event: OnEvent) -> 
         with closing(running) as results:
             for result in results:
                 runs.keep(result)
-                new += 1
+                new, done = new + 1, done + 1
                 if time.monotonic() > written + _WRITTEN_S:
                     runs.write_table()
-                    done, written = len(runs.rows()) - 1, time.monotonic()
-                done += 1
+                    written = time.monotonic()
+                    done = plan.done(runs.rows())  # with those of other processes
                 said = f"{result.scheme} seed {result.seed}: "
                 said += result.error or plan.metric.measure.text(result.valid)
                 on_event(Event(step="truth", done=done, total=total, message=said, made=result))
@@ -131,22 +132,24 @@ def _train(plan: "_Plan", runs: "_Runs", *, workers: int, on_event: OnEvent) -> 
 
 
 def _check_size(
-    plan: "_Plan", rows: list[Row], done: int, limit_hours: float, on_event: OnEvent
+    plan: "_Plan", rows: "Mapping[Key, Row]", limit_hours: float, on_event: OnEvent
 ) -> None:
     """Refuse a table whose missing trainings take too long; say how long they take.
 
     Raises:
         StudyError: they do.
     """
+    done = plan.done(rows)
     missing = plan.count - done
-    known = [row["seconds"] for row in rows if not math.isnan(row["seconds"])]
-    if missing <= 0:
+    if not missing:
         return
+    known = [row["seconds"] for row in rows.values() if not math.isnan(row["seconds"])]
     if known:
         seconds = float(np.median(known))
     else:
-        full = next(iter(plan.jobs_of(plan.full_roles[0])))
-        seconds = seconds_of(full, plan.study.parts.data)
+        full = plan.references[plan.full_roles[0]]
+        job = TruthJob(full, plan.study.config.truth.reference_seeds[0], plan.study.config)
+        seconds = seconds_of(job, plan.study.parts.data)
     hours = missing * seconds / 3600
     takes = f"{missing:,} trainings of about {seconds:.3g} s, {_hours(hours)}"
     if hours > limit_hours:
@@ -179,23 +182,6 @@ class _Plan:
         self.kinds = tuple(spec.kind for spec in self.specs)
         self.metric = metric_of(config)
         self._data_fingerprint = data.fingerprint
-        network = config.network
-        self._plain = Ticket(
-            role="plain",
-            scheme=Scheme.uniform(self.stages, 0),
-            backbone=network.backbone,
-            backbone_settings=network.backbone_settings,
-            attention=self.specs,
-            classes=data.classes,
-            input_shape=data.shape,
-            dataset=data.name,
-            dataset_fingerprint=data.fingerprint,
-            seed=config.seed,
-            params=0,
-            macs=0,
-            config=config.to_dict(),
-        )
-        self._costs = CostModel(study.parts.fresh_supernet(), data.shape)
 
     @property
     def full_roles(self) -> tuple[str, ...]:
@@ -206,28 +192,27 @@ class _Plan:
     def references(self) -> dict[str, Ticket]:
         """By role: plain, full of each kind, and the constant control of each full."""
         full = {
-            role: self._counted(replace(self._plain, scheme=Scheme.uniform(self.stages, choice)))
+            role: self.study.parts.ticket(Scheme.uniform(self.stages, choice))
             for choice, role in enumerate(self.full_roles, start=1)
         }
         constants = {}
         for role, ticket in full.items():
             control = constant_ticket(ticket)
-            costs = CostModel(supernet_of(control, seed=0), control.input_shape)
-            constants[role.replace("full", "constant", 1)] = self._counted(control, costs)
-        return {"plain": self._counted(self._plain), **full, **constants}
-
-    def _counted(self, ticket: Ticket, costs: CostModel | None = None) -> Ticket:
-        cost = (costs or self._costs).cost(ticket.scheme)
-        return replace(ticket, params=cost.params, macs=cost.macs)
+            net = supernet_of(control, seed=0)
+            cost = CostModel(net, control.input_shape).cost(control.scheme)
+            control = replace(control, params=cost.params, macs=cost.macs)
+            constants[role.replace("full", "constant", 1)] = control
+        plain = self.study.parts.ticket(Scheme.uniform(self.stages, 0))
+        return {"plain": plain, **full, **constants}
 
     @property
     def count(self) -> int:
         """How many trainings there are; there may be too many to list them."""
         truth = self.study.config.truth
-        every = (len(self.kinds) + 1) ** len(self._plain.scheme.choices) * len(truth.seeds)
+        every = (len(self.kinds) + 1) ** sum(self.stages) * len(truth.seeds)
         more = len({*truth.reference_seeds} - {*truth.seeds})
         ordinary = (1 + len(self.kinds)) * more
-        return every + ordinary + len(self.kinds) * len(truth.reference_seeds)
+        return int(every + ordinary + len(self.kinds) * len(truth.reference_seeds))
 
     @cached_property
     def schemes(self) -> tuple[Scheme, ...]:
@@ -238,9 +223,19 @@ class _Plan:
     @cached_property
     def tickets(self) -> dict[str, Ticket]:
         """The ticket of each row, by its scheme."""
-        ordinary = (self._counted(replace(self._plain, scheme=scheme)) for scheme in self.schemes)
+        ordinary = (self.study.parts.ticket(scheme) for scheme in self.schemes)
         listed = [*ordinary, *self.references.values()]
         return {str(ticket.scheme): ticket for ticket in listed}
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the kinds and of their constant controls, for the parameters of trials."""
+        return (*self.kinds, *(CONSTANT + kind for kind in self.kinds))
+
+    def params(self, scheme: Scheme) -> dict[str, str]:
+        """Return the parameters of a scheme's trials."""
+        names, choices = Scheme.parameter_names(self.stages), ("none", *self.choices)
+        return {name: choices[c] for name, c in zip(names, scheme.choices, strict=True)}
 
     @cached_property
     def jobs(self) -> tuple[Key, ...]:
@@ -258,10 +253,16 @@ class _Plan:
             listed += [(scheme, seed) for scheme in asked]
         return tuple(dict.fromkeys(listed))
 
-    def jobs_of(self, role: str) -> Iterator[TruthJob]:
-        """Yield the trainings of a reference."""
-        for seed in self.study.config.truth.reference_seeds:
-            yield TruthJob(self.references[role], seed, self.study.config)
+    def done(self, rows: Iterable[Key]) -> int:
+        """Return how many of these trainings belong to the table."""
+        truth = self.study.config.truth
+        references = {str(ticket.scheme): role for role, ticket in self.references.items()}
+        constants = {text for text, role in references.items() if role.startswith("constant")}
+        return sum(
+            (seed in truth.seeds and scheme not in constants)
+            or (seed in truth.reference_seeds and scheme in references)
+            for scheme, seed in rows
+        )
 
     def job(self, key: Key) -> TruthJob:
         """Return a training."""
@@ -270,7 +271,10 @@ class _Plan:
     @cached_property
     def decided(self) -> dict[str, Any]:
         """What decides each training beside its scheme and seed, as JSON keeps it."""
-        keys = {**decided(self.study.config, "truth"), "the data's fingerprint": self._data_fingerprint}
+        keys = {
+            **decided(self.study.config, "truth"),
+            "the data's fingerprint": self._data_fingerprint,
+        }
         plain: dict[str, Any] = json.loads(json.dumps(keys))
         return plain
 
@@ -359,144 +363,138 @@ def _median(values: Any) -> float | None:
     return round(float(np.median(known)), 3) if len(known) else None
 
 
-class _Runs:
-    """The trainings in the Optuna study of a plan."""
+def _find(plan: _Plan) -> optuna.Study | None:
+    """Return the Optuna study of the trainings; None where none was begun.
 
-    def __init__(self, plan: _Plan) -> None:
-        self._plan, self._study = plan, plan.study
-        self._trials: dict[Key, optuna.Trial] = {}  # those that this process has under way
-        work = plan.study.work
-        self._lock = FileLock(work / "truth.lock")
-        self._kinds = (*plan.kinds, *(CONSTANT + kind for kind in plan.kinds))
-        self._opened: optuna.Study | None = None
-        name = plan.study.truth_name
-        if plan.study.db.exists() and name in optuna.get_all_study_names(plan.study.storage):
-            self._opened = optuna.load_study(
-                study_name=name,
-                storage=plan.study.storage,
-                sampler=optuna.samplers.RandomSampler(seed=0),
-            )
-            stored = self._opened.user_attrs.get(_DECIDED_KEY)
-            if stored is not None:
-                plan.check(stored, f"study {name!r} in {plan.study.db}")
+    Raises:
+        StudyError: something else decided what it holds.
+    """
+    study = plan.study
+    if not study.db.exists() or study.truth_name not in optuna.get_all_study_names(study.storage):
+        return None
+    opened = optuna.load_study(
+        study_name=study.truth_name,
+        storage=study.storage,
+        sampler=optuna.samplers.RandomSampler(seed=0),  # choices are given to every trial
+    )
+    if stored := opened.user_attrs.get(_DECIDED_KEY):
+        plan.check(stored, f"study {study.truth_name!r} in {study.db}")
+    return opened
 
-    def begin(self, rows: Mapping[Key, Row]) -> None:
-        """Make the Optuna study where there is none, and add the trainings that a table holds."""
-        plan = self._plan
-        self._study.work.mkdir(parents=True, exist_ok=True)
-        with self._lock, writing(self._study.truth_name):
-            if self._opened is None:
-                self._opened = optuna.create_study(
-                    study_name=self._study.truth_name,
-                    storage=self._study.storage,
-                    sampler=optuna.samplers.RandomSampler(seed=0),
-                    direction="maximize" if plan.metric.measure.better == "higher" else "minimize",
-                    load_if_exists=True,
-                )
-            self._opened.set_user_attr(_DECIDED_KEY, plan.decided)
-            known = {_key_of(trial) for trial in self._opened.get_trials(deepcopy=False)}
-            space = scheme_space(plan.stages, self._kinds)
-            for (scheme, seed), row in rows.items():
-                if (scheme, seed) in known:
-                    continue
-                choices = self._choices(Scheme.parse(scheme))
-                trial = create_trial(
-                    state=TrialState.FAIL if row["error"] else TrialState.COMPLETE,
-                    value=None if row["error"] else row["valid"],
-                    params=choices,
-                    distributions={
-                        name: optuna.distributions.CategoricalDistribution(values)
-                        for name, values in space.items()
-                    },
-                    user_attrs={"scheme": scheme, "seed": seed, _RESULT_KEY: dict(row)},
-                )
-                self._opened.add_trial(trial)
 
-    def _choices(self, scheme: Scheme) -> dict[str, str]:
-        values = ("none", *self._kinds)
-        names = Scheme.parameter_names(self._plan.stages)
-        return {name: values[c] for name, c in zip(names, scheme.choices, strict=True)}
-
-    @property
-    def optuna_study(self) -> optuna.Study:
-        """The Optuna study, once there is one."""
-        assert self._opened is not None  # `begin` made it
-        return self._opened
-
-    def rows(self) -> dict[Key, Row]:
-        """Return the trainings that are over, by scheme and seed."""
-        if self._opened is None:
-            return {}
-        over = (TrialState.COMPLETE, TrialState.FAIL)
-        trials = self._opened.get_trials(deepcopy=False, states=over)
-        return {
-            _key_of(trial): trial.user_attrs[_RESULT_KEY]
-            for trial in trials
-            if _RESULT_KEY in trial.user_attrs
+def _begin(plan: _Plan, held: "Mapping[Key, Row]") -> optuna.Study:
+    """Make the Optuna study where there is none, and add the trainings that a table holds."""
+    study = plan.study
+    study.work.mkdir(parents=True, exist_ok=True)
+    with _lock(plan), writing(study.truth_name):
+        opened = _find(plan) or optuna.create_study(
+            study_name=study.truth_name,
+            storage=study.storage,
+            sampler=optuna.samplers.RandomSampler(seed=0),
+            direction="maximize" if plan.metric.measure.better == "higher" else "minimize",
+        )
+        if _DECIDED_KEY not in opened.user_attrs:
+            opened.set_user_attr(_DECIDED_KEY, plan.decided)
+        known = {_key_of(trial) for trial in opened.get_trials(deepcopy=False)}
+        space = {
+            name: optuna.distributions.CategoricalDistribution(choices)
+            for name, choices in scheme_space(plan.stages, plan.choices).items()
         }
+        for (scheme, seed), row in held.items():
+            if (scheme, seed) in known:
+                continue
+            failed = math.isnan(row["valid"])
+            trial = create_trial(
+                state=TrialState.FAIL if failed else TrialState.COMPLETE,
+                value=None if failed else row["valid"],
+                params=plan.params(Scheme.parse(scheme)),
+                distributions=space,
+                user_attrs={"scheme": scheme, "seed": seed, _RESULT_KEY: dict(row)},
+            )
+            opened.add_trial(trial)
+    return opened
+
+
+def _lock(plan: _Plan) -> FileLock:
+    """Return what one process at a time holds; it dies with the process."""
+    return FileLock(plan.study.work / "truth.lock")
+
+
+def _rows(opened: optuna.Study) -> "dict[Key, Row]":
+    """Return the trainings that are over."""
+    trials = opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+    return {
+        _key_of(trial): trial.user_attrs[_RESULT_KEY]
+        for trial in trials
+        if _RESULT_KEY in trial.user_attrs
+    }
+
+
+class _Runs:
+    """The trainings of an Optuna study as one of its processes makes them."""
+
+    def __init__(self, plan: _Plan, opened: optuna.Study) -> None:
+        self._plan, self._opened, self._lock = plan, opened, _lock(plan)
+        self._name = plan.study.truth_name
+        self._trials: dict[Key, optuna.Trial] = {}  # under way here
+
+    def rows(self) -> "dict[Key, Row]":
+        """Return the trainings that are over."""
+        return _rows(self._opened)
 
     def groups(self, together: int) -> Iterator[Mapping[int, TruthJob]]:
-        """Take trainings, so many at a time, until nobody has to begin one."""
+        """Take trainings, so many at a time, until there is none that nobody has begun."""
         while True:
-            with self._lock, writing(self._study.truth_name):
+            with self._lock, writing(self._name):
                 taken = [trial for _ in range(together) if (trial := self._take())]
             if not taken:
                 return
-            group = {}
-            for trial in taken:
-                key = _key_of(trial)
-                self._trials[key] = trial
-                group[trial.number] = self._plan.job(key)
-            yield group
+            yield {trial.number: self._plan.job(_key_of(trial)) for trial in taken}
 
     def _take(self) -> optuna.Trial | None:
-        """Take a training that a dead process has left, or the next one; the caller has the lock."""
-        opened = self.optuna_study
+        """Take a training that a dead process left, or else the next one; the lock is held."""
         mine = {trial.number for trial in self._trials.values()}
-        left = [trial for trial in stale_trials(opened) if trial.number not in mine]
-        if left:
-            trial = optuna.trial.Trial(opened, id_of(left[0]))
-        else:
-            known = opened.get_trials(deepcopy=False)
-            if not any(trial.state is TrialState.WAITING for trial in known):
-                begun = {_key_of(trial) for trial in known}
-                following = next((key for key in self._plan.jobs if key not in begun), None)
-                if following is None:
-                    return None
-                scheme, seed = following
-                opened.enqueue_trial(
-                    self._choices(self._plan.tickets[scheme].scheme),
-                    user_attrs={"scheme": scheme, "seed": seed},
-                )
-            trial = opened.ask()
-        trial.set_user_attr(WORKER_KEY, worker_name())
-        suggest_scheme(trial, self._plan.stages, self._kinds)
+        left = [trial for trial in stale_trials(self._opened) if trial.number not in mine]
+        trial = optuna.trial.Trial(self._opened, id_of(left[0])) if left else self._next()
+        if trial:
+            trial.set_user_attr(WORKER_KEY, worker_name())
+            suggest_scheme(trial, self._plan.stages, self._plan.choices)
+            self._trials[_key_of(trial)] = trial
         return trial
+
+    def _next(self) -> optuna.Trial | None:
+        known = self._opened.get_trials(deepcopy=False)
+        if not any(trial.state is TrialState.WAITING for trial in known):  # as a kill may leave
+            begun = {_key_of(trial) for trial in known}
+            key = next((key for key in self._plan.jobs if key not in begun), None)
+            if key is None:
+                return None
+            named = dict(zip(("scheme", "seed"), key, strict=True))
+            self._opened.enqueue_trial(self._plan.params(Scheme.parse(key[0])), user_attrs=named)
+        return self._opened.ask()
 
     def keep(self, result: TruthResult) -> None:
         """Tell the Optuna study what came of a training."""
-        key = str(result.scheme), result.seed
-        row = asdict(result) | {"machine": self._plan.machine}
-        del row["scheme"], row["seed"]
-        trial = self._trials[key]
-        with writing(self._study.truth_name):
+        row = {name: getattr(result, name) for name in (*_NUMBERS, "error")}
+        row["machine"] = self._plan.machine
+        trial = self._trials.pop((str(result.scheme), result.seed))
+        with writing(self._name):
             trial.set_user_attr(_RESULT_KEY, row)
-            if result.error:
-                self.optuna_study.tell(trial, state=TrialState.FAIL)
+            if math.isnan(result.valid):
+                self._opened.tell(trial, state=TrialState.FAIL)
             else:
-                self.optuna_study.tell(trial, result.valid)
-        del self._trials[key]
+                self._opened.tell(trial, result.valid)
 
     def write_table(self) -> TruthTable:
         """Write the table of all trainings that are over."""
         with self._lock:
             table = self._plan.table(self.rows())
-            table.save(self._study.folder)
+            table.save(self._plan.study.folder)
         return table
 
     def elsewhere(self) -> int:
         """Return how many trainings other processes have under way."""
-        running = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = self._opened.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return len(running)
 
 
@@ -510,7 +508,7 @@ def _table_rows(plan: _Plan) -> dict[Key, Row]:
     Raises:
         StudyError: its bytes have changed, or something else decided it.
     """
-    if not (plan.study.folder / "truth.json").exists():
+    if not any((plan.study.folder / f"truth.{end}").exists() for end in ("npz", "json")):
         return {}
     table = _load(plan)
     rows: dict[Key, Row] = {}

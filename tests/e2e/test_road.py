@@ -17,7 +17,6 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import load_study
 from sat_optuna.ticket import ROLES, Ticket
-from sat_optuna.tracking.note import write_note
 from sat_optuna.training.checkpoint import read_record
 from tests.studies import environment, make_study, sat_optuna, trials
 
@@ -114,12 +113,10 @@ def test_the_dashboards_note_has_the_verdicts(road):
     from optuna_dashboard import get_note
 
     study = load_study(open_storage(folder / "study.db"), "tiny")
-    head, _, text = get_note(study).partition("\n\n")
+    note = get_note(study)
+    head, _, text = note.partition("\n\n")
     assert head == "## Verdicts"
     assert text.strip() in (folder / "report.md").read_text()
-    write_note(study, "Blocks", "s1.b00 pays")
-    write_note(study, "Blocks", "s1.b00 costs")
-    assert get_note(study) == f"## Verdicts\n\n{text}## Blocks\n\ns1.b00 costs\n"
 
 
 def test_the_report_has_the_five_networks_and_its_figures(road):
