@@ -29,6 +29,12 @@ __all__ = ["truth"]
     help="Refuse what would take more core-hours.",
 )
 @click.option(
+    "--supernets",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Supernets of each recipe that score every scheme, to see how far they rank the truth.",
+)
+@click.option(
     "--verify",
     is_flag=False,
     flag_value=5,
@@ -44,6 +50,7 @@ def truth(
     study: str,
     workers: int,
     limit_hours: float,
+    supernets: int,
     verify: int | None,
     seed: int,
 ) -> None:
@@ -75,7 +82,12 @@ def truth(
                 done, total = event.done, event.total
                 show(event)
 
-            made = opened.truth(workers=workers, limit_hours=limit_hours, on_event=on_event)
+            made = opened.truth(
+                workers=workers,
+                limit_hours=limit_hours,
+                supernets=supernets,
+                on_event=on_event,
+            )
     except KeyboardInterrupt:
         console.remark(
             f"truth: {done:,} of {total:,} trainings are done and in {opened.folder / 'truth.npz'}"
@@ -84,10 +96,12 @@ def truth(
     table = made.table
     total = int(table.planned.sum())
     left = f"; other processes train {made.elsewhere} more" if made.elsewhere else ""
-    failed = len(table.manifest["failed"])
+    count = len(table.manifest["failed"])
+    failed = f", {count} failed" if count else ""
+    then = f"read {made.page}, or " if made.page else ""
     console.result(
         f"truth: {made.new:,} trainings now, {total - table.missing:,} of {total:,} in "
-        f"{made.folder / 'truth.npz'}{f', {failed} failed' if failed else ''}{left}; next: "
+        f"{made.folder / 'truth.npz'}{failed}{left}; next: {then}"
         f'sat.load_truth("{made.folder}")'
     )
 

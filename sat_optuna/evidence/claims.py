@@ -12,6 +12,8 @@ needs no correction.
     over random schemes     ranks, exact: see `_over_random`
     faster                  exact sign test over rounds of an interleaved timing
     smaller                 counted
+    shares (C5)             deconvolution of a table of all schemes: `sat_optuna.evidence.shares`
+    search worth (C6)       regret against the best of that table: `sat_optuna.evidence.ranking`
 """
 
 import math
@@ -23,9 +25,12 @@ from statistics import fmean, median_high
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from sat_optuna.evidence.controls import HEURISTICS
+from sat_optuna.evidence.ranking import regret_of_scheme
+from sat_optuna.evidence.shares import Share, TrueMeans, share_below
 from sat_optuna.evidence.statistics import holm, one_sided_p, paired
 from sat_optuna.ticket import ACCURACY, Measure
 
@@ -34,6 +39,7 @@ __all__ = [
     "LOOKS",
     "Claim",
     "Runs",
+    "Table",
     "Verdict",
     "claims",
     "failed_starts",
@@ -44,6 +50,7 @@ __all__ = [
 LOOKS = (4, 8, 16, 32)  # numbers of seeds
 ALPHA = 0.05
 SHARE_OF_FULL = 0.6  # of full's increment of latency that a ticket may have (C2)
+ABOVE_FULL = (0.0, 0.5, 1.0)  # points (C5)
 
 Verdict = Literal["holds", "fails", "not decided"]
 _HOLDS: Verdict = "holds"
@@ -91,6 +98,21 @@ class Runs:
     def unit(self) -> str:
         """What differences are in."""
         return "points" if self.measure.unit == "%" else self.measure.unit
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All schemes of a network, trained from scratch.
+
+    Attributes:
+        choices: (S, blocks).
+        values: (S, seeds), the higher the better, NaN where a run is missing.
+        references: by role, plain and full or full-KIND, the values of its runs with many seeds.
+    """
+
+    choices: NDArray[np.uint8]
+    values: NDArray[np.float64]
+    references: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +167,10 @@ one-sided, 4 seeds
         if self.more_seeds:
             said = [f"{self.verdict} ({_count(self.more_seeds, 'more seed')} needed)"]
         parts = []
-        if not math.isnan(self.effect):
+        if math.isnan(self.effect) and not math.isnan(self.low):
+            ends = f"{self._number(self.low)} and {self._number(self.high)}"
+            parts.append(f"between {ends} {self.unit}")
+        elif not math.isnan(self.effect):
             effect = f"{self._number(self.effect)} {self.unit}".rstrip()
             if not (math.isnan(self.low) and math.isnan(self.high)):
                 ends = f"{self._number(self.low)} to {self._number(self.high)}"
@@ -359,7 +384,7 @@ def _conjunction(claim: Claim, tests: Sequence[_Test], more: Sequence[Claim] = (
     return replace(
         claim,
         verdict=verdict,
-        p=max(tested, default=math.nan),
+        p=math.nan if any(map(math.isnan, tested)) else max(tested, default=math.nan),
         test="the largest p of its parts",
         seeds=min((part.seeds for part in parts if part.seeds), default=0),
         more_seeds=max(seeds) if verdict == _OPEN and seeds and None not in needed else None,
@@ -416,25 +441,30 @@ def claims(
     runs: Runs,
     *,
     margin: float,
+    table: Table | None = None,
     looks: Sequence[int] = LOOKS[:3],
     tickets: Sequence[str] = ("ticket",),
 ) -> tuple[Claim, ...]:
-    """Return the claims C1 to C4 of each ticket.
+    """Return the claims C1 to C6.
 
     Args:
         runs: of the tickets and of all controls.
         margin: how much worse than full a ticket may be, in the metric's unit.
+        table: of all schemes of the network; None where it was not made.
         looks: the planned numbers of seeds, rising.
         tickets: their roles.
 
     Returns:
-        C1 of each ticket, then C2, C3 and C4 of each; C4 is followed by its parts.
+        C1 of each ticket, then C2, C3 and C4 of each, then C5, and C6 of each ticket; C4 is
+        followed by its parts, and C5 has four.
     """
     return (
         *_kept(runs, "C1", tickets, margin, looks),
         *(_faster(runs, "C2", ticket) for ticket in tickets),
         *(_smaller(runs, "C3", ticket) for ticket in tickets),
         *(claim for ticket in tickets for claim in _same_density(runs, ticket, looks)),
+        *_phenomena(runs, table),
+        *(_search_worth(runs, table, ticket, margin) for ticket in tickets),
     )
 
 
@@ -559,6 +589,92 @@ def _same_density(runs: Runs, ticket: str, looks: Sequence[int]) -> list[Claim]:
     sentence = f"{ticket} beats schemes of its own density, random ones and the usual rules"
     whole = _conjunction(Claim("C4", _said(runs, sentence)), tests, [drawn])
     return [whole, drawn, *_family(tests), *beside]
+
+
+_NO_TABLE = "there is no table of all schemes of this network"
+
+
+def _phenomena(runs: Runs, table: Table | None) -> list[Claim]:
+    """Return C5: whether schemes are truly above full, and below plain."""
+    full, *_ = sorted(
+        (role for role in (table.references if table else ()) if role.startswith("full")),
+        key=lambda role: -fmean(table.references[role]) if table else 0.0,
+    ) or ["full"]
+    found = []
+    for points in ABOVE_FULL:
+        more = f" by {points:g} {runs.unit}".rstrip() if points else ""
+        sentence = _said(runs, f"some schemes are truly better than {full}{more}")
+        claim = Claim(f"C5 above {full}" + (f" + {points:g}" if points else ""), sentence)
+        share = None
+        if table and len(table.references.get(full, ())) > 1:
+            share = TrueMeans(table.values).above(table.references[full], points)
+        found.append(_of_share(claim, share, table))
+    share = None
+    if table and len(table.references.get("plain", ())) > 1:
+        share = share_below(table.values, table.references["plain"])
+    sentence = _said(runs, "some schemes are truly worse than plain")
+    return [*found, _of_share(Claim("C5 below plain", sentence), share, table)]
+
+
+def _of_share(claim: Claim, share: Share | None, table: Table | None) -> Claim:
+    """Return the claim that a share is at least one scheme's; of fewer than one, that it fails."""
+    if table is None:
+        return replace(claim, why=_NO_TABLE)
+    if share is None:
+        return replace(claim, why="the table has fewer than two runs of the network beside it")
+    rows = np.isfinite(table.values).any(axis=1)
+    one = 1 / int(rows.sum())
+    why = "" if rows.all() else f"the table lacks {_count(int((~rows).sum()), 'scheme')}; "
+    why += f"a count of noisy means would say {100 * share.counted:.1f} %"
+    verdict = _OPEN
+    if share.identifiable:
+        verdict = _HOLDS if share.low >= one else _FAILS if share.high < one else _OPEN
+    else:
+        why = f"not identifiable: {share.why}; {why}"
+    return replace(
+        claim,
+        verdict=verdict,
+        effect=100 * share.share,
+        low=100 * share.low,
+        high=100 * share.high,
+        unit="% of schemes",
+        level=0.95,
+        test="deconvolution",
+        seeds=int(np.isfinite(table.values).sum(axis=1).max()),
+        why=why,
+    )
+
+
+def _search_worth(runs: Runs, table: Table | None, ticket: str, margin: float) -> Claim:
+    """Return C6: that the ticket is not worse than the best of all schemes by the margin."""
+    number = f"{margin:g} {runs.unit}".rstrip()
+    sentence = _said(runs, f"{ticket} is not worse than the best of all schemes by {number}")
+    claim = Claim("C6", sentence, unit=runs.unit, margin=margin)
+    if table is None:
+        return replace(claim, why=_NO_TABLE)
+    scheme = [int(digit, 36) for digit in runs.schemes.get(ticket, "").replace("-", "")]
+    rows = [row for row, choices in enumerate(table.choices.tolist()) if choices == scheme]
+    truth = TrueMeans(table.values)
+    if not rows or not truth.known[rows[0]]:
+        return replace(claim, why=f"the table has no run of the scheme of {ticket}")
+    if not truth.freedom:
+        return replace(claim, why="the table has one seed, which does not tell noise")
+    regret = regret_of_scheme(truth, rows[0])
+    known = int(truth.known.sum())
+    why = f"it is better than {regret.percentile:.1f} % of the {known - 1} others"
+    if known < len(truth.known):
+        why += f"; the table lacks {_count(len(truth.known) - known, 'scheme')}"
+    return replace(
+        claim,
+        verdict=_HOLDS if regret.high <= margin else _FAILS if regret.low > margin else _OPEN,
+        effect=-regret.points,
+        low=-regret.high,
+        high=-regret.low,
+        level=0.95,
+        test="regret, the noise of the table taken out",
+        seeds=int(np.isfinite(table.values).sum(axis=1).max()),
+        why=why,
+    )
 
 
 def _makeup(scheme: str) -> Counter[str]:

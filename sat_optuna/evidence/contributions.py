@@ -207,7 +207,8 @@ def _difference(column: Choices, choice: int) -> Values:
 
 def _scaled(signs: Values) -> Values:
     """Return weights that subtract means from means: each of the four groups counts 1."""
-    return signs * 4 / np.abs(signs).sum()
+    scaled: Values = signs * 4 / np.abs(signs).sum()
+    return scaled
 
 
 def _of_densities(choices: Choices) -> dict[int, Values]:

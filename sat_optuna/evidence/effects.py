@@ -28,14 +28,17 @@ __all__ = [
     "Effect",
     "block_effects",
     "image_counts",
+    "in_words",
     "is_complete",
     "noise_of",
     "readings",
     "seed_effects",
+    "signed",
 ]
 
 UNTOLD = "not told from 0"
 
+_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _NEIGHBOURS = 33
 _SLICE = 256  # schemes whose images are unpacked at a time
 _ROUNDING = 1e-9  # accuracy points
@@ -91,7 +94,7 @@ def block_effects(
             for none. They count where all schemes are there, of which the residual tells nothing.
         measure: what the values are in.
     """
-    count, blocks = schemes.shape
+    count = len(schemes)
     choices = len(kinds) + 1
     taken = schemes[:, :, None] == np.arange(1, choices)  # (S, blocks, K)
     design = np.column_stack([np.ones(count), taken.reshape(count, -1)])
@@ -159,20 +162,20 @@ def image_counts(measure: Measure, labels: NDArray[Any]) -> NDArray[np.float64] 
 
 def is_complete(schemes: NDArray[np.uint8], kinds: int) -> bool:
     """Tell whether all schemes of some blocks and a number of kinds are there."""
-    return len(np.unique(schemes, axis=0)) == (kinds + 1) ** schemes.shape[1]
+    return bool(len(np.unique(schemes, axis=0)) == (kinds + 1) ** schemes.shape[1])
 
 
 def noise_of(runs: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return the variance of each scheme's runs about its mean, and the degrees of freedom in all.
+    """Return the variance of each scheme's runs about its mean, and the degrees of freedom.
 
-    A scheme's own runs are few, and noise may differ with the accuracy: the variance is that of the
-    33 schemes whose means rank nearest. What a seed adds to all schemes alike does not count.
+    A scheme's own runs are few, and noise may differ with the accuracy: its variance is that of
+    the 33 schemes whose means rank nearest. What a seed adds to all schemes alike does not count.
 
     Args:
         runs: (S, seeds), NaN where one is missing.
 
     Returns:
-        (S,), NaN, and 0 where no scheme has two runs.
+        (S,) variances, and the degrees of freedom of all; NaN and 0 where no scheme has two runs.
     """
     count = len(runs)
     there = np.isfinite(runs)
@@ -216,6 +219,44 @@ def seed_effects(runs: NDArray[np.float64]) -> NDArray[np.float64]:
 def readings(effects: Sequence[Effect]) -> list[str]:
     """Return what can be said of each effect, of all of them at once (Holm, 5 %)."""
     return [
-        UNTOLD if not p < 0.05 else "pays" if effect.points > 0 else "costs"
+        UNTOLD if not p < 0.05 else "pays" if effect.points > 0 else "hurts"
         for effect, p in zip(effects, holm([effect.p for effect in effects]), strict=True)
     ]
+
+
+def in_words(
+    effects: Sequence[Effect], *, schemes: int, terms: int, measure: Measure = ACCURACY
+) -> list[str]:
+    """Return what each kind does at each block, a plain sentence each.
+
+    "SE hurts at s2.b01: -0.80 points (-1.30 to -0.30)", "SE pays at ...", "SE at s1.b00: not told
+    from 0, ...".
+
+    >>> in_words([], schemes=9, terms=9)
+    ['nothing can be told: 9 schemes for 9 effects of a kind at a block']
+
+    Args:
+        effects: of `block_effects`.
+        schemes: how many they were told of.
+        terms: how many effects there are, told or not: kinds times blocks.
+        measure: what they are in.
+    """
+    if not effects:
+        return [f"nothing can be told: {schemes} schemes for {terms} effects of a kind at a block"]
+    unit = "points" if measure.unit == "%" else f"{measure.title} {measure.unit}".rstrip()
+    said = []
+    for effect, reading in zip(effects, readings(effects), strict=True):
+        kind, number = effect.kind.upper(), f"{signed(effect.points, measure)} {unit}"
+        interval = f"({signed(effect.low, measure)} to {signed(effect.high, measure)})"
+        first = f"{kind} at {effect.block}: {UNTOLD}," if reading == UNTOLD else ""
+        first = first or f"{kind} {reading} at {effect.block}:"
+        said.append(f"{first} {number} {interval}")
+    return said
+
+
+def signed(points: float, measure: Measure = ACCURACY) -> str:
+    """Return a difference with its sign; a dash where it is not known."""
+    if math.isnan(points):
+        return _DASH
+    text = f"{points:+z.2f}" if measure.unit == "%" else f"{points:+z.4f}"
+    return text.replace("-", _MINUS)

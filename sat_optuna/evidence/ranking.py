@@ -17,8 +17,16 @@ from scipy import stats
 from sat_optuna.evidence.shares import TrueMeans
 from sat_optuna.seeds import seed_for
 
-__all__ = ["LEAST_SUPERNETS", "Regret", "Tau", "holders", "regret_of_scheme", "regret_of_top"]
-__all__ += ["seed_to_seed", "tau_of_scores"]
+__all__ = [
+    "LEAST_SUPERNETS",
+    "Regret",
+    "Tau",
+    "holders",
+    "regret_of_scheme",
+    "regret_of_top",
+    "seed_to_seed",
+    "tau_of_scores",
+]
 
 LEAST_SUPERNETS = 5  # seeds of the supernet that an interval needs
 _BOOTSTRAPS = 100
@@ -88,7 +96,7 @@ def tau_of_scores(scores: Values, values: Values, *, seed: int = 0) -> Tau:
         values: (S, seeds), of training; NaN where a run is missing.
         seed: of the bootstrap.
     """
-    supernets, schemes = scores.shape
+    supernets = len(scores)
     columns = [column for column in values.T if np.isfinite(column).sum() > 1]
     taus = np.array([[_tau(row, column) for column in columns] for row in scores])
     counts = (supernets, len(columns), int((np.isfinite(values).any(axis=1)).sum()))
@@ -100,7 +108,7 @@ def tau_of_scores(scores: Values, values: Values, *, seed: int = 0) -> Tau:
         return Tau(tau, math.nan, math.nan, *counts)
     rng = np.random.default_rng(seed_for("tau", seed))
     again = [
-        np.mean([_tau(row, picked) for row in scores for picked in _picked(values, rng)])
+        float(np.mean([_tau(row, one) for row in scores for one in _picked(values, rng)]))
         for _ in range(_BOOTSTRAPS)
     ]
     half = _half(float(each.var(ddof=1)) / supernets, supernets - 1, _noise(again, values))
@@ -118,12 +126,15 @@ def seed_to_seed(values: Values, *, seed: int = 0) -> Tau:
     tau = float(np.mean([_tau(*pair) for pair in pairs])) if pairs else math.nan
     if math.isnan(tau):
         return Tau(math.nan, math.nan, math.nan, *counts)
+    # Two picks of the same few runs are too alike, so tables are simulated after this one.
+    truth = TrueMeans(values)
     rng = np.random.default_rng(seed_for("ceiling", seed))
-    again = [
-        np.mean([_tau(*pair) for pair in combinations(_picked(values, rng), 2)])
-        for _ in range(_BOOTSTRAPS)
-    ]
-    half = _half(0.0, 1, _noise(again, values))
+    of_run = truth.errors * np.sqrt(np.isfinite(values).sum(axis=1))
+    there = np.where(np.isfinite(values), 0.0, np.nan).T[:, None]
+    noise = of_run * rng.normal(size=(values.shape[1], _BOOTSTRAPS, len(values)))
+    tables = (truth.drawn(1, seed=seed) + noise + there).swapaxes(0, 1)
+    again = [np.mean([_tau(*pair) for pair in combinations(table, 2)]) for table in tables]
+    half = _half(0.0, 1, float(np.nanvar(again, ddof=1)))
     return Tau(tau, tau - half, tau + half, *counts)
 
 
@@ -142,15 +153,14 @@ def regret_of_scheme(truth: TrueMeans, scheme: int, *, seed: int = 0) -> Regret:
     """
     if not truth.known[scheme]:
         raise ValueError(f"scheme {scheme} has no run in the table; train it")
-    drawn = truth.drawn(_DRAWS, seed=seed)
-    return _regret(drawn, [drawn[:, scheme]], seed)
+    return _regret(truth, [np.array([scheme])], seed)
 
 
 def regret_of_top(scores: Values, truth: TrueMeans, count: int, *, seed: int = 0) -> Regret:
     """Return how far below the best scheme the best of the `count` highest scores lies.
 
-    It is the mean over supernets; the interval is over them, where there are several, and over what
-    the table leaves open.
+    It is the mean over supernets; the interval is over them, where there are several, and over
+    what the table leaves open.
 
     Args:
         scores: (G, S), of each supernet; NaN where a scheme has none.
@@ -161,28 +171,37 @@ def regret_of_top(scores: Values, truth: TrueMeans, count: int, *, seed: int = 0
     Raises:
         ValueError: no scheme has both a score and a run, or none has two runs.
     """
-    drawn = truth.drawn(_DRAWS, seed=seed)
     taken = []
     for row in scores:
         usable = np.flatnonzero(np.isfinite(row) & truth.known)
         if not usable.size:
             raise ValueError("no scheme of the table has a score and a run; score some of it")
-        top = usable[np.argsort(-row[usable], kind="stable")[:count]]
-        taken.append(drawn[:, top].max(axis=1))
-    return _regret(drawn, taken, seed)
+        taken.append(usable[np.argsort(-row[usable], kind="stable")[:count]])
+    return _regret(truth, taken, seed)
 
 
-def _regret(drawn: Values, taken: Sequence[Values], seed: int) -> Regret:
-    """Return the regret of choices, each with a value a draw; over draws and choices."""
-    chosen = np.stack(taken)  # (choices, draws)
-    behind = np.nanmax(drawn, axis=1) - chosen
+def _regret(truth: TrueMeans, taken: Sequence[NDArray[np.intp]], seed: int) -> Regret:
+    """Return the regret of choices, each of the best of some rows; over draws and choices."""
     rng = np.random.default_rng(seed_for("regret", seed))
-    again = rng.integers(0, len(chosen), chosen.T.shape)
-    means = np.take_along_axis(behind.T, again, axis=1).mean(axis=1)
+    drawn = truth.drawn(_DRAWS, seed=seed)
+    others = int(truth.known.sum()) - 1
+    behind, worse = np.empty((_DRAWS, len(taken))), []
+    for number, rows in enumerate(taken):
+        table = drawn.copy()
+        own = table[:, rows]
+        # What the table tells draws each scheme towards the crowd. These were chosen for being
+        # better, on other data, so that as a group they stay where their own runs have them.
+        errors = float(np.mean(truth.errors[rows] ** 2))
+        spread = math.sqrt(max(errors - float(own.var(axis=0).mean()), 0.0) / len(rows))
+        shift = float((truth.means[rows] - own.mean(axis=0)).mean())
+        table[:, rows] = own + shift + spread * rng.normal(size=(_DRAWS, 1))
+        best = table[:, rows].max(axis=1)
+        behind[:, number] = np.nanmax(table, axis=1) - best
+        worse.append(float((table < best[:, None]).sum(axis=1).mean()))
+    again = rng.integers(0, len(taken), behind.shape)
+    means = np.take_along_axis(behind, again, axis=1).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    others = int(np.isfinite(drawn[0]).sum()) - 1
-    worse = (drawn[None] < chosen[:, :, None]).sum(axis=2)
-    percentile = 100 * float(worse.mean()) / others if others else math.nan
+    percentile = 100 * float(np.mean(worse)) / others if others else math.nan
     return Regret(float(behind.mean()), float(low), float(high), percentile)
 
 

@@ -1,4 +1,4 @@
-"""What share of all schemes is truly better than a reference, with the noise of training taken out.
+"""What share of all schemes is truly better than a reference: the noise of training taken out.
 
 Counting noisy means is biased: where all schemes are equal, half of them lie above one more of
 their kind. Here the distribution of the true means is estimated (deconvolution: a normal mixed
@@ -21,9 +21,11 @@ from sat_optuna.seeds import seed_for
 
 __all__ = ["Counting", "Share", "TrueMeans", "counting", "share_above", "share_below"]
 
-_GRID = 96
+_GRID, _MOST = 96, 1000  # points of the grid, at least and at most
+_STEP = 0.4  # noises of a mean between two of them
 _STEPS = 20  # of EM: fewer keep the normal's shape, more make lumps of noise
 _FIRST_STEPS = 10  # for the question whether what is near the reference is one lump
+_WIDTH = 2.0  # noises of a mean by which a scheme that lies alone is spread
 _SPREAD = 2.4  # times the noise of a mean that the true means must vary by
 _NEAR = 3.0  # noises of a mean: what is so near the reference may be on either side
 _APART = 1.2  # noises of a mean that what is near must vary by
@@ -142,6 +144,7 @@ class TrueMeans:
             means, errors = self.means[self.known], self.errors[self.known]
             self._grid, self._weights = _deconvolved(means, errors, _STEPS)
             self._smooth = _deconvolved(means, errors, _FIRST_STEPS)[1]
+            self._prior = _spread_out(self._grid, self._weights, means, errors)
 
     def above(self, reference: Sequence[float], points: float = 0.0, *, seed: int = 0) -> Share:
         """Return the share of schemes that are truly better than a reference by some points.
@@ -173,7 +176,7 @@ class TrueMeans:
     def drawn(self, count: int, *, seed: int) -> Values:
         """Return true means of all schemes that the runs allow, (count, S), at random.
 
-        Each scheme is drawn from what the table and its own runs tell of it; NaN where it has none.
+        Each is drawn from what the table and its own runs tell of it; NaN where it has none.
 
         Args:
             count: of draws.
@@ -187,10 +190,14 @@ class TrueMeans:
         rng = np.random.default_rng(seed_for("true-means", seed))
         found = np.full((count, len(self.means)), np.nan)
         chances = _likelihood(self.means[self.known], self.errors[self.known], self._grid)
-        chances *= self._weights
+        chances *= self._prior
         cumulated = np.cumsum(chances / chances.sum(axis=1, keepdims=True), axis=1)
         for row in found:
-            cells = (cumulated < rng.random((len(cumulated), 1))).sum(axis=1).clip(max=_GRID - 1)
+            cells = (
+                (cumulated < rng.random((len(cumulated), 1)))
+                .sum(axis=1)
+                .clip(max=len(self._grid) - 1)
+            )
             row[self.known] = self._grid[cells] + self._step * (rng.random(len(cells)) - 0.5)
         return found
 
@@ -212,7 +219,7 @@ class TrueMeans:
             return "the true means differ less than the noise of a scheme's mean allows to tell"
         if _sd(self._grid[near], self._smooth[near]) < _APART * reach:
             return (
-                f"{mass:.0%} of the schemes lie so near the reference that noise decides their side"
+                f"{mass:.0%} of the schemes lie too near the reference to tell on which side"
             ).replace("%", " %")
         return ""
 
@@ -262,8 +269,11 @@ def _likelihood(means: Values, errors: Values, grid: Values) -> Values:
 def _deconvolved(means: Values, errors: Values, steps: int) -> tuple[Values, Values]:
     """Return a grid and the share of true means at each of its points."""
     noise = math.sqrt(float(np.mean(errors**2)))
-    span = max(float(np.ptp(means)), noise, 1e-9)
-    grid = np.linspace(means.min() - 0.02 * span, means.max() + 0.02 * span, _GRID)
+    first, last = np.argmin(means), np.argmax(means)
+    ends = means[first] - 2 * errors[first], means[last] + 2 * errors[last]
+    span = max(float(ends[1] - ends[0]), 1e-9)
+    fine = span / max(_STEP * float(np.quantile(errors, 0.1)), span / _MOST)
+    grid = np.linspace(ends[0], ends[0] + span, max(_GRID, math.ceil(fine)))
     # Where no runs differ at all, a scheme's mean is known as well as the grid shows it.
     errors = np.maximum(errors, grid[1] - grid[0])
     spread = math.sqrt(max(float(means.var()) - noise**2, (grid[1] - grid[0]) ** 2))
@@ -273,6 +283,23 @@ def _deconvolved(means: Values, errors: Values, steps: int) -> tuple[Values, Val
     for _ in range(steps):
         weights = weights * (likely.T @ (1 / (likely @ weights))) / len(means)
     return grid, weights
+
+
+def _spread_out(grid: Values, weights: Values, means: Values, errors: Values) -> Values:
+    """Return the shares of the grid's points, spread wider the fewer schemes they stand for.
+
+    EM takes a scheme that lies alone for one that is known exactly. What one scheme tells of the
+    distribution is uncertain by its noise, what n tell by the n-th part of that in variance.
+    """
+    order = np.argsort(means, kind="stable")
+    noise = np.interp(grid, means[order], errors[order])
+    total = np.concatenate([[0.0], np.cumsum(weights)])
+    first, last = (np.searchsorted(grid, grid + side * noise) for side in (-1, 1))
+    schemes = np.maximum(len(means) * (total[last] - total[first]), 1.0)
+    width = _WIDTH * noise / np.sqrt(schemes) + 1e-12
+    kernel = np.exp(-0.5 * ((grid - grid[:, None]) / width[:, None]) ** 2)
+    spread: Values = (weights / kernel.sum(axis=1)) @ kernel
+    return spread
 
 
 def _beyond(grid: Values, weights: Values, at: float) -> float:

@@ -5,6 +5,7 @@ Everything is told by the validation images but the references' test scores.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sat_optuna.evidence.contributions import (
     shapley_values,
 )
 from sat_optuna.evidence.effects import Effect
+from sat_optuna.evidence.figures import draw_ranking, draw_truth
 from sat_optuna.evidence.ranking import (
     Tau,
     holders,
@@ -28,10 +30,11 @@ from sat_optuna.evidence.ranking import (
     tau_of_scores,
 )
 from sat_optuna.evidence.shares import Share, TrueMeans, counting, share_below
-from sat_optuna.evidence.statistics import summarise
+from sat_optuna.evidence.statistics import holm, summarise
 from sat_optuna.evidence.truth import TruthTable
+from sat_optuna.scheme import Scheme
 
-__all__ = ["truth_markdown"]
+__all__ = ["draw_truth_figures", "truth_markdown"]
 
 Values = NDArray[np.float64]
 
@@ -73,6 +76,8 @@ def truth_markdown(
         "",
         "## How many schemes are better",
         "",
+        "![the scores of all schemes](figures/truth.png)",
+        "",
         *_shares(table, truth, values, choices),
         "",
         "## Blocks",
@@ -83,8 +88,51 @@ def truth_markdown(
     ]
     if supernets:
         lines += ["", "## Do supernet scores rank the truth?", ""]
+        lines += ["![supernet scores against the truth](figures/ranking.png)", ""]
         lines += _supernets(supernets, whole.valid, whole.choices, truth, effects)
     return "\n".join(lines) + "\n"
+
+
+def draw_truth_figures(
+    folder: Path, table: TruthTable, supernets: Mapping[str, Values] | None = None
+) -> None:
+    """Draw what the page of a truth table shows: figures/truth.png and figures/ranking.png.
+
+    Args:
+        folder: of the study.
+        table: as of `truth_markdown`.
+        supernets: as of `truth_markdown`; the first recipe is drawn. None for no ranking.
+    """
+    whole = table.balanced
+    known = np.isfinite(whole.valid).any(axis=1)
+    means = np.full(len(whole.valid), math.nan)
+    means[known] = np.nanmean(whole.valid[known], axis=1)
+    marked = {
+        role: float(np.mean(list(values.values())))
+        for role in table.manifest["references"]
+        if (values := table.reference(role))
+    }
+    seeds = f"mean of {len(whole.seeds)} seed{'s' * (len(whole.seeds) > 1)}"
+    scratch = f"validation accuracy from scratch, %, {seeds}"
+    draw_truth(folder / "figures" / "truth.png", means, marked, score=scratch)
+    if supernets:
+        name, scores = next(iter(supernets.items()))
+        tau = tau_of_scores(scores, whole.valid)
+        rows = {tuple(row): index for index, row in enumerate(whole.choices.tolist())}
+        named = {
+            role: rows[choices]
+            for role, scheme in table.manifest["references"].items()
+            if (choices := Scheme.parse(str(scheme)).choices) in rows
+        }
+        draw_ranking(
+            folder / "figures" / "ranking.png",
+            scores.mean(axis=0),
+            means,
+            named,
+            tau=(tau.tau, tau.low, tau.high),
+            score=f"validation accuracy in the supernet, %, mean of {len(scores)} ({name})",
+            truth=scratch,
+        )
 
 
 def _points(value: float, low: float = math.nan, high: float = math.nan) -> str:
@@ -107,14 +155,15 @@ def _first(
     choices: NDArray[np.uint8],
 ) -> list[str]:
     """Return what a reader must know first."""
-    told = [effect for effect in effects if effect.low > 0 or effect.high < 0]
+    corrected = holm([effect.p for effect in effects])
+    told = [effect for effect, p in zip(effects, corrected, strict=True) if p < 0.05]
     said = "No block's effect is told from 0."
     if told:
         largest = max(told, key=lambda effect: abs(effect.points))
         said = (
             f"**{largest.kind} at {largest.block} is worth "
             f"{_points(largest.points, largest.low, largest.high)} points** in the mean over all "
-            f"other choices; {len(told)} of {len(effects)} effects are told from 0."
+            f"other choices; {len(told)} of {len(effects)} effects are told from 0 (Holm)."
         )
     if supernets and len(values) == len(choices):
         name, scores = next(iter(supernets.items()))

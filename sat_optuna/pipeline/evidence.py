@@ -18,7 +18,7 @@ from typing_extensions import override
 from sat_optuna.config.config import decided, differences
 from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.evidence.claims import LOOKS, claims, over
+from sat_optuna.evidence.claims import LOOKS, Table, claims, over
 from sat_optuna.evidence.claims_page import write_claims
 from sat_optuna.evidence.controls import (
     HEURISTICS,
@@ -30,7 +30,6 @@ from sat_optuna.evidence.controls import (
 )
 from sat_optuna.evidence.results import RetrainJob
 from sat_optuna.evidence.runs import About, MeasuredNetwork, MeasuredRuns
-from sat_optuna.evidence.table_claims import table_claims
 from sat_optuna.evidence.truth import TruthTable
 from sat_optuna.evidence.verdicts import conditions_of, headline
 from sat_optuna.pipeline.folder import StudyFolder, open_study
@@ -80,12 +79,15 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
     looks, margin = _looks(measured), study.config.evidence.margin
     runs, remarks = measured.runs(), _remarks(study, measured)
     conditions = conditions_of(runs, margin=margin, looks=looks)
-    table, ticket = _table(study), Scheme.parse(measured.roles["ticket"])
-    if table is not None:
-        remarks.append(f"C5 and C6 are of truth table {table.manifest['name']!r}: {_of(table)}.")
+    table = _table(study)
+    remarks.append(
+        "C5 and C6 need a truth table of this network, data and recipe; make one with: sat-optuna "
+        f"truth {study.name}."
+        if table is None
+        else f"C5 and C6 are of truth table {table.manifest['name']!r}: {table.manifest['what']}."
+    )
     found = (
-        *claims(runs, margin=margin, looks=looks),
-        *table_claims(table, ticket, margin=margin, study=study.name),
+        *claims(runs, margin=margin, table=table and _counted_on(table), looks=looks),
         *([over(runs, "random-best", looks=looks)] if "random-best" in runs.accuracy else []),
         *(claim for claim in conditions if claim.name in _BESIDE),
     )
@@ -122,9 +124,18 @@ def _table(study: StudyFolder) -> TruthTable | None:
     return None
 
 
-def _of(table: TruthTable) -> str:
-    whole = "" if not table.missing else f", {table.missing} trainings of it are missing"
-    return f"{table.manifest['what']}{whole}"
+def _counted_on(truth: TruthTable) -> Table:
+    """Return what claims take of a truth table: its validation values, the higher the better."""
+    sign = Measure(**truth.manifest["measure"]).points(1.0)
+    balanced = truth.balanced
+    return Table(
+        choices=balanced.choices,
+        values=sign * balanced.valid,
+        references={
+            role: [sign * value for value in truth.reference(role).values()]
+            for role in truth.manifest["references"]
+        },
+    )
 
 
 def _looks(measured: MeasuredRuns) -> Sequence[int]:

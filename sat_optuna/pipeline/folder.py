@@ -474,9 +474,14 @@ class StudyFolder:
             return evidence(self, seeds=seeds, on_event=on_event)
 
     def truth(
-        self, *, workers: int = 0, limit_hours: float = 20.0, on_event: OnEvent = ignore
+        self,
+        *,
+        workers: int = 0,
+        limit_hours: float = 20.0,
+        supernets: int = 0,
+        on_event: OnEvent = ignore,
     ) -> "TruthMade":
-        """Train every scheme from scratch with several seeds, and write truth.npz and truth.json.
+        """Train every scheme from scratch with several seeds: truth.npz, truth.json, truth.md.
 
         Of what [truth] says, it trains what is missing. Several processes may do so at the same
         time: each training is made by one of them.
@@ -485,6 +490,8 @@ class StudyFolder:
             workers: processes of this call at the same time; 0 for as many as the cores have
                 threads for.
             limit_hours: core-hours that the missing trainings may take.
+            supernets: of each recipe, the study's own first, how many are trained to score every
+                scheme, for how far they rank the truth; at least 5 for an interval.
             on_event: told of each training.
 
         Raises:
@@ -494,7 +501,13 @@ class StudyFolder:
         from sat_optuna.pipeline.truth import make_truth
 
         with computing_with(self.config.threads):
-            return make_truth(self, workers=workers, limit_hours=limit_hours, on_event=on_event)
+            return make_truth(
+                self,
+                workers=workers,
+                limit_hours=limit_hours,
+                supernets=supernets,
+                on_event=on_event,
+            )
 
     def verify_truth(
         self, entries: int = 5, *, seed: int = 0, workers: int = 0, on_event: OnEvent = ignore

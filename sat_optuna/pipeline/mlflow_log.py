@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from sat_optuna.evidence.effects import Effect
     from sat_optuna.pipeline.folder import StudyFolder
     from sat_optuna.pipeline.outcome import Outcome
     from sat_optuna.tracking import MLflowLog
@@ -132,6 +133,22 @@ class StudyLog:
             _log_verdicts(log, run_id, outcome)
             self._note(retrainings=digest_of(outcome.decided))
         return run_id
+
+    def log_blocks(self, study: "optuna.Study", effects: "Sequence[Effect]", text: str) -> None:
+        """Log what each kind does at each block into the study's run.
+
+        Args:
+            study: the Optuna study of this folder.
+            effects: of `block_effects`.
+            text: what they come to, Markdown.
+        """
+        from sat_optuna.tracking import TrackingError
+
+        try:
+            with self._opened(study) as log:
+                log.log_blocks(text, {f"{e.block}.{e.kind}": e.points for e in effects})
+        except TrackingError as error:
+            _warn(f"{error.what}; the report has what each block does")
 
     @contextmanager
     def _opened(self, study: "optuna.Study") -> "Iterator[MLflowLog]":

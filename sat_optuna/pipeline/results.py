@@ -198,12 +198,14 @@ class TruthMade:
         folder: where truth.npz and truth.json lie.
         new: trainings made now.
         elsewhere: trainings that other processes have under way.
+        page: truth.md; None before some schemes have two trainings.
     """
 
     table: "TruthTable"
     folder: Path
     new: int
     elsewhere: int
+    page: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

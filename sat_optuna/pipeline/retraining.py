@@ -25,10 +25,10 @@ from sat_optuna.ticket import Ticket
 if TYPE_CHECKING:
     import torch
 
-    from sat_optuna.evidence.report import Front
+    from sat_optuna.evidence.report import Blocks, Front
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["report", "retrain", "train_missing"]
+__all__ = ["report", "retrain", "retrain_searched", "train_missing"]
 
 
 def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrained:
@@ -38,6 +38,11 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
         StudyError: no search was run yet, or no trial of it is complete.
     """
     random_control(study, on_event=on_event)
+    return retrain_searched(study, mlflow=mlflow, on_event=on_event)
+
+
+def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrained:
+    """Do what `retrain` does once the random control is there."""
     find_passengers(study, on_event=ignore)
     if (pair := read_candidates(study)) and pair.missing:
         train_missing(pair, on_event)  # first: which of the two is the ticket decides the controls
@@ -60,6 +65,22 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
     total = len(outcome.jobs)
     on_event(Event(step="retrain", done=total, total=total, made=result, finished=True))
     return result
+
+
+def _tell_blocks(outcome: Outcome, blocks: "Blocks", ticket: Ticket) -> None:
+    """Write what each block does into the dashboard's note, and into MLflow where the study is."""
+    from sat_optuna.evidence.report import words_of
+    from sat_optuna.search.storage import writing
+    from sat_optuna.tracking.note import write_note
+
+    opened = outcome.study.optuna_study()
+    lines = "\n".join(f"- {said}" for said in words_of(blocks, ticket, outcome.measure))
+    text = f"{lines}\n\n{blocks.measured}"
+    with writing(outcome.study.name):
+        write_note(opened, "Block by block", text)
+    log = StudyLog(outcome.study)
+    if log.has_retrainings(outcome):
+        log.log_blocks(opened, blocks.effects, text)
 
 
 def _note_verdicts(outcome: Outcome) -> None:
@@ -175,17 +196,18 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         "enumeration": (current_enumeration(study) or Done({})).made,
     }
     # A report that somebody has written into is left as it is.
-    blocks = study.folder / "figures" / "blocks.png"  # only where effects can be told
+    drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
+    optional = [study.folder / "figures" / name for name in drawn]
     record = study.records.get("report")
-    if record and blocks.name in record.made:
-        files[blocks.name] = blocks
+    files |= {file.name: file for file in optional if record and file.name in record.made}
     new = not study.records.is_finished("report", decided) or not all(
         file.exists() for file in files.values()
     )
     if new:
-        blocks.unlink(missing_ok=True)
+        for file in optional:
+            file.unlink(missing_ok=True)
         _write(outcome, tickets, on_event)
-        files |= {blocks.name: blocks} if blocks.exists() else {}
+        files |= {file.name: file for file in optional}
         files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
         study.records.write("report", Done(decided, made, finished=True))
@@ -195,7 +217,12 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
 
 
 def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> None:
-    from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
+    from sat_optuna.evidence.report import (
+        SearchSummary,
+        TrialRow,
+        blocks_of_trials,
+        write_report,
+    )
     from sat_optuna.search.study import finished_trials
 
     study = outcome.study
@@ -230,13 +257,15 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         latency=_latency(outcome, tickets) if study.config.search.uses_latency else "",
     )
     found = known_passengers(study, outcome.best.scheme)
+    blocks = blocks_of(study, on_event) or blocks_of_trials(tickets["ticket"], summary)
+    _tell_blocks(outcome, blocks, tickets["ticket"])
     write_report(
         study.folder,
         tickets,
         summary,
         passengers="" if found is None else f"{found}. {_replaced(outcome)}".strip(),
         images=next(iter(outcome.results.values())).images,
-        blocks=blocks_of(study, on_event),
+        blocks=blocks,
         tested=outcome.tested,
         latency=(
             f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "
@@ -244,7 +273,27 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
             "warm-up."
         ),
         hardware=outcome.measured["hardware"],
+        curves=_curves(outcome),
     )
+
+
+def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:
+    """Return the training accuracy of each role, seed and epoch.
+
+    Empty where it is not known, and of a single epoch, which is no curve.
+    """
+    found = {
+        role: [
+            [record.accuracy for record in outcome.results[scheme, seed].history]
+            for seed in outcome.study.config.retrain.seeds
+        ]
+        for role, scheme in outcome.schemes.items()
+    }
+    known = {
+        role: [[right for right in curve if right is not None] for curve in curves]
+        for role, curves in found.items()
+    }
+    return known if known == found and outcome.study.config.retrain.epochs > 1 else {}
 
 
 def _replaced(outcome: Outcome) -> str:

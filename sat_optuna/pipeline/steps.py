@@ -18,7 +18,7 @@ from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.folding import folding
 from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
-from sat_optuna.pipeline.retraining import report, retrain
+from sat_optuna.pipeline.retraining import report, retrain, retrain_searched
 from sat_optuna.pipeline.search import random_control, search, searched_trials
 from sat_optuna.scheme import ENUMERATION_LIMIT
 from sat_optuna.ticket import ACCURACY
@@ -60,7 +60,7 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
         complete = any(trial.state.name == "COMPLETE" for trial in finished_trials(opened))
         best = best_ticket(opened) if complete else None
         return RunResult(ticket=best, tickets={}, report=None)
-    retrain(study, mlflow=mlflow, on_event=on_event)
+    retrain_searched(study, mlflow=mlflow, on_event=on_event)
     reported = report(study, on_event=on_event)
     tickets = reported.tickets
     return RunResult(ticket=tickets["ticket"], tickets=tickets, report=reported.path)

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,10 +32,14 @@ from sat_optuna.events import Event, OnEvent
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.controls import full_roles
 from sat_optuna.evidence.retrain import in_processes, metric_of, processes_for
+from sat_optuna.evidence.supernet_scores import SupernetScores
 from sat_optuna.evidence.truth import TruthTable
+from sat_optuna.evidence.truth_page import draw_truth_figures, truth_markdown
 from sat_optuna.evidence.truth_runs import TruthJob, TruthResult, seconds_of, train_entries
+from sat_optuna.files import write_text
 from sat_optuna.pipeline.latency import hardware_of
 from sat_optuna.pipeline.results import CheckedEntry, TruthMade
+from sat_optuna.pipeline.truth_supernets import score_supernets
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler.storage import id_of
 from sat_optuna.scheme import Scheme
@@ -63,14 +68,15 @@ Row = Mapping[str, Any]  # a TruthResult's values by name, and the machine
 
 
 def make_truth(
-    study: "StudyFolder", *, workers: int, limit_hours: float, on_event: OnEvent
+    study: "StudyFolder", *, workers: int, limit_hours: float, supernets: int, on_event: OnEvent
 ) -> TruthMade:
-    """Train what is missing of a study's truth table, and write it.
+    """Train what is missing of a study's truth table, and write it with its page.
 
     Args:
         study: the folder.
         workers: processes at the same time; 0 for as many as the cores have threads for.
         limit_hours: core-hours that the missing trainings may take.
+        supernets: of each recipe, how many score every scheme, to be held against the table.
         on_event: told of each training.
 
     Raises:
@@ -86,12 +92,30 @@ def make_truth(
         new = _train(plan, runs, workers=workers, on_event=on_event)
     finally:
         table = runs.write_table()
-    result = TruthMade(table=table, folder=study.folder, new=new, elsewhere=runs.elsewhere())
+    if supernets:
+        score_supernets(study, seeds=supernets, workers=workers, on_event=on_event)
+    page = _write_page(study, table)
+    result = TruthMade(
+        table=table, folder=study.folder, new=new, elsewhere=runs.elsewhere(), page=page
+    )
     total = plan.count
     on_event(
         Event(step="truth", done=total - table.missing, total=total, made=result, finished=True)
     )
     return result
+
+
+def _write_page(study: "StudyFolder", table: TruthTable) -> Path | None:
+    """Write what the table tells, once some schemes have two trainings."""
+    several = np.isfinite(table.balanced.valid).sum(axis=1) > 1
+    if not several.any():
+        return None
+    held = SupernetScores.load(study.folder)
+    command = f"sat-optuna truth {study.argument}"
+    scores = held.by_recipe if held else None
+    draw_truth_figures(study.folder, table, scores)
+    text = truth_markdown(table, scores, command=command)
+    return write_text(study.folder / "truth.md", text)
 
 
 def _train(plan: "_Plan", runs: "_Runs", *, workers: int, on_event: OnEvent) -> int:
@@ -396,7 +420,7 @@ def _begin(plan: _Plan, held: "Mapping[Key, Row]") -> optuna.Study:
         if _DECIDED_KEY not in opened.user_attrs:
             opened.set_user_attr(_DECIDED_KEY, plan.decided)
         known = {_key_of(trial) for trial in opened.get_trials(deepcopy=False)}
-        space = {
+        space: dict[str, optuna.distributions.BaseDistribution] = {
             name: optuna.distributions.CategoricalDistribution(choices)
             for name, choices in scheme_space(plan.stages, plan.choices).items()
         }

@@ -5,6 +5,7 @@ One study is run once and looked at by every test of this file.
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -108,15 +109,21 @@ def test_tickets_hold_ticket_and_controls_with_the_same_seeds(road, rows):
     assert tickets["ticket"].macs == best["macs"]
 
 
-def test_the_dashboards_note_has_the_verdicts(road):
+def test_the_dashboards_note_has_the_verdicts_and_the_blocks(road):
     _, folder, _ = road
     from optuna_dashboard import get_note
 
     study = load_study(open_storage(folder / "study.db"), "tiny")
     note = get_note(study)
-    head, _, text = note.partition("\n\n")
-    assert head == "## Verdicts"
-    assert text.strip() in (folder / "report.md").read_text()
+    report = (folder / "report.md").read_text()
+    verdicts, _, blocks = note.removeprefix("## Verdicts\n\n").partition("## Block by block\n\n")
+    assert verdicts.strip() in report
+    lines, _, measured = blocks.strip().partition("\n\n")
+    assert measured in report
+    assert len(lines.splitlines()) == 6
+    for line in lines.splitlines():
+        assert re.fullmatch(r"- SE (pays |hurts )?at s\d\.b\d\d: .* \(.* to .*\)", line)
+        assert f"| {line.partition('(')[2].removesuffix(')')} |" in report
 
 
 def test_the_report_has_the_five_networks_and_its_figures(road):
@@ -133,9 +140,9 @@ def test_the_report_has_the_five_networks_and_its_figures(road):
     ]  # fmt: skip
     assert "after 1 epoch of 300 images" in first[4]
     assert "1,000 images resolves" in report
-    for figure in ("ticket.png", "blocks.png", "search.png", "accuracy.png"):
-        assert f"figures/{figure}" in report
-        assert (folder / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+    for figure in ("ticket", "blocks", "search", "accuracy", "connections"):
+        assert f"figures/{figure}.png" in report
+        assert (folder / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     written = (folder / "figures" / "trials.csv").read_text()
     assert len(list(csv.DictReader(written.splitlines()))) == 18
 
@@ -193,6 +200,10 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road, rows):
         assert f"\n- {own.data.tags[f'verdict.{name}']}\n" in report
     assert own.data.metrics["verdict.smaller.effect"] < 0
     assert own.data.tags["mlflow.note.content"] in report
+    (parent,) = (run for run in runs if run.data.tags["sat.kind"] == "study")
+    assert parent.data.tags["mlflow.note.content"].startswith("- SE ")
+    effects = {name for name in parent.data.metrics if name.startswith("effect.")}
+    assert effects == {f"effect.{name}.se" for name in Scheme.parameter_names((2, 2, 2))}
     by_scheme = {r.data.tags["scheme"] for r in runs if r.data.tags["sat.kind"] == "trial"}
     assert by_scheme == {row["scheme"] for row in rows}
     names = {path.name for path in (project / "mlruns").iterdir()}

@@ -112,6 +112,7 @@ def report(
             hardware="x86_64 Linux, 2 CPU threads",
             blocks=blocks,
             tested=OnTest(Part(images, largest, 10), dict.fromkeys(given, 95.5)),
+            curves={role: [[60.0, 90.0]] * 3 for role in given} if drawn else None,
         )
     assert path == folder / "quickstart" / "report.md"
     return path.read_text(encoding="utf-8")
@@ -329,12 +330,13 @@ def test_the_digits_are_explained_and_each_kind_has_its_full_network(tmp_path):
 def test_the_table_of_blocks_answers_the_title(tmp_path):
     text = report(tmp_path)
     assert "| s1.b00 | SE | +0.90 | +0.60 to +1.20 | pays | yes |" in text
-    assert f"| s1.b02 | SE | {MINUS}0.60 | {MINUS}0.90 to {MINUS}0.30 | costs |  |" in text
+    assert f"| s1.b02 | SE | {MINUS}0.60 | {MINUS}0.90 to {MINUS}0.30 | hurts |  |" in text
     # p = 0.04 alone would do, but it is one of nine.
     assert "| s3.b02 | SE | +0.30 | +0.00 to +0.60 | not told from 0 | yes |" in text
     assert (
-        f"SE in s1.b00 pays (+0.90), SE in s1.b02 costs ({MINUS}0.60); the other 7 of 9 effects "
-        "are not told from 0." in text
+        "SE pays at s1.b00: +0.90 points (+0.60 to +1.20); SE hurts at s1.b02: "
+        f"{MINUS}0.60 points ({MINUS}0.90 to {MINUS}0.30); the other 7 of 9 effects are not told "
+        "from 0." in text
     )
 
 
@@ -347,12 +349,16 @@ def test_without_a_table_the_random_schemes_tell_the_blocks(tmp_path):
     ]
     search = replace(SEARCH, random=rows)
     text = report(tmp_path, search=search, blocks=None)
-    assert "Block by block, in points of validation accuracy, SE in s2.b01 pays (+" in text
+    assert "Block by block, in the validation accuracy: SE pays at s2.b01: +" in text
     assert "choices of 60 random schemes, the control of the search" in text
     assert "proposals are not random" in text
-    few = report(tmp_path / "few", search=replace(SEARCH, random=rows[:9]), blocks=None)
-    assert "The random schemes are too few to tell the 9 effects" in few
+    few = report(tmp_path / "few", search=replace(SEARCH, random=rows[:5]), blocks=None)
+    assert "Nothing can be told: 8 schemes for 9 effects of a kind at a block." in few
     assert "blocks.png" not in few
+    both = replace(SEARCH, random=rows[:9], trials=rows[9:])  # few alone, enough with the others
+    text = report(tmp_path / "both", search=both, blocks=None)
+    assert "SE pays at s2.b01: +" in text
+    assert "choices of all 60 schemes that were tried, the 9 random ones being too few" in text
 
 
 def test_a_network_no_better_than_the_largest_class_is_named(tmp_path):
@@ -406,7 +412,7 @@ def test_seeds_that_do_not_differ_are_no_certainty(tmp_path):
 
 def test_all_that_the_report_shows_lies_beside_it(tmp_path):
     text = report(tmp_path, drawn=True)
-    for name in ("ticket", "blocks", "search", "accuracy"):
+    for name in ("ticket", "blocks", "search", "accuracy", "connections", "curves"):
         assert f"](figures/{name}.png)" in text
         assert imread(tmp_path / "quickstart" / "figures" / f"{name}.png").ndim == 3
     written = (tmp_path / "quickstart" / "figures" / "trials.csv").read_text()
@@ -428,7 +434,7 @@ def test_the_same_tickets_give_the_same_files(tmp_path):
     report(tmp_path / "a", drawn=True)
     report(tmp_path / "b", drawn=True)
     files = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 6
+    assert len(files) == 8
     for path in files:
         again = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == again.read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import sat_optuna as sat
 from sat_optuna import files
 from sat_optuna.errors import SatOptunaWarning, StudyError
-from sat_optuna.evidence import truth
+from sat_optuna.evidence import truth, truth_page
 from sat_optuna.evidence.truth import TruthTable
 
 NAN = math.nan
@@ -46,6 +47,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
             assert getattr(read, name).dtype == getattr(table, name).dtype
         assert read.seeds == (0, 1)
     before = npz.read_bytes(), path.read_bytes()
+    read = sat.load_truth(tmp_path)
     read.save(tmp_path)
     assert read.manifest["trainings"] == {"done": 8, "missing": 0}
     assert (npz.read_bytes(), path.read_bytes()) == before
@@ -145,3 +147,30 @@ def test_a_table_is_found_by_its_name_from_below(tmp_path, monkeypatch):
         sat.load_truth("made-upp")
     with pytest.raises(StudyError, match=r"holds no truth table; make one with: sat-optuna truth"):
         TruthTable.load(tmp_path)
+
+
+@pytest.mark.parametrize("supernets", [{"iid": np.arange(12.0).reshape(3, 4)}, None])
+def test_the_figures_of_a_table_have_its_means_references_and_ranks(
+    tmp_path, monkeypatch, supernets
+):
+    drawn = {}
+
+    def kept(path, *given, **named):
+        drawn[path.name] = (given, named)
+
+    monkeypatch.setattr(truth_page, "draw_truth", kept)
+    monkeypatch.setattr(truth_page, "draw_ranking", kept)
+    table = table_of([[50, 52], [60, NAN], [NAN, NAN], [70, 72], [55, 58]], seeds=(0, 1))
+    table = replace(table, manifest=table.manifest | {"seeds": [0, 1]})
+    truth_page.draw_truth_figures(tmp_path, table, supernets)
+    (means, marked), named = drawn["truth.png"]
+    np.testing.assert_array_equal(means, [51, 60, NAN, 71])
+    assert marked == {"plain": 51, "full": 71, "constant": 56.5}
+    assert named == {"score": "validation accuracy from scratch, %, mean of 2 seeds"}
+    assert ("ranking.png" in drawn) == (supernets is not None)
+    if supernets:
+        (scores, truths, at), named = drawn["ranking.png"]
+        assert scores.tolist() == [4, 5, 6, 7]
+        np.testing.assert_array_equal(truths, means)
+        assert at == {"plain": 0, "full": 3}
+        assert named["tau"][0] == pytest.approx(1)

@@ -58,8 +58,8 @@ def tickets(**means: float) -> dict[str, Ticket]:
         ),
         (
             {"ticket": 90.0, "plain": 40.0, "full": 99.0},
-            "**The ticket beats plain**; whether by attention or by rescaling is not known, for no "
-            "constant control was retrained. **Failed: accuracy kept.**",
+            "**The ticket beats plain**; whether by attention or by rescaling is not known, for "
+            "no constant control was retrained. **Failed: accuracy kept.**",
         ),
         (
             {"ticket": 90.0, "plain": 90.0, "full": 99.0, "constant": 80.0},

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -18,16 +20,16 @@ from sat_optuna.config.config import decided, fingerprint
 from sat_optuna.errors import SatOptunaError
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.runs import MeasuredRuns
+from sat_optuna.evidence.truth import TruthTable
 from sat_optuna.pipeline.reading import read_study
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Score
-from tests.evidence.test_table_claims import ONE_BLOCK, table_of
 from tests.networks import tiny_supernet
 from tests.studies import STUDY, command, environment, make_study
 from tests.tickets import ticket_of
 
 FASHION = Path(__file__).parents[2] / "studies" / "fashion-sge"
-NAMES = ("C1", "C2", "C3", "C4", "C5 (a)", "C5 (b)", "C6")
+NAMES = ("C1", "C2", "C3", "C4", "C5 above full", "C5 below plain", "C6")
 NOISE = (0.0, 0.1, -0.1, 0.05, -0.15, 0.1, 0.0, -0.05)
 # By role: scheme, mean test accuracy, parameters, milliseconds.
 NETWORKS = {
@@ -232,7 +234,7 @@ def test_a_committed_study_of_version_0_2_0_has_its_claims_and_says_what_they_la
     assert "the ticket is plain, which has no constant control" in said["over constant"]
     for name in NAMES[-3:]:
         assert f"{name}: not decided" in said[name]
-        assert "no truth table" in said[name]
+        assert "there is no table of all schemes" in said[name]
 
 
 # Of three blocks one may carry attention, and one does: there are two others of its density.
@@ -334,17 +336,49 @@ def test_a_ticket_without_passengers_takes_its_place_where_it_is_no_worse(tmp_pa
     assert "the searched scheme is the ticket" in (folder / "report.md").read_text()
 
 
+CHOICES = np.array(list(product((0, 1), repeat=6)), dtype=np.uint8)
+# Block 0 is worth 30 points, block 5 costs 5, each other is worth 1.5.
+TRUTH = 60 + CHOICES @ np.array([30.0, 1.5, 1.5, 1.5, 1.5, -5.0])
+
+
+def save_table(folder, decides):
+    """Write a table of 2 seeds a scheme and 16 of plain and full, whose true means are TRUTH."""
+    values = TRUTH[:, None] + 0.05 * np.random.default_rng(0).normal(size=(64, 16))
+    values[1:-1, 2:] = np.nan
+    blank = np.zeros((64, 16))
+    parts = ("test", "valid_loss", "test_loss", "train_accuracy", "seconds")
+    TruthTable(
+        choices=CHOICES,
+        seeds=tuple(range(16)),
+        valid=values,
+        **dict.fromkeys(parts, blank),
+        machine=blank.astype(np.int16),
+        params=np.zeros(64, dtype=np.int64),
+        macs=np.zeros(64, dtype=np.int64),
+        manifest={
+            "name": folder.name,
+            "what": "made for a test",
+            "stages": [2, 3, 1],
+            "kinds": ["se"],
+            "seeds": [0, 1],
+            "reference_seeds": list(range(16)),
+            "references": {"plain": "00-000-0", "full": "11-111-1"},
+            "measure": {"name": "accuracy", "unit": "%", "better": "higher"},
+            "decided": decides,
+        },
+    ).save(folder)
+
+
 def test_a_truth_table_of_the_same_network_and_data_beside_the_study_is_found(study):
     config = read_study(study)
     decides = {**decided(config, "truth"), "the data's fingerprint": "abc"}
     for name, more in (("a-other", {"seed": 5}), ("b-same", {})):
-        table = table_of(ONE_BLOCK, noise=0.05, decided={**decides, **more})
-        table.save(study.parent / f"truth-{name}")
+        save_table(study.parent / f"truth-{name}", {**decides, **more})
     run(study)
     found = verdicts(study)
-    assert found["C5 (a)"]["verdict"] == "holds"
+    assert found["C5 above full"]["verdict"] == "holds"
     assert found["C6"]["verdict"] == "fails"  # the first block alone has 6 points less than best
-    assert "of truth table 'made': made for a test." in (study / "evidence.md").read_text()
+    assert "of truth table 'truth-b-same': made for a test." in (study / "evidence.md").read_text()
     # A changed table is refused; one of another study is none of ours.
     (study.parent / "truth-a-other" / "truth.npz").write_bytes(b"0")
     run(study)

@@ -406,7 +406,8 @@ def test_the_picture_of_the_blocks_is_part_of_what_the_report_made(copy):
     _, folder = copy
     made = made_by_report(folder)
     assert made.keys() == {
-        "report.md", "ticket.png", "blocks.png", "search.png", "accuracy.png", "trials.csv"
+        "report.md", "ticket.png", "blocks.png", "search.png", "accuracy.png", "trials.csv",
+        "connections.png",
     }  # fmt: skip
     assert not sat.open_study(folder).report().new
     (folder / "figures" / "blocks.png").unlink()

@@ -59,7 +59,7 @@ def _here():
 def made(tmp_path_factory):
     """The folder of a study with its whole table, and what was told; to be copied."""
     folder = make_study(tmp_path_factory.mktemp("whole"), text=TEXT)
-    told = []
+    told: list[sat.Event] = []
     sat.open_study(folder).truth(on_event=told.append)
     return folder, told
 

@@ -1,0 +1,490 @@
+"""Claims against scipy's tests, in each case a reader meets, and how often they err by chance."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sat_optuna.evidence.claims import (
+    LOOKS,
+    Claim,
+    Runs,
+    Table,
+    claims,
+    failed_starts,
+    three_conditions,
+)
+from sat_optuna.ticket import Measure
+
+PLANNED = LOOKS[:3]
+SCHEMES = {
+    "ticket": "100-00",
+    "plain": "000-00",
+    "full": "111-11",
+    "constant": "200-00",
+    "random-1": "010-00",
+    "random-2": "001-00",
+    "random-3": "000-10",
+    "random-4": "000-01",
+}
+
+
+def runs_of(values, **more):
+    """Runs of rows of values by role, with the seeds 0, 1, ..."""
+    accuracy = {role: dict(enumerate(map(float, row))) for role, row in values.items()}
+    return Runs(**({"accuracy": accuracy, "classes": 10, "images": 2000} | more))
+
+
+def named(found):
+    return {claim.name: claim for claim in found}
+
+
+def conditions(values, margin=1.0, **more):
+    return named(three_conditions(runs_of(values, **more), margin=margin))
+
+
+def drawn(rng, seeds, roles=("ticket", "full", "plain", "constant"), **means):
+    shared = rng.normal(0, 0.5, seeds)  # what a seed does to all networks
+    return {r: 90 + means.get(r, 0) + shared + rng.normal(0, 0.3, seeds) for r in roles}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("seeds", [4, 8, 16])
+def test_the_tests_are_scipys_at_the_level_of_a_look(seeds):
+    values = drawn(np.random.default_rng(seeds), seeds, ticket=0.3)
+    found = conditions(values)
+    apart = stats.ttest_1samp(values["ticket"] - values["full"], -1.0, alternative="greater")
+    kept = found["accuracy kept"]
+    assert kept.p == pytest.approx(apart.pvalue)
+    assert kept.level == pytest.approx(1 - 2 * 0.05 / 3)
+    both = stats.ttest_rel(values["ticket"], values["full"]).confidence_interval(kept.level)
+    assert (kept.low, kept.high) == pytest.approx((both.low, both.high))
+    pair = [stats.ttest_rel(values["ticket"], values[r]).pvalue for r in ("plain", "constant")]
+    first, second = sorted(pair)  # scipy has no Holm: two by hand
+    holm = {first: 2 * first, second: max(2 * first, second)}
+    assert found["over plain"].p == pytest.approx(min(1.0, holm[pair[0]]))
+    assert found["over constant"].p == pytest.approx(min(1.0, holm[pair[1]]))
+    assert found["attention pays"].p == pytest.approx(second)
+    assert {found[name].seeds for name in ("accuracy kept", "over plain")} == {seeds}
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict"), [(0.5, "holds"), (-1.0, "not decided"), (-4.0, "fails")]
+)
+def test_accuracy_kept_is_one_of_three(ahead, verdict):
+    apart = np.array([-0.1, 0.1, 0.2, -0.2])
+    found = conditions({"ticket": 90 + ahead + apart, "full": np.full(4, 90.0)})
+    assert found["accuracy kept"].verdict == verdict
+    beyond = {"holds": found["accuracy kept"].low > -1, "fails": found["accuracy kept"].high < -1}
+    assert beyond.get(verdict, True)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_fewer_seeds_than_the_first_look_decide_nothing(seeds):
+    rows = {"ticket": [99.0, 99.1, 98.9][:seeds], "full": [50.0, 50.2, 50.1][:seeds]}
+    kept = conditions(rows)["accuracy kept"]
+    assert (kept.verdict, kept.seeds, kept.more_seeds) == ("not decided", seeds, 4 - seeds)
+    assert math.isnan(kept.low) == (seeds == 1)
+    assert f"not decided ({4 - seeds} more seed" in kept.line()
+
+
+@pytest.mark.parametrize(("seeds", "counted"), [(5, 4), (7, 4), (15, 8), (17, 16), (40, 16)])
+def test_between_two_looks_the_first_seeds_of_the_last_one_count(seeds, counted):
+    values = drawn(np.random.default_rng(0), seeds)
+    at_look = {role: row[:counted] for role, row in values.items()}
+    assert conditions(values)["accuracy kept"] == conditions(at_look)["accuracy kept"]
+
+
+def test_a_fourth_planned_look_is_paid_for_at_each():
+    values = drawn(np.random.default_rng(1), 32)
+    found = named(three_conditions(runs_of(values), margin=1.0, looks=LOOKS))
+    assert found["over plain"].level == pytest.approx(1 - 0.05 / 4)
+    assert found["over plain"].seeds == 32
+
+
+@pytest.mark.parametrize(("factor", "more"), [(1.1, 4), (2.2, 12), (9.0, None)])
+def test_more_seeds_are_those_of_the_next_look_that_would_decide(factor, more):
+    # The t of 4 seeds that 8 or 16 of the same mean and spread would need.
+    apart = np.array([-1.0, 1.0, -1.0, 1.0])
+    sd, n = apart.std(ddof=1), {4: 8, 12: 16, None: 16}[more]
+    mean = stats.t.isf(0.05 / 3 / 2, n - 1) * sd / math.sqrt(n) * 1.01
+    mean /= 1.0 if more else factor
+    found = conditions({"ticket": 90 + mean + apart, "plain": np.full(4, 90.0)})["over plain"]
+    assert (found.verdict, found.more_seeds) == ("not decided", more)
+    assert more or "16 seeds, the last look, would not decide it" in found.line()
+
+
+def test_unequal_seed_sets_are_paired_on_the_common_ones_and_said():
+    values = drawn(np.random.default_rng(2), 8)
+    runs = runs_of(values)
+    full = {seed: runs.accuracy["full"][seed] for seed in (6, 1, 3, 5, 7)}
+    some = runs_of(values, accuracy={**runs.accuracy, "full": full})
+    (kept,) = [c for c in three_conditions(some, margin=1.0) if c.name == "accuracy kept"]
+    ticket = runs.accuracy["ticket"]
+    assert kept.effect == pytest.approx(np.mean([ticket[s] - full[s] for s in (1, 3, 5, 6)]))
+    assert "ticket has 8 seeds and full 5; the 5 common ones count" in kept.line()
+
+
+def test_a_failed_start_is_left_out_and_shown_apart():
+    values = {"ticket": [95.1, 95.3, 95.0, 95.2], "full": [95.0, 38.1, 95.2, 95.1]}
+    runs = runs_of(values)
+    with_training = runs_of(values, train_accuracy=runs.accuracy)
+    bare, known = (named(three_conditions(r, margin=2.0)) for r in (runs, with_training))
+    assert bare["accuracy kept"].verdict == "not decided"
+    kept = known["accuracy kept"]
+    assert (kept.verdict, kept.seeds, kept.failed_starts) == ("holds", 3, {"full": 1})
+    assert "1 failed start of full left out" in kept.line()
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "classes", "failed"),
+    [
+        ([10.2, 9.8, 10.0], 10, {0, 1, 2}),  # chance itself
+        ([50.0, 51.0, 90.0], 2, {0, 1}),
+        ([38.0, 39.0, 38.5, 95.0], 10, set()),
+        ([95.0, 38.0], 10, {1}),
+        ([math.nan, 95.0], 10, set()),
+        ([10.0, 95.0], 0, set()),  # no labels, no chance
+    ],
+)
+def test_failed_starts(accuracies, classes, failed):
+    assert failed_starts(dict(enumerate(accuracies)), classes) == failed
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.5, -0.5])
+def test_equal_differences_are_no_certainty(apart):
+    values = {"ticket": np.full(8, 90 + apart), "plain": np.full(8, 90.0)}
+    found = conditions(values)["over plain"]
+    verdict = {0.0: "not decided", 0.5: "holds", -0.5: "fails"}[apart]
+    assert (found.verdict, found.p) == (verdict, 1.0 if apart == 0 else 2 / 2**8)
+    assert found.low < apart < found.high  # of the test images
+    at_four = conditions({role: row[:4] for role, row in values.items()})["over plain"]
+    assert at_four.verdict == "not decided"  # four equal signs are 12.5 % of chance
+
+
+def test_the_plain_network_as_a_ticket_pays_nothing_and_keeps_what_full_has():
+    values = drawn(np.random.default_rng(3), 4)
+    values["ticket"] = values["plain"]
+    found = conditions(values, schemes={"ticket": "000", "plain": "000", "full": "111"})
+    assert found["over plain"].verdict == found["attention pays"].verdict == "fails"
+    assert "ticket and plain are one network" in found["over plain"].line()
+
+
+def test_the_full_network_as_a_ticket_keeps_the_accuracy_and_saves_nothing():
+    values = drawn(np.random.default_rng(3), 4)
+    values["ticket"] = values["full"]
+    counts = {"ticket": 110, "plain": 100, "full": 110}
+    found = conditions(values, schemes={"ticket": "11", "full": "11"}, params=counts)
+    assert found["accuracy kept"].verdict == "holds"
+    assert found["smaller"].verdict == "fails"
+
+
+def test_of_several_full_networks_the_hardest_counts():
+    values = drawn(np.random.default_rng(4), 4, ["ticket", "full-se", "full-eca"])
+    values["full-eca"] = values["ticket"] + 3 + np.array([0, 0.1, 0, 0.1])
+    kept = conditions(values)["accuracy kept"]
+    assert kept.verdict == "fails"
+    assert "full-eca" in kept.sentence
+
+
+def test_losses_count_the_other_way():
+    rng = np.random.default_rng(5)
+    values = {"ticket": 0.5 + 0.01 * rng.random(4), "plain": 0.9 + 0.01 * rng.random(4)}
+    measure = Measure("log_loss", "nats", "lower")
+    found = conditions(values, measure=measure)["over plain"]
+    assert (found.verdict, found.unit) == ("holds", "nats")
+    assert found.effect == pytest.approx(0.4, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict", "said"),
+    [
+        ({"ticket": 103, "plain": 100, "full": 110}, "holds", "ticket adds 3 and full 10"),
+        ({"ticket": 110, "plain": 100, "full": 110}, "fails", "ticket adds 10 and full 10"),
+        ({"ticket": 100, "plain": 100, "full": 100}, "not decided", "full adds none either"),
+        ({"ticket": 100, "full": 100}, "not decided", "are not all known"),
+    ],
+)
+def test_smaller_is_counted(counts, verdict, said):
+    found = conditions(drawn(np.random.default_rng(0), 4), params=counts)["smaller"]
+    assert found.verdict == verdict
+    assert said in found.line()
+
+
+@pytest.mark.parametrize(
+    ("full", "ticket", "verdict", "said"),
+    [
+        (1.0, 0.3, "holds", ""),
+        (1.0, 0.9, "fails", ""),
+        (1.0, 0.6, "not decided", ""),
+        (0.0, 0.0, "not decided", "full's own increment cannot be told from 0"),
+    ],
+)
+def test_faster_is_a_share_of_fulls_increment(full, ticket, verdict, said):
+    rng = np.random.default_rng(6)
+    latency = {
+        role: 5 + added + 0.05 * rng.normal(size=31)
+        for role, added in (("plain", 0.0), ("full", full), ("ticket", ticket))
+    }
+    found = conditions(drawn(rng, 4), latency=latency)["faster"]
+    assert found.verdict == verdict
+    assert said in found.line()
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 5])
+def test_too_few_rounds_say_so(rounds):
+    latency = {role: [5.0] * rounds for role in ("plain", "full", "ticket")} if rounds else {}
+    found = conditions(drawn(np.random.default_rng(0), 4), latency=latency)["faster"]
+    assert found.verdict == "not decided"
+    assert "rounds" in found.why
+
+
+def same_density(values, schemes=SCHEMES, **more):
+    known = {role: text for role, text in schemes.items() if role in values}
+    return named(claims(runs_of(values, schemes=known, **more), margin=1.0))
+
+
+def test_ranks_among_all_others_are_exact():
+    # The ticket is first of five in three seeds and second in the fourth: of 5^4 ways, the five
+    # with no more than one step in all are as good.
+    rng = np.random.default_rng(7)
+    values = {role: rng.permutation(10)[:4] + 80.0 for role in SCHEMES}
+    values["ticket"] = np.full(4, 99.0)
+    values["random-2"] = np.array([80, 80, 80, 99.5])
+    found = same_density(values)["C4 over random"]
+    assert found.p == pytest.approx(5 / 5**4)
+    assert (found.verdict, found.seeds) == ("holds", 4)
+
+
+@pytest.mark.parametrize(("better", "p"), [(0, 1 / 21), (1, 2 / 21), (20, 1.0)])
+def test_a_rank_among_twenty_drawn(better, p):
+    schemes = {"ticket": "11111111-00000000"}
+    values = {"ticket": np.full(4, 90.0)}
+    for i in range(1, 21):
+        values[f"random-{i}"] = np.full(4, 95.0 if i <= better else 80.0)
+        bits = ["1"] * 8 + ["0"] * 8
+        bits[i % 8], bits[8 + i // 8] = "0", "1"
+        schemes[f"random-{i}"] = "".join(bits[:8]) + "-" + "".join(bits[8:])
+    found = same_density(values, schemes)["C4 over random"]
+    assert found.p == pytest.approx(1 / 21 if better == 20 else p)
+    assert found.verdict == {0: "holds", 1: "not decided", 20: "fails"}[better]
+
+
+def test_ties_share_their_ranks():
+    values = {role: np.full(4, 90.0) for role in SCHEMES}
+    found = same_density(values)["C4 over random"]
+    assert (found.verdict, found.p) == ("not decided", 1.0)
+
+
+def test_a_heuristic_that_is_the_ticket_leaves_the_family_and_another_density_is_not_tested():
+    rng = np.random.default_rng(8)
+    heuristics = ("first-k", "last-k", "every-other", "stage-ends")
+    values = drawn(rng, 4, [*SCHEMES, *heuristics], ticket=5)
+    values["first-k"] = values["ticket"]
+    schemes = SCHEMES | {
+        "first-k": "100-00",
+        "last-k": "000-01",
+        "every-other": "001-00",
+        "stage-ends": "001-01",
+    }
+    found = same_density(values, schemes)
+    assert "the ticket's own scheme" in found["C4 over first-k"].line()
+    assert "another density (001-01)" in found["C4 over stage-ends"].line()
+    for name in ("last-k", "every-other"):
+        assert found[f"C4 over {name}"].verdict == "holds"
+        assert "Holm of 2" in found[f"C4 over {name}"].test
+    assert found["C4"].verdict == "holds"
+    tested = [
+        stats.ttest_rel(values["ticket"], values[r]).pvalue for r in ("last-k", "every-other")
+    ]
+    assert found["C4"].p == pytest.approx(max(*tested, found["C4 over random"].p))
+
+
+def test_a_density_with_one_scheme_has_no_other():
+    found = same_density({"ticket": [90.0] * 4}, {"ticket": "000-00"})["C4 over random"]
+    assert found.verdict == "not decided"
+    assert "no other scheme has the density" in found.why
+
+
+def test_several_tickets_are_one_family():
+    values = drawn(np.random.default_rng(9), 4, ["ticket", "candidate", "full"])
+    found = claims(runs_of(values), margin=1.0, tickets=["ticket", "candidate"])
+    kept = [claim for claim in found if claim.name == "C1"]
+    raw = [
+        stats.ttest_1samp(values[r] - values["full"], -1, alternative="greater").pvalue
+        for r in ("ticket", "candidate")
+    ]
+    assert min(claim.p for claim in kept) == pytest.approx(2 * min(raw))
+
+
+def table_of(truth, rng, noise=0.3):
+    choices = np.array([*product((0, 1), repeat=8)], dtype=np.uint8)
+    values = truth(choices)[:, None] + noise * rng.normal(size=(256, 2))
+    references = {
+        role: truth(choices)[row] + noise * rng.normal(size=16)
+        for role, row in (("plain", 0), ("full", -1))
+    }
+    return Table(choices, values, references)
+
+
+@pytest.mark.parametrize(("row", "verdict"), [("100-000-00", "holds"), ("000-000-11", "fails")])
+def test_c5_and_c6_from_a_table(row, verdict):
+    rng = np.random.default_rng(10)
+    table = table_of(lambda c: 50 + 4.0 * c[:, 0] - c[:, 1:] @ np.linspace(0.5, 1.5, 7), rng)
+    runs = runs_of({"ticket": [54.0] * 4}, schemes={"ticket": row})
+    found = named(claims(runs, margin=1.0, table=table))
+    assert found["C6"].verdict == verdict
+    assert found["C5 above full + 1"].verdict == found["C5 below plain"].verdict == "holds"
+    true = table.choices[:, 0] * 4.0 - table.choices[:, 1:] @ np.linspace(0.5, 1.5, 7)
+    for name, share in (
+        ("C5 above full + 1", np.mean(true > true[-1] + 1)),
+        ("C5 below plain", np.mean(true < 0)),
+    ):
+        assert found[name].low <= 100 * share <= found[name].high
+
+
+def test_where_all_schemes_are_equal_c5_says_so():
+    table = table_of(lambda c: np.full(len(c), 90.0), np.random.default_rng(11))
+    found = named(claims(runs_of({}), margin=1.0, table=table))
+    assert found["C5 above full"].verdict == "not decided"
+    assert "not identifiable" in found["C5 above full"].line()
+    assert found["C5 above full + 1"].verdict == "fails"
+    assert found["C5 above full + 1"].effect == pytest.approx(0, abs=0.1)
+
+
+def test_missing_rows_are_left_out_and_said():
+    table = table_of(lambda c: 50 + 9.0 * c[:, 0] + c[:, 1], np.random.default_rng(12))
+    table.values[3:5] = math.nan
+    runs = runs_of({}, schemes={"ticket": "110-000-00"})
+    found = named(claims(runs, margin=2.0, table=table))
+    assert "the table lacks 2 schemes" in found["C5 below plain"].line()
+    assert "the table lacks 2 schemes" in found["C6"].line()
+    gone = runs_of({}, schemes={"ticket": "000-000-11"})  # row 3
+    assert "no run of the scheme" in named(claims(gone, margin=2.0, table=table))["C6"].line()
+
+
+def test_without_a_table_or_runs_nothing_is_decided():
+    for claim in claims(runs_of({}), margin=1.0):
+        assert (claim.verdict, bool(claim.why or claim.name == "C4")) == ("not decided", True)
+
+
+@pytest.mark.golden
+def test_a_line_says_it_all():
+    claim = Claim(
+        "C1",
+        "ticket is not worse than full by 1.00 points after 20 epochs of 6,000 images",
+        "not decided",
+        effect=-0.5,
+        low=-1.25,
+        high=0.25,
+        unit="points",
+        level=1 - 0.1 / 3,
+        p=0.0625,
+        margin=1.0,
+        test="paired t, one-sided",
+        seeds=4,
+        failed_starts={"full": 1},
+        more_seeds=12,
+    )
+    assert claim.line().replace("\N{MINUS SIGN}", "-") == (
+        "C1: not decided (12 more seeds needed): ticket is not worse than full by 1.00 points "
+        "after 20 epochs of 6,000 images: -0.50 points (96.7 % interval -1.25 to +0.25), p 0.062, "
+        "paired t, one-sided, 4 seeds, 1 failed start of full left out"
+    )
+
+
+def by_scipy(differences, null, sides):
+    """Whether any of the three looks says better, and whether any says worse, for each row."""
+    better, worse = np.zeros((2, len(differences)), dtype=bool)
+    for look in PLANNED:
+        first = differences[:, :look]
+        p = stats.ttest_1samp(first, null, axis=1, alternative="greater").pvalue
+        better |= sides * p <= 0.05 / 3
+        worse |= sides * (1 - p) <= 0.05 / 3
+    return better, worse
+
+
+@pytest.mark.slow
+def test_three_looks_err_in_4_2_to_4_4_per_cent_of_nulls():
+    differences = np.random.default_rng(13).normal(size=(150_000, 16))
+    better, worse = by_scipy(differences, 0.0, 1)  # not worse by the margin, at the margin
+    assert 0.042 < better.mean() < 0.0445
+    assert 0.042 < worse.mean() < 0.0445
+    better, worse = by_scipy(differences, 0.0, 2)  # over another network, that is as good
+    assert 0.042 < (better | worse).mean() < 0.0445
+
+
+@pytest.mark.slow
+def test_the_verdicts_are_what_scipys_tests_say_at_each_look():
+    rng = np.random.default_rng(14)
+    differences = rng.normal(size=(100, 16)) * 0.3
+    differences[::2] += rng.choice([-1, 1], (50, 1)) * rng.random((50, 1))
+    better, worse = by_scipy(differences - 1.0, -1.0, 1)
+    over, under = by_scipy(differences, 0.0, 2)
+    for row, *wanted in zip(differences, better, worse, over, under, strict=True):
+        seen = []
+        for look in PLANNED:
+            base = np.full(look, 90.0)
+            values = {"ticket": 90 + row[:look], "plain": base, "full": base + 1}
+            found = conditions(values)
+            seen.append([found[n].verdict for n in ("accuracy kept", "over plain")])
+        kept, plain = zip(*seen, strict=True)
+        assert wanted == ["holds" in kept, "fails" in kept, "holds" in plain, "fails" in plain]
+
+
+@pytest.mark.slow
+def test_families_and_conjunctions_err_no_more_often():
+    rng = np.random.default_rng(15)
+    count, errors = 1500, np.zeros(3)
+    for _ in range(count):
+        values = drawn(rng, 16, constant=0.0, plain=0.0)
+        seen = [conditions({r: v[:n] for r, v in values.items()}) for n in PLANNED]
+        rows = ("over plain", "over constant")
+        errors[0] += any(found[row].verdict != "not decided" for found in seen for row in rows)
+        errors[1] += any(found["attention pays"].verdict == "holds" for found in seen)
+        far = [
+            conditions({**{r: v[:n] for r, v in values.items()}, "plain": values["plain"][:n] - 9})
+            for n in PLANNED
+        ]
+        errors[2] += any(found["attention pays"].verdict == "holds" for found in far)
+    family, both, one = errors / count
+    bound = 0.05 + 3 * math.sqrt(0.05 * 0.95 / count)
+    assert family < bound
+    assert both < 0.025
+    assert one < 0.025 + 3 * math.sqrt(0.025 * 0.975 / count)  # better, of a two-sided test
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", [4, 20])
+def test_rank_tests_are_exact(others):
+    """All four others of the density at three looks; twenty drawn at one."""
+    rng = np.random.default_rng(16)
+    schemes = {"ticket": "100-00" if others == 4 else "1111-0000"}
+    schemes |= {f"random-{i}": f"other {i}" for i in range(1, others + 1)}
+    count, better, worse = 1500, 0, 0
+    for _ in range(count):
+        # Accuracies in steps, so that many are equal.
+        values = {role: 90 + np.round(rng.normal(size=16), 0) for role in schemes}
+        seen = [
+            same_density({r: v[:n] for r, v in values.items()}, schemes)["C4 over random"].verdict
+            for n in PLANNED
+        ]
+        better += "holds" in seen
+        worse += "fails" in seen
+    bound = count * 0.05 + 3 * math.sqrt(count * 0.05 * 0.95)
+    assert max(better, worse) < bound
+
+
+@pytest.mark.slow
+def test_faster_errs_no_more_often_than_it_says():
+    rng = np.random.default_rng(17)
+    values, errors, count = drawn(rng, 4), 0, 1000
+    for _ in range(count):
+        noise = rng.standard_t(3, (3, 31)) * 0.2
+        rows = zip(("plain", "full", "ticket"), (0.0, 1.0, 0.6), noise, strict=True)
+        latency = {role: 5 + added + row for role, added, row in rows}
+        found = conditions(values, latency=latency)["faster"]
+        errors += found.verdict != "not decided"
+    assert errors / count < 0.05 + 3 * math.sqrt(0.05 * 0.95 / count)
