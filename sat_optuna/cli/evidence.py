@@ -22,8 +22,9 @@ def evidence(console: Console, *, study: str, seeds: str | None, format: str) ->
     """Say whether each claim holds, fails or is not decided, with its numbers.
 
     C1 accuracy kept against full, C2 faster, C3 smaller, C4 better than other schemes of its
-    density, C5 how many schemes beat full or lose to plain, C6 how near the best of all it is. All
-    that was measured is kept in evidence/runs.json beside study.toml, and the claims are computed
+    density, C5 how many schemes beat full or lose to plain, C6 how near the best of all it is.
+    T1 bounds what dropping modules changes, T4 says how alike their attention is. All that was
+    measured is kept in evidence/runs.json beside study.toml, and the claims are computed
     from that file alone; evidence.md and evidence.json hold them.
 
     With --seeds the networks that the claims lack are trained, the ticket and each control with
@@ -40,6 +41,8 @@ def evidence(console: Console, *, study: str, seeds: str | None, format: str) ->
         console.result(found.headline)
         for claim in found.claims:
             console.result(claim.line())
+        for line in found.theory:
+            console.result(line)
     for remark in found.remarks:
         console.remark(f"evidence: {remark}")
     console.remark(f"evidence: {found.page} written, from {found.runs}")

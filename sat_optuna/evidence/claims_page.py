@@ -60,6 +60,7 @@ def write_claims(
     margin: float,
     looks: Sequence[int],
     remarks: Sequence[str] = (),
+    theory: Sequence[str] = (),
 ) -> tuple[Path, Path]:
     """Write evidence.md and evidence.json into a study's folder, untouched where they are so.
 
@@ -71,6 +72,7 @@ def write_claims(
         margin: what "accuracy kept" allows, in the metric's unit.
         looks: the planned numbers of seeds.
         remarks: what else a reader must know, a sentence each.
+        theory: what the method's own statements come to, a line each.
 
     Returns:
         Their paths.
@@ -84,8 +86,9 @@ def write_claims(
         "margin": margin,
         "looks": list(looks),
         "remarks": list(remarks),
+        "theory": list(theory),
     }
-    page = _page(folder.name, headline, measured, found, rows, margin, looks, remarks)
+    page = _page(folder.name, headline, measured, found, rows, margin, looks, remarks, theory)
     texts = {
         folder / "evidence.md": page,
         folder / "evidence.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
@@ -106,6 +109,7 @@ def _page(
     margin: float,
     looks: Sequence[int],
     remarks: Sequence[str],
+    theory: Sequence[str],
 ) -> str:
     about, measure = measured.about, Measure(**measured.about.measure)
     said = [
@@ -127,6 +131,7 @@ def _page(
         "interval (of seeds that do not differ at all, Wilson's over the test images). Runs that "
         "failed to start, by their training accuracy, are in these means and not in the paired "
         "tests.",
+        *(["## Theory, computed", "\n".join(f"- {line}" for line in theory)] if theory else []),
         "## How it was judged",
         f"Each network was trained with {budget} ({about.backbone} on {about.dataset}, "
         f"fingerprint `{about.dataset_fingerprint[:16]}`); the claims are of this budget. The "

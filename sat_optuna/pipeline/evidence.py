@@ -37,6 +37,7 @@ from sat_optuna.pipeline.outcome import RANDOM, Outcome
 from sat_optuna.pipeline.results import Evidenced
 from sat_optuna.pipeline.retraining import train_missing
 from sat_optuna.pipeline.search import random_control
+from sat_optuna.pipeline.theory import theory_lines
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.tickets import best_ticket
 from sat_optuna.ticket import ACCURACY, Measure, Ticket
@@ -92,6 +93,7 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
         *(claim for claim in conditions if claim.name in _BESIDE),
     )
     said = headline(conditions)
+    theory = theory_lines(study)
     page, _ = write_claims(
         study.folder,
         measured,
@@ -100,9 +102,17 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
         margin=margin,
         looks=looks,
         remarks=remarks,
+        theory=theory,
     )
     plain = said.replace("*", "")
-    result = Evidenced(claims=found, headline=plain, runs=path, page=page, remarks=tuple(remarks))
+    result = Evidenced(
+        claims=found,
+        headline=plain,
+        runs=path,
+        page=page,
+        remarks=tuple(remarks),
+        theory=theory,
+    )
     on_event(Event(step="evidence", done=1, total=1, made=result, finished=True))
     return result
 

@@ -180,6 +180,7 @@ class Evidenced:
         runs: evidence/runs.json, what they are computed from.
         page: evidence.md; evidence.json lies beside it.
         remarks: what else a reader must know, a sentence each.
+        theory: what the method's own statements come to on the full network, a line each.
     """
 
     claims: "tuple[Claim, ...]"
@@ -187,6 +188,7 @@ class Evidenced:
     runs: Path
     page: Path
     remarks: tuple[str, ...]
+    theory: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

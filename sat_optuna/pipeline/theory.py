@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.errors import StudyError
-from sat_optuna.evidence.results import retrain_fingerprint
+from sat_optuna.evidence.results import kept_in, retrain_fingerprint
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
@@ -51,8 +51,16 @@ def theory_lines(study: "StudyFolder") -> tuple[str, ...]:
         stored = json.loads(kept.read_text(encoding="utf-8"))
         if stored["decided"] == decided:
             return tuple(stored["lines"])
+    tested = [score.seed for score in ticket.scores if score.split == "test"]
+    scheme, seed = Scheme.uniform(ticket.scheme.stages, 1), (tested or [0])[0]
+    folder = study.work / "retrain" / retrain_fingerprint(ticket.config)
+    if not kept_in(folder, scheme, seed)[1].is_file():  # told without torch
+        return (
+            f"T1 and T4 are not computed: the weights of `{scheme}` are not in work/; make them "
+            f"with: sat-optuna retrain {study.argument}",
+        )
     try:
-        found = _computed(study, ticket)
+        found = _computed(study, ticket, scheme, seed)
     except StudyError as error:
         return (f"T1 and T4 are not computed: {error}",)
     document = {"decided": decided, "lines": found.lines(), **_numbers(found)}
@@ -60,11 +68,11 @@ def theory_lines(study: "StudyFolder") -> tuple[str, ...]:
     return tuple(document["lines"])
 
 
-def _computed(study: "StudyFolder", ticket: Ticket) -> "Theory":
-    """Compute it with the weights of the full network's first seed.
+def _computed(study: "StudyFolder", ticket: Ticket, scheme: Scheme, seed: int) -> "Theory":
+    """Compute it with the full network's weights.
 
     Raises:
-        StudyError: they are not there, or are not those that the retraining made.
+        StudyError: they are not those that the retraining made, or full.json is not there.
     """
     from sat_optuna.evidence.theory import theory
     from sat_optuna.export.weights import load_weights
@@ -75,8 +83,7 @@ def _computed(study: "StudyFolder", ticket: Ticket) -> "Theory":
     full = next((TicketFile(path) for path in paths if path.is_file()), None)
     if full is None:
         raise StudyError(f"{paths[0]} is not there; run: sat-optuna retrain {study.argument}")
-    scheme = Scheme.uniform(ticket.scheme.stages, 1)
-    network = load_weights(full.ticket, full.retrained(scheme, None))
+    network = load_weights(full.ticket, full.retrained(scheme, seed))
     data = study.parts.data
     device = data.train.device
     return theory(network.to(device), data, ticket.scheme, seed=ticket.seed)

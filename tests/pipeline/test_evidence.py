@@ -102,7 +102,9 @@ def test_claims_are_computed_from_committed_files_and_come_out_the_same_again(st
         assert held[name] == "holds", name
     assert {*NAMES} <= held.keys()
     assert lines[0].startswith("Attention pays under this budget: the ticket beats plain and")
-    assert lines[1:] == [claim["line"] for claim in found.values()]
+    (theory,) = json.loads((study / "evidence.json").read_text())["theory"]
+    assert theory.startswith("T1 and T4 are not computed: the weights of `11-111-1` are not in ")
+    assert lines[1:] == [*(claim["line"] for claim in found.values()), theory]
     assert "after 7 epochs of 600 images" in found["C1"]["line"]
     page = (study / "evidence.md").read_text()
     assert "**Holds**: C1, C2, C3" in page

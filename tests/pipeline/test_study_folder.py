@@ -619,7 +619,7 @@ def test_the_theory_is_computed_once_and_then_read_from_the_committed_file(copy)
     assert theory_lines(sat.open_study(folder)) == lines
     kept.unlink()
     (said,) = theory_lines(sat.open_study(folder))
-    assert said.startswith("T1 and T4 are not computed: scheme 11-11-11 was not retrained here")
+    assert said.startswith("T1 and T4 are not computed: the weights of `11-11-11` are not in ")
     path = folder / "tickets" / "ticket.json"
     ticket = Ticket.load(path)
     mixed = replace(
