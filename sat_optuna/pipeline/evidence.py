@@ -88,7 +88,7 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
         else f"C5 and C6 are of truth table {table.manifest['name']!r}: {table.manifest['what']}."
     )
     found = (
-        *claims(runs, margin=margin, table=table and _counted_on(table), looks=looks),
+        *claims(runs, margin=margin, table=_counted_on(table) if table else None, looks=looks),
         *([over(runs, "random-best", looks=looks)] if "random-best" in runs.accuracy else []),
         *(claim for claim in conditions if claim.name in _BESIDE),
     )
