@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
+    from sat_optuna.pipeline.evidence import evidence_of
     from sat_optuna.pipeline.folder import StudyFolder, open_study, run_study
     from sat_optuna.pipeline.progress import progress_bar
     from sat_optuna.sampler import CostLimit, PolicyGradientSampler
@@ -80,6 +81,7 @@ __all__ = [
     "cost_limit",
     "enumerate_schemes",
     "evaluate_network",
+    "evidence_of",
     "export_ticket",
     "fit",
     "fit_latency",
@@ -139,6 +141,7 @@ _HOMES = {
     "cost_limit": "search.space",
     "enumerate_schemes": "evidence.enumeration",
     "evaluate_network": "evaluate",
+    "evidence_of": "pipeline.evidence",
     "export_ticket": "export.write",
     "fit": "training.loop",
     "fit_latency": "cost.latency",

@@ -32,7 +32,10 @@ SCHEMA = 1
 # What `run` retrains.
 ROLES = ("ticket", "plain", "full", "constant", "random-density")
 # What some studies have beside these: see pipeline/passengers.py and evidence/controls.py.
-FURTHER_ROLES = ("searched", "candidate", "random-best")
+FURTHER_ROLES = (
+    *("searched", "candidate", "random-best"),
+    *("first-k", "last-k", "every-other", "stage-ends"),
+)
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
 BETTER = ("higher", "lower")
@@ -276,9 +279,12 @@ class Ticket:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES + FURTHER_ROLES and not self.role.startswith("full-"):
-            known = ", ".join(ROLES + FURTHER_ROLES)
-            raise TicketError(f"ticket has role {self.role!r}; write one of {known}, or full-KIND")
+        roles = ROLES + FURTHER_ROLES
+        if self.role not in roles and not self.role.startswith(("full-", "random-")):
+            raise TicketError(
+                f"ticket has role {self.role!r}; write one of {', '.join(roles)}, full-KIND or "
+                "random-N"
+            )
         if [size >= 1 for size in self.input_shape] != [True, True, True]:
             raise TicketError(
                 f"ticket has input shape {self.input_shape}; write C, H and W, each at least 1"

@@ -258,7 +258,7 @@ def test_each_key_takes_its_type_alone(key, value, keys):
             "best",
             "ticket has role 'best'; "
             "write one of ticket, plain, full, constant, random-density, searched, candidate, "
-            "random-best, or full-KIND",
+            "random-best, first-k, last-k, every-other, stage-ends, full-KIND or random-N",
         ),
         (
             "scheme",

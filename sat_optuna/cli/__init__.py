@@ -27,6 +27,7 @@ _COMMANDS = {
     "ticket": "ticket:ticket",
     "retrain": "retrain:retrain",
     "report": "report:report",
+    "evidence": "evidence:evidence",
     "truth": "truth:truth",
     "show": "show:show",
     "export": "export:export",

@@ -20,6 +20,7 @@ __all__ = [
     "control_schemes",
     "full_roles",
     "heuristic_schemes",
+    "other_arrangements",
     "random_family",
     "same_density",
 ]
@@ -47,6 +48,16 @@ def same_density(scheme: Scheme, *, seed: int) -> Scheme:
             return drawn
 
 
+def other_arrangements(scheme: Scheme) -> int:
+    """Return how many other schemes have the same choices at other blocks.
+
+    >>> other_arrangements(Scheme.parse("110-00"))
+    9
+    """
+    same = (math.factorial(count) for count in Counter(scheme.choices).values())
+    return math.factorial(len(scheme.choices)) // math.prod(same) - 1
+
+
 def random_family(scheme: Scheme, *, seed: int) -> tuple[Scheme, ...]:
     """Return the other schemes of the same choices: all where they are 20 at most, else 20 drawn.
 
@@ -57,9 +68,7 @@ def random_family(scheme: Scheme, *, seed: int) -> tuple[Scheme, ...]:
 
     The first is that of `same_density`. Against all of them a ticket is tested by its rank.
     """
-    choices = scheme.choices
-    same = (math.factorial(count) for count in Counter(choices).values())
-    others = math.factorial(len(choices)) // math.prod(same) - 1
+    choices, others = scheme.choices, other_arrangements(scheme)
     family = dict.fromkeys({same_density(scheme, seed=seed)} - {scheme})
     rng = np.random.default_rng(seed_for("random-family", seed))
     while len(family) < min(others, RANDOM_SCHEMES):

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from sat_optuna.errors import DataError
 from sat_optuna.evidence.effects import image_counts
+from sat_optuna.evidence.statistics import one_sided_p
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure
 
@@ -147,7 +147,8 @@ def drop_passengers(
         return right if weights is None else right * weights
 
     reference = score([searched])[searched]
-    names, dropped = Scheme.parameter_names(searched.stages), []
+    names = Scheme.parameter_names(searched.stages)
+    dropped: list[Drop] = []
     scheme = searched
     while blocks := [b for b, choice in enumerate(scheme.choices) if choice and b not in fixed]:
         schemes = {block: _without(scheme, block) for block in blocks}
@@ -198,4 +199,4 @@ def not_worse(
     )
     if np.ptp(gains) == 0:  # of which there is no t: each seed says the same
         return bool(gains[0] >= 0)
-    return bool(stats.ttest_1samp(gains, -margin, alternative="greater").pvalue < 0.05)
+    return one_sided_p(gains.tolist(), above=-margin) < 0.05

@@ -5,15 +5,23 @@ of the timing, parameters. So whoever has a study's tickets/ finds the same verd
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from sat_optuna.config.config import EvidenceConfig
-from sat_optuna.evidence.claims import Claim, Runs, three_conditions
+from sat_optuna.evidence.claims import LOOKS, Claim, Runs, three_conditions
 from sat_optuna.ticket import Ticket
 
-__all__ = ["claims_of", "claims_text", "headline", "margin_of", "row_of", "runs_of"]
+__all__ = [
+    "claims_of",
+    "claims_text",
+    "conditions_of",
+    "headline",
+    "margin_of",
+    "row_of",
+    "runs_of",
+]
 
 _CONDITIONS = ("faster", "smaller", "accuracy kept")
 _BLIND = "its constant control, which looks at nothing,"
@@ -75,11 +83,24 @@ def claims_of(tickets: Mapping[str, Ticket]) -> tuple[Claim, ...]:
     Args:
         tickets: by role, the ticket and plain among them, as of `runs_of`.
     """
-    found = three_conditions(runs_of(tickets), margin=margin_of(tickets["ticket"]))
-    if "constant" in tickets:
+    return conditions_of(runs_of(tickets), margin=margin_of(tickets["ticket"]))
+
+
+def conditions_of(
+    runs: Runs, *, margin: float, looks: Sequence[int] = LOOKS[:3]
+) -> tuple[Claim, ...]:
+    """Return the same of runs; where there is no constant control, that says why.
+
+    Args:
+        runs: of the ticket and plain at least.
+        margin: how much worse than full the ticket may be, in the metric's unit.
+        looks: the planned numbers of seeds, rising.
+    """
+    found = three_conditions(runs, margin=margin, looks=looks)
+    if "constant" in runs.accuracy:
         return found
     why = "no constant control was retrained"
-    if not tickets["ticket"].scheme.connections:
+    if not set(runs.schemes["ticket"]) - {"0", "-"}:
         why = "the ticket is plain, which has no constant control"
     return tuple(
         replace(claim, why=why, more_seeds=None, p=math.nan, test="", seeds=0)

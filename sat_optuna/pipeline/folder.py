@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Checked,
         CheckedEntry,
         Enumerated,
+        Evidenced,
         Pretrained,
         Reported,
         Retrained,
@@ -459,6 +460,18 @@ class StudyFolder:
 
         with self.locked():
             return steps.retrain(self, mlflow=mlflow, on_event=on_event)
+
+    def evidence(self, *, seeds: int | None = None, on_event: OnEvent = ignore) -> "Evidenced":
+        """Judge the claims of the study; see `sat_optuna.evidence_of`.
+
+        Args:
+            seeds: train what the claims lack, up to this look; None trains nothing.
+            on_event: told of each training.
+        """
+        from sat_optuna.pipeline.evidence import evidence
+
+        with self.locked():
+            return evidence(self, seeds=seeds, on_event=on_event)
 
     def truth(
         self,

@@ -83,6 +83,7 @@ class Outcome:
             "seeds": self.study.config.retrain.seeds,
             "trial": self.best.trial,
             "schemes": {role: str(scheme) for role, scheme in self.schemes.items()},
+            "margin": self.study.config.evidence.margin,
         }
 
     @cached_property

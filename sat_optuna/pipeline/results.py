@@ -22,6 +22,7 @@ __all__ = [
     "Checked",
     "CheckedEntry",
     "Enumerated",
+    "Evidenced",
     "Opened",
     "Pretrained",
     "Reported",
@@ -167,6 +168,27 @@ class Reported:
     path: Path
     tickets: Mapping[str, Ticket]
     new: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidenced:
+    """The claims of a study, judged.
+
+    Attributes:
+        claims: C1 to C6 with their parts, and whether the ticket beats plain and constant.
+        headline: what they come to, a sentence or two.
+        runs: evidence/runs.json, what they are computed from.
+        page: evidence.md; evidence.json lies beside it.
+        remarks: what else a reader must know, a sentence each.
+        theory: what the method's own statements come to on the full network, a line each.
+    """
+
+    claims: "tuple[Claim, ...]"
+    headline: str
+    runs: Path
+    page: Path
+    remarks: tuple[str, ...]
+    theory: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sat_optuna.evidence.report import Blocks, Front
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["report", "retrain", "retrain_searched"]
+__all__ = ["report", "retrain", "retrain_searched", "train_missing"]
 
 
 def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrained:
@@ -45,14 +45,14 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
     """Do what `retrain` does once the random control is there."""
     find_passengers(study, on_event=ignore)
     if (pair := read_candidates(study)) and pair.missing:
-        _train(pair, on_event)  # first: which of the two is the ticket decides the controls
+        train_missing(pair, on_event)  # first: which of the two is the ticket decides the controls
     outcome, log = read_outcome(study), StudyLog(study) if mlflow else None
     whole = outcome.is_written and not outcome.missing
     new = not whole or (log is not None and not log.has_retrainings(outcome))
     if new:
         if outcome.measured is None:
             _measure_costs(outcome, on_event)
-        _train(outcome, on_event)
+        train_missing(outcome, on_event)
         run_id = log.log_retrainings(study.optuna_study(), outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
         _note_verdicts(outcome)
@@ -137,7 +137,7 @@ def _hardware(device: "torch.device") -> str:
     return f"{platform.machine()} {platform.system()}, {threads} CPU threads{gpu}"
 
 
-def _train(outcome: Outcome, on_event: OnEvent) -> None:
+def train_missing(outcome: Outcome, on_event: OnEvent) -> None:
     """Run the jobs without a result; each is noted as it comes."""
     from sat_optuna.evidence.retrain import run_jobs
 
