@@ -1,6 +1,7 @@
 """Claims against scipy's tests, in each case a reader meets, and how often they err by chance."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -34,7 +35,7 @@ SCHEMES = {
 def runs_of(values, **more):
     """Runs of rows of values by role, with the seeds 0, 1, ..."""
     accuracy = {role: dict(enumerate(map(float, row))) for role, row in values.items()}
-    return Runs(**({"accuracy": accuracy, "classes": 10, "images": 2000} | more))
+    return replace(Runs(accuracy, classes=10, images=2000), **more)
 
 
 def named(found):

@@ -24,7 +24,7 @@ def table(rng, kind, noise):
 def test_the_interval_or_the_bounds_hold_the_share(kind, points):
     rng = np.random.default_rng(20)
     truth, values = table(rng, kind, 0.23)
-    reference = 0.23 * rng.normal(size=16)
+    reference = (0.23 * rng.normal(size=16)).tolist()
     found = share_above(values, reference, points)
     assert found.low <= np.mean(truth > points) + 0.001
     assert found.high >= np.mean(truth > points) - 0.001
@@ -34,7 +34,7 @@ def test_the_interval_or_the_bounds_hold_the_share(kind, points):
 def test_where_all_are_equal_half_are_counted_above_and_none_is_claimed():
     rng = np.random.default_rng(1)
     _, values = table(rng, "equal", 0.23)
-    reference = 0.05 * rng.normal(size=16)
+    reference = (0.05 * rng.normal(size=16)).tolist()
     found = share_above(values, reference)
     assert found.counted > 0.3
     assert not found.identifiable
@@ -46,9 +46,9 @@ def test_where_all_are_equal_half_are_counted_above_and_none_is_claimed():
 def test_below_is_above_upside_down():
     rng = np.random.default_rng(2)
     _, values = table(rng, "normal", 0.23)
-    reference = 0.23 * rng.normal(size=16)
+    reference = (0.23 * rng.normal(size=16)).tolist()
     below = share_below(values, reference, 0.5)
-    again = share_above(-values, list(-reference), 0.5)
+    again = share_above(-values, [-value for value in reference], 0.5)
     assert below == again
     assert below.share == pytest.approx(stats.norm.cdf(-0.5), abs=0.08)
 
@@ -104,7 +104,7 @@ def test_the_bias_is_at_most_two_per_cent_or_it_is_not_identifiable(kind, points
     off, held, counted = [], [], []
     for number in range(40):
         truth, values = table(rng, kind, noise)
-        reference = noise * rng.normal(size=16)
+        reference = (noise * rng.normal(size=16)).tolist()
         found = share_above(values, reference, points, seed=number)
         counted.append(found.counted)
         if found.identifiable:
