@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from sat_optuna.errors import SatOptunaError
     from sat_optuna.evaluate import Evaluator, accuracy, evaluate_network
     from sat_optuna.events import Event
+    from sat_optuna.evidence.constants import constant_ticket
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.evidence.enumeration import enumerate_schemes
     from sat_optuna.evidence.folding import fold_report
     from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
     from sat_optuna.evidence.retrain import retrain
+    from sat_optuna.evidence.truth import TruthTable, load_truth
     from sat_optuna.export.fold import fold_constant
     from sat_optuna.export.weights import load_ticket
     from sat_optuna.export.write import export_ticket
+    from sat_optuna.pipeline.evidence import evidence_of
     from sat_optuna.pipeline.folder import StudyFolder, open_study, run_study
     from sat_optuna.pipeline.progress import progress_bar
     from sat_optuna.sampler import CostLimit, PolicyGradientSampler
@@ -66,16 +69,19 @@ __all__ = [
     "TrainConfig",
     "TrainObjective",
     "TrialRow",
+    "TruthTable",
     "accuracy",
     "attach",
     "best_ticket",
     "build_attention",
     "build_backbone",
     "build_task",
+    "constant_ticket",
     "control_schemes",
     "cost_limit",
     "enumerate_schemes",
     "evaluate_network",
+    "evidence_of",
     "export_ticket",
     "fit",
     "fit_latency",
@@ -83,6 +89,7 @@ __all__ = [
     "fold_report",
     "load_dataset",
     "load_ticket",
+    "load_truth",
     "load_weights",
     "materialise",
     "measure",
@@ -122,16 +129,19 @@ _HOMES = {
     "TrainConfig": "config.config",
     "TrainObjective": "search.objective",
     "TrialRow": "evidence.report",
+    "TruthTable": "evidence.truth",
     "accuracy": "evaluate",
     "attach": "slots",
     "best_ticket": "search.tickets",
     "build_attention": "attention",
     "build_backbone": "backbones",
     "build_task": "tasks",
+    "constant_ticket": "evidence.constants",
     "control_schemes": "evidence.controls",
     "cost_limit": "search.space",
     "enumerate_schemes": "evidence.enumeration",
     "evaluate_network": "evaluate",
+    "evidence_of": "pipeline.evidence",
     "export_ticket": "export.write",
     "fit": "training.loop",
     "fit_latency": "cost.latency",
@@ -139,6 +149,7 @@ _HOMES = {
     "fold_report": "evidence.folding",
     "load_dataset": "data",
     "load_ticket": "export.weights",
+    "load_truth": "evidence.truth",
     "load_weights": "supernet.weights",
     "materialise": "supernet.materialise",
     "measure": "cost.operations",

@@ -19,8 +19,9 @@ class Event:
 
     Attributes:
         step: what is being done: "data", "pretrain", "search", "search random", "enumerate",
-            "costs", "retrain", "blocks", "report"; "fit" for one training, "latency" for timed
-            rounds, or "bench training" and the like for a benchmark.
+            "passengers", "costs", "retrain", "blocks", "report", "evidence", "truth", "verify";
+            or "fit" for one training, "latency" for timed rounds, "bench training" and the like
+            for a benchmark.
         done: how much of it, 0 at the beginning.
         total: of how much.
         share: how much more is done, of those under way: 0.5 is half of the next one.

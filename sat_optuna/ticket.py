@@ -29,7 +29,13 @@ __all__ = [
 ]
 
 SCHEMA = 1
-ROLES = ("ticket", "plain", "full", "random-density", "random-best")
+# What `run` retrains.
+ROLES = ("ticket", "plain", "full", "constant", "random-density")
+# What some studies have beside these: see pipeline/passengers.py and evidence/controls.py.
+FURTHER_ROLES = (
+    *("searched", "candidate", "random-best"),
+    *("first-k", "last-k", "every-other", "stage-ends"),
+)
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
 BETTER = ("higher", "lower")
@@ -217,7 +223,9 @@ class Ticket:
 
     Attributes:
         role: `ticket`, or the role of the control: plain, full (full-KIND where there are several
-            kinds), random-density, random-best.
+            kinds), constant, random-density, random-best; or `candidate`, what is left of the
+            ticket without passengers, and `searched`, the scheme that the search found, where the
+            candidate is the ticket.
         scheme: which block carries what.
         backbone: its name in the backbone registry.
         backbone_settings: keyword arguments of the backbone, JSON values.
@@ -232,6 +240,10 @@ class Ticket:
         macs: multiply-adds of convolutions and matrix products, for one image.
         latency_ms: median milliseconds of a batch, whose size the report names, and before any
             retraining what the study's latency model says; None if it was not measured.
+        latency_rounds: milliseconds of each timed pass, the networks of a study in turn; empty,
+            and absent in JSON, if it was not measured.
+        images: how many the retrainings saw ("train") and were tested on ("test"); empty, and
+            absent in JSON, before any.
         study, study_uuid, trial, mlflow_run: where the ticket was found; None if it was not
             found there.
         versions: of Python and of the packages that made it, by name.
@@ -255,6 +267,8 @@ class Ticket:
     macs: int
     scores: tuple[Score, ...] = ()
     latency_ms: float | None = None
+    latency_rounds: tuple[float, ...] = ()
+    images: Mapping[str, int] = field(default_factory=dict)
     study: str | None = None
     study_uuid: str | None = None
     trial: int | None = None
@@ -265,9 +279,11 @@ class Ticket:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES and not self.role.startswith("full-"):
+        roles = ROLES + FURTHER_ROLES
+        if self.role not in roles and not self.role.startswith(("full-", "random-")):
             raise TicketError(
-                f"ticket has role {self.role!r}; write one of {', '.join(ROLES)}, or full-KIND"
+                f"ticket has role {self.role!r}; write one of {', '.join(roles)}, full-KIND or "
+                "random-N"
             )
         if [size >= 1 for size in self.input_shape] != [True, True, True]:
             raise TicketError(
@@ -302,7 +318,7 @@ class Ticket:
         """Return the JSON document, with its schema number first."""
         document = {"schema": SCHEMA} | asdict(self) | {"scheme": str(self.scheme)}
         for key in _LATER:
-            if document[key] is None:  # as in tickets of earlier versions
+            if document[key] in (None, (), {}):  # as in tickets of earlier versions
                 del document[key]
         for score, entry in zip(self.scores, document["scores"], strict=True):
             if score.measure == ACCURACY:  # as in 0.2.0, which measured nothing else
@@ -402,6 +418,8 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
         "macs": _WHOLE,
         "scores": _LIST,
         "latency_ms": _NUMBER_OR_NULL,
+        "latency_rounds": _LIST,
+        "images": _OBJECT,
         "study": _TEXT_OR_NULL,
         "study_uuid": _TEXT_OR_NULL,
         "trial": _WHOLE_OR_NULL,
@@ -423,7 +441,9 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
     "score": {"split": _TEXT, "value": _NUMBER, "seed": _WHOLE, "epochs": _WHOLE},
     "measure": {"name": _TEXT, "unit": _TEXT, "better": _TEXT},
 }
-_LATER = frozenset({"inputs", "weights"})  # keys that tickets of earlier versions lack
+_LATER = frozenset(
+    {"inputs", "weights", "latency_rounds", "images"}
+)  # keys that tickets of earlier versions lack
 
 
 def _require(name: str, value: object, wanted: _Json) -> None:
@@ -450,6 +470,10 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
     given = _object("ticket", document)
     for size in given["input_shape"]:
         _require("a size in input_shape of ticket", size, _WHOLE)
+    for passed in given.get("latency_rounds", ()):
+        _require("a number in latency_rounds of ticket", passed, _NUMBER)
+    for part, count in given.get("images", {}).items():
+        _require(f"images of {part} of ticket", count, _WHOLE)
     for package, number in given["versions"].items():
         _require(f"version of {package} of ticket", number, _TEXT)
     return given | {
@@ -459,6 +483,7 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
         ),
         "scores": tuple(_score(item) for item in given["scores"]),
         "input_shape": tuple(given["input_shape"]),
+        "latency_rounds": tuple(given.get("latency_rounds", ())),
         **({"inputs": Inputs.from_json(given["inputs"])} if "inputs" in given else {}),
     }
 

@@ -83,6 +83,8 @@ TICKETS = st.builds(
     macs=COUNTS,
     scores=st.lists(SCORES, max_size=3).map(tuple),
     latency_ms=maybe(st.floats(0, 1e6)),
+    latency_rounds=st.lists(st.floats(0, 1e6), max_size=3).map(tuple),
+    images=st.dictionaries(st.sampled_from(["train", "test"]), COUNTS),
     study=maybe(NAMES),
     study_uuid=maybe(NAMES),
     trial=maybe(COUNTS),
@@ -248,12 +250,15 @@ def test_each_key_takes_its_type_alone(key, value, keys):
         ("params", -1, "ticket has params = -1; write at least 0"),
         ("trial", "x", "trial of ticket is 'x'; write a whole number or null"),
         ("latency_ms", "x", "latency_ms of ticket is 'x'; write a number or null"),
+        ("latency_rounds", ["x"], "a number in latency_rounds of ticket is 'x'; write a number"),
+        ("images", {"test": 0.5}, "images of test of ticket is 0.5; write a whole number"),
         ("latency_ms", -1.0, "ticket has latency_ms = -1.0; write milliseconds, or none"),
         (
             "role",
             "best",
             "ticket has role 'best'; "
-            "write one of ticket, plain, full, random-density, random-best, or full-KIND",
+            "write one of ticket, plain, full, constant, random-density, searched, candidate, "
+            "random-best, first-k, last-k, every-other, stage-ends, full-KIND or random-N",
         ),
         (
             "scheme",

@@ -2,7 +2,8 @@
 
 A module of your own is a subclass of `contract.Attention` and one line,
 `ATTENTION.add("name", "package.module:Class")`; the contract tests then run over it. Where timm is
-installed, the names `timm:<name>` stand for timm's modules.
+installed, the names `timm:<name>` stand for timm's modules. The name `constant:<kind>` stands for
+the gate that looks at nothing in the place of any kind; these names are not listed.
 """
 
 import inspect
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTENTION",
+    "CONSTANT",
     "DEFAULT_SHARING",
     "OWN",
     "Description",
@@ -34,6 +36,8 @@ __all__ = [
 # The kind that stands for the attention that a network's blocks carry themselves. It is taken out
 # of the network and not built, so it has no entry in the registry.
 OWN = "own"
+# Begins the name of the constant control of a kind: "constant:se".
+CONSTANT = "constant:"
 
 # The sharing of the kinds whose default is not "block"; reading it imports no torch.
 DEFAULT_SHARING = {"dia": "stage"}
@@ -51,6 +55,7 @@ ATTENTION.add("simam", "sat_optuna.attention.simam:SimAM")
 ATTENTION.add("spa", "sat_optuna.attention.spa:SPA")
 ATTENTION.add("srm", "sat_optuna.attention.srm:SRM")
 ATTENTION.add_family("timm:", "sat_optuna.attention.timm_layers:build", names=timm_kinds)
+ATTENTION.add_family(CONSTANT, "sat_optuna.attention.constant:build")
 
 # The argument that names the blocks which share a module; no user sets it.
 _SHARED_BY = "blocks"

@@ -58,6 +58,7 @@ class Attention(nn.Module):
             its third argument, `block`.
         gated: whether it multiplies each channel by a number, has no state, and has a method
             `gate` that returns these numbers, (N, C). Of a wrapped module the instance says it.
+        adds: whether it adds numbers to the features, and multiplies them by nothing.
     """
 
     paper: ClassVar[str] = ""
@@ -66,6 +67,7 @@ class Attention(nn.Module):
     least_side: ClassVar[int] = 1
     per_block_statistics: ClassVar[bool] = False
     gated: bool = False
+    adds: ClassVar[bool] = False
 
     def forward(self, features: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
         """Return the attended features of a residual branch; the features are not changed.

@@ -26,6 +26,7 @@ class GC(Attention):
     """A number added to each channel, from a weighted mean over the pixels."""
 
     paper: ClassVar[str] = "Cao et al., ICCV Workshops 2019, arXiv:1904.11492"
+    adds: ClassVar[bool] = True
 
     def __init__(self, channels: int, *, reduction: int = 16, identity: bool = False) -> None:
         """Build the pixels' weights and the two layers.

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sat_optuna.attention.contract import Attention, AttentionError, State
 from sat_optuna.attention.foreign_gates import gate_in, gate_of
-from sat_optuna.attention.timm_names import TIMM_NAMES, TIMM_REFUSED, timm_kinds
+from sat_optuna.attention.timm_names import TIMM_ADDS, TIMM_NAMES, TIMM_REFUSED, timm_kinds
 from sat_optuna.errors import UnknownName
 from sat_optuna.registry import nearest
 
@@ -138,6 +138,7 @@ def build(name: str) -> type[TimmAttention]:
         # A BatchNorm of timm's has no statistics for each block, so blocks cannot share it.
         "sharings": ("block",) if has_norm else ("block", "stage"),
         "gated": gate_of(like) is not None,
+        "adds": name in TIMM_ADDS,
     }
     return type(f"{_CLASS}{name}", (TimmAttention,), members)
 

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 
-__all__ = ["TIMM_NAMES", "TIMM_REFUSED", "timm_kinds"]
+__all__ = ["TIMM_ADDS", "TIMM_NAMES", "TIMM_REFUSED", "timm_kinds"]
 
 # The modules that timm's factory builds from the channels alone and that keep any H and W.
 TIMM_NAMES = (
@@ -25,6 +25,8 @@ TIMM_NAMES = (
     "splat",
     "strip",
 )
+# Of these, the ones that add numbers to the features and multiply them by nothing.
+TIMM_ADDS = ("gca", "nl")
 # The other modules of timm's factory, each with the reason why a block cannot carry it.
 TIMM_REFUSED: Mapping[str, str] = {
     "bat": "it takes only maps whose sides are multiples of its block size, 7",

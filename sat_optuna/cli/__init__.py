@@ -27,6 +27,8 @@ _COMMANDS = {
     "ticket": "ticket:ticket",
     "retrain": "retrain:retrain",
     "report": "report:report",
+    "evidence": "evidence:evidence",
+    "truth": "truth:truth",
     "show": "show:show",
     "export": "export:export",
     "evaluate": "evaluate:evaluate",

@@ -18,7 +18,7 @@ __all__ = ["new"]
 @click.option(
     "--example",
     is_flag=True,
-    help="Write a study that is ready to run: SE in a small ResNet-20 on 5,000 digits, minutes.",
+    help="Write a study that is ready to run: SRM in a small ResNet on cued digits, minutes.",
 )
 @click.pass_obj
 def new(console: Console, *, study: str, example: bool) -> None:

@@ -35,6 +35,8 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
     """Return what gives the line for the last event of each step of a study."""
 
     def said(event: Event) -> str | None:
+        if event.step == "passengers" and event.finished:
+            return f"passengers: {event.made}"
         match event.made:
             case Opened(remarks=remarks):
                 return "\n".join(f"data: {remark}" for remark in remarks)

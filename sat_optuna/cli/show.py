@@ -9,7 +9,7 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.errors import TicketError, errors_as
-from sat_optuna.pipeline.reading import open_ticket
+from sat_optuna.pipeline.reading import open_ticket, tickets_beside
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 
@@ -51,9 +51,10 @@ def show(
 
     TICKET is a ticket's JSON file or an exported .safetensors.
     Counts are exact. Latency is measured now: the three networks take turns, and increments have
-    95 % intervals.
+    95 % intervals. Of a retrained ticket beside its controls the verdicts are shown too.
     """
     from sat_optuna.cost.timing import check_rounds
+    from sat_optuna.evidence.verdicts import claims_of, headline, row_of
     from sat_optuna.pipeline.ticket_costs import TicketCosts
 
     found = open_ticket(ticket)
@@ -67,11 +68,21 @@ def show(
             errors_as(TicketError, f"batch {batch} cannot be run here", remedy),
         ):
             costs["latency"] = measured.latency(batch=batch, rounds=rounds, on_event=on_event)
+    beside = tickets_beside(ticket, found)
+    claims = claims_of(beside) if beside else ()
     if format == "json":
-        document = {"ticket": json.loads(found.to_json()), "costs": costs}
+        document = {
+            "ticket": json.loads(found.to_json()),
+            "costs": costs,
+            "verdicts": [row_of(claim) for claim in claims],
+        }
         console.result(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         _print(console, found, costs)
+        if claims:
+            console.result(headline(claims).replace("**", ""))
+        for claim in claims:
+            console.result(claim.line())
 
 
 def _print(console: Console, ticket: Ticket, costs: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import click
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.show import picture
 from sat_optuna.pipeline.folder import StudyFolder, find_study
+from sat_optuna.pipeline.passengers import known_passengers
 from sat_optuna.ticket import Ticket
 
 __all__ = ["ticket"]
@@ -21,6 +22,8 @@ __all__ = ["ticket"]
 @click.pass_obj
 def ticket(console: Console, *, study: str, trial: int | None, front: bool) -> None:
     """Write the best trial's scheme to tickets/trial-N.json, before any retraining.
+
+    Where validation images are held back from the search, what it can do without is shown too.
 
     With --front each scheme that no other one beats in all objectives at once, to
     tickets/front-SCHEME.json.
@@ -37,7 +40,12 @@ def ticket(console: Console, *, study: str, trial: int | None, front: bool) -> N
         return
     found = opened.ticket(trial)
     path = found.save(opened.tickets / f"trial-{found.trial}.json")
-    console.result(picture(found.scheme, [spec.kind for spec in found.attention]))
+    kinds = [spec.kind for spec in found.attention]
+    console.result(picture(found.scheme, kinds))
+    if left := known_passengers(opened, found.scheme):
+        console.result(f"passengers: {left}")
+        if left.dropped:
+            console.result(picture(left.candidate, kinds))
     console.result(f"{path} written; next: sat-optuna show {quote(str(path))}")
 
 

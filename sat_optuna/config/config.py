@@ -18,6 +18,7 @@ __all__ = [
     "MOST_SIZE",
     "AttentionConfig",
     "DataConfig",
+    "EvidenceConfig",
     "NetworkConfig",
     "PluginsConfig",
     "PretrainConfig",
@@ -27,6 +28,7 @@ __all__ = [
     "StudyConfig",
     "TaskConfig",
     "TrainConfig",
+    "TruthConfig",
     "decided",
     "differences",
     "fingerprint",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 
-Step: TypeAlias = Literal["pretrain", "search", "scores", "retrain"]
+Step: TypeAlias = Literal["pretrain", "search", "scores", "retrain", "truth"]
 """`scores` are those of schemes in the supernet, as with objective "supernet"."""
 
 
@@ -202,12 +204,12 @@ class TrainConfig(Checked):
         "auto",
         "or 'eager', 'graph' (CUDA graphs; a supernet has one a block); auto: what pays here",
         choices=("auto", "eager", "graph"),
-        decides=("trials", "retrain"),
+        decides=("trials", "retrain", "truth"),
     )
     compile: bool = _key(  # a supernet is never compiled, nor what is scored in it
         False,
         "torch.compile for networks of one scheme; pays? `bench training --compile` says",
-        decides=("trials", "retrain"),
+        decides=("trials", "retrain", "truth"),
     )
 
 
@@ -262,7 +264,7 @@ class SearchConfig(Checked):
         "accuracy",
         "of the task, on the validation part; see: sat-optuna ls metrics",
         registry="metrics",
-        decides=("search", "retrain"),
+        decides=("search", "retrain", "truth"),
     )
     objectives: tuple[str, ...] = _key(
         tuple,
@@ -310,6 +312,12 @@ class SearchConfig(Checked):
         True,
         "false: schemes are scored with the statistics that pretraining left",
     )
+    held_back: float = _key(
+        0.0,
+        "share of valid that the search does not see, to find blocks to drop; 0: none",
+        least=0.0,
+        most=0.9,
+    )
     timeout: float = _key(
         0.0, "seconds after which no new batch is asked; 0: none", least=0.0, decides=()
     )
@@ -340,7 +348,7 @@ class SearchConfig(Checked):
 class RetrainConfig(Checked):
     """[retrain]: the ticket and its controls, on train + validation."""
 
-    epochs: int = _key(10, "epochs of a retraining", least=1)
+    epochs: int = _key(10, "epochs of a retraining", least=1, decides=("retrain", "truth"))
     start: str = _key(
         "scratch",
         "or 'weights', those of [network]: ticket and controls are fine-tuned from them",
@@ -358,6 +366,29 @@ class RetrainConfig(Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class TruthConfig(Checked):
+    """[truth]: every scheme from scratch, on the training part alone, [retrain] epochs."""
+
+    seeds: tuple[int, ...] = _key(
+        lambda: (0, 1), "of every scheme, one training a seed", least=0, fewest=1, decides=()
+    )
+    reference_seeds: tuple[int, ...] = _key(
+        lambda: tuple(range(16)), "of plain, full and constant", least=0, fewest=1, decides=()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceConfig(Checked):
+    """[evidence]: what the verdicts allow; nothing is trained otherwise for it."""
+
+    margin: float = _key(
+        1.0,
+        "what the ticket may lose against full and still keep the metric, in its unit: points",
+        least=0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PluginsConfig(Checked):
     """[plugins]: what a study brings itself."""
 
@@ -370,10 +401,11 @@ class PluginsConfig(Checked):
 
 # Metadata of a section: the steps whose result its keys decide, each a Step or "trials", which is
 # a search that trains a network in each trial.
-_EVERY_STEP = ("pretrain", "search", "retrain")
+_EVERY_STEP = ("pretrain", "search", "retrain", "truth")
 # What one objective of a search alone reads.
 _OF_TRAIN = ("search.epochs", "search.start", "search.pruner", "search.replicates")
-_OF_SUPERNET = ("search.calibration", "search.recalibrate")  # and search.calibration_chunk
+# And search.calibration_chunk.
+_OF_SUPERNET = ("search.calibration", "search.recalibrate", "search.held_back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,6 +438,8 @@ class StudyConfig(Checked):
     retrain: RetrainConfig = field(
         default_factory=RetrainConfig, metadata={"decides": ("retrain",)}
     )
+    evidence: EvidenceConfig = field(default_factory=EvidenceConfig, metadata={"decides": ()})
+    truth: TruthConfig = field(default_factory=TruthConfig, metadata={"decides": ()})
     plugins: PluginsConfig = field(
         default_factory=PluginsConfig, metadata={"decides": _EVERY_STEP}
     )

@@ -308,6 +308,13 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"search.pruner is {search.pruner!r} with objective = {search.objective!r}, which "
             "scores in one step; choose objective 'train' or pruner 'none'",
         )
+    if search.held_back and search.objective != "supernet":
+        yield (
+            ("search.held_back", "search.objective"),
+            f"search.held_back is {search.held_back} with objective = {search.objective!r}, and "
+            "blocks that a ticket can do without are found in a supernet; write 0, or choose "
+            "objective 'supernet'",
+        )
     if search.objective == "folded" and (pretrain.connect != 1.0 or pretrain.draws != "iid"):
         yield (
             ("search.objective", "pretrain.connect", "pretrain.draws"),

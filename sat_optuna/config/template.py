@@ -9,10 +9,14 @@ from typing import Any
 
 from sat_optuna.config.config import (
     AttentionConfig,
+    DataConfig,
+    EvidenceConfig,
     NetworkConfig,
+    PretrainConfig,
     RetrainConfig,
     SearchConfig,
     StudyConfig,
+    TrainConfig,
 )
 from sat_optuna.errors import ConfigError
 from sat_optuna.files import write_text
@@ -22,9 +26,14 @@ __all__ = ["EXAMPLE", "to_toml", "write_config"]
 
 # studies/quickstart, for whoever has no clone.
 EXAMPLE = StudyConfig(
-    network=NetworkConfig(width=8, stem_stride=2),
+    data=DataConfig(name="cued-digits"),
+    network=NetworkConfig(width=8, stem_stride=2, blocks=(3, 3, 2)),
+    attention=AttentionConfig((AttentionSpec(kind="srm"),)),
+    train=TrainConfig(shift=0),
+    pretrain=PretrainConfig(epochs=40),
     search=SearchConfig(sparsity_weight=0.5),
-    retrain=RetrainConfig(epochs=6),
+    retrain=RetrainConfig(epochs=20, seeds=(0, 1, 2, 3)),
+    evidence=EvidenceConfig(margin=2.0),
 )
 
 

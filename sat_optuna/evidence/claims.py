@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sat_optuna.evidence.controls import HEURISTICS
 from sat_optuna.evidence.ranking import regret_of_scheme
 from sat_optuna.evidence.shares import Share, TrueMeans, share_below
 from sat_optuna.evidence.statistics import holm, one_sided_p, paired
@@ -39,8 +40,10 @@ __all__ = [
     "Claim",
     "Runs",
     "Table",
+    "Verdict",
     "claims",
     "failed_starts",
+    "over",
     "three_conditions",
 ]
 
@@ -48,7 +51,6 @@ LOOKS = (4, 8, 16, 32)  # numbers of seeds
 ALPHA = 0.05
 SHARE_OF_FULL = 0.6  # of full's increment of latency that a ticket may have (C2)
 ABOVE_FULL = (0.0, 0.5, 1.0)  # points (C5)
-HEURISTICS = ("first-k", "last-k", "every-other", "stage-ends")
 
 Verdict = Literal["holds", "fails", "not decided"]
 _HOLDS: Verdict = "holds"
@@ -417,6 +419,22 @@ def three_conditions(
         *_family(over),
         _conjunction(pays, over),
     )
+
+
+def over(
+    runs: Runs, control: str, *, looks: Sequence[int] = LOOKS[:3], ticket: str = "ticket"
+) -> Claim:
+    """Return whether the ticket is better than another network, by itself.
+
+    Args:
+        runs: of both.
+        control: the role of the other.
+        looks: the planned numbers of seeds, rising.
+        ticket: its role.
+    """
+    claim = Claim(f"over {control}", _said(runs, f"{ticket} is better than {control}"))
+    test = _paired_test(runs, ticket, control, claim, looks=looks)
+    return test.decided(test.holds, test.fails)
 
 
 def claims(

@@ -13,6 +13,7 @@ each source has its own:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +27,18 @@ __all__ = [
     "UNTOLD",
     "Effect",
     "block_effects",
+    "image_counts",
+    "in_words",
     "is_complete",
     "noise_of",
     "readings",
     "seed_effects",
+    "signed",
 ]
 
 UNTOLD = "not told from 0"
 
+_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _NEIGHBOURS = 33
 _SLICE = 256  # schemes whose images are unpacked at a time
 _ROUNDING = 1e-9  # accuracy points
@@ -135,6 +140,26 @@ def block_effects(
     return effects
 
 
+def image_counts(measure: Measure, labels: NDArray[Any]) -> NDArray[np.float64] | None:
+    """Return what each image counts in an accuracy of classes, (N,) of mean 1.
+
+    Args:
+        measure: the metric.
+        labels: of the images, (N,); empty where they are not known.
+
+    Returns:
+        None for the accuracy, in which all count the same, and for other metrics.
+    """
+    name = measure.name
+    if name == "balanced_accuracy" and len(labels):
+        counts = np.bincount(labels)
+        return np.asarray(len(labels) / (np.count_nonzero(counts) * counts[labels]))
+    if name.startswith("class_accuracy_") and len(labels):
+        asked = labels == int(name.rpartition("_")[2])
+        return np.asarray(asked / asked.mean())
+    return None
+
+
 def is_complete(schemes: NDArray[np.uint8], kinds: int) -> bool:
     """Tell whether all schemes of some blocks and a number of kinds are there."""
     return bool(len(np.unique(schemes, axis=0)) == (kinds + 1) ** schemes.shape[1])
@@ -194,6 +219,44 @@ def seed_effects(runs: NDArray[np.float64]) -> NDArray[np.float64]:
 def readings(effects: Sequence[Effect]) -> list[str]:
     """Return what can be said of each effect, of all of them at once (Holm, 5 %)."""
     return [
-        UNTOLD if not p < 0.05 else "pays" if effect.points > 0 else "costs"
+        UNTOLD if not p < 0.05 else "pays" if effect.points > 0 else "hurts"
         for effect, p in zip(effects, holm([effect.p for effect in effects]), strict=True)
     ]
+
+
+def in_words(
+    effects: Sequence[Effect], *, schemes: int, terms: int, measure: Measure = ACCURACY
+) -> list[str]:
+    """Return what each kind does at each block, a plain sentence each.
+
+    "SE hurts at s2.b01: -0.80 points (-1.30 to -0.30)", "SE pays at ...", "SE at s1.b00: not told
+    from 0, ...".
+
+    >>> in_words([], schemes=9, terms=9)
+    ['nothing can be told: 9 schemes for 9 effects of a kind at a block']
+
+    Args:
+        effects: of `block_effects`.
+        schemes: how many they were told of.
+        terms: how many effects there are, told or not: kinds times blocks.
+        measure: what they are in.
+    """
+    if not effects:
+        return [f"nothing can be told: {schemes} schemes for {terms} effects of a kind at a block"]
+    unit = "points" if measure.unit == "%" else f"{measure.title} {measure.unit}".rstrip()
+    said = []
+    for effect, reading in zip(effects, readings(effects), strict=True):
+        kind, number = effect.kind.upper(), f"{signed(effect.points, measure)} {unit}"
+        interval = f"({signed(effect.low, measure)} to {signed(effect.high, measure)})"
+        first = f"{kind} at {effect.block}: {UNTOLD}," if reading == UNTOLD else ""
+        first = first or f"{kind} {reading} at {effect.block}:"
+        said.append(f"{first} {number} {interval}")
+    return said
+
+
+def signed(points: float, measure: Measure = ACCURACY) -> str:
+    """Return a difference with its sign; a dash where it is not known."""
+    if math.isnan(points):
+        return _DASH
+    text = f"{points:+z.2f}" if measure.unit == "%" else f"{points:+z.4f}"
+    return text.replace("-", _MINUS)

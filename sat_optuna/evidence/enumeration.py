@@ -17,7 +17,7 @@ from sat_optuna.evaluate import SchemeResult
 from sat_optuna.evaluate.journal import Journal
 from sat_optuna.evaluate.network import Evaluation
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.evidence.effects import Effect, block_effects
+from sat_optuna.evidence.effects import Effect, block_effects, image_counts
 from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.files import write_atomically, write_text
 from sat_optuna.scheme import ENUMERATION_LIMIT, Scheme
@@ -217,15 +217,7 @@ class Enumeration:
 
     @property
     def _counts(self) -> NDArray[np.float64] | None:
-        """What each image counts in accuracies of classes, of mean 1; None for other metrics."""
-        name, labels = self.measure.name, self.labels
-        if name == "balanced_accuracy" and len(labels):
-            counts = np.bincount(labels)
-            return np.asarray(self.n / (np.count_nonzero(counts) * counts[labels]))
-        if name.startswith("class_accuracy_") and len(labels):
-            asked = labels == int(name.rpartition("_")[2])
-            return np.asarray(asked / asked.mean())
-        return None
+        return image_counts(self.measure, self.labels)
 
     def _contexts(self, effect: Effect) -> tuple[float, float]:
         """Return what an effect is in the middle 95 % of the choices of the other blocks."""

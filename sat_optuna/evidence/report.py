@@ -11,13 +11,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sat_optuna.errors import TicketError
-from sat_optuna.evidence.effects import UNTOLD, Effect, block_effects, readings
+from sat_optuna.evidence.effects import (
+    UNTOLD,
+    Effect,
+    block_effects,
+    in_words,
+    readings,
+    signed,
+)
 from sat_optuna.evidence.figures import (
-    draw_accuracies,
     draw_blocks,
+    draw_connections,
+    draw_costs,
+    draw_curves,
     draw_front,
     draw_search,
     draw_ticket,
+    shares_by_batch,
 )
 from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.evidence.statistics import (
@@ -29,6 +39,7 @@ from sat_optuna.evidence.statistics import (
     summarise_scores,
     wilson,
 )
+from sat_optuna.evidence.verdicts import claims_of, claims_text
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure, Ticket
@@ -39,13 +50,14 @@ __all__ = [
     "OnTest",
     "SearchSummary",
     "TrialRow",
+    "blocks_of_trials",
     "results_table",
     "verdicts",
+    "words_of",
     "write_report",
 ]
 
 _DASH = "\N{EN DASH}"
-_MINUS = "\N{MINUS SIGN}"
 _DIGITS = "123456789abcdefghijklmnopqrstuvwxyz"
 _FAR = 5.0  # points of accuracy that a retraining may lie below the search, unsaid
 
@@ -134,10 +146,12 @@ class Blocks:
     Attributes:
         effects: of `block_effects`; empty where the schemes are too few.
         measured: on what, and what the intervals hold; sentences.
+        schemes: how many the effects were told of.
     """
 
     effects: Sequence[Effect]
     measured: str
+    schemes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +256,8 @@ def write_report(
     hardware: str,
     blocks: Blocks | None = None,
     tested: OnTest | None = None,
+    curves: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    passengers: str = "",
 ) -> Path:
     """Write report.md, its figures and figures/trials.csv.
 
@@ -264,6 +280,9 @@ def write_report(
         hardware: what it ran on.
         blocks: what each kind does at each block; None to tell it from the random schemes.
         tested: what else is known of the test; None where nothing is.
+        curves: by role, for each seed the training accuracy of each epoch, per cent; None where it
+            is not known.
+        passengers: what the searched scheme can do without, sentences; empty where not known.
 
     Returns:
         The path of report.md.
@@ -275,17 +294,24 @@ def write_report(
     folder = Path(folder)
     ticket, measure = tickets["ticket"], _measure(tickets)
     accuracies = _scores(tickets)
-    blocks = blocks or _of_trials(ticket, search)
+    blocks = blocks or blocks_of_trials(ticket, search)
     comparisons = {entry.control: entry for entry in verdicts(tickets, images=images)}
-    _draw(folder / "figures", ticket, accuracies, search, blocks, images, measure)
+    _draw(folder / "figures", tickets, search, blocks, images, curves or {})
     start = _start(ticket.config["retrain"])
+    head = [
+        claims_text(claims_of(tickets)),
+        f"{_result(ticket, comparisons, accuracies, search, measure)} "
+        f"{_answer(blocks.effects, measure)}".strip(),
+    ]
+    if search.spread.tells_nothing:  # which is the first to be known
+        head.reverse()
     parts = [
         f"# {folder.name}: in which blocks of {ticket.backbone} does "
         f"{' / '.join(_kinds(ticket))} pay?",
-        f"{_result(ticket, comparisons, accuracies, search, measure)} "
-        f"{_answer(blocks.effects, measure)}".strip(),
+        *head,
         "![the ticket](figures/ticket.png)",
-        _legend(ticket),
+        _legend(ticket, controlled="constant" in tickets),
+        *(["## Without passengers", passengers] if passengers else []),
         "## Block by block",
         *_blocks(blocks, ticket, measure),
         f"## {start[:1].upper()}{start[1:]}, on train + validation",
@@ -300,12 +326,14 @@ def write_report(
         "and reduction work is not in them.",
         *(_remarks(ticket, accuracies, search, tested, images) if measure == ACCURACY else []),
         "![accuracies](figures/accuracy.png)",
+        *(["![training](figures/curves.png)"] if curves else []),
         "## What can be said",
         _said(tickets, comparisons, accuracies, images, measure),
         *(_front(search.front, ticket, search.valid, measure) if search.front else ()),
         "## The search",
         *(() if search.front else ("![search](figures/search.png)",)),
         _search(search),
+        "![connections](figures/connections.png)",
         "## How it was measured",
         _method(ticket, hardware, measure, search.latency),
     ]
@@ -347,13 +375,13 @@ def _scores(tickets: Mapping[str, Ticket]) -> dict[str, list[float]]:
 
 def _draw(
     figures: Path,
-    ticket: Ticket,
-    accuracies: Mapping[str, Sequence[float]],
+    tickets: Mapping[str, Ticket],
     search: SearchSummary,
     blocks: Blocks,
     images: int,
-    measure: Measure,
+    curves: Mapping[str, Sequence[Sequence[float]]],
 ) -> None:
+    ticket, measure = tickets["ticket"], _measure(tickets)
     kinds = [spec.kind for spec in ticket.attention]
     draw_ticket(
         figures / "ticket.png",
@@ -381,8 +409,39 @@ def _draw(
         )
     else:
         draw_search(figures / "search.png", drawn, random, name=search.sampler, measure=measure)
-    draw_accuracies(figures / "accuracy.png", accuracies, images=images, measure=measure)
+    tried = [Scheme.parse(row.scheme).choices for row in search.trials if row.scheme]
+    shares, ends = shares_by_batch(tried, batches=min(12, max(1, len(tried) // 5)))
+    draw_connections(figures / "connections.png", shares, ends, ticket.scheme, name=search.sampler)
+    networks, cost = _against_cost(tickets)
+    draw_costs(figures / "accuracy.png", networks, cost=cost, images=images, measure=measure)
+    if curves:
+        drawn_once = {label: curves[roles[0]] for label, roles in _labels(tickets).items()}
+        draw_curves(figures / "curves.png", drawn_once, score="training accuracy, %")
     write_text(figures / "trials.csv", search.to_csv())
+
+
+def _labels(tickets: Mapping[str, Ticket]) -> dict[str, list[str]]:
+    """Return the roles of each distinct network by what a figure calls it."""
+    roles: dict[Scheme, list[str]] = {}
+    for role, ticket in tickets.items():
+        roles.setdefault(ticket.scheme, []).append(role)
+    said = {"random-density": "random scheme"}
+    return {" = ".join(said.get(r, r) for r in found): found for found in roles.values()}
+
+
+def _against_cost(
+    tickets: Mapping[str, Ticket],
+) -> tuple[dict[str, tuple[float, Sequence[float]]], str]:
+    """Return what each network costs beyond plain, with its test scores, and what the cost is."""
+    scores, plain = _scores(tickets), tickets["plain"]
+    cost, of = "parameters more than plain", {role: t.params for role, t in tickets.items()}
+    extra: dict[str, float] = {role: count - plain.params for role, count in of.items()}
+    times = {role: t.latency_ms for role, t in tickets.items() if t.latency_ms is not None}
+    if not any(extra.values()) and len(times) == len(tickets):  # modules without parameters
+        cost = "ms more than plain"
+        extra = {role: ms - times["plain"] for role, ms in times.items()}
+    labels = _labels(tickets)
+    return {label: (extra[roles[0]], scores[roles[0]]) for label, roles in labels.items()}, cost
 
 
 def verdicts(
@@ -400,13 +459,6 @@ def verdicts(
     scores, scheme = _scores(tickets), tickets["ticket"].scheme
     others = {role: scores[role] for role, t in tickets.items() if t.scheme != scheme}
     return tuple(compare(scores["ticket"], others, images=images, measure=_measure(tickets)))
-
-
-def _signed(points: float, measure: Measure = ACCURACY) -> str:
-    if math.isnan(points):
-        return _DASH
-    text = f"{points:+z.2f}" if measure.unit == "%" else f"{points:+z.4f}"
-    return text.replace("-", _MINUS)
 
 
 def _result(
@@ -431,7 +483,8 @@ def _result(
         else ""
     )
     share = f"in {scheme.connections} of {len(names)} blocks" if placed else "in no block"
-    found = f"The search found `{scheme}`: attention {share}{where}{by}."
+    made = "Without its passengers the search" if "searched" in accuracies else "The search"
+    found = f"{made} found `{scheme}`: attention {share}{where}{by}."
     if spread.tells_nothing:
         found = (
             f"**Nothing can be told**: all {spread.schemes:,} schemes that the search scored have "
@@ -464,12 +517,12 @@ def _against(role: str, entry: Comparison | None, measure: Measure) -> str:
     interval = (
         ""
         if math.isnan(spread.low)
-        else f" ({_signed(spread.low, measure)} to {_signed(spread.high, measure)})"
+        else f" ({signed(spread.low, measure)} to {signed(spread.high, measure)})"
     )
     word = "better" if measure.is_better(spread.mean) else "worse"
     word = "within noise" if entry.within_noise else word
     word = "one seed, which decides nothing" if math.isnan(entry.p) else word
-    return f"{_signed(spread.mean, measure)}{_points(measure)}{interval} against {role}, {word}"
+    return f"{signed(spread.mean, measure)}{_points(measure)}{interval} against {role}, {word}"
 
 
 def _counted(rows: Sequence[TrialRow]) -> str:
@@ -480,39 +533,65 @@ def _counted(rows: Sequence[TrialRow]) -> str:
     return f"{len(rows)}" + (f" ({ended})" if states.keys() - {"COMPLETE"} else "")
 
 
-def _legend(ticket: Ticket) -> str:
-    digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, _kinds(ticket), strict=False)]
-    return (
+def _legend(ticket: Ticket, *, controlled: bool) -> str:
+    kinds = _kinds(ticket)
+    digits = [f"{digit} {name}" for digit, name in zip(_DIGITS, kinds, strict=False)]
+    said = (
         "A scheme has a digit a block, from shallow to deep, with a dash between stages: 0 none, "
         f"{', '.join(digits)}. Block s2.b00 is the first one of the second stage."
     )
+    if controlled:
+        constants = zip(_DIGITS[len(kinds) :], kinds, strict=False)
+        listed = ", ".join(f"{digit} stands where {name} would" for digit, name in constants)
+        said += (
+            f" The network `constant` is the ticket with gates that look at nothing: {listed}, a "
+            "learnt number a channel that starts where the fresh module would rescale to."
+        )
+    return said
 
 
 def _kinds(ticket: Ticket) -> list[str]:
     return [spec.kind.upper() for spec in ticket.attention]
 
 
-def _of_trials(ticket: Ticket, search: SearchSummary) -> Blocks:
-    """Return the effects of the blocks as the random schemes of the control tell them."""
-    measure = search.measure
-    rows = [row for row in complete(search.random) if row.score is not None]
-    effects = block_effects(
-        np.array([Scheme.parse(row.scheme).choices for row in rows], dtype=np.uint8).reshape(
-            len(rows), len(ticket.scheme.choices)
-        ),
-        np.array([measure.points(row.score) for row in rows if row.score is not None]),
+def blocks_of_trials(ticket: Ticket, search: SearchSummary) -> Blocks:
+    """Return the effects of the blocks as trials tell them: the random ones, else all there are.
+
+    Args:
+        ticket: of the search.
+        search: its trials and those of its random control.
+    """
+    random = complete(search.random)
+    of = f"{len(random)} random schemes, the control of the search, scored as its trials were"
+    own = "so they are left out"
+    rows, effects = random, _effects_of(ticket, search, random)
+    if not effects:
+        rows = [*random, *complete(search.trials)]
+        effects = _effects_of(ticket, search, rows)
+        of = (
+            f"all {len(rows)} schemes that were tried, the {len(random)} random ones being too few"
+        )
+        own = "where most is told of a block"
+    return Blocks(
+        effects,
+        f"Least squares of the validation {search.measure.title} on the choices of {of}. The "
+        "search's own proposals are not random: they crowd where scores were high, "
+        f"{own}. Intervals are over the schemes and their trainings (Student's t of the "
+        "residual), not over the validation images.",
+        len(rows),
+    )
+
+
+def _effects_of(ticket: Ticket, search: SearchSummary, rows: Sequence[TrialRow]) -> list[Effect]:
+    scored = [(row.scheme, row.score) for row in rows if row.score is not None]
+    choices = [Scheme.parse(scheme).choices for scheme, _ in scored]
+    return block_effects(
+        np.array(choices, dtype=np.uint8).reshape(len(scored), len(ticket.scheme.choices)),
+        np.array([search.measure.points(score) for _, score in scored]),
         stages=ticket.scheme.stages,
         kinds=[spec.kind for spec in ticket.attention],
         images=search.valid.images if search.valid else 0,
-        measure=measure,
-    )
-    return Blocks(
-        effects,
-        f"Least squares of the validation {measure.title} on the choices of {len(rows)} random "
-        "schemes, the control of the search, scored as its trials were. The search's own "
-        "proposals are not random: they crowd where scores were high, so they are left out. "
-        "Intervals are over the schemes and their trainings (Student's t of the residual), not "
-        "over the validation images.",
+        measure=search.measure,
     )
 
 
@@ -520,10 +599,10 @@ def _blocks(blocks: Blocks, ticket: Ticket, measure: Measure) -> list[str]:
     """Return the table of blocks with its picture."""
     effects = blocks.effects
     if not effects:
-        terms = len(ticket.scheme.choices) * len(ticket.attention)
+        (said,) = words_of(blocks, ticket, measure)
         return [
-            f"The random schemes are too few to tell the {terms} effects of a kind at a block "
-            f"apart; more trials, or `sat-optuna enumerate {ticket.study}`, will."
+            f"{said[:1].upper()}{said[1:]}. More trials, or `sat-optuna enumerate "
+            f"{ticket.study}`, will tell."
         ]
     choices = dict(
         zip(Scheme.parameter_names(ticket.scheme.stages), ticket.scheme.choices, strict=True)
@@ -536,8 +615,8 @@ def _blocks(blocks: Blocks, ticket: Ticket, measure: Measure) -> list[str]:
         choice = choices[effect.block]
         taken = choice > 0 and ticket.attention[choice - 1].kind == effect.kind
         lines.append(
-            f"| {effect.block} | {effect.kind.upper()} | {_signed(effect.points, measure)} | "
-            f"{_signed(effect.low, measure)} to {_signed(effect.high, measure)} | {reading} | "
+            f"| {effect.block} | {effect.kind.upper()} | {signed(effect.points, measure)} | "
+            f"{signed(effect.low, measure)} to {signed(effect.high, measure)} | {reading} | "
             f"{'yes' * taken} |"
         )
     return [
@@ -549,6 +628,12 @@ def _blocks(blocks: Blocks, ticket: Ticket, measure: Measure) -> list[str]:
     ]
 
 
+def words_of(blocks: Blocks, ticket: Ticket, measure: Measure = ACCURACY) -> list[str]:
+    """Return what each kind does at each block of a study, a plain sentence each."""
+    terms = len(ticket.scheme.choices) * len(ticket.attention)
+    return in_words(blocks.effects, schemes=blocks.schemes, terms=terms, measure=measure)
+
+
 def _gains(measure: Measure) -> str:
     """Return what the effects at the blocks are in."""
     if measure.unit == "%" and measure.better == "higher":
@@ -558,20 +643,16 @@ def _gains(measure: Measure) -> str:
 
 
 def _answer(effects: Sequence[Effect], measure: Measure) -> str:
-    """Return in which blocks it pays, a sentence."""
-    told = [
-        f"{effect.kind.upper()} in {effect.block} {word} ({_signed(effect.points, measure)})"
-        for effect, word in zip(effects, readings(effects), strict=True)
-        if word != UNTOLD
-    ]
+    """Return in which blocks it pays or hurts, a sentence."""
+    if not effects:
+        return ""
+    said = in_words(effects, schemes=0, terms=len(effects), measure=measure)
+    told = [words for words in said if UNTOLD not in words]
     if not told:
-        return "Block by block no effect is told from 0." if effects else ""
+        return "Block by block no effect is told from 0."
     rest = len(effects) - len(told)
     tail = f"; the other {rest} of {len(effects)} effects are {UNTOLD}" if rest else ""
-    gains = _gains(measure)
-    return (
-        f"Block by block, in {gains[0].lower()}{gains[1:].rstrip(',')}, {', '.join(told)}{tail}."
-    )
+    return f"Block by block, in the validation {measure.title}: {'; '.join(told)}{tail}."
 
 
 def _remarks(
@@ -638,11 +719,11 @@ def _verdict(entry: Comparison, measure: Measure) -> str:
     if math.isnan(entry.p):
         interval, p, verdict = _DASH, _DASH, "one seed decides nothing"
     else:
-        interval = f"{_signed(spread.low, measure)} to {_signed(spread.high, measure)}"
+        interval = f"{signed(spread.low, measure)} to {signed(spread.high, measure)}"
         p = "< 0.001" if entry.p < 0.001 else f"{entry.p:.3f}"
         better = "ticket better" if measure.is_better(spread.mean) else "ticket worse"
         verdict = "within noise" if entry.within_noise else better
-    return f"| {entry.control} | {_signed(spread.mean, measure)} | {interval} | {p} | {verdict} |"
+    return f"| {entry.control} | {signed(spread.mean, measure)} | {interval} | {p} | {verdict} |"
 
 
 def _resolution(

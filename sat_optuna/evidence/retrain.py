@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import struct
 import sys
 import threading
@@ -12,11 +13,10 @@ from collections.abc import (
     Collection,
     Generator,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -36,12 +36,13 @@ from sat_optuna.config.limits import checked
 from sat_optuna.config.plugins import load_plugins
 from sat_optuna.data import load_configured
 from sat_optuna.data.images import Images
-from sat_optuna.data.loaders import UserImages
+from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
 from sat_optuna.errors import DataError, SatOptunaWarning, TrainingError
 from sat_optuna.evaluate import evaluate_network
-from sat_optuna.evaluate.network import check_metric
+from sat_optuna.evaluate.network import calibration_batches, check_metric
 from sat_optuna.events import Event, OnEvent, ignore
+from sat_optuna.evidence.constants import real_ticket
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -49,9 +50,10 @@ from sat_optuna.evidence.results import (
     write_result,
 )
 from sat_optuna.processes import cores
+from sat_optuna.supernet.constants import start_constants
 from sat_optuna.supernet.materialise import build_network, materialise, supernet_of
 from sat_optuna.supernet.weights import load_weights
-from sat_optuna.tasks import TASKS, Metric, Task, as_metric, build_task
+from sat_optuna.tasks import TASKS, Metric, Task, as_metric, as_task, build_task
 from sat_optuna.tasks.classification import CLASSIFICATION
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.loop import (
@@ -64,8 +66,19 @@ from sat_optuna.training.loop import (
 from sat_optuna.training.precision import pick_device
 from sat_optuna.training.step import together_for
 
-__all__ = ["retrain", "run_jobs"]
+__all__ = [
+    "begun",
+    "in_processes",
+    "load_data",
+    "metric_of",
+    "processes_for",
+    "retrain",
+    "run_jobs",
+    "tell_share",
+]
 
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
 # Trained at the same time, by one process; each job with its number among all.
 _Group: TypeAlias = Mapping[int, tuple[RetrainJob, Ticket]]
 
@@ -83,6 +96,8 @@ def retrain(
     task: Task | str = "",
 ) -> nn.Module:
     """Train a ticket's network from scratch, or from trained weights, and return it.
+
+    The factors of constant kinds start as of `supernet.constants.start_constants`.
 
     Args:
         ticket: what to build.
@@ -107,7 +122,7 @@ def retrain(
     whole = data.train_and_valid if isinstance(data, Split) else data
     named: dict[str, Any] = dict(ticket.config.get("task", {}))
     task = task or (build_task(**named) if named else CLASSIFICATION)
-    net, body = _begun(ticket, whole, seed=seed, weights=weights)
+    net, body = begun(ticket, whole, seed=seed, weights=weights, task=task)
 
     def tell(event: Event) -> None:
         on_event(replace(event, step="retrain", made=net if event.finished else event.made))
@@ -126,14 +141,33 @@ def retrain(
     return net
 
 
-def _begun(
-    ticket: Ticket, images: UserImages, *, seed: int, weights: str | PathLike[str] | None
+def begun(
+    ticket: Ticket,
+    images: UserImages,
+    *,
+    seed: int,
+    task: Task | str = CLASSIFICATION,
+    weights: str | PathLike[str] | None = None,
 ) -> tuple[nn.Module, Collection[str]]:
     """Return a ticket's network where its images are or go, and the names of what was loaded.
 
-    What is not loaded is drawn by the seed.
+    What is not loaded is drawn by the seed. Constant kinds start where the fresh modules rescale
+    to, on images that the study's seed draws of those to train on, not augmented.
     """
     device = images.device if isinstance(images, Images) else pick_device()
+    net, body = _fresh(ticket, device, seed=seed, weights=weights)
+    if real := real_ticket(ticket):
+        twin, _ = _fresh(real, device, seed=seed, weights=weights)
+        targets = as_task(task).targets
+        seen = training_images(images, device=device, targets=targets)
+        start_constants(net, twin, calibration_batches(seen, seed=ticket.seed))
+    return net, body
+
+
+def _fresh(
+    ticket: Ticket, device: torch.device, *, seed: int, weights: str | PathLike[str] | None
+) -> tuple[nn.Module, Collection[str]]:
+    """Return a ticket's network as its seed draws it, and the names of what was loaded."""
     if weights is None:
         return build_network(ticket, seed=seed).to(device), ()
     net = supernet_of(ticket, seed=seed)
@@ -174,19 +208,16 @@ def run_jobs(
     if not jobs:
         return
     config = jobs[0][0].config
-    device = pick_device(config.device)
     params = max(ticket.params for _, ticket in jobs)
-    together = together_for(config.train, device, params=params)
+    count, together = processes_for(config, params=params, workers=workers)
     groups = [range(n, min(n + together, len(jobs))) for n in range(0, len(jobs), together)]
-    count = min(len(groups), workers or max(1, cores() // config.threads))
-    count = 1 if device.type == "cuda" else count
+    count = min(len(groups), count)
     try:
-        yield from _in_processes(
-            [{number: jobs[number] for number in group} for group in groups],
+        yield from in_processes(
+            ({number: jobs[number] for number in group} for group in groups),
+            partial(_run, plugins=tuple(plugins), weights=weights),
             workers=count,
             threads=config.threads,
-            plugins=tuple(plugins),
-            weights=weights,
             on_share=on_share,
         )
     except BrokenProcessPool as error:
@@ -194,6 +225,22 @@ def run_jobs(
             f"one of {count} retraining processes was killed, for want of memory perhaps; set "
             "retrain.workers lower and run the same command again, which goes on from here"
         ) from error
+
+
+def processes_for(config: StudyConfig, *, params: int, workers: int) -> tuple[int, int]:
+    """Return how many processes train at the same time, and how many networks each of them.
+
+    Args:
+        config: of the study.
+        params: parameters of the largest network.
+        workers: processes that are asked for; 0 for as many as the cores have threads for. A GPU
+            has one.
+    """
+    device = pick_device(config.device)
+    together = together_for(config.train, device, params=params)
+    if device.type == "cuda":
+        return 1, together
+    return workers or max(1, cores() // config.threads), together
 
 
 class _Worker(SpawnProcess):
@@ -205,12 +252,14 @@ class _Worker(SpawnProcess):
     """
 
     def start(self) -> None:
-        """Start the process."""
+        """Start the process; a terminal's Ctrl-C is its parent's to hear, which ends it."""
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # it inherits that
         try:
             super().start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             sys.modules["__main__"] = main
 
 
@@ -227,32 +276,55 @@ class _SpawnContext(SpawnContext):
         return self.begun[-1]
 
 
-def _in_processes(
-    todo: Iterable[_Group],
+def in_processes(
+    todo: Iterable[Mapping[int, _Job]],
+    run: Callable[[Mapping[int, _Job]], list[_Result]],
     *,
     workers: int,
     threads: int,
-    plugins: tuple[Path, ...],
-    weights: Path | None,
-    on_share: Callable[[float], object],
-) -> Iterator[RetrainResult]:
+    on_share: Callable[[float], object] = lambda _share: None,
+) -> Generator[_Result, None, None]:
+    """Run groups of jobs in spawned processes, and yield each result as it comes.
+
+    Args:
+        todo: the groups, each job with its number; one is taken when a process is free for it.
+        run: does the jobs of a group, in a process that goes on with the next one; it may call
+            `tell_share`.
+        workers: processes at the same time.
+        threads: of each process.
+        on_share: told now and then how much of the jobs under way is done: 1.5 is one and a half.
+
+    Raises:
+        BrokenProcessPool: a process was killed.
+    """
     context = _SpawnContext()
     heard, told = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(
         workers, context, initializer=_start_worker, initargs=(threads, told)
     )
-    groups = {pool.submit(_run, group, plugins, weights): group for group in todo}
-    running, shares = set(groups), {}
+    waiting = iter(todo)
+    running: dict[Future[list[_Result]], Mapping[int, _Job]] = {}
+    shares: dict[int, float] = {}
+
+    def fill() -> None:
+        while len(running) < workers and (group := next(waiting, None)):
+            running[pool.submit(run, group)] = group
+
     try:
+        fill()
         while running:
-            finished, running = wait(running, timeout=EVENT_SECONDS, return_when=FIRST_COMPLETED)
+            finished, _ = wait(running, timeout=EVENT_SECONDS, return_when=FIRST_COMPLETED)
             while heard.poll():
                 number, share = _SHARE.unpack(heard.recv_bytes())
                 shares[number] = share
             for future in finished:
+                del running[future]
+            fill()  # first, so that no process waits for whoever takes the results
+            for future in finished:
                 yield from future.result()
-            under_way = [number for future in running for number in groups[future]]
-            on_share(sum(shares.get(number, 0.0) for number in under_way))
+            on_share(
+                sum(shares.get(number, 0.0) for group in running.values() for number in group)
+            )
     finally:
         if running:  # interrupted, or a job failed: the others go on from their checkpoints
             for worker in context.begun:
@@ -282,34 +354,53 @@ def _start_worker(threads: int, told: connection.Connection) -> None:
 _data: dict[str, Split] = {}  # of this worker, which trains job after job on the same data
 
 
-def _load(config: StudyConfig) -> Split:
+def load_data(config: StudyConfig, fingerprint: str) -> Split:
+    """Return a study's data, which a worker reads once.
+
+    Args:
+        config: of the study.
+        fingerprint: of the data that it was searched on.
+
+    Raises:
+        DataError: they are other data now.
+    """
     key = retrain_fingerprint(config)
     if key not in _data:
         device = str(pick_device(config.device))
         _data[key] = load_configured(config.data, seed=config.seed, device=device)
-    return _data[key]
+    data = _data[key]
+    if data.fingerprint != fingerprint:
+        raise DataError(
+            f"data set {data.name} is not the one that the ticket was searched on: its "
+            f"fingerprint is {data.fingerprint[:16]} and was {fingerprint[:16]}; bring the files "
+            "back, or make a new study"
+        )
+    return data
 
 
-def _tell_share(number: int, event: Event) -> None:
-    """Say how much of a job is done; so few bytes come whole or, where the pipe is full, not."""
+def tell_share(number: int, event: Event) -> None:
+    """Say in a worker how much of a job is done.
+
+    So few bytes come whole or, where the pipe is full, not at all.
+    """
     with contextlib.suppress(BlockingIOError, BrokenPipeError):
         _told[0].send_bytes(_SHARE.pack(number, (event.done + event.share) / event.total))
 
 
-def _run(group: _Group, plugins: tuple[Path, ...], weights: Path | None) -> list[RetrainResult]:
+def _run(group: _Group, *, plugins: tuple[Path, ...], weights: Path | None) -> list[RetrainResult]:
     """Train jobs together, then test and write each, in a worker."""
     load_plugins(plugins)
-    begun = [_training(number, *item, weights) for number, item in group.items()]
-    for (job, _), training in zip(group.values(), begun, strict=True):
-        if (metric := _metric(job.config)).name != "accuracy":  # before hours of training
-            data = _load(job.config)
+    trainings = [_training(number, *item, weights) for number, item in group.items()]
+    for (job, ticket), training in zip(group.values(), trainings, strict=True):
+        if (metric := metric_of(job.config)).name != "accuracy":  # before hours of training
+            data = load_data(job.config, ticket.dataset_fingerprint)
             check_metric(metric, training.task, data.test, outputs=data.classes)
-    histories = fit_together(begun)
+    histories = fit_together(trainings)
     results = []
-    for (job, _), training, history in zip(group.values(), begun, histories, strict=True):
-        metric = _metric(job.config)
+    for (job, ticket), training, history in zip(group.values(), trainings, histories, strict=True):
+        metric = metric_of(job.config)
         asked = [] if metric.name == "accuracy" else [metric]
-        test = _load(job.config).test
+        test = load_data(job.config, ticket.dataset_fingerprint).test
         tested = evaluate_network(training.net, test, task=training.task, metrics=asked)
         results.append(
             RetrainResult(
@@ -327,30 +418,27 @@ def _run(group: _Group, plugins: tuple[Path, ...], weights: Path | None) -> list
     return results
 
 
-def _metric(config: StudyConfig) -> Metric:
+def metric_of(config: StudyConfig) -> Metric:
+    """Return what the networks of a study are scored by."""
     return as_metric(config.search.metric, TASKS.get(config.task.name))
 
 
 def _training(number: int, job: RetrainJob, ticket: Ticket, weights: Path | None) -> Training:
-    data = _load(job.config)
-    if data.fingerprint != ticket.dataset_fingerprint:
-        raise DataError(
-            f"data set {data.name} is not the one that the ticket was searched on: its "
-            f"fingerprint is {data.fingerprint[:16]} and was {ticket.dataset_fingerprint[:16]}; "
-            "bring the files back, or make a new study"
-        )
+    data = load_data(job.config, ticket.dataset_fingerprint)
     identity = f"{retrain_fingerprint(job.config)} {job.scheme} seed {job.seed}"
+    task = build_task(job.config.task.name, class_weights=job.config.task.class_weights)
+    images = data.train_and_valid
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SatOptunaWarning)  # the caller has said what is loaded
-        net, body = _begun(ticket, data.train_and_valid, seed=job.seed, weights=weights)
+        net, body = begun(ticket, images, seed=job.seed, weights=weights, task=task)
     return Training(
         net,
-        data.train_and_valid,
+        images,
         body=body,
         epochs=job.config.retrain.epochs,
         seed=job.seed,
         config=job.config.train,
         checkpoint=Checkpoint(job.weights_path, identity),
-        on_event=partial(_tell_share, number),
-        task=build_task(job.config.task.name, class_weights=job.config.task.class_weights),
+        on_event=partial(tell_share, number),
+        task=task,
     )

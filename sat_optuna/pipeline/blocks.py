@@ -74,6 +74,7 @@ def blocks_of(study: "StudyFolder", on_event: OnEvent) -> "Blocks | None":
         scores.effects(),
         f"Least squares on the choices of {drawn}, scored {where}: networks trained from {start} "
         f"may differ. {intervals}",
+        len(scores.schemes),
     )
 
 

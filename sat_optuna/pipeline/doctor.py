@@ -101,7 +101,8 @@ def _study(folder: Path) -> Iterator[Finding]:
         if not looked_at.has_search():
             remedy = f"not searched yet; run: sat-optuna run {looked_at.argument}"
             yield Finding(f"study {folder.name}", "ok", remedy)
-            return
+            if not db.exists():
+                return
         storage = looked_at.storage
         studies = [load_study(storage, name) for name in optuna.get_all_study_names(storage)]
     except SatOptunaError as error:
@@ -110,14 +111,16 @@ def _study(folder: Path) -> Iterator[Finding]:
     for study in studies:
         subject = f"study {study.study_name}"
         yield Finding(subject, "ok", f"finished trials: {len(finished_trials(study))}, in {db}")
-        command = "search" if study.study_name == looked_at.search_name else "retrain"
+        ends = {looked_at.search_name: "search", looked_at.truth_name: "truth"}
+        command = ends.get(study.study_name, "retrain")
         remedy = f"sat-optuna {command} {looked_at.argument}"
         if stale := [trial.number for trial in stale_trials(study)]:
             yield Finding(
                 subject,
                 "look",
-                f"a dead process left the trials {stale} unfinished, which holds up the sampler; "
-                f"finish them with: {remedy}",
+                f"a dead process left the trials {stale} unfinished"
+                f"{'' if command == 'truth' else ', which holds up the sampler'}; finish them "
+                f"with: {remedy}",
             )
         for blocker in blocking_trials(study):
             advice = f"wait for it, or end the process and finish it with: {remedy}"

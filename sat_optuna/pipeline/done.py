@@ -16,7 +16,7 @@ from sat_optuna.config.config import differences
 from sat_optuna.errors import StudyError
 from sat_optuna.files import sha256_of, write_text
 
-__all__ = ["Done", "Records", "digest_of"]
+__all__ = ["Done", "Records", "digest_of", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Records:
                 f"or an earlier version began study {self._study!r}; bring work/ back from a "
                 "copy, finish it with that version, or make a new study"
             )
-        if changed := differences(record.decided, _plain(decided)):
+        if changed := differences(record.decided, plain(decided)):
             raise StudyError(
                 f"{there} was made with another configuration: {'; '.join(changed)}; restore that "
                 "to continue it, or make a new study (only search.trials, search.timeout and "
@@ -87,11 +87,11 @@ class Records:
 
     def write(self, step: str, record: Done) -> None:
         """Keep the record of a step."""
-        plain = Done(_plain(record.decided), dict(record.made), record.finished)
-        if self.get(step) == plain:
+        kept = Done(plain(record.decided), dict(record.made), record.finished)
+        if self.get(step) == kept:
             return
-        write_text(self._path(step), json.dumps(asdict(plain), indent=1) + "\n")
-        self._read[step] = plain
+        write_text(self._path(step), json.dumps(asdict(kept), indent=1) + "\n")
+        self._read[step] = kept
 
     def add(self, step: str, made: Mapping[str, str]) -> None:
         """Note more that a step under way has made: digests by name."""
@@ -122,7 +122,7 @@ class Records:
         return (
             record is not None
             and record.finished
-            and not differences(record.decided, _plain(decided))
+            and not differences(record.decided, plain(decided))
         )
 
     def _path(self, step: str) -> Path:
@@ -138,7 +138,7 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(decided: Mapping[str, Any]) -> dict[str, Any]:
+def plain(decided: Mapping[str, Any]) -> dict[str, Any]:
     """Return what JSON makes of a mapping, so that it compares equal to what was read."""
-    plain: dict[str, Any] = json.loads(json.dumps(decided))
-    return plain
+    made: dict[str, Any] = json.loads(json.dumps(decided))
+    return made

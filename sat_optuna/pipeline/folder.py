@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sat_optuna.config.config import StudyConfig, decided, with_trials
 from sat_optuna.errors import SatOptunaWarning, StudyError
-from sat_optuna.events import OnEvent, ignore
+from sat_optuna.events import GETTING_READY, Event, OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Records
 from sat_optuna.pipeline.reading import plugin_files, read_study
@@ -25,18 +25,22 @@ if TYPE_CHECKING:
     from sat_optuna.pipeline.parts import StudyParts
     from sat_optuna.pipeline.results import (
         Checked,
+        CheckedEntry,
         Enumerated,
+        Evidenced,
         Pretrained,
         Reported,
         Retrained,
         RunResult,
         Searched,
+        TruthMade,
     )
     from sat_optuna.ticket import Ticket
 
 __all__ = ["STUDIES", "StudyFolder", "find_study", "nearest_mlruns", "open_study", "run_study"]
 
 STUDIES = Path("studies")
+TRUTH = ".truth"  # ends the name of the Optuna study of a truth table
 
 
 def find_study(study: str | Path) -> Path:
@@ -223,6 +227,20 @@ class StudyFolder:
             )
         return begun or self.name
 
+    @cached_property
+    def truth_name(self) -> str:
+        """Name of the Optuna study whose trials are the trainings of the truth table.
+
+        That of a folder that was renamed since keeps its name.
+        """
+        if self.db.exists():
+            import optuna
+
+            names = optuna.get_all_study_names(self.storage)
+            begun = [name for name in names if name.endswith(TRUTH) and name != self.search_name]
+            return begun[0] if begun else f"{self.name}{TRUTH}"
+        return f"{self.name}{TRUTH}"
+
     def has_search(self, suffix: str = "") -> bool:
         """Tell whether the search was begun, or with a suffix one that belongs to it.
 
@@ -234,11 +252,12 @@ class StudyFolder:
         import optuna
 
         names = optuna.get_all_study_names(self.storage)
-        if names and self.search_name not in names:
+        others = [name for name in names if not name.endswith(TRUTH)]
+        if others and self.search_name not in names:
             raise StudyError(
-                f"{self.db} holds no study {self.name!r}; it holds: {', '.join(names)}; bring its "
-                "work/ along, which says whose it is, give the folder its old name back, or move "
-                "study.db away to begin anew"
+                f"{self.db} holds no study {self.name!r}; it holds: {', '.join(others)}; bring "
+                "its work/ along, which says whose it is, give the folder its old name back, or "
+                "move study.db away to begin anew"
             )
         return self.search_name + suffix in names
 
@@ -441,6 +460,76 @@ class StudyFolder:
 
         with self.locked():
             return steps.retrain(self, mlflow=mlflow, on_event=on_event)
+
+    def evidence(self, *, seeds: int | None = None, on_event: OnEvent = ignore) -> "Evidenced":
+        """Judge the claims of the study; see `sat_optuna.evidence_of`.
+
+        Args:
+            seeds: train what the claims lack, up to this look; None trains nothing.
+            on_event: told of each training.
+        """
+        from sat_optuna.pipeline.evidence import evidence
+
+        with self.locked():
+            return evidence(self, seeds=seeds, on_event=on_event)
+
+    def truth(
+        self,
+        *,
+        workers: int = 0,
+        limit_hours: float = 20.0,
+        supernets: int = 0,
+        on_event: OnEvent = ignore,
+    ) -> "TruthMade":
+        """Train every scheme from scratch with several seeds: truth.npz, truth.json, truth.md.
+
+        Of what [truth] says, it trains what is missing. Several processes may do so at the same
+        time: each training is made by one of them.
+
+        Args:
+            workers: processes of this call at the same time; 0 for as many as the cores have
+                threads for.
+            limit_hours: core-hours that the missing trainings may take.
+            supernets: of each recipe, the study's own first, how many are trained to score every
+                scheme, for how far they rank the truth; at least 5 for an interval.
+            on_event: told of each training.
+
+        Raises:
+            StudyError: it would take longer, or what is there was decided by something else.
+        """
+        on_event(Event(step="truth", done=0, total=1, message=GETTING_READY))
+        from sat_optuna.pipeline.truth import make_truth
+
+        with computing_with(self.config.threads):
+            return make_truth(
+                self,
+                workers=workers,
+                limit_hours=limit_hours,
+                supernets=supernets,
+                on_event=on_event,
+            )
+
+    def verify_truth(
+        self, entries: int = 5, *, seed: int = 0, workers: int = 0, on_event: OnEvent = ignore
+    ) -> "tuple[CheckedEntry, ...]":
+        """Train random entries of the truth table again and compare; nothing is written.
+
+        Args:
+            entries: how many.
+            seed: draws them.
+            workers: as of `truth`.
+            on_event: told of each training.
+
+        Raises:
+            StudyError: there is no table, or not of this configuration, or its bytes have changed.
+        """
+        on_event(Event(step="verify", done=0, total=entries, message=GETTING_READY))
+        from sat_optuna.pipeline.truth import verify_truth
+
+        with computing_with(self.config.threads):
+            return verify_truth(
+                self, entries=entries, seed=seed, workers=workers, on_event=on_event
+            )
 
     def report(self, *, on_event: OnEvent = ignore) -> "Reported":
         """Write report.md and its figures."""

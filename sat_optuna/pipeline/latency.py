@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["ROUNDS", "kept_latency", "knows_latency", "latency_here", "measure_latency"]
+__all__ = [
+    "ROUNDS",
+    "hardware_of",
+    "kept_latency",
+    "knows_latency",
+    "latency_here",
+    "measure_latency",
+]
 
 ROUNDS = 15  # of each scheme of the design
 _STEP = "latency"
@@ -113,7 +120,7 @@ def latency_here(study: "StudyFolder") -> "LatencyModel":
         StudyError: there is none, or its bytes have changed.
     """
     model, measured_on = kept_latency(study)
-    here = _hardware(study.config)
+    here = hardware_of(study.config)
     if changed := [key for key in here if measured_on.get(key) != here[key]]:
         said = "; ".join(f"{key}: {measured_on.get(key)} then, {here[key]} now" for key in changed)
         warnings.warn(
@@ -134,11 +141,11 @@ def _decided(study: "StudyFolder") -> dict[str, Any]:
     keys = decided(study.config, "search")
     return {
         **{key: value for key, value in keys.items() if key.startswith(_KEYS)},
-        "hardware": _hardware(study.config),
+        "hardware": hardware_of(study.config),
     }
 
 
-def _hardware(config: StudyConfig) -> dict[str, Any]:
+def hardware_of(config: StudyConfig) -> dict[str, Any]:
     """Return what a network's speed depends on beside itself."""
     import torch
 

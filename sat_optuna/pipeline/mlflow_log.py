@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from sat_optuna.evidence.effects import Effect
     from sat_optuna.pipeline.folder import StudyFolder
     from sat_optuna.pipeline.outcome import Outcome
     from sat_optuna.tracking import MLflowLog
@@ -129,8 +130,25 @@ class StudyLog:
                 )
             (best,) = (t for t in study.get_trials() if t.number == outcome.best.trial)
             run_id = log.log_optuna(study, best)
+            _log_verdicts(log, run_id, outcome)
             self._note(retrainings=digest_of(outcome.decided))
         return run_id
+
+    def log_blocks(self, study: "optuna.Study", effects: "Sequence[Effect]", text: str) -> None:
+        """Log what each kind does at each block into the study's run.
+
+        Args:
+            study: the Optuna study of this folder.
+            effects: of `block_effects`.
+            text: what they come to, Markdown.
+        """
+        from sat_optuna.tracking import TrackingError
+
+        try:
+            with self._opened(study) as log:
+                log.log_blocks(text, {f"{e.block}.{e.kind}": e.points for e in effects})
+        except TrackingError as error:
+            _warn(f"{error.what}; the report has what each block does")
 
     @contextmanager
     def _opened(self, study: "optuna.Study") -> "Iterator[MLflowLog]":
@@ -167,6 +185,24 @@ class StudyLog:
     def _note(self, **made: str) -> None:
         record = Done(self._decided, {**self._made(), **made}, finished=True)
         self._study.records.write(self._step, record)
+
+
+def _log_verdicts(log: "MLflowLog", run_id: str, outcome: "Outcome") -> None:
+    from sat_optuna.evidence.verdicts import claims_of, claims_text
+
+    claims = claims_of(outcome.tickets)
+    keys = {claim.name: claim.name.replace(" ", "_") for claim in claims}
+    log.log_verdicts(
+        run_id,
+        {keys[claim.name]: claim.line() for claim in claims},
+        metrics={
+            f"verdict.{keys[claim.name]}.{what}": value
+            for claim in claims
+            for what in ("effect", "low", "high", "p")
+            if not isnan(value := getattr(claim, what))
+        },
+        note=claims_text(claims),
+    )
 
 
 def _warn(text: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import SatOptunaWarning, StudyError
+from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
@@ -20,13 +21,20 @@ from sat_optuna.evidence.results import (
 from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.done import Done
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import ACCURACY, Inputs, Measure, Score, Ticket
+from sat_optuna.ticket import ACCURACY, FURTHER_ROLES, Inputs, Measure, Score, Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.evidence.report import OnTest
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["RANDOM", "Outcome", "networks_step", "read_outcome"]
+__all__ = [
+    "RANDOM",
+    "Candidates",
+    "Outcome",
+    "networks_step",
+    "read_candidates",
+    "read_outcome",
+]
 
 # Suffix of the Optuna study that draws as many random schemes as the search had trials.
 RANDOM = ".random"
@@ -75,6 +83,7 @@ class Outcome:
             "seeds": self.study.config.retrain.seeds,
             "trial": self.best.trial,
             "schemes": {role: str(scheme) for role, scheme in self.schemes.items()},
+            "margin": self.study.config.evidence.margin,
         }
 
     @cached_property
@@ -147,17 +156,28 @@ class Outcome:
         }
 
     def keep_costs(
-        self, costs: Mapping[str, Mapping[str, Any]], *, hardware: str, inputs: Inputs
+        self,
+        costs: Mapping[str, Mapping[str, Any]],
+        *,
+        hardware: str,
+        inputs: Inputs,
+        images: Mapping[str, int],
     ) -> None:
         """Keep what was measured of each network, and what all of them take.
 
         Args:
-            costs: by scheme: params, macs and latency_ms.
+            costs: by scheme: params, macs, latency_ms and latency_rounds.
             hardware: what they were measured on.
             inputs: how images become what the networks take.
+            images: how many they are trained on ("train") and tested on ("test").
         """
         path = self._costs_path
-        document = {"hardware": hardware, "costs": costs, "inputs": asdict(inputs)}
+        document = {
+            "hardware": hardware,
+            "costs": costs,
+            "inputs": asdict(inputs),
+            "images": images,
+        }
         text = json.dumps(document, indent=1) + "\n"
         write_text(path, text)
         made = {path.name: sha256_of(path)}
@@ -167,23 +187,34 @@ class Outcome:
     def ticket(self, role: str) -> Ticket:
         """Return the ticket of a role with its costs and the scores there are."""
         scheme = self.schemes[role]
+        searched = role in ("ticket", "searched") and scheme == self.best.scheme
+        base = self.best
+        if role == "constant":
+            base = constant_ticket(replace(base, scheme=self.schemes["ticket"]))
         ticket = replace(
-            self.best,
+            base,
             role=role,
             scheme=scheme,
-            trial=self.best.trial if role == "ticket" else None,
-            scores=(*(self.best.scores if role == "ticket" else ()), *self._scores(scheme)),
+            trial=self.best.trial if searched else None,
+            scores=(*(self.best.scores if searched else ()), *self._scores(scheme)),
             config=self.study.config.to_dict(),
             weights=self.study.weights_digest,
         )
         if self.measured is None:
             return ticket
         inputs = self.measured.get("inputs")  # none in results of earlier versions
+        costs = dict(self.measured["costs"][str(scheme)])
         return replace(
             ticket,
-            **self.measured["costs"][str(scheme)],
+            **costs | {"latency_rounds": tuple(costs.get("latency_rounds", ()))},
+            images=self.measured.get("images", {}),
             inputs=Inputs.from_json(inputs) if inputs else None,
         )
+
+    @property
+    def tickets(self) -> dict[str, Ticket]:
+        """The ticket of each role, with its costs and the scores there are."""
+        return {role: self.ticket(role) for role in self.schemes}
 
     def ticket_for(self, scheme: Scheme) -> Ticket:
         """Return the ticket of the first role that has this scheme."""
@@ -221,17 +252,17 @@ class Outcome:
         return OnTest(part, balanced, accuracy)
 
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
-        epochs = self.study.config.retrain.epochs
+        """Return the test scores and, where there is any, the accuracies of the last epochs."""
+        retrain = self.study.config.retrain
+        results = [r for seed in retrain.seeds if (r := self.results.get((scheme, seed)))]
+        scores = [("test", r, r.score, self.measure) for r in results] + [
+            ("train", r, accuracy, ACCURACY)
+            for r in results
+            if (accuracy := r.history[-1].accuracy) is not None
+        ]
         return tuple(
-            Score(
-                split="test",
-                value=result.score,
-                seed=result.seed,
-                epochs=epochs,
-                measure=self.measure,
-            )
-            for seed in self.study.config.retrain.seeds
-            if (result := self.results.get((scheme, seed)))
+            Score(split=split, value=value, seed=r.seed, epochs=retrain.epochs, measure=measure)
+            for split, r, value, measure in scores
         )
 
     @property
@@ -249,6 +280,9 @@ class Outcome:
         for role, path in self.paths.items():
             run = mlflow_run if role == "ticket" else None
             replace(self.ticket(role), mlflow_run=run).save(path)
+        earlier = {"constant", *FURTHER_ROLES} - self.paths.keys()  # of another search or version
+        for role in earlier:
+            (self.study.tickets / f"{role}.json").unlink(missing_ok=True)
         made = {role: sha256_of(path) for role, path in self.paths.items()}
         self.study.records.write("retrain", Done(self.decided, made, finished=True))
 
@@ -263,7 +297,64 @@ def read_outcome(study: "StudyFolder") -> Outcome:
     from sat_optuna.search.tickets import best_ticket
 
     best = best_ticket(study.optuna_study())
-    random_best = best_ticket(study.optuna_study(RANDOM)).scheme
     kinds = [spec.kind for spec in best.attention]
-    schemes = control_schemes(best.scheme, random_best=random_best, seed=best.seed, kinds=kinds)
-    return Outcome(study, best, schemes)
+    pair = read_candidates(study)
+    placed = pair.placed if pair else {"ticket": best.scheme}
+    schemes = control_schemes(placed["ticket"], seed=best.seed, kinds=kinds)
+    return Outcome(study, best, schemes | placed)
+
+
+class Candidates(Outcome):
+    """The searched scheme and what is left of it without passengers, of which one is the ticket.
+
+    Which one is known once both are retrained with the study's seeds; until then it is the
+    searched one.
+    """
+
+    @property
+    def _scored(self) -> dict[str, list[float]]:
+        seeds = self.study.config.retrain.seeds
+        return {
+            role: [self.results[scheme, seed].score for seed in seeds]
+            for role, scheme in self.schemes.items()
+        }
+
+    @property
+    def gain(self) -> float:
+        """What the candidate has more than the searched scheme in the mean, in the metric."""
+        scored = self._scored
+        return fmean(scored["candidate"]) - fmean(scored["searched"])
+
+    @property
+    def placed(self) -> dict[str, Scheme]:
+        """The scheme of the role "ticket", and that of the other under its own role."""
+        from sat_optuna.evidence.passengers import not_worse
+
+        chosen, other = "searched", "candidate"
+        if not self.missing:
+            scored = self._scored
+            margin = self.study.config.evidence.margin
+            if not_worse(
+                scored["candidate"], scored["searched"], margin=margin, measure=self.measure
+            ):
+                chosen, other = other, chosen
+        return {"ticket": self.schemes[chosen], other: self.schemes[other]}
+
+
+def read_candidates(study: "StudyFolder") -> Candidates | None:
+    """Read the best trial's scheme and the candidate; None where there is no other candidate.
+
+    Raises:
+        StudyError: there is no search yet, or no complete trial.
+    """
+    from sat_optuna.pipeline.passengers import known_passengers
+    from sat_optuna.search.tickets import best_ticket
+
+    if not study.config.search.held_back:
+        return None
+    best = best_ticket(study.optuna_study())
+    found = known_passengers(study, best.scheme)
+    if found is None or found.candidate == best.scheme:
+        return None
+    schemes = {"searched": best.scheme, "candidate": found.candidate}
+    return Candidates(study, best, schemes)

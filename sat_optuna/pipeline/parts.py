@@ -4,8 +4,9 @@ import math
 import os
 import warnings
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -26,10 +27,12 @@ from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
-from sat_optuna.data.split import Split
+from sat_optuna.data.images import IndexedImages, labels_of
+from sat_optuna.data.split import Split, stratified_subset
 from sat_optuna.device import DeviceError, memory_for
 from sat_optuna.errors import (
     ConfigError,
+    DataError,
     SatOptunaError,
     SatOptunaWarning,
     StudyError,
@@ -46,12 +49,14 @@ from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
 from sat_optuna.search.space import cost_limit, scheme_space
 from sat_optuna.search.study import HUB, StudySampler, build_sampler
+from sat_optuna.seeds import generator_for
 from sat_optuna.supernet.folding import FoldError, check_foldable
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.supernet.weights import LoadedWeights, load_weights
 from sat_optuna.tasks import Metric, Task, as_metric, build_task
+from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import load_tensors, save_checkpoint
 from sat_optuna.training.loop import Checkpoint
 from sat_optuna.training.precision import pick_device
@@ -90,6 +95,41 @@ class StudyParts:
         self.task.check_targets(split.targets, of=f"data {split.name!r}")
         check_metric(self.metric, self.task, split.valid, outputs=split.classes)
         return split
+
+    @cached_property
+    def _valid_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows of the validation part that the search sees, and those held back from it."""
+        valid, share = self.data.valid, self._config.search.held_back
+        count = len(valid)
+        if not share:
+            return torch.arange(count), torch.arange(0)
+        keep = min(max(round(share * count), 2), count - 2)
+        if keep < 2:
+            raise DataError(
+                f"{count} validation images are too few to hold some back from the search; write "
+                "held_back = 0 under [search], or raise data.valid"
+            )
+        key = ("held back", self._config.seed)
+        if self.data.targets == "labels":
+            held = stratified_subset(labels_of(valid), keep, *key)
+        else:
+            held = torch.randperm(count, generator=generator_for(*key))[:keep].sort().values
+        seen = torch.ones(count, dtype=torch.bool)
+        seen[held] = False
+        return seen.nonzero().flatten(), held
+
+    @property
+    def search_data(self) -> Split:
+        """The data set as the search sees it: without the validation images held back from it."""
+        seen, held = self._valid_rows
+        if not len(held):
+            return self.data
+        return replace(self.data, valid=cast("IndexedImages", self.data.valid).subset(seen))
+
+    @property
+    def held_back(self) -> IndexedImages:
+        """The validation images that the search does not see."""
+        return cast("IndexedImages", self.data.valid).subset(self._valid_rows[1])
 
     @property
     def task(self) -> Task:
@@ -434,6 +474,30 @@ class StudyParts:
         built = "objective" in self.__dict__
         return self.objective.net if built else self.fresh_supernet()
 
+    @cached_property
+    def _costs(self) -> CostModel:
+        return CostModel(self.any_supernet(), self.data.shape)
+
+    def ticket(self, scheme: Scheme, *, role: str = "ticket") -> Ticket:
+        """Return the ticket of a scheme of this study that no trial has scored."""
+        config, cost = self._config, self._costs.cost(scheme)
+        return Ticket(
+            role=role,
+            scheme=scheme,
+            backbone=config.network.backbone,
+            backbone_settings=config.network.backbone_settings,
+            attention=config.attention.kinds,
+            classes=self.data.classes,
+            input_shape=self.data.shape,
+            dataset=self.data.name,
+            dataset_fingerprint=self.data.fingerprint,
+            seed=config.seed,
+            params=cost.params,
+            macs=cost.macs,
+            config=config.to_dict(),
+            weights=self._study.weights_digest,
+        )
+
     @property
     def checkpoint(self) -> Checkpoint:
         """Where the pretraining keeps its state."""
@@ -470,7 +534,7 @@ class StudyParts:
         folded = search.objective == "folded"
         return (FoldedObjective if folded else SupernetObjective)(
             self.trained_supernet(),
-            self.data,
+            self.search_data,
             sparsity_weight=search.sparsity_weight,
             calibration=search.calibration if search.recalibrate or folded else 0,
             calibration_chunk=search.calibration_chunk,

@@ -147,6 +147,31 @@ def open_ticket(path: Path) -> Ticket:
     return ticket
 
 
+def tickets_beside(path: Path, ticket: Ticket) -> dict[str, Ticket]:
+    """Return a retrained ticket, and the controls of its study in the same folder, by role.
+
+    Empty where it is none that was retrained with controls; a file that is no ticket of this study
+    is left out.
+
+    Args:
+        path: the ticket's JSON file.
+        ticket: what was read of it.
+    """
+    if ticket.role != "ticket" or not any(score.split == "test" for score in ticket.scores):
+        return {}
+    found = {"ticket": ticket}
+    for file in sorted(path.parent.glob("*.json")):
+        with suppress(TicketError):
+            other = Ticket.load(file)
+            if other.role == file.stem != "ticket" and _origin(other) == _origin(ticket):
+                found[other.role] = other
+    return found if "plain" in found else {}
+
+
+def _origin(ticket: Ticket) -> tuple[str | None, str, str]:
+    return ticket.study_uuid, ticket.dataset_fingerprint, ticket.backbone
+
+
 def _read_ticket(path: Path) -> Ticket:
     if is_exported(path):
         from sat_optuna.export.weights import read_ticket

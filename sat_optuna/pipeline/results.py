@@ -1,9 +1,10 @@
 """What the steps of a study come to: frozen values, which the command line prints."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
@@ -11,13 +12,17 @@ from sat_optuna.ticket import Ticket
 if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel
     from sat_optuna.data.examined import Examined
+    from sat_optuna.evidence.claims import Claim
     from sat_optuna.evidence.enumeration import Enumeration
     from sat_optuna.evidence.spread import Spread
     from sat_optuna.evidence.statistics import Comparison
+    from sat_optuna.evidence.truth import TruthTable
 
 __all__ = [
     "Checked",
+    "CheckedEntry",
     "Enumerated",
+    "Evidenced",
     "Opened",
     "Pretrained",
     "Reported",
@@ -25,6 +30,7 @@ __all__ = [
     "RunResult",
     "Searched",
     "Timed",
+    "TruthMade",
 ]
 
 
@@ -165,6 +171,89 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evidenced:
+    """The claims of a study, judged.
+
+    Attributes:
+        claims: C1 to C6 with their parts, and whether the ticket beats plain and constant.
+        headline: what they come to, a sentence or two.
+        runs: evidence/runs.json, what they are computed from.
+        page: evidence.md; evidence.json lies beside it.
+        remarks: what else a reader must know, a sentence each.
+        theory: what the method's own statements come to on the full network, a line each.
+    """
+
+    claims: "tuple[Claim, ...]"
+    headline: str
+    runs: Path
+    page: Path
+    remarks: tuple[str, ...]
+    theory: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruthMade:
+    """A ground-truth table, whole or a part of it.
+
+    Attributes:
+        table: what is in it.
+        folder: where truth.npz and truth.json lie.
+        new: trainings made now.
+        elsewhere: trainings that other processes have under way.
+        page: truth.md; None before some schemes have two trainings.
+    """
+
+    table: "TruthTable"
+    folder: Path
+    new: int
+    elsewhere: int
+    page: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedEntry:
+    """An entry of a ground-truth table, trained again.
+
+    Attributes:
+        scheme, seed: which one.
+        stored, again: by column of the table, what it holds and what came out now.
+        noise: by "valid" and "test", the table's standard deviation between seeds; NaN where no
+            scheme has two.
+        same_machine: whether the processor, the versions and the number of threads are those that
+            made the entry, so that each bit must come out again.
+    """
+
+    scheme: str
+    seed: int
+    stored: Mapping[str, float]
+    again: Mapping[str, float]
+    noise: Mapping[str, float]
+    same_machine: bool
+
+    # Differences of two trainings that share no chance have sqrt(2) times the deviation of one.
+    _MOST: ClassVar[float] = 3 * math.sqrt(2)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether each bit came out again."""
+        return all(
+            value == self.again[name] or (math.isnan(value) and math.isnan(self.again[name]))
+            for name, value in self.stored.items()
+        )
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it is what it must be: equal on the same machine, else within the noise."""
+        return self.is_equal or (
+            not self.same_machine
+            and all(
+                abs(self.again[name] - self.stored[name]) <= self._MOST * noise
+                for name, noise in self.noise.items()
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """What the whole road came to.
 
@@ -185,3 +274,10 @@ class RunResult:
         from sat_optuna.evidence.report import verdicts
 
         return verdicts(self.tickets) if self.tickets else ()
+
+    @property
+    def claims(self) -> "tuple[Claim, ...]":
+        """Whether the ticket is faster, smaller, keeps the metric, and what attention gave."""
+        from sat_optuna.evidence.verdicts import claims_of
+
+        return claims_of(self.tickets) if self.tickets else ()

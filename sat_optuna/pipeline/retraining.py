@@ -9,13 +9,14 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import StudyError
-from sat_optuna.events import Event, OnEvent
+from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
 from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.latency import kept_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
-from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_outcome
+from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_candidates, read_outcome
+from sat_optuna.pipeline.passengers import find_passengers, known_passengers
 from sat_optuna.pipeline.results import Reported, Retrained
 from sat_optuna.pipeline.search import random_control, scored_on, searched_trials
 from sat_optuna.scheme import Scheme
@@ -24,10 +25,10 @@ from sat_optuna.ticket import Ticket
 if TYPE_CHECKING:
     import torch
 
-    from sat_optuna.evidence.report import Front
+    from sat_optuna.evidence.report import Blocks, Front
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["report", "retrain"]
+__all__ = ["report", "retrain", "retrain_searched", "train_missing"]
 
 
 def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrained:
@@ -37,15 +38,24 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
         StudyError: no search was run yet, or no trial of it is complete.
     """
     random_control(study, on_event=on_event)
+    return retrain_searched(study, mlflow=mlflow, on_event=on_event)
+
+
+def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrained:
+    """Do what `retrain` does once the random control is there."""
+    find_passengers(study, on_event=ignore)
+    if (pair := read_candidates(study)) and pair.missing:
+        train_missing(pair, on_event)  # first: which of the two is the ticket decides the controls
     outcome, log = read_outcome(study), StudyLog(study) if mlflow else None
     whole = outcome.is_written and not outcome.missing
     new = not whole or (log is not None and not log.has_retrainings(outcome))
     if new:
         if outcome.measured is None:
             _measure_costs(outcome, on_event)
-        _train(outcome, on_event)
+        train_missing(outcome, on_event)
         run_id = log.log_retrainings(study.optuna_study(), outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
+        _note_verdicts(outcome)
     result = Retrained(
         tickets={role: Ticket.load(path) for role, path in outcome.paths.items()},
         networks=len(outcome.jobs),
@@ -57,14 +67,47 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
     return result
 
 
+def _tell_blocks(outcome: Outcome, blocks: "Blocks", ticket: Ticket) -> None:
+    """Write what each block does into the dashboard's note, and into MLflow where the study is."""
+    from sat_optuna.evidence.report import words_of
+    from sat_optuna.search.storage import writing
+    from sat_optuna.tracking.note import write_note
+
+    opened = outcome.study.optuna_study()
+    lines = "\n".join(f"- {said}" for said in words_of(blocks, ticket, outcome.measure))
+    text = f"{lines}\n\n{blocks.measured}"
+    with writing(outcome.study.name):
+        write_note(opened, "Block by block", text)
+    log = StudyLog(outcome.study)
+    if log.has_retrainings(outcome):
+        log.log_blocks(opened, blocks.effects, text)
+
+
+def _note_verdicts(outcome: Outcome) -> None:
+    """Write the verdicts into the note that optuna-dashboard shows of the study."""
+    from sat_optuna.evidence.verdicts import claims_of, claims_text
+    from sat_optuna.search.storage import writing
+    from sat_optuna.tracking.note import write_note
+
+    with writing(outcome.study.name):
+        text = claims_text(claims_of(outcome.tickets))
+        write_note(outcome.study.optuna_study(), "Verdicts", text)
+
+
 def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     """Measure every network's cost before any is trained, while the machine is quiet."""
     from sat_optuna.cost.operations import measure
     from sat_optuna.cost.timing import network_ms
-    from sat_optuna.supernet.materialise import materialise
+    from sat_optuna.supernet.materialise import build_network, materialise
 
     supernet, shape = outcome.study.parts.any_supernet(), outcome.best.input_shape
-    nets = {str(scheme): materialise(supernet, scheme) for scheme in outcome.distinct}
+    device, data = next(supernet.parameters()).device, outcome.study.parts.data
+    nets = {
+        str(scheme): materialise(supernet, scheme)
+        if max(scheme.choices) <= len(supernet.specs)
+        else build_network(outcome.ticket_for(scheme), seed=outcome.best.seed).to(device)
+        for scheme in outcome.distinct
+    }
     passed = network_ms(
         nets,
         shape,
@@ -76,11 +119,13 @@ def _measure_costs(outcome: Outcome, on_event: OnEvent) -> None:
     for scheme, net in nets.items():
         cost = measure(net, shape)
         counts = {"params": cost.params, "macs": cost.macs}
-        costs[scheme] = {**counts, "latency_ms": median(passed[scheme])}
+        rounds = [round(ms, 4) for ms in passed[scheme]]
+        costs[scheme] = {**counts, "latency_ms": median(rounds), "latency_rounds": rounds}
     outcome.keep_costs(
         costs,
-        hardware=_hardware(next(supernet.parameters()).device),
-        inputs=outcome.study.parts.data.inputs,
+        hardware=_hardware(device),
+        inputs=data.inputs,
+        images={"train": len(data.train_and_valid), "test": len(data.test)},
     )
 
 
@@ -92,7 +137,7 @@ def _hardware(device: "torch.device") -> str:
     return f"{platform.machine()} {platform.system()}, {threads} CPU threads{gpu}"
 
 
-def _train(outcome: Outcome, on_event: OnEvent) -> None:
+def train_missing(outcome: Outcome, on_event: OnEvent) -> None:
     """Run the jobs without a result; each is noted as it comes."""
     from sat_optuna.evidence.retrain import run_jobs
 
@@ -151,17 +196,18 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         "enumeration": (current_enumeration(study) or Done({})).made,
     }
     # A report that somebody has written into is left as it is.
-    blocks = study.folder / "figures" / "blocks.png"  # only where effects can be told
+    drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
+    optional = [study.folder / "figures" / name for name in drawn]
     record = study.records.get("report")
-    if record and blocks.name in record.made:
-        files[blocks.name] = blocks
+    files |= {file.name: file for file in optional if record and file.name in record.made}
     new = not study.records.is_finished("report", decided) or not all(
         file.exists() for file in files.values()
     )
     if new:
-        blocks.unlink(missing_ok=True)
+        for file in optional:
+            file.unlink(missing_ok=True)
         _write(outcome, tickets, on_event)
-        files |= {blocks.name: blocks} if blocks.exists() else {}
+        files |= {file.name: file for file in optional}
         files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
         study.records.write("report", Done(decided, made, finished=True))
@@ -171,7 +217,12 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
 
 
 def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> None:
-    from sat_optuna.evidence.report import SearchSummary, TrialRow, write_report
+    from sat_optuna.evidence.report import (
+        SearchSummary,
+        TrialRow,
+        blocks_of_trials,
+        write_report,
+    )
     from sat_optuna.search.study import finished_trials
 
     study = outcome.study
@@ -205,12 +256,16 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         front=_front(outcome) if several else None,
         latency=_latency(outcome, tickets) if study.config.search.uses_latency else "",
     )
+    found = known_passengers(study, outcome.best.scheme)
+    blocks = blocks_of(study, on_event) or blocks_of_trials(tickets["ticket"], summary)
+    _tell_blocks(outcome, blocks, tickets["ticket"])
     write_report(
         study.folder,
         tickets,
         summary,
+        passengers="" if found is None else f"{found}. {_replaced(outcome)}".strip(),
         images=next(iter(outcome.results.values())).images,
-        blocks=blocks_of(study, on_event),
+        blocks=blocks,
         tested=outcome.tested,
         latency=(
             f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "
@@ -218,7 +273,43 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
             "warm-up."
         ),
         hardware=outcome.measured["hardware"],
+        curves=_curves(outcome),
     )
+
+
+def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:
+    """Return the training accuracy of each role, seed and epoch.
+
+    Empty where it is not known, and of a single epoch, which is no curve.
+    """
+    found = {
+        role: [
+            [record.accuracy for record in outcome.results[scheme, seed].history]
+            for seed in outcome.study.config.retrain.seeds
+        ]
+        for role, scheme in outcome.schemes.items()
+    }
+    known = {
+        role: [[right for right in curve if right is not None] for curve in curves]
+        for role, curves in found.items()
+    }
+    return known if known == found and outcome.study.config.retrain.epochs > 1 else {}
+
+
+def _replaced(outcome: Outcome) -> str:
+    """Return whether the scheme without passengers is the ticket, and why; a sentence."""
+    pair = read_candidates(outcome.study)
+    if pair is None:
+        return ""
+    margin = outcome.study.config.evidence.margin
+    measure = outcome.measure
+    unit = "points" if measure.unit == "%" else measure.unit or measure.title
+    gained = measure.number(pair.gain) if pair.gain < 0 else f"+{measure.number(pair.gain)}"
+    trained = f"Retrained with the same seeds it makes {gained} {unit} in the mean"
+    allowed = f"less than the margin of {margin:g} {unit} (one-sided paired t test, 5 %)"
+    if "searched" in outcome.schemes:
+        return f"{trained} and is shown to lose {allowed}: it is the ticket."
+    return f"{trained} and is not shown to lose {allowed}: the searched scheme is the ticket."
 
 
 def _front(outcome: Outcome) -> "Front":

@@ -12,6 +12,7 @@ from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog
 from sat_optuna.pipeline.outcome import RANDOM
+from sat_optuna.pipeline.passengers import find_passengers
 from sat_optuna.pipeline.results import Searched
 from sat_optuna.seeds import seed_for
 
@@ -26,13 +27,13 @@ __all__ = ["random_control", "scored_on", "search", "searched_trials"]
 
 
 def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched:
-    """Bring the search to its total of finished trials.
+    """Bring the search to its total of finished trials; then see which blocks its ticket needs.
 
     Raises:
         StudyError: a search is there that something else decided, or the supernet is not trained.
     """
     measure_latency(study, on_event)
-    return _bring(
+    result = _bring(
         study,
         "search",
         total=study.config.search.trials,
@@ -42,6 +43,9 @@ def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched
         log=StudyLog(study) if mlflow else None,
         on_event=on_event,
     )
+    if not result.left and result.best:
+        find_passengers(study, on_event=on_event)
+    return result
 
 
 def searched_trials(study: "StudyFolder") -> "Sequence[FrozenTrial]":

@@ -12,13 +12,14 @@ from sat_optuna.config.config import decided
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.files import check_writable, sha256_of
+from sat_optuna.pipeline.ahead import training_ahead
 from sat_optuna.pipeline.blocks import current_enumeration, enumeration_decided
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.folding import folding
 from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.results import Enumerated, Pretrained, RunResult
-from sat_optuna.pipeline.retraining import report, retrain
-from sat_optuna.pipeline.search import search, searched_trials
+from sat_optuna.pipeline.retraining import report, retrain, retrain_searched
+from sat_optuna.pipeline.search import random_control, search, searched_trials
 from sat_optuna.scheme import ENUMERATION_LIMIT
 from sat_optuna.ticket import ACCURACY
 
@@ -42,10 +43,14 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
             check_store(study.mlruns)
         measure_latency(study, on_event)  # while the machine does nothing else
         study.parts.check_search()
-    if study.uses_supernet:
-        pretrain(study, on_event=on_event)
-    left = search(study, mlflow=mlflow, on_event=on_event).left
-    if study.config.search.objective == "folded" and not left:
+    with training_ahead(study):
+        if study.uses_supernet:
+            pretrain(study, on_event=on_event)
+        left = search(study, mlflow=mlflow, on_event=on_event).left
+        folded = study.config.search.objective == "folded"
+        if not left and not folded:
+            random_control(study, on_event=on_event)
+    if folded and not left:
         return _run_folded(study, on_event)
     if left:
         from sat_optuna.search.study import finished_trials
@@ -55,7 +60,7 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
         complete = any(trial.state.name == "COMPLETE" for trial in finished_trials(opened))
         best = best_ticket(opened) if complete else None
         return RunResult(ticket=best, tickets={}, report=None)
-    retrain(study, mlflow=mlflow, on_event=on_event)
+    retrain_searched(study, mlflow=mlflow, on_event=on_event)
     reported = report(study, on_event=on_event)
     tickets = reported.tickets
     return RunResult(ticket=tickets["ticket"], tickets=tickets, report=reported.path)

@@ -228,6 +228,46 @@ class MLflowLog:
         with self._lock:
             return self._study.log(record)
 
+    def log_verdicts(
+        self, run_id: str, verdicts: Mapping[str, str], *, metrics: Mapping[str, float], note: str
+    ) -> None:
+        """Write what was found of a ticket into its run, in the place of what it said before.
+
+        Args:
+            run_id: the run of the ticket's trial.
+            verdicts: by name a line each; they become tags such as `verdict.smaller`.
+            metrics: their numbers.
+            note: Markdown, the run's description.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        tags = {f"verdict.{name}": line for name, line in verdicts.items()}
+        at = int(1000 * time.time())
+        points = [(name, value, at, 0) for name, value in metrics.items()]
+        with self._lock, self._store.guarded("log the verdicts"):
+            self._store.write(
+                run_id, params={}, points=points, tags={**tags, "mlflow.note.content": note}
+            )
+
+    def log_blocks(self, text: str, effects: Mapping[str, float]) -> None:
+        """Write what each block does into the study's run, in the place of what it said before.
+
+        Args:
+            text: Markdown, the run's description.
+            effects: their numbers, by block and kind; they become metrics such as
+                `effect.s1.b00.se`.
+
+        Raises:
+            TrackingError: no study is open, or the store cannot be written.
+        """
+        at = int(1000 * time.time())
+        points = [(f"effect.{name}", value, at, 0) for name, value in effects.items()]
+        with self._lock, self._store.guarded("log the blocks"):
+            self._store.write(
+                self._study.parent, params={}, points=points, tags={"mlflow.note.content": text}
+            )
+
     def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
         """Log one finished trial, or later; at the first call all earlier ones too.
 

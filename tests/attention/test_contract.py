@@ -1,6 +1,6 @@
 """What every registered attention module keeps to, tested by being registered.
 
-timm's are among them where timm is installed.
+timm's are among them where timm is installed, and the constant controls, which are not listed.
 """
 
 import numpy as np
@@ -31,7 +31,8 @@ UNREACHED: dict[str, dict[str, str]] = {
     },
 }
 
-every_kind = pytest.mark.parametrize("kind", ATTENTION.names())
+KINDS = (*ATTENTION.names(), "constant:se", "constant:gc", "constant:dia")
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def built(kind: str) -> Attention:

@@ -128,6 +128,8 @@ def test_ls(project):
     assert {row["name"]: row["params_at_64"] for row in ours}["se"] == 580
     assert all(row["paper"] and row["sharing"] for row in names)
     assert "timm:eca" in [row["name"] for row in names]
+    assert not [row for row in names if row["name"].startswith("constant:")]
+    assert "'constant:KIND', a learnt factor" in " ".join(run("ls", "modules").stderr.split())
     assert "resnet164" in run("ls", "backbones").stdout
     assert run("ls", "datasets", "--format", "csv").stdout.splitlines()[0] == "name"
     assert "make one with: sat-optuna new NAME" in run("ls", "studies").stderr

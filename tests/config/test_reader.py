@@ -135,7 +135,7 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
         (
             "colour = 1",
             "unknown key 'colour'; known: seed, threads, device, data, task, network, attention, "
-            "train, pretrain, search, retrain, plugins",
+            "train, pretrain, search, retrain, evidence, truth, plugins",
         ),
         ("[serach]", "unknown key 'serach'; did you mean 'search'?"),
         ("[search]\ntrails = 1", "unknown key 'search.trails'; did you mean 'trials'?"),
@@ -382,6 +382,11 @@ def test_a_default_kind_keeps_the_defaults_that_its_table_does_not_name():
             "search.replicates is 2 with objective = 'supernet' and sampler = 'policy'; it needs "
             "objective 'train', for else a scheme is scored the same each time, and sampler "
             "'policy' or 'paper'",
+        ),
+        (
+            '[search]\nobjective = "train"\nheld_back = 0.5',
+            "search.held_back is 0.5 with objective = 'train', and blocks that a ticket can do "
+            "without are found in a supernet; write 0, or choose objective 'supernet'",
         ),
         (
             '[search]\nobjective = "folded"',

@@ -5,6 +5,7 @@ One study is run once and looked at by every test of this file.
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -89,9 +90,16 @@ def test_tickets_hold_ticket_and_controls_with_the_same_seeds(road, rows):
     assert tickets["plain"].scheme == Scheme.uniform((2, 2, 2), 0)
     assert tickets["full"].scheme == Scheme.uniform((2, 2, 2), 1)
     assert tickets["random-density"].scheme == same_density(tickets["ticket"].scheme, seed=0)
-    random = load_study(open_storage(folder / "study.db"), "tiny.random")
-    assert str(tickets["random-best"].scheme) == random.best_trial.user_attrs["scheme"]
+    assert tickets["constant"].scheme.choices == tuple(
+        2 * choice for choice in tickets["ticket"].scheme.choices
+    )
+    assert [spec.kind for spec in tickets["constant"].attention] == ["se", "constant:se"]
+    assert tickets["plain"].params < tickets["constant"].params < tickets["ticket"].params
+    assert not (folder / "tickets" / "random-best.json").exists()  # of the committed study
     for ticket in tickets.values():
+        assert len(ticket.latency_rounds) == 31
+        assert ticket.images == {"train": 300, "test": 1000}
+        assert sum(score.split == "train" for score in ticket.scores) == 3
         tested = [score for score in ticket.scores if score.split == "test"]
         assert [score.seed for score in tested] == [0, 1, 2]
         assert ticket.latency_ms is not None
@@ -101,16 +109,40 @@ def test_tickets_hold_ticket_and_controls_with_the_same_seeds(road, rows):
     assert tickets["ticket"].macs == best["macs"]
 
 
+def test_the_dashboards_note_has_the_verdicts_and_the_blocks(road):
+    _, folder, _ = road
+    from optuna_dashboard import get_note
+
+    study = load_study(open_storage(folder / "study.db"), "tiny")
+    note = get_note(study)
+    report = (folder / "report.md").read_text()
+    verdicts, _, blocks = note.removeprefix("## Verdicts\n\n").partition("## Block by block\n\n")
+    assert verdicts.strip() in report
+    lines, _, measured = blocks.strip().partition("\n\n")
+    assert measured in report
+    assert len(lines.splitlines()) == 6
+    for line in lines.splitlines():
+        assert re.fullmatch(r"- SE (pays |hurts )?at s\d\.b\d\d: .* \(.* to .*\)", line)
+        assert f"| {line.partition('(')[2].removesuffix(')')} |" in report
+
+
 def test_the_report_has_the_five_networks_and_its_figures(road):
     _, folder, _ = road
     report = (folder / "report.md").read_text()
     for role in ROLES:
         assert f"| {role} | `" in report
     assert "within noise" in report
+    first = report.splitlines()[2:11]
+    assert first[0].startswith("**")
+    assert [line.split(":")[0] for line in first[2:8]] == [
+        "- faster", "- smaller", "- accuracy kept", "- over plain", "- over constant",
+        "- attention pays",
+    ]  # fmt: skip
+    assert "after 1 epoch of 300 images" in first[4]
     assert "1,000 images resolves" in report
-    for figure in ("ticket.png", "blocks.png", "search.png", "accuracy.png"):
-        assert f"figures/{figure}" in report
-        assert (folder / "figures" / figure).read_bytes().startswith(b"\x89PNG")
+    for figure in ("ticket", "blocks", "search", "accuracy", "connections"):
+        assert f"figures/{figure}.png" in report
+        assert (folder / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     written = (folder / "figures" / "trials.csv").read_text()
     assert len(list(csv.DictReader(written.splitlines()))) == 18
 
@@ -163,6 +195,15 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road, rows):
     assert {run.info.status for run in runs} == {"FINISHED"}
     (own,) = (run for run in runs if run.info.run_id == tickets[0].mlflow_run)
     assert own.data.tags["scheme"] == str(tickets[0].scheme)
+    report = (folder / "report.md").read_text()
+    for name in ("faster", "smaller", "accuracy_kept", "over_plain", "over_constant"):
+        assert f"\n- {own.data.tags[f'verdict.{name}']}\n" in report
+    assert own.data.metrics["verdict.smaller.effect"] < 0
+    assert own.data.tags["mlflow.note.content"] in report
+    (parent,) = (run for run in runs if run.data.tags["sat.kind"] == "study")
+    assert parent.data.tags["mlflow.note.content"].startswith("- SE ")
+    effects = {name for name in parent.data.metrics if name.startswith("effect.")}
+    assert effects == {f"effect.{name}.se" for name in Scheme.parameter_names((2, 2, 2))}
     by_scheme = {r.data.tags["scheme"] for r in runs if r.data.tags["sat.kind"] == "trial"}
     assert by_scheme == {row["scheme"] for row in rows}
     names = {path.name for path in (project / "mlruns").iterdir()}
@@ -188,7 +229,12 @@ def test_the_ticket_command_and_show(road):
     path.unlink()
     shown = sat_optuna("show", str(folder / "tickets" / "full.json"), cwd=project).stdout
     assert "[SE] [SE]" in shown
+    assert "accuracy kept: " not in shown
     assert shown.count("test accuracy") == 3
+    found = str(folder / "tickets" / "ticket.json")
+    shown = sat_optuna("show", found, "--no-latency", cwd=project).stdout
+    (line,) = (row for row in shown.splitlines() if row.startswith("over constant: "))
+    assert f"\n- {line}\n" in (folder / "report.md").read_text()
     assert "no finished trial 99" in (
         sat_optuna("ticket", "tiny", "--trial", "99", cwd=project, code=1).stderr
     )

@@ -1,8 +1,8 @@
 """Claims against scipy's tests, in each case a reader meets, and how often they err by chance."""
 
 import math
-from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +35,8 @@ SCHEMES = {
 def runs_of(values, **more):
     """Runs of rows of values by role, with the seeds 0, 1, ..."""
     accuracy = {role: dict(enumerate(map(float, row))) for role, row in values.items()}
-    return replace(Runs(accuracy, classes=10, images=2000), **more)
+    arguments: dict[str, Any] = {"accuracy": accuracy, "classes": 10, "images": 2000} | more
+    return Runs(**arguments)
 
 
 def named(found):

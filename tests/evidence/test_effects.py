@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sat_optuna.evidence.effects import Effect, block_effects, readings
+from sat_optuna.evidence.effects import Effect, block_effects, in_words, readings
+from sat_optuna.ticket import Measure
 
 STAGES, KINDS, IMAGES = (2, 2), ("se", "sge"), 400
 
@@ -55,7 +56,7 @@ def test_random_schemes_find_the_block_and_no_other():
     said = dict(zip(found, readings(list(found.values())), strict=True))
     assert {name: word for name, word in said.items() if word != "not told from 0"} == {
         ("s2.b00", "sge"): "pays",
-        ("s1.b01", "se"): "costs",
+        ("s1.b01", "se"): "hurts",
     }
 
 
@@ -77,7 +78,7 @@ def test_an_effect_without_any_error_is_told():
     said = dict(zip(found, readings(list(found.values())), strict=True))
     assert found["s1.b00", "se"].points == pytest.approx(-50)
     assert [name for name, word in said.items() if word != "not told from 0"] == [("s1.b00", "se")]
-    assert said["s1.b00", "se"] == "costs"
+    assert said["s1.b00", "se"] == "hurts"
 
 
 @pytest.mark.parametrize("count", [1, 5, 9])
@@ -95,3 +96,24 @@ def test_many_blocks_are_read_with_holms_correction():
     lone = Effect("s1.b00", "se", 1.0, 0.1, 1.9, p=0.03)
     assert readings([lone]) == ["pays"]
     assert readings([lone, lone]) == ["not told from 0"] * 2
+
+
+def test_effects_are_said_in_plain_words():
+    rows = [
+        Effect("s2.b01", "se", -0.8, -1.3, -0.3, p=1e-3),
+        Effect("s1.b00", "srm", 31.5, 30.0, 33.0, p=1e-9),
+        Effect("s3.b00", "se", 0.1, -0.4, 0.6, p=0.7),
+    ]
+    minus = "\N{MINUS SIGN}"
+    assert in_words(rows, schemes=60, terms=3) == [
+        f"SE hurts at s2.b01: {minus}0.80 points ({minus}1.30 to {minus}0.30)",
+        "SRM pays at s1.b00: +31.50 points (+30.00 to +33.00)",
+        f"SE at s3.b00: not told from 0, +0.10 points ({minus}0.40 to +0.60)",
+    ]
+    assert in_words([], schemes=9, terms=18) == [
+        "nothing can be told: 9 schemes for 18 effects of a kind at a block"
+    ]
+    loss = Measure("log_loss", "nats", "lower")
+    assert in_words(rows[:1], schemes=60, terms=1, measure=loss) == [
+        f"SE hurts at s2.b01: {minus}0.8000 log loss nats ({minus}1.3000 to {minus}0.3000)"
+    ]

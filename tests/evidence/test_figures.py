@@ -1,31 +1,40 @@
 """Figures are real pictures, with something on them, the same bytes each time."""
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from sat_optuna.errors import WriteError
+from sat_optuna.evidence import figures
 from sat_optuna.evidence.effects import Effect
 from sat_optuna.evidence.figures import (
-    draw_accuracies,
     draw_blocks,
+    draw_connections,
+    draw_costs,
+    draw_curves,
     draw_front,
+    draw_ranking,
     draw_search,
     draw_ticket,
+    draw_truth,
+    shares_by_batch,
 )
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY
 
-ACCURACIES = {
-    "ticket": [97.1, 97.4, 96.9],
-    "plain": [97.0, 97.0, 97.0],
-    "full": [96.0, 97.5, 96.8],
-    "random-density": [97.2],
-    "another": [96.0, 96.5],
+NETWORKS = {
+    "ticket": (40, [97.1, 97.4, 96.9]),
+    "plain": (0, [97.0, 97.0, 97.0]),
+    "full": (160, [96.0, 97.5, 96.8]),
+    "constant": (10, [97.2]),
+    "random scheme": (80, [97.2, 97.0, 96.0]),
+    "first-k": (60, [96.0, 96.5]),
 }
+TRUTH = np.array([90.0, 90.5, 91.0, 91.0, 95.0, np.nan])
 
 
 def ticket(path, text="110-010-001", kinds=("se",)):
@@ -51,8 +60,29 @@ def blocks(path, text="110-010-001", kinds=("se",), half=0.4):
     return draw_blocks(path, effects, scheme, kinds=kinds)
 
 
-def accuracies(path, values=ACCURACIES):
-    return draw_accuracies(path, values, images=100)
+def costs(path, networks=NETWORKS):
+    return draw_costs(path, networks, cost="parameters more than plain", images=100)
+
+
+def truth(path):
+    return draw_truth(path, TRUTH, {"plain": 90.0, "full": 91.0, "constant": 90.6}, score="points")
+
+
+def ranking(path, tau=(0.5, 0.4, 0.6)):
+    marked = {"plain": 0, "full": 3}
+    scores = np.array([80.0, 82.0, 81.0, 84.0, 85.0, 83.0])
+    return draw_ranking(path, scores, TRUTH, marked, tau=tau, score="supernet", truth="scratch")
+
+
+def curves(path):
+    seeds = {"ticket": [[50, 80, 95], [40, 70, 90]], "plain": [[30, 40, 41]]}
+    return draw_curves(path, seeds, score="training accuracy, %")
+
+
+def connections(path, text="110-010-001"):
+    scheme = Scheme.parse(text)
+    shares, ends = shares_by_batch([scheme.choices, [0] * len(scheme.choices)] * 20, batches=12)
+    return draw_connections(path, shares, ends, scheme, name="policy")
 
 
 def front(path, costs=("latency_ms",)):
@@ -71,6 +101,17 @@ def front(path, costs=("latency_ms",)):
     )
 
 
+DRAWN = [ticket, search, blocks, costs, truth, ranking, curves, connections, front]
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[Figure]:
+    """The figures that were drawn, as matplotlib has them; none is written."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, _path: kept.append(figure))
+    return kept
+
+
 def pixels(path):
     """The picture as (H, W, 4), in 0..1."""
     picture = imread(path)
@@ -85,7 +126,7 @@ def share_of(picture, colour):
     return np.all(np.abs(picture[..., :3] - wanted) < 0.02, axis=-1).mean()
 
 
-@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies, front])
+@pytest.mark.parametrize("draw", DRAWN)
 def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     first, second = draw(tmp_path / "figures" / "one.png"), draw(tmp_path / "two.png")
     assert first == tmp_path / "figures" / "one.png"
@@ -97,7 +138,7 @@ def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     assert len(list(first.parent.iterdir())) == 1
 
 
-@pytest.mark.parametrize("draw", [ticket, search, blocks, accuracies, front])
+@pytest.mark.parametrize("draw", DRAWN)
 def test_a_figure_that_cannot_be_written_is_said(tmp_path, draw):
     (tmp_path / "file").write_text("old")
     with pytest.raises(WriteError):
@@ -106,7 +147,7 @@ def test_a_figure_that_cannot_be_written_is_said(tmp_path, draw):
 
 def test_a_ticket_shows_as_many_coloured_blocks_as_it_has_connections(tmp_path):
     shares = [
-        share_of(pixels(ticket(tmp_path / f"{text}.png", text)), "#e07a1f")
+        share_of(pixels(ticket(tmp_path / f"{text}.png", text)), "#d55e00")
         for text in ("000-000", "100-000", "110-001", "111-111")
     ]
     assert shares[0] == 0
@@ -116,7 +157,7 @@ def test_a_ticket_shows_as_many_coloured_blocks_as_it_has_connections(tmp_path):
 
 def test_each_kind_has_its_colour(tmp_path):
     picture = pixels(ticket(tmp_path / "two.png", "120-010", ("se", "sge")))
-    assert share_of(picture, "#e07a1f") == pytest.approx(2 * share_of(picture, "#1f77b4"), rel=0.1)
+    assert share_of(picture, "#d55e00") == pytest.approx(2 * share_of(picture, "#0072b2"), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +185,7 @@ def test_networks_of_any_size_fit(tmp_path, stages):
     scheme = Scheme.uniform(stages, 1)
     path = draw_ticket(tmp_path / "ticket.png", scheme, kinds=("sge",), title="any")
     picture = pixels(path)
-    assert share_of(picture, "#e07a1f") > 0.01
+    assert share_of(picture, "#d55e00") > 0.01
     assert np.all(picture[:, [0, -1], :3] == 1)  # nothing touches the sides
     assert np.all(picture[[0, -1], :, :3] == 1)
 
@@ -155,38 +196,226 @@ def test_random_search_has_its_own_line(tmp_path):
 
 @pytest.mark.parametrize("rewards", [(90.0,), (90.0, 90.0), tuple(range(300))])
 def test_searches_of_any_length_are_drawn(tmp_path, rewards):
-    assert share_of(pixels(search(tmp_path / "search.png", rewards, rewards)), "#e07a1f") > 0
+    assert share_of(pixels(search(tmp_path / "search.png", rewards, rewards)), "#d55e00") > 0
 
 
 def test_pruned_trials_are_drawn_and_are_never_the_best(tmp_path):
-    whole = share_of(pixels(search(tmp_path / "all.png")), "#e07a1f")
+    whole = share_of(pixels(search(tmp_path / "all.png")), "#d55e00")
     # Without its best trial the line is flat: the step of one point up to it is not there.
     pruned = pixels(search(tmp_path / "pruned.png", pruned={1}))
-    assert 0 < share_of(pruned, "#e07a1f") < whole
+    assert 0 < share_of(pruned, "#d55e00") < whole
     none = pixels(search(tmp_path / "none.png", rewards=(), random=(90.0,)))
-    assert share_of(none, "#e07a1f") == 0
-    assert share_of(pixels(search(tmp_path / "each.png", pruned={0, 1, 2})), "#e07a1f") == 0
+    assert share_of(none, "#d55e00") == 0
+    assert share_of(pixels(search(tmp_path / "each.png", pruned={0, 1, 2})), "#d55e00") == 0
 
 
 def test_each_kind_at_each_block_has_its_interval(tmp_path):
     one = pixels(blocks(tmp_path / "one.png"))
-    assert share_of(one, "#1f77b4") == 0
+    assert share_of(one, "#0072b2") == 0
     wide = pixels(blocks(tmp_path / "wide.png", half=2.0))
-    assert share_of(wide, "#e07a1f") > share_of(one, "#e07a1f") > 0
+    assert share_of(wide, "#d55e00") > share_of(one, "#d55e00") > 0
     two = pixels(blocks(tmp_path / "two.png", "120-011", ("se", "sge")))
-    assert min(share_of(two, colour) for colour in ("#e07a1f", "#1f77b4")) > 0
+    assert min(share_of(two, colour) for colour in ("#d55e00", "#0072b2")) > 0
     many = pixels(blocks(tmp_path / "many.png", "1" * 36 + "-" + "0" * 18))
     assert np.all(many[:, [0, -1], :3] == 1)
 
 
-def test_equal_accuracies_and_single_ones_are_drawn(tmp_path):
-    values = {"ticket": [97.0, 97.0, 97.0], "plain": [97.0]}
-    assert share_of(pixels(accuracies(tmp_path / "accuracy.png", values)), "#607d8b") > 0
+def points(axes, marker):
+    """Where a marker is drawn, point by point."""
+    lines = [line for line in axes.lines if line.get_marker() == marker]
+    return [(x, y) for line in lines for x, y in zip(*line.get_data(), strict=True)]
+
+
+def test_networks_stand_at_their_cost_and_mean_with_their_seeds(tmp_path, seen):
+    costs(tmp_path / "costs.png", NETWORKS | {"random-2": (81, [95.0]), "full-sge": (160, [90.0])})
+    axes = seen[0].axes[0]
+    assert points(axes, "*") == [(40, pytest.approx(97.1333, abs=1e-3))]
+    assert points(axes, "s") == [(0, 97.0)]
+    assert points(axes, "^")[0] == (160, pytest.approx(96.7667, abs=1e-3))
+    assert points(axes, "^")[1][0] > 160  # as dear as the other full, so beside it
+    assert [y for _, y in points(axes, "o")] == [pytest.approx(96.7333, abs=1e-3), 95.0]
+    listed = [
+        v for label, (_, values) in NETWORKS.items() for v in values if "random" not in label
+    ]
+    assert sorted(y for _, y in points(axes, ".")) == sorted([*listed, 90.0])
+    texts = {text.get_text() for text in axes.texts}
+    assert {"ticket, 97.1 %", "plain, 97.0 %", "constant, 97.2 %", "random schemes"} <= texts
+    assert "mean and 95 % interval of 3 seeds" in axes.get_title(loc="left")
+
+
+def test_labels_hide_neither_one_another_nor_a_point(tmp_path, seen):
+    close = {"ticket": (1, [90.0, 90.2]), "plain": (0, [90.0, 90.1]), "full": (9, [90.1, 90.1])}
+    costs(tmp_path / "costs.png", close | {f"first-{n}": (0.1 * n, [90.0]) for n in range(5)})
+    figure = seen[0]
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    assert len(boxes) == 8
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    at = figure.axes[0].transData.transform([(x, 90.0) for x in (0, 1, 0.1, 0.2)])
+    assert not any(box.contains(*point) for box in boxes for point in at)
+
+
+@pytest.mark.parametrize("values", [[97.0, 97.0, 97.0], [97.0]])
+def test_equal_accuracies_and_single_ones_are_drawn(tmp_path, values):
+    path = costs(tmp_path / "costs.png", {"ticket": (0, values), "plain": (0, [97.0])})
+    assert share_of(pixels(path), "#3b4a57") > 0
+
+
+def test_the_truth_has_all_known_schemes_and_a_line_for_each_network(tmp_path, seen):
+    truth(tmp_path / "truth.png")
+    axes = seen[0].axes[0]
+    assert sum(bar.get_height() for bar in axes.patches) == 5
+    assert axes.get_title(loc="left") == "5 of the 6 schemes"
+    lines = {line.get_xdata()[0]: line for line in axes.lines if len(line.get_xdata()) == 2}
+    assert sorted(lines) == [90.0, 90.6, 91.0]
+    assert len({str(line.get_linestyle()) for line in lines.values()}) == 3
+    assert [text.get_text() for text in axes.texts] == ["plain", "full", "constant"]
+    draw_truth(tmp_path / "whole.png", TRUTH[:5], {}, score="points")
+    assert seen[1].axes[0].get_title(loc="left") == "all 5 schemes"
+
+
+@pytest.mark.parametrize(
+    ("tau", "said"), [((0.5, 0.4, 0.6), "0.50 (0.40 to 0.60)"), ((0.11, np.nan, np.nan), "0.11")]
+)
+def test_a_ranking_has_tau_in_its_title(tmp_path, seen, tau, said):
+    ranking(tmp_path / "ranking.png", tau)
+    axes = seen[0].axes[0]
+    assert axes.get_title(loc="left") == f"Kendall's tau {said}: 1 the same order, 0 none"
+    assert points(axes, "s") == [(80.0, 90.0)]
+    assert points(axes, "^") == [(84.0, 91.0)]
+    assert len(points(axes, "o")) == 6
+    assert [text.get_text() for text in axes.texts] == ["plain", "full"]
+
+
+def test_curves_are_thin_for_seeds_and_thick_for_their_mean(tmp_path, seen):
+    curves(tmp_path / "curves.png")
+    axes = seen[0].axes[0]
+    thick = {line.get_marker(): line for line in axes.lines if line.get_linewidth() > 2}
+    assert list(thick["*"].get_ydata()) == [45, 75, 92.5]
+    assert list(thick["s"].get_ydata()) == [30, 40, 41]
+    assert thick["*"].get_linestyle() != thick["s"].get_linestyle()
+    thin = [list(line.get_ydata()) for line in axes.lines if line.get_linewidth() < 1]
+    assert thin == [[50, 80, 95], [40, 70, 90], [30, 40, 41]]
+    assert [text.get_text() for text in axes.texts] == ["ticket", "plain"]
+
+
+def test_connections_are_the_shares_of_each_batch(tmp_path, seen):
+    trials = [[1, 0, 2], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1]]
+    shares, ends = shares_by_batch(trials, batches=2)
+    assert ends == [3, 5]
+    assert shares == pytest.approx(np.array([[1, 1 / 3, 1 / 3], [0, 1, 0.5]]))
+    draw_connections(tmp_path / "a.png", shares, ends, Scheme.parse("1-1-0"), name="tpe")
+    axes = seen[0].axes[0]
+    assert np.array_equal(axes.images[0].get_array(), shares.T)
+    assert [y for _, y in points(axes, "*")] == [0, 1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["s1.b00", "s2.b00", "s3.b00"]
+    connections(tmp_path / "many.png", "1" * 18 + "-" + "0" * 18 + "-" + "01" * 9)
+    assert seen[1].get_size_inches()[1] * 160 < 1200
+    assert len(seen[1].axes[0].get_yticklabels()) == 27
+
+
+@pytest.mark.parametrize(
+    ("effects", "said"),
+    [
+        ([(0.9, 1e-6), (0.1, 0.5), (-0.8, 1e-4)], ["pays", "hurts"]),
+        ([(0.9, 0.6), (0.1, 0.5), (-0.8, 0.3)], []),
+    ],
+)
+def test_what_is_told_of_a_block_stands_at_it(tmp_path, seen, effects, said):
+    rows = [
+        Effect(f"s{n}.b00", "se", points, points - 0.3, points + 0.3, p)
+        for n, (points, p) in enumerate(effects, start=1)
+    ]
+    draw_blocks(tmp_path / "blocks.png", rows, Scheme.parse("1-0-0"), kinds=["se"])
+    assert [text.get_text() for text in seen[0].axes[0].texts] == said
+
+
+def test_looks_differ_without_colour():
+    looks = [*figures._LOOKS.values(), figures._OTHER]
+    assert len({look.marker for look in looks}) == len(looks)
+    assert len({str(look.line) for look in looks}) == len(looks)
+    assert len(set(figures._SHAPES)) == len(figures._KINDS) == len(figures._SHAPES)
+
+
+# Machado et al., 2009: what linear RGB becomes for whoever lacks a kind of cone.
+VISIONS = {
+    "all cones": np.eye(3),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+}
+XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
+
+
+def lab(colour, vision):
+    """CIE Lab of a colour as it is seen (D65)."""
+    c = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    t = XYZ @ np.clip(VISIONS[vision] @ linear, 0, 1) / np.array([0.95047, 1, 1.08883])
+    f = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
+    return 116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])
+
+
+def ciede2000(first, second):
+    """The distance of two colours in Lab (Sharma et al., 2005)."""
+    (l1, a1, b1), (l2, a2, b2) = first, second
+    c7 = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
+    a1, a2 = (a * (1.5 - 0.5 * np.sqrt(c7 / (c7 + 25**7))) for a in (a1, a2))
+    c1, c2 = np.hypot(a1, b1), np.hypot(a2, b2)
+    h1, h2 = (np.degrees(np.arctan2(b, a)) % 360 for a, b in ((a1, b1), (a2, b2)))
+    turn = (h2 - h1 + 180) % 360 - 180 if c1 * c2 else 0.0
+    dh = 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn / 2))
+    light, chroma, hue = (l1 + l2) / 2, (c1 + c2) / 2, (h1 + turn / 2) % 360
+    t = 1 + sum(
+        factor * np.cos(np.radians(times * hue + shift))
+        for factor, times, shift in (
+            (-0.17, 1, -30),
+            (0.24, 2, 0),
+            (0.32, 3, 6),
+            (-0.2, 4, -63),
+        )
+    )
+    sl = 1 + 0.015 * (light - 50) ** 2 / np.sqrt(20 + (light - 50) ** 2)
+    sc, sh = 1 + 0.045 * chroma, 1 + 0.015 * chroma * t
+    bend = np.sin(np.radians(60 * np.exp(-(((hue - 275) / 25) ** 2))))
+    rt = -2 * np.sqrt(chroma**7 / (chroma**7 + 25**7)) * bend
+    dl, dc, dh = (l2 - l1) / sl, (c2 - c1) / sc, dh / sh
+    return float(np.sqrt(dl**2 + dc**2 + dh**2 + rt * dc * dh))
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_colours_that_meet_in_a_figure_are_told_apart(vision):
+    # Of the published test data (Sharma et al., table 1).
+    assert ciede2000((50, 2.6772, -79.7751), (50, 0, -82.7485)) == pytest.approx(2.0425, abs=1e-4)
+    assert ciede2000((22.7233, 20.0904, -46.694), (23.0331, 14.973, -42.5619)) == pytest.approx(
+        2.0373, abs=1e-4
+    )
+    networks = [look.colour for look in (*figures._LOOKS.values(), figures._OTHER)]
+    for together in (networks, (*figures._KINDS, figures._OFF, figures._INK)):
+        seen = [lab(colour, vision) for colour in together]
+        assert min(ciede2000(a, b) for a, b in combinations(seen, 2)) >= 10
 
 
 def test_a_front_has_its_line_ticket_plain_and_full_and_a_panel_for_each_cost(tmp_path):
     one, two = front(tmp_path / "1.png"), front(tmp_path / "2.png", ("latency_ms", "params"))
     for path in (one, two):
-        for colour in ("#e07a1f", "#607d8b", "#1f77b4", "#22303c"):
+        for colour in ("#d55e00", "#3b4a57", "#0072b2", "#22303c"):
             assert share_of(pixels(path), colour) > 0.0003
     assert pixels(two).shape[1] > 1.6 * pixels(one).shape[1]

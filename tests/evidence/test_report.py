@@ -34,9 +34,12 @@ NOISY = {
     "ticket": ("110-010-001", (97.1, 97.4, 96.9), 17_700, 812_345, 3.21),
     "plain": ("000-000-000", (97.0, 96.6, 97.2), 17_000, 810_000, 2.5),
     "full": ("111-111-111", (96.8, 97.5, 97.0), 18_500, 815_000, None),
+    "constant": ("220-020-002", (97.0, 97.2, 96.9), 17_160, 810_000, 2.7),
     "random-density": ("011-100-010", (97.3, 97.0, 96.5), 17_650, 812_000, 3.2),
     "random-best": ("110-010-001", (97.1, 97.4, 96.9), 17_700, 812_345, 3.21),
 }
+ROUNDS = {"plain": 2.5, "ticket": 2.78, "full": 3.2}  # milliseconds of the first pass
+SE_AND_CONSTANT = (AttentionSpec(kind="se"), AttentionSpec(kind="constant:se"))
 SEARCH = SearchSummary(
     sampler="policy",
     trials=[
@@ -70,7 +73,7 @@ def tickets(rows=NOISY, config=None):
             scheme=Scheme.parse(scheme),
             backbone="resnet20",
             backbone_settings={"width": 8},
-            attention=(AttentionSpec(kind="se"),),
+            attention=SE_AND_CONSTANT[: 2 if role == "constant" else 1],
             classes=10,
             input_shape=(1, 28, 28),
             dataset="mnist5k",
@@ -79,6 +82,8 @@ def tickets(rows=NOISY, config=None):
             params=params,
             macs=macs,
             latency_ms=latency,
+            latency_rounds=tuple(ROUNDS.get(role, 0.0) + 0.01 * turn for turn in range(12)),
+            images={"train": 4000, "test": 1000},
             scores=tuple(
                 Score(split="test", value=value, seed=seed, epochs=10)
                 for seed, value in enumerate(accuracies)
@@ -107,6 +112,7 @@ def report(
             hardware="x86_64 Linux, 2 CPU threads",
             blocks=blocks,
             tested=OnTest(Part(images, largest, 10), dict.fromkeys(given, 95.5)),
+            curves={role: [[60.0, 90.0]] * 3 for role in given} if drawn else None,
         )
     assert path == folder / "quickstart" / "report.md"
     return path.read_text(encoding="utf-8")
@@ -166,7 +172,7 @@ def test_a_control_that_differs_is_marked_and_only_that(tmp_path):
 def test_a_control_with_the_tickets_scheme_is_the_same_network_and_no_test(tmp_path):
     text = report(tmp_path)
     assert f"| random-best | 0 | {DASH} | {DASH} | the same network |" in text
-    assert "Holm's correction over 3 controls" in text
+    assert "Holm's correction over 4 controls" in text
 
 
 def test_another_network_of_equal_accuracies_is_not_the_same_network(tmp_path):
@@ -176,12 +182,15 @@ def test_another_network_of_equal_accuracies_is_not_the_same_network(tmp_path):
 
 def test_equal_differences_are_not_called_certain(tmp_path):
     text = report(tmp_path, rewritten(plain=(97.0, 97.3, 96.8)))
-    assert f"| plain | +0.10 | {MINUS}1.41 to +1.62 | 0.750 | within noise |" in text
+    assert f"| plain | +0.10 | {MINUS}1.41 to +1.62 | 0.902 | within noise |" in text
 
 
 def test_a_ticket_without_attention_is_the_plain_network(tmp_path):
     rows = NOISY | dict.fromkeys(("ticket", "random-density", "random-best"), NOISY["plain"])
+    del rows["constant"]
     text = report(tmp_path, tickets(rows))
+    assert "**Attention pays nowhere** that the search found: the ticket is the plain" in text
+    assert "4,000 images; the ticket is plain, which has no constant control" in text
     assert "The search found `000-000-000`: attention in no block, by trial 1 of 5 (" in text
     assert ": it is the plain network itself; " in text
     for role in ("plain", "random-density", "random-best"):
@@ -273,11 +282,12 @@ def test_a_compiled_retraining_is_said(tmp_path, compiled):
 
 
 def sentences(text):
-    """The paragraph below the title, sentence by sentence."""
-    return text.split("\n\n")[1].replace("**", "").split(". ")
+    """What the search found, sentence by sentence."""
+    _, first, _, third, *_ = text.split("\n\n")
+    return (first if first.startswith("**Nothing") else third).replace("**", "").split(". ")
 
 
-def test_the_first_two_sentences_are_the_result(tmp_path):
+def test_two_sentences_are_the_result(tmp_path):
     found, sure, *_ = sentences(report(tmp_path))
     assert found == (
         "The search found `110-010-001`: attention in 4 of 9 blocks (SE in s1.b00, s1.b01, "
@@ -296,6 +306,7 @@ def test_a_search_in_which_nothing_differed_says_so_first(tmp_path, pruned, larg
     search = SearchSummary("policy", rows, rows[:2], Part(100_000, largest, 10))
     text = report(tmp_path, search=search)
     first, _, *_ = sentences(text)
+    assert text.index("**Nothing can be told**") < text.index("**Whether attention pays")
     assert first.startswith("Nothing can be told: all 4 schemes that the search scored have the s")
     assert "59.38 %" in text
     assert "4 schemes have 1 distinct accuracy, 59.38 %; naming the largest class each" in text
@@ -319,12 +330,13 @@ def test_the_digits_are_explained_and_each_kind_has_its_full_network(tmp_path):
 def test_the_table_of_blocks_answers_the_title(tmp_path):
     text = report(tmp_path)
     assert "| s1.b00 | SE | +0.90 | +0.60 to +1.20 | pays | yes |" in text
-    assert f"| s1.b02 | SE | {MINUS}0.60 | {MINUS}0.90 to {MINUS}0.30 | costs |  |" in text
+    assert f"| s1.b02 | SE | {MINUS}0.60 | {MINUS}0.90 to {MINUS}0.30 | hurts |  |" in text
     # p = 0.04 alone would do, but it is one of nine.
     assert "| s3.b02 | SE | +0.30 | +0.00 to +0.60 | not told from 0 | yes |" in text
     assert (
-        f"SE in s1.b00 pays (+0.90), SE in s1.b02 costs ({MINUS}0.60); the other 7 of 9 effects "
-        "are not told from 0." in text
+        "SE pays at s1.b00: +0.90 points (+0.60 to +1.20); SE hurts at s1.b02: "
+        f"{MINUS}0.60 points ({MINUS}0.90 to {MINUS}0.30); the other 7 of 9 effects are not told "
+        "from 0." in text
     )
 
 
@@ -337,12 +349,16 @@ def test_without_a_table_the_random_schemes_tell_the_blocks(tmp_path):
     ]
     search = replace(SEARCH, random=rows)
     text = report(tmp_path, search=search, blocks=None)
-    assert "Block by block, in points of validation accuracy, SE in s2.b01 pays (+" in text
+    assert "Block by block, in the validation accuracy: SE pays at s2.b01: +" in text
     assert "choices of 60 random schemes, the control of the search" in text
     assert "proposals are not random" in text
-    few = report(tmp_path / "few", search=replace(SEARCH, random=rows[:9]), blocks=None)
-    assert "The random schemes are too few to tell the 9 effects" in few
+    few = report(tmp_path / "few", search=replace(SEARCH, random=rows[:5]), blocks=None)
+    assert "Nothing can be told: 8 schemes for 9 effects of a kind at a block." in few
     assert "blocks.png" not in few
+    both = replace(SEARCH, random=rows[:9], trials=rows[9:])  # few alone, enough with the others
+    text = report(tmp_path / "both", search=both, blocks=None)
+    assert "SE pays at s2.b01: +" in text
+    assert "choices of all 60 schemes that were tried, the 9 random ones being too few" in text
 
 
 def test_a_network_no_better_than_the_largest_class_is_named(tmp_path):
@@ -381,7 +397,8 @@ def test_seeds_that_do_not_differ_are_no_certainty(tmp_path):
         tmp_path,
         rewritten(
             **dict.fromkeys(
-                ("ticket", "plain", "full", "random_density", "random_best"), (59.375,) * 3
+                ("ticket", "plain", "full", "constant", "random_density", "random_best"),
+                (59.375,) * 3,
             )
         ),
         images=64,
@@ -395,7 +412,7 @@ def test_seeds_that_do_not_differ_are_no_certainty(tmp_path):
 
 def test_all_that_the_report_shows_lies_beside_it(tmp_path):
     text = report(tmp_path, drawn=True)
-    for name in ("ticket", "blocks", "search", "accuracy"):
+    for name in ("ticket", "blocks", "search", "accuracy", "connections", "curves"):
         assert f"](figures/{name}.png)" in text
         assert imread(tmp_path / "quickstart" / "figures" / f"{name}.png").ndim == 3
     written = (tmp_path / "quickstart" / "figures" / "trials.csv").read_text()
@@ -417,7 +434,7 @@ def test_the_same_tickets_give_the_same_files(tmp_path):
     report(tmp_path / "a", drawn=True)
     report(tmp_path / "b", drawn=True)
     files = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 6
+    assert len(files) == 8
     for path in files:
         again = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == again.read_bytes()

@@ -23,7 +23,7 @@ from sat_optuna.search.space import WORKER_KEY
 from sat_optuna.search.storage import open_storage
 from sat_optuna.search.study import build_sampler, create_study
 folder = Path(sys.argv[1])
-for name, left in ((folder.name, 2), (folder.name + ".random", 1)):
+for name, left in ((folder.name, 2), (folder.name + ".random", 1), (folder.name + ".truth", 1)):
     sampler = build_sampler("random", seed=0, batch=8)
     storage = open_storage(folder / "study.db")
     study = create_study(storage, name, config=StudyConfig(), sampler=sampler)
@@ -117,7 +117,7 @@ def test_trials_of_a_living_process_are_left_alone(left):
     assert search == Finding("study mine", "ok", f"finished trials: 1, in {folder / 'study.db'}")
 
 
-def test_trials_of_a_dead_process_are_found_in_the_search_and_in_its_control(root, left):
+def test_trials_of_a_dead_process_are_found_in_the_search_its_control_and_its_table(root, left):
     folder, _ = left
     findings = found(root, folder)
     fine, stale = about(findings, "study mine")
@@ -131,6 +131,11 @@ def test_trials_of_a_dead_process_are_found_in_the_search_and_in_its_control(roo
     assert control.state == "look"
     assert "trials [1] " in control.finding
     assert control.finding.endswith(f"finish them with: sat-optuna retrain {folder}")
+    _, truth = about(findings, "study mine.truth")
+    assert truth.finding == (
+        "a dead process left the trials [1] unfinished; "
+        f"finish them with: sat-optuna truth {folder}"
+    )
 
 
 def test_a_database_that_is_none_is_a_finding_not_a_crash(root):

@@ -114,14 +114,14 @@ def test_it_is_measured_once_for_a_network_and_a_machine_and_never_after_the_sea
     # Another machine measures for itself, unless the search was begun with this one's.
     other = {"device": "another", "threads": 1, "torch": "0"}
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(latency, "_hardware", lambda _threads: other)
+        elsewhere.setattr(latency, "hardware_of", lambda _threads: other)
         latency.measure_latency(opened, ignore)
         assert len(measured.calls) == 5
     latency.measure_latency(opened, ignore)
     assert len(measured.calls) == 6
     sampler = opened.parts.sampler()
     create_study(opened.storage, "tiny", config=opened.config, sampler=sampler)
-    monkeypatch.setattr(latency, "_hardware", lambda _threads: other)
+    monkeypatch.setattr(latency, "hardware_of", lambda _threads: other)
     again = study(tmp_path, limit)
     latency.measure_latency(again, ignore)
     assert len(measured.calls) == 6

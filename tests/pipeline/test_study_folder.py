@@ -28,10 +28,12 @@ from sat_optuna.events import GETTING_READY, Event, ignore
 from sat_optuna.export.weights import load_weights
 from sat_optuna.pipeline.evaluation import evaluate_ticket
 from sat_optuna.pipeline.folder import StudyFolder, nearest_mlruns
+from sat_optuna.pipeline.theory import theory_lines
 from sat_optuna.pipeline.ticket_weights import TicketFile
 from sat_optuna.processes import worker_name
+from sat_optuna.scheme import Scheme
 from sat_optuna.search.study import MACHINE_KEY
-from sat_optuna.ticket import ROLES
+from sat_optuna.ticket import ROLES, AttentionSpec, Ticket
 from tests import forks
 from tests.studies import STUDY, environment, make_study, sat_optuna, trials
 
@@ -180,7 +182,7 @@ def test_each_thing_is_opened_built_and_read_a_few_times_at_most(road):
     assert counts["open_storage"] == 1
     assert counts["Outcome"] <= 2
     assert counts.get("read_result", 0) <= 15  # each result file once
-    assert counts["Supernet"] <= 3
+    assert counts["Supernet"] <= 4  # one of them with the kinds of the constant control
     assert counts.get("check_split", 0) <= 3
 
 
@@ -406,7 +408,8 @@ def test_the_picture_of_the_blocks_is_part_of_what_the_report_made(copy):
     _, folder = copy
     made = made_by_report(folder)
     assert made.keys() == {
-        "report.md", "ticket.png", "blocks.png", "search.png", "accuracy.png", "trials.csv"
+        "report.md", "ticket.png", "blocks.png", "search.png", "accuracy.png", "trials.csv",
+        "connections.png",
     }  # fmt: skip
     assert not sat.open_study(folder).report().new
     (folder / "figures" / "blocks.png").unlink()
@@ -597,3 +600,36 @@ def test_a_study_of_no_project_keeps_its_runs_beside_it(tmp_path):
     assert nearest_mlruns(lone.parent) is None
     (lone.parent / "mlruns").mkdir()
     assert nearest_mlruns(lone.parent) == lone.parent / "mlruns"
+
+
+def test_the_theory_is_computed_once_and_then_read_from_the_committed_file(copy):
+    _, folder = copy
+    study = sat.open_study(folder)
+    lines = theory_lines(study)
+    assert lines[0].startswith("T1: ")
+    assert lines[-1].startswith("T4: ")
+    kept = folder / "evidence" / "theory.json"
+    document = json.loads(kept.read_text())
+    assert document["lines"] == list(lines)
+    assert [single["block"] for single in document["singles"]] == [
+        *Scheme.parameter_names((2, 2, 2))
+    ]
+    assert document["bound"]["holds"]
+    shutil.rmtree(folder / "work")  # as in a fresh clone
+    assert theory_lines(sat.open_study(folder)) == lines
+    kept.unlink()
+    (said,) = theory_lines(sat.open_study(folder))
+    assert said.startswith("T1 and T4 are not computed: the weights of `11-11-11` are not in ")
+    path = folder / "tickets" / "ticket.json"
+    ticket = Ticket.load(path)
+    mixed = replace(
+        ticket,
+        attention=(*ticket.attention, AttentionSpec(kind="eca")),
+        scheme=Scheme.parse("12-00-00"),
+    )
+    mixed.save(path)
+    (said,) = theory_lines(sat.open_study(folder))
+    assert said.startswith("T1 and T4 are not computed: the ticket mixes kinds (se, eca), and")
+    path.unlink()
+    with pytest.raises(StudyError, match=r"study 'tiny' has no ticket yet; run: sat-optuna run "):
+        theory_lines(sat.open_study(folder))

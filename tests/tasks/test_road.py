@@ -87,9 +87,12 @@ def test_a_study_comes_to_a_report_in_its_metric(tmp_path, monkeypatch, task, me
     folder = study_of(tmp_path, task, metric, weights=weights, data=data)
     result = sat.run_study(folder)
     measure = METRICS.get(metric).measure
-    # Tickets: one score on the validation part, three on the test, all in the metric.
-    scores = result.tickets["ticket"].scores
+    # Tickets: one score on the validation part, three on the test, all in the metric; and where
+    # there are labels the training accuracies.
+    scores = [score for score in result.tickets["ticket"].scores if score.split != "train"]
     assert [score.split for score in scores] == ["valid", *["test"] * 3]
+    trained = len(result.tickets["ticket"].scores) - len(scores)
+    assert trained == (3 if task == "classification" else 0)
     assert {score.measure for score in scores} == {measure}
     stored = json.loads((folder / "tickets" / "plain.json").read_text())["scores"][0]["measure"]
     assert stored == {"name": metric, "unit": measure.unit, "better": measure.better}

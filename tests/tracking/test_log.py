@@ -171,6 +171,17 @@ def test_a_retraining_is_a_child_of_its_own_kind(root):
     assert text_of(run, "ticket.json") == "{}"
 
 
+def test_what_each_block_does_is_the_studys_description_and_is_replaced(root):
+    log = MLflowLog(root)
+    log.open_study("study", "uuid-1")
+    log.log_blocks("- SE pays at s1.b00", {"s1.b00.se": 0.9})
+    log.log_blocks("- SE hurts at s1.b00", {"s1.b00.se": -0.8, "s2.b00.se": 0.1})
+    log.close_study()
+    (parent,) = runs_of(root, kind="study")
+    assert parent.data.tags["mlflow.note.content"] == "- SE hurts at s1.b00"
+    assert parent.data.metrics == {"effect.s1.b00.se": -0.8, "effect.s2.b00.se": 0.1}
+
+
 def test_a_study_is_closed_and_opened_again(root):
     log = opened(root)
     log.close_study("FAILED")

@@ -1,0 +1,89 @@
+"""Supernets of several seeds and recipes score every scheme of a study, beside its truth table."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sat_optuna.config.config import decided, differences
+from sat_optuna.config.plugins import load_plugins
+from sat_optuna.errors import StudyError
+from sat_optuna.events import Event, OnEvent
+from sat_optuna.evidence.retrain import in_processes, load_data, processes_for
+from sat_optuna.evidence.supernet_scores import (
+    SupernetJob,
+    SupernetScores,
+    Values,
+    recipes,
+    scores_of,
+)
+from sat_optuna.pipeline.done import plain
+
+if TYPE_CHECKING:
+    from sat_optuna.pipeline.folder import StudyFolder
+
+__all__ = ["score_supernets"]
+
+
+def score_supernets(
+    study: "StudyFolder", *, seeds: int, workers: int, on_event: OnEvent
+) -> SupernetScores:
+    """Train the supernets that are missing, score all schemes in each, and write what they say.
+
+    Args:
+        study: the folder; supernets.npz and supernets.json in it are gone on with.
+        seeds: supernets of each recipe, their seeds counted from 0.
+        workers: processes at the same time; 0 for as many as the cores have threads for.
+        on_event: told after each supernet.
+
+    Raises:
+        StudyError: what is there was made with another configuration.
+    """
+    config, fingerprint = study.config, study.parts.data.fingerprint
+    keys = {
+        step_key: value
+        for step in ("pretrain", "scores")
+        for step_key, value in decided(config, step).items()
+    }
+    now: dict[str, Any] = plain({**keys, "the data's fingerprint": fingerprint})
+    held = SupernetScores.load(study.folder) or SupernetScores({}, now)
+    if changed := differences(held.decided, now):
+        raise StudyError(
+            f"{study.folder / 'supernets.json'} was made with another configuration: "
+            f"{'; '.join(changed)}; restore that to continue it, or move it away"
+        )
+    jobs = [
+        SupernetJob(name, recipe, seed, config, fingerprint)
+        for seed in range(seeds)
+        for name, recipe in recipes(config).items()
+    ]
+    todo = [job for job in jobs if (job.recipe, job.seed) not in held.scores]
+    scores, done = dict(held.scores), len(jobs) - len(todo)
+    count, _ = processes_for(config, params=0, workers=workers)
+    running = in_processes(
+        ({number: job} for number, job in enumerate(todo)),
+        partial(_run, plugins=study.plugins),
+        workers=count,
+        threads=config.threads,
+    )
+    with closing(running) as results:
+        for key, found in results:
+            scores |= {(recipe, key[1]): row for recipe, row in found.items()}
+            held = SupernetScores(scores, now)
+            held.save(study.folder)
+            done += 1
+            said = f"{key[0]}, seed {key[1]}: best {max(found[key[0]]):.2f}"
+            on_event(Event(step="supernets", done=done, total=len(jobs), message=said))
+    on_event(Event(step="supernets", done=len(jobs), total=len(jobs), made=held, finished=True))
+    return held
+
+
+def _run(
+    group: Mapping[int, SupernetJob], *, plugins: tuple[Path, ...]
+) -> list[tuple[tuple[str, int], dict[str, Values]]]:
+    load_plugins(plugins)
+    return [
+        ((job.recipe, job.seed), scores_of(job, load_data(job.config, job.data_fingerprint)))
+        for job in group.values()
+    ]
