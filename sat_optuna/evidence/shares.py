@@ -164,13 +164,13 @@ class TrueMeans:
         error = math.hypot(own, self.shift)
         nearest = np.argsort(np.abs(means - at), kind="stable")[:33]
         noise = float(np.sqrt(np.mean(self.errors[self.known][nearest] ** 2)))
-        reach = max(noise, error)
+        reach = max(noise, error, self._step)
         if why := self._blurred(at, reach, noise):
             reach *= _NEAR
             ends = (self._beyond(at + reach), self._beyond(at - reach))
             return Share(math.nan, *ends, counted, why)
         share = self._beyond(at)
-        low, high = self._interval(share, at, error, reach, len(reference) - 1, seed)
+        low, high = self._interval(share, at, error, 2 * reach, len(reference) - 1, seed)
         return Share(share, low, high, counted)
 
     def drawn(self, count: int, *, seed: int) -> Values:
@@ -238,7 +238,7 @@ class TrueMeans:
             means = truth + errors * rng.normal(size=len(errors))
             told = _beyond(*_deconvolved(means, errors, _STEPS), at)
             off.append(told - float((truth > at).mean()))
-        about = self._beyond(at - reach) - self._beyond(at + reach)
+        about = self._beyond(at - reach, self._smooth) - self._beyond(at + reach, self._smooth)
         half = float(stats.t.ppf(0.975, freedom)) * math.hypot(
             float(np.std(off)), error * about / (2 * reach)
         )
@@ -261,7 +261,9 @@ def share_below(
 
 def _likelihood(means: Values, errors: Values, grid: Values) -> Values:
     """Return how likely each mean is for each true one, (S, grid), up to a factor a scheme."""
-    apart = ((means[:, None] - grid) / errors[:, None]) ** 2
+    # Where no runs differ at all, a scheme's mean is known as well as the grid shows it.
+    known = np.maximum(errors, grid[1] - grid[0])
+    apart = ((means[:, None] - grid) / known[:, None]) ** 2
     likely: Values = np.exp(-0.5 * (apart - apart.min(axis=1, keepdims=True)))
     return likely
 
@@ -274,8 +276,6 @@ def _deconvolved(means: Values, errors: Values, steps: int) -> tuple[Values, Val
     span = max(float(ends[1] - ends[0]), 1e-9)
     fine = span / max(_STEP * float(np.quantile(errors, 0.1)), span / _MOST)
     grid = np.linspace(ends[0], ends[0] + span, max(_GRID, math.ceil(fine)))
-    # Where no runs differ at all, a scheme's mean is known as well as the grid shows it.
-    errors = np.maximum(errors, grid[1] - grid[0])
     spread = math.sqrt(max(float(means.var()) - noise**2, (grid[1] - grid[0]) ** 2))
     weights = np.exp(-0.5 * ((grid - means.mean()) / spread) ** 2) + 1e-12
     weights /= weights.sum()
