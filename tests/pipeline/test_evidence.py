@@ -205,7 +205,7 @@ def test_of_a_loss_less_is_better(study):
         }
 
     means = {"ticket": 40.0, "plain": 91.0, "full": 22.0, "random-density": 93.0, "constant": 92.0}
-    more = {}
+    more: dict[str, dict[str, object]] = {}
     for role, mean in means.items():
         more |= losses(role, mean)
     path = study / "study.toml"
