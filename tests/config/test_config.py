@@ -86,7 +86,7 @@ def test_every_key_has_a_comment_of_one_line():
 def test_to_dict_is_plain_json():
     plain = StudyConfig().to_dict()
     assert json.loads(json.dumps(plain)) == plain
-    assert plain["retrain"]["seeds"] == [0, 1, 2]
+    assert plain["retrain"]["seeds"] == [0, 1, 2, 3]
     assert plain["attention"]["kinds"][0]["kind"] == "se"
 
 
