@@ -28,6 +28,7 @@ batch = 4
 calibration = 32
 [retrain]
 epochs = 1
+seeds = [0, 1, 2]
 workers = 1
 """
 

@@ -355,7 +355,11 @@ class RetrainConfig(Checked):
         choices=("scratch", "weights"),
     )
     seeds: tuple[int, ...] = _key(
-        lambda: (0, 1, 2), "one retraining a seed, at least 3", least=0, fewest=3, decides=()
+        lambda: (0, 1, 2, 3),
+        "one retraining a seed, at least 3; verdicts are told of 4, 8 or 16",
+        least=0,
+        fewest=3,
+        decides=(),
     )
     workers: int = _key(
         0,

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -84,7 +84,9 @@ def make_truth(
             another configuration.
     """
     plan = _Plan(study)
-    held, opened = _table_rows(plan), _find(plan)
+    # Another process may be making study.db or writing the table; it has made work/ first.
+    with _lock(plan) if study.work.is_dir() else nullcontext():
+        held, opened = _table_rows(plan), _find(plan)
     rows = held | (_rows(opened) if opened else {})
     _check_size(plan, rows, limit_hours, on_event)
     runs = _Runs(plan, _begin(plan, held))

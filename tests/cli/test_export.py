@@ -196,7 +196,7 @@ def test_weights_that_are_not_there_say_what_to_run(study):
     "edit",
     [
         lambda text: text.replace("batch = 32", "batch = 16"),
-        lambda text: text.replace("[retrain]\n", "[retrain]\nseeds = [5, 6, 7]\n"),
+        lambda text: text.replace("seeds = [0, 1, 2]", "seeds = [5, 6, 7]"),
         lambda text: text.replace("epochs = 1", "epochs = 3") + '[attention]\nkinds = ["sge"]\n',
         lambda text: "this is no TOML any more",
     ],

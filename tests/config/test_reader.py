@@ -42,7 +42,7 @@ trials = 60
 sparsity_weight = 2.0            # accuracy points for all connections dropped
 [retrain]
 epochs = 10
-seeds = [0, 1, 2]
+seeds = [0, 1, 2, 3]
 """
 
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import sat_optuna as sat
+from sat_optuna.attention import default_spec
 from sat_optuna.cli import sat_optuna as group
 from sat_optuna.config.config import decided, fingerprint
 from sat_optuna.errors import SatOptunaError
@@ -23,7 +24,7 @@ from sat_optuna.evidence.runs import MeasuredRuns
 from sat_optuna.evidence.truth import TruthTable
 from sat_optuna.pipeline.reading import read_study
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import Score
+from sat_optuna.ticket import Measure, Score
 from tests.networks import tiny_supernet
 from tests.studies import STUDY, command, environment, make_study
 from tests.tickets import ticket_of
@@ -168,6 +169,54 @@ def test_a_failed_start_is_counted_apart(study):
     run(study)
     assert verdicts(study)["C1"]["failed_starts"] == {"full": 1}
     assert "| full | `11-111-1` | 4 | 74." in (study / "evidence.md").read_text()
+
+
+def test_a_study_of_several_kinds_is_held_against_each_full_network(study):
+    net = tiny_supernet([default_spec("se"), default_spec("sge")])
+    base = replace(ticket_of(net, Scheme.parse("12-000-0")), config=read_study(study).to_dict())
+    (study / "tickets" / "full.json").unlink()
+    named = {"ticket": "12-000-0", "plain": "00-000-0", "random-density": "00-012-0"}
+    named |= {"full-se": "11-111-1", "full-sge": "22-222-2"}
+    means = {"ticket": 95.0, "plain": 60.0, "full-se": 95.6}
+    for role, scheme in named.items():
+        mean = means.get(role, 70.0)
+        found = replace(base, role=role, scheme=Scheme.parse(scheme))
+        replace(found, scores=tuple(scores(mean, range(4), mean))).save(
+            study / "tickets" / f"{role}.json"
+        )
+    constant = replace(constant_ticket(base), scores=tuple(scores(62.0, range(4), 62.0)))
+    constant.save(study / "tickets" / "constant.json")
+    run(study)
+    found = verdicts(study)["C1"]  # the harder of the two
+    assert found["verdict"] == "holds"
+    assert "ticket is not worse than full-se by" in found["line"]
+    page = (study / "evidence.md").read_text()
+    for row in ("constant | `34-000-0`", "full-sge | `22-222-2`", "first-k | `12-000-0`"):
+        assert f"| {row} |" in page
+
+
+def test_of_a_loss_less_is_better(study):
+    measure = Measure("log_loss", "nats", "lower")
+
+    def losses(role, mean):
+        said = [s for s in scores(mean, range(4), 50.0) if s.split == "test"]
+        return {
+            role: {"scores": tuple(replace(s, value=s.value / 100, measure=measure) for s in said)}
+        }
+
+    means = {"ticket": 40.0, "plain": 91.0, "full": 22.0, "random-density": 93.0, "constant": 92.0}
+    more: dict[str, dict[str, object]] = {}
+    for role, mean in means.items():
+        more |= losses(role, mean)
+    path = study / "study.toml"
+    path.write_text(path.read_text() + "[evidence]\nmargin = 0.05\n")
+    tickets(study, **more)
+    run(study)
+    found = verdicts(study)
+    assert found["over plain"]["verdict"] == found["over constant"]["verdict"] == "holds"
+    assert found["C1"]["verdict"] == "fails"  # 0.18 nats more than full
+    assert found["C1"]["effect"] == pytest.approx(-0.18, abs=0.01)
+    assert "| test log loss nats |" in (study / "evidence.md").read_text()
 
 
 @pytest.mark.parametrize(
