@@ -477,11 +477,8 @@ def _conjunction(claim: Claim, parts: Sequence[_Part]) -> Claim:
         test = part.claim.name + (f", Holm of {number}" if number > 1 else "")
         return replace(claim, verdict=_FAILS, p=_capped(p * part.alpha / ALPHA), test=test)
     tested = [part.holds for part in parts]
-    claim = replace(
-        claim,
-        p=math.nan if any(map(math.isnan, tested)) else max(tested),
-        test="the largest p of its parts",
-    )
+    if not any(map(math.isnan, tested)):
+        claim = replace(claim, p=max(tested), test="the largest p of its parts")
     if all(part.claim.verdict == _HOLDS for part in parts):
         return replace(claim, verdict=_HOLDS)
     needed = [part.claim.more_seeds for part in parts if part.claim.verdict != _HOLDS]

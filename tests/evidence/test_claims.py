@@ -486,6 +486,7 @@ def test_missing_rows_are_left_out_and_said():
 def test_without_a_table_or_runs_nothing_is_decided():
     for claim in claims(runs_of({}), margin=1.0):
         assert (claim.verdict, bool(claim.why or claim.name == "C4")) == ("not decided", True)
+        assert "largest p" not in claim.line()
 
 
 @pytest.mark.golden
