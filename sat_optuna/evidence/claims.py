@@ -27,12 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sat_optuna.evidence.controls import HEURISTICS, other_arrangements
+from sat_optuna.evidence.controls import other_arrangements
 from sat_optuna.evidence.ranking import regret_of_scheme
 from sat_optuna.evidence.shares import Share, TrueMeans, share_below
 from sat_optuna.evidence.statistics import holm, one_sided_p, paired
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import ACCURACY, Measure
+from sat_optuna.ticket import ACCURACY, HEURISTICS, Measure
 
 __all__ = [
     "ALPHA",

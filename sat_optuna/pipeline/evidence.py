@@ -20,7 +20,6 @@ from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.claims import LOOKS, Runs, Table, claims, is_random, over
 from sat_optuna.evidence.claims_page import write_claims
 from sat_optuna.evidence.controls import (
-    HEURISTICS,
     RANDOM_SCHEMES,
     control_schemes,
     heuristic_schemes,
@@ -39,7 +38,7 @@ from sat_optuna.pipeline.search import random_control
 from sat_optuna.pipeline.theory import theory_lines
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.tickets import best_ticket
-from sat_optuna.ticket import ACCURACY, Measure, Ticket
+from sat_optuna.ticket import ACCURACY, HEURISTICS, Measure, Ticket
 
 __all__ = ["evidence", "evidence_of"]
 
