@@ -28,9 +28,9 @@ def evidence(console: Console, *, study: str, seeds: str | None, format: str) ->
     from that file alone; evidence.md and evidence.json hold them.
 
     With --seeds the networks that the claims lack are trained, the ticket and each control with
-    the same seeds: plain, full, constant gates, random schemes of the ticket's density, the first
-    and the last blocks, every other, the last of each stage, and the best random scheme of as many
-    as the search had trials. The same command goes on where it was stopped.
+    the same seeds: plain, full, the constant control, random schemes of the ticket's density, the
+    first and the last blocks, every other, the last of each stage, and the best random scheme of
+    as many as the search had trials. The same command goes on where it was stopped.
     """
     opened = open_study(study)
     with steps_of(opened, console) as on_event:

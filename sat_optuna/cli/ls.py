@@ -82,7 +82,7 @@ _LISTS = {
 _REMARKS = {
     "modules": "params_at_64: parameters of one module for features of 64 channels; also 'own', "
     "the attention that a network's blocks carry themselves, and 'constant:KIND', a learnt factor "
-    "a channel that looks at nothing, the control of any kind",
+    "a channel for any input, the control of any kind",
     "metrics": "also class_accuracy_N, the accuracy on the images of class N, counted from 0, and "
     "those of a study's [plugins]",
     "backbones": "also timm:NAME for any network of timm's resnet, resnetv2, regnet, convnext, "
