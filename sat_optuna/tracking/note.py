@@ -10,12 +10,12 @@ __all__ = ["with_section", "write_note"]
 
 
 def with_section(note: str, title: str, text: str) -> str:
-    """Return a note with a section, in the place of one of that title.
+    r"""Return a note with a section, in the place of one of that title.
 
     The other sections, and a user's own words above the first, are kept.
 
     >>> with_section("Mine.", "Verdicts", "- faster: holds")
-    'Mine.\\n\\n## Verdicts\\n\\n- faster: holds\\n\\n'
+    'Mine.\n\n## Verdicts\n\n- faster: holds\n\n'
 
     Args:
         note: Markdown; empty for none.

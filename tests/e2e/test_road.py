@@ -131,7 +131,7 @@ def test_the_report_has_the_five_networks_and_its_figures(road):
     report = (folder / "report.md").read_text()
     for role in ROLES:
         assert f"| {role} | `" in report
-    assert "within noise" in report
+    assert "What is shown and what is not decided, the verdicts at the head say" in report
     first = report.splitlines()[2:11]
     assert first[0].startswith("**")
     assert [line.split(":")[0] for line in first[2:8]] == [
