@@ -86,9 +86,9 @@ def test_an_effect_without_any_error_is_no_certainty(points):
     # So it is where the runs of a whole table do not differ, in either room.
     every = np.array(list(product((0, 1), repeat=3)), dtype=np.uint8)
     runs = np.tile(60.0 + points * every[:, :1], 2)
-    where = {"stages": (3,), "kinds": ("se",)}
-    both = block_effects(every, runs.mean(axis=1), images=0, runs=runs, **where)
-    for one, other in zip(both, shapley_values(every, runs, **where), strict=True):
+    both = block_effects(every, runs.mean(axis=1), images=0, runs=runs, stages=(3,), kinds=("se",))
+    others = shapley_values(every, runs, stages=(3,), kinds=("se",))
+    for one, other in zip(both, others, strict=True):
         assert one.points == pytest.approx(other.points)
         assert math.isnan(one.p)
         assert math.isnan(other.p)

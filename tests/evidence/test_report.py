@@ -182,10 +182,9 @@ def test_a_failed_start_is_in_the_description_and_the_head_alone_decides(tmp_pat
     }
     head, _, below = report(tmp_path, given).partition("## What can be said")
     (line,) = (line for line in head.splitlines() if line.startswith("- over plain"))
-    low, mean, high = (
-        float(x.replace(MINUS, "-").strip("+"))
-        for x in re.search(r"plain \| (\S+) \| (\S+) to (\S+) \| 4", below).group(2, 1, 3)
-    )
+    row = re.search(r"plain \| (\S+) \| (\S+) to (\S+) \| 4", below)
+    assert row is not None
+    mean, low, high = (float(x.replace(MINUS, "-")) for x in row.groups())
     differences = [10.0, 9.9, 10.1, 80.1]
     wanted = stats.t.interval(0.95, 3, np.mean(differences), stats.sem(differences))
     assert mean == pytest.approx(np.mean(differences), abs=0.006)

@@ -383,6 +383,7 @@ def test_a_ticket_without_passengers_takes_its_place_where_it_is_no_worse(tmp_pa
     assert f"passengers: `{ticket.scheme}` is left of `1-1-1`" in shown.stdout
     # Chosen by trainings on the training part alone, scored on the validation part.
     pair = read_candidates(study)
+    assert pair is not None
     chosen = {path: path.stat().st_mtime_ns for path in pair.folder.glob("*.json")}
     assert len(chosen) == 2 * 4
     for role, scheme in pair.schemes.items():

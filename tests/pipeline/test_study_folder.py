@@ -201,8 +201,8 @@ def test_a_run_that_is_done_tells_the_same_and_makes_nothing(copy):
     assert result.report == folder / "report.md"
     names = ["faster", "smaller", "accuracy kept", "over plain", "over constant", "attention pays"]
     assert [verdict.name for verdict in result.verdicts] == names
-    for verdict in result.verdicts:
-        assert f"\n- {verdict.line()}\n" in result.report.read_text()
+    report = (folder / "report.md").read_text()
+    assert all(f"\n- {verdict.line()}\n" in report for verdict in result.verdicts)
     assert result.ticket is not None
     assert [score.seed for score in result.ticket.scores if score.split == "test"] == [0, 1, 2]
 
