@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,7 @@ ROLES = ("ticket", "plain", "full", "constant", "random-density")
 HEURISTICS = ("first-k", "last-k", "every-other", "stage-ends")
 # What some studies have beside these: see pipeline/passengers.py.
 FURTHER_ROLES = ("searched", "candidate", "random-best", *HEURISTICS)
+_OF_KIND_OR_NUMBER = re.compile(r"full-.+|random-\d+", re.ASCII)
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
 BETTER = ("higher", "lower")
@@ -280,7 +282,7 @@ class Ticket:
 
     def __post_init__(self) -> None:
         roles = ROLES + FURTHER_ROLES
-        if self.role not in roles and not self.role.startswith(("full-", "random-")):
+        if self.role not in roles and not _OF_KIND_OR_NUMBER.fullmatch(self.role):
             raise TicketError(
                 f"ticket has role {self.role!r}; write one of {', '.join(roles)}, full-KIND or "
                 "random-N"

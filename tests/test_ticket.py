@@ -260,6 +260,10 @@ def test_each_key_takes_its_type_alone(key, value, keys):
             "write one of ticket, plain, full, constant, random-density, searched, candidate, "
             "random-best, first-k, last-k, every-other, stage-ends, full-KIND or random-N",
         ),
+        ("role", "random-foo", "ticket has role 'random-foo'; write one of ticket, plain, full,"),
+        ("role", "random-", "ticket has role 'random-'; write one of ticket, plain, full,"),
+        ("role", "random-1x", "ticket has role 'random-1x'; write one of ticket, plain, full,"),
+        ("role", "full-", "ticket has role 'full-'; write one of ticket, plain, full,"),
         (
             "scheme",
             "110-020",

@@ -53,7 +53,7 @@ class Effect:
         kind: of attention.
         points: what it adds in the mean, in the metric's unit, for the better: accuracy points.
         low, high: the 95 % interval.
-        p: two-sided, that it adds nothing.
+        p: two-sided, that it adds nothing; NaN where nothing differs, which is no certainty.
     """
 
     block: str
@@ -78,8 +78,8 @@ def block_effects(
 ) -> list[Effect]:
     """Return the effect of each kind at each block; none where the schemes are too few.
 
-    Where nothing differs at all, the interval is what so many images can tell: Wilson's of no
-    image in all.
+    Where nothing differs at all, the interval is what so many images can tell, Wilson's of no
+    image in all, and there is no p.
 
     Args:
         schemes: (S, blocks) choices, drawn without looking at a score, or all there are.
@@ -129,10 +129,7 @@ def block_effects(
     for (block, kind), mean, error in zip(names, points[1:], errors[1:], strict=True):
         exact = error < _ROUNDING  # the same in all schemes and images
         half = least if exact else float(stats.t.ppf(0.975, freedom)) * error
-        if exact:
-            p = 1.0 if abs(mean) < _ROUNDING else 0.0
-        else:
-            p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
+        p = math.nan if exact else 2 * float(stats.t.sf(abs(mean) / error, freedom))
         most = 100.0 if share else math.inf
         # In this order of arguments NaN stays NaN.
         low, high = max(mean - half, -most), min(mean + half, most)

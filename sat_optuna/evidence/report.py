@@ -31,10 +31,10 @@ from sat_optuna.evidence.figures import (
 )
 from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.evidence.statistics import (
-    Comparison,
-    compare,
+    Summary,
     detectable_by_seeds,
     detectable_differences,
+    paired,
     summarise,
     summarise_scores,
     wilson,
@@ -52,7 +52,6 @@ __all__ = [
     "TrialRow",
     "blocks_of_trials",
     "results_table",
-    "verdicts",
     "words_of",
     "write_report",
 ]
@@ -295,12 +294,12 @@ def write_report(
     ticket, measure = tickets["ticket"], _measure(tickets)
     accuracies = _scores(tickets)
     blocks = blocks or blocks_of_trials(ticket, search)
-    comparisons = {entry.control: entry for entry in verdicts(tickets, images=images)}
+    differences = _paired(tickets, accuracies, images, measure)
     _draw(folder / "figures", tickets, search, blocks, images, curves or {})
     start = _start(ticket.config["retrain"])
     head = [
         claims_text(claims_of(tickets)),
-        f"{_result(ticket, comparisons, accuracies, search, measure)} "
+        f"{_result(ticket, differences, accuracies, search, measure)} "
         f"{_answer(blocks.effects, measure)}".strip(),
     ]
     if search.spread.tells_nothing:  # which is the first to be known
@@ -328,7 +327,7 @@ def write_report(
         "![accuracies](figures/accuracy.png)",
         *(["![training](figures/curves.png)"] if curves else []),
         "## What can be said",
-        _said(tickets, comparisons, accuracies, images, measure),
+        _said(tickets, differences, accuracies, images, measure),
         *(_front(search.front, ticket, search.valid, measure) if search.front else ()),
         "## The search",
         *(() if search.front else ("![search](figures/search.png)",)),
@@ -444,26 +443,23 @@ def _against_cost(
     return {label: (extra[roles[0]], scores[roles[0]]) for label, roles in labels.items()}, cost
 
 
-def verdicts(
-    tickets: Mapping[str, Ticket], *, images: int | None = None
-) -> tuple[Comparison, ...]:
-    """Compare the ticket with each control that is another network, over the same seeds.
-
-    Args:
-        tickets: by role, the ticket among them, each with test scores of the same seeds.
-        images: number of test images, as of `compare`.
-
-    Raises:
-        TicketError: their seeds or metrics differ.
-    """
-    scores, scheme = _scores(tickets), tickets["ticket"].scheme
-    others = {role: scores[role] for role, t in tickets.items() if t.scheme != scheme}
-    return tuple(compare(scores["ticket"], others, images=images, measure=_measure(tickets)))
+def _paired(
+    tickets: Mapping[str, Ticket],
+    scores: Mapping[str, Sequence[float]],
+    images: int,
+    measure: Measure,
+) -> dict[str, Summary]:
+    """Return the ticket minus each control that is another network, over the same seeds."""
+    return {
+        role: paired(scores["ticket"], scores[role], images=images, measure=measure)
+        for role, ticket in tickets.items()
+        if ticket.scheme != tickets["ticket"].scheme
+    }
 
 
 def _result(
     ticket: Ticket,
-    comparisons: Mapping[str, Comparison],
+    differences: Mapping[str, Summary],
     accuracies: Mapping[str, Sequence[float]],
     search: SearchSummary,
     measure: Measure,
@@ -494,7 +490,7 @@ def _result(
         )
     n = len(accuracies["ticket"])
     against = [
-        _against(role, comparisons.get(role), measure)
+        _against(role, differences.get(role), measure)
         for role in accuracies
         if role == "plain" or role.split("-")[0] == "full"
     ]
@@ -510,19 +506,15 @@ def _result(
     )
 
 
-def _against(role: str, entry: Comparison | None, measure: Measure) -> str:
-    if entry is None:
+def _against(role: str, spread: Summary | None, measure: Measure) -> str:
+    if spread is None:
         return f"it is the {role} network itself"
-    spread = entry.difference
     interval = (
         ""
         if math.isnan(spread.low)
         else f" ({signed(spread.low, measure)} to {signed(spread.high, measure)})"
     )
-    word = "better" if measure.is_better(spread.mean) else "worse"
-    word = "within noise" if entry.within_noise else word
-    word = "one seed, which decides nothing" if math.isnan(entry.p) else word
-    return f"{signed(spread.mean, measure)}{_points(measure)}{interval} against {role}, {word}"
+    return f"{signed(spread.mean, measure)}{_points(measure)}{interval} against {role}"
 
 
 def _counted(rows: Sequence[TrialRow]) -> str:
@@ -555,30 +547,34 @@ def _kinds(ticket: Ticket) -> list[str]:
 
 
 def blocks_of_trials(ticket: Ticket, search: SearchSummary) -> Blocks:
-    """Return the effects of the blocks as trials tell them: the random ones, else all there are.
+    """Return the effects of the blocks as the random trials tell them; none where these are few.
+
+    The search's own proposals follow its scores and come again, so they are no sample.
 
     Args:
         ticket: of the search.
         search: its trials and those of its random control.
     """
-    random = complete(search.random)
-    of = f"{len(random)} random schemes, the control of the search, scored as its trials were"
-    own = "so they are left out"
-    rows, effects = random, _effects_of(ticket, search, random)
+    # One that came again with the same score tells nothing new.
+    random = list({(row.scheme, row.score): row for row in complete(search.random)}.values())
+    effects = _effects_of(ticket, search, random)
     if not effects:
-        rows = [*random, *complete(search.trials)]
-        effects = _effects_of(ticket, search, rows)
-        of = (
-            f"all {len(rows)} schemes that were tried, the {len(random)} random ones being too few"
+        return Blocks(
+            (),
+            f"Only random schemes could tell it, and the control has {len(random)}; the search's "
+            "own proposals crowd where scores were high. What helps: more trials (search.trials), "
+            f"of which the control has as many, or `sat-optuna enumerate {ticket.study}`, which "
+            "scores all schemes in a pretrained supernet.",
+            len(random),
         )
-        own = "where most is told of a block"
     return Blocks(
         effects,
-        f"Least squares of the validation {search.measure.title} on the choices of {of}. The "
-        "search's own proposals are not random: they crowd where scores were high, "
-        f"{own}. Intervals are over the schemes and their trainings (Student's t of the "
-        "residual), not over the validation images.",
-        len(rows),
+        f"Least squares of the validation {search.measure.title} on the choices of {len(random)} "
+        "random schemes, the control of the search, scored as its trials were. The search's own "
+        "proposals are not random: they crowd where scores were high, so they are left out. "
+        "Intervals are over the schemes and their trainings (Student's t of the residual), not "
+        "over the validation images.",
+        len(random),
     )
 
 
@@ -600,10 +596,7 @@ def _blocks(blocks: Blocks, ticket: Ticket, measure: Measure) -> list[str]:
     effects = blocks.effects
     if not effects:
         (said,) = words_of(blocks, ticket, measure)
-        return [
-            f"{said[:1].upper()}{said[1:]}. More trials, or `sat-optuna enumerate "
-            f"{ticket.study}`, will tell."
-        ]
+        return [f"{said[:1].upper()}{said[1:]}. {blocks.measured}"]
     choices = dict(
         zip(Scheme.parameter_names(ticket.scheme.stages), ticket.scheme.choices, strict=True)
     )
@@ -691,53 +684,49 @@ def _remarks(
 
 def _said(
     tickets: Mapping[str, Ticket],
-    comparisons: Mapping[str, Comparison],
+    differences: Mapping[str, Summary],
     accuracies: Mapping[str, Sequence[float]],
     images: int,
     measure: Measure,
 ) -> str:
-    """Return the ticket's comparison with each control, and what can be resolved at all."""
+    """Return what the ticket has more than each control, and what can be resolved at all."""
     lines = [
-        f"| ticket minus | {_differences(measure)} | 95 % interval | p (Holm) | verdict |",
-        "|---|---|---|---|---|",
+        f"| ticket minus | {_differences(measure)} | 95 % interval | n |",
+        "|---|---|---|---|",
     ]
     lines += [
-        _verdict(comparisons[role], measure)
-        if role in comparisons
-        else f"| {role} | 0 | {_DASH} | {_DASH} | the same network |"
+        _difference(role, differences[role], measure)
+        if role in differences
+        else f"| {role} | the same network | {_DASH} | {_DASH} |"
         for role in tickets
         if role != "ticket"
     ]
     mean = summarise(accuracies["plain"]).mean
-    told = _resolution(list(comparisons.values()), mean, images, measure)
+    told = _resolution(list(differences.values()), mean, images, measure)
     return "\n".join(lines) + "\n\n" + told
 
 
-def _verdict(entry: Comparison, measure: Measure) -> str:
+def _difference(role: str, spread: Summary, measure: Measure) -> str:
     """Return the row of one control."""
-    spread = entry.difference
-    if math.isnan(entry.p):
-        interval, p, verdict = _DASH, _DASH, "one seed decides nothing"
-    else:
-        interval = f"{signed(spread.low, measure)} to {signed(spread.high, measure)}"
-        p = "< 0.001" if entry.p < 0.001 else f"{entry.p:.3f}"
-        better = "ticket better" if measure.is_better(spread.mean) else "ticket worse"
-        verdict = "within noise" if entry.within_noise else better
-    return f"| {entry.control} | {signed(spread.mean, measure)} | {interval} | {p} | {verdict} |"
+    interval = f"{signed(spread.low, measure)} to {signed(spread.high, measure)}"
+    interval = _DASH if math.isnan(spread.low) else interval
+    return f"| {role} | {signed(spread.mean, measure)} | {interval} | {spread.n} |"
 
 
-def _resolution(
-    comparisons: Sequence[Comparison], mean: float, images: int, measure: Measure
-) -> str:
+def _resolution(differences: Sequence[Summary], mean: float, images: int, measure: Measure) -> str:
     by_accuracy = measure == ACCURACY  # of other metrics the number of images tells nothing
     by_seeds, by_images = (
-        detectable_differences(comparisons, accuracy=mean, images=images)
+        detectable_differences(differences, accuracy=mean, images=images)
         if by_accuracy
-        else (detectable_by_seeds(comparisons), math.nan)
+        else (detectable_by_seeds(differences), math.nan)
     )
-    n = comparisons[0].difference.n
-    parts = []
-    owed = f"one below {by_images:.2f} points" if by_accuracy else "one of them"
+    n = differences[0].n
+    parts = [
+        "The table describes, and tests nothing: differences of all seeds, failed starts too, "
+        "each with its own interval. What is shown and what is not decided, the verdicts at the "
+        "head say, which pay for looking several times and at several controls and leave failed "
+        "starts out."
+    ]
     if n > 1 and math.isnan(by_seeds):
         parts.append(
             f"In none of the comparisons do the {n} seeds differ, which is no certainty: they do "
@@ -750,32 +739,13 @@ def _resolution(
             f"± {measure.number(by_seeds)}{_points(measure)} (half a 95 % interval, paired by "
             "seed, spread pooled over the controls)."
         )
+    else:
+        parts.append("One seed decides nothing: the noise is not known.")
     if by_accuracy:
         parts.append(
             f"The test set of {images:,} images resolves ± {by_images:.2f} points between two "
             "networks that err independently (half of Newcombe's 95 % score interval; less where "
             "they err on the same images)."
-        )
-    if all(math.isnan(entry.p) for entry in comparisons):
-        parts.append("One seed decides nothing: the noise is not known.")
-    elif all(entry.within_noise for entry in comparisons):
-        parts.append(
-            "No control differs from the ticket by more than the noise: the order of the networks "
-            "is **within noise** and must not be read as a ranking."
-        )
-    else:
-        parts.append(
-            f"Only differences marked better or worse stand out of the noise of the seeds ({owed} "
-            "may still be owed to the images of the test); every "
-            "other order in the table is **within noise** and must not be read as a ranking."
-        )
-    if n > 1:
-        controls = "1 control" if len(comparisons) == 1 else f"{len(comparisons)} controls"
-        parts.append(
-            f"p-values are from paired t tests with Holm's correction over {controls} (from the "
-            f"exact sign test{', and intervals from the test images,' * by_accuracy} where every "
-            f"seed has the same difference), intervals are not corrected; with {n} seeds such "
-            "tests see only large effects."
         )
     return " ".join(parts)
 

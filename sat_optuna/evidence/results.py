@@ -38,12 +38,15 @@ class RetrainJob:
         seed: of weights, order and augmentation.
         config: the study's.
         folder: where its checkpoint and its result are kept.
+        split: what it is scored on: "test", trained on train + validation; or "valid", trained on
+            the training part alone.
     """
 
     scheme: Scheme
     seed: int
     config: StudyConfig
     folder: Path
+    split: str = "test"
 
     @property
     def result_path(self) -> Path:
@@ -58,16 +61,16 @@ class RetrainJob:
 
 @dataclass(frozen=True, slots=True)
 class RetrainResult:
-    """What one retraining gave.
+    """What one retraining gave on the test images, or on the validation images, as its job says.
 
     Attributes:
         scheme, seed: which it was.
-        accuracy: per cent of the test images, after the last epoch; NaN in a task without labels.
-        images: number of test images.
+        accuracy: per cent of these images, after the last epoch; NaN in a task without labels.
+        images: how many they are.
         history: a record an epoch.
-        class_hits: of each class, the test images classified right; empty where they were not
+        class_hits: of each class, those classified right; empty where they were not
             counted.
-        class_counts: of each class, its test images.
+        class_counts: of each class, all of them.
         metric: what the study's metric is on them; None where that is the accuracy.
     """
 
@@ -82,7 +85,7 @@ class RetrainResult:
 
     @property
     def score(self) -> float:
-        """The study's metric on the test images."""
+        """The study's metric on these images."""
         return self.accuracy if self.metric is None else self.metric
 
     @property

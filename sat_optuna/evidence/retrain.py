@@ -405,14 +405,14 @@ def _run(group: _Group, *, plugins: tuple[Path, ...], weights: Path | None) -> l
     for (job, ticket), training in zip(group.values(), trainings, strict=True):
         if (metric := metric_of(job.config)).name != "accuracy":  # before hours of training
             data = load_data(job.config, ticket.dataset_fingerprint)
-            check_metric(metric, training.task, data.test, outputs=data.classes)
+            check_metric(metric, training.task, _scored_on(job, data), outputs=data.classes)
     histories = fit_together(trainings)
     results = []
     for (job, ticket), training, history in zip(group.values(), trainings, histories, strict=True):
         metric = metric_of(job.config)
         asked = [] if metric.name == "accuracy" else [metric]
-        test = load_data(job.config, ticket.dataset_fingerprint).test
-        tested = evaluate_network(training.net, test, task=training.task, metrics=asked)
+        images = _scored_on(job, load_data(job.config, ticket.dataset_fingerprint))
+        tested = evaluate_network(training.net, images, task=training.task, metrics=asked)
         results.append(
             RetrainResult(
                 job.scheme,
@@ -429,6 +429,10 @@ def _run(group: _Group, *, plugins: tuple[Path, ...], weights: Path | None) -> l
     return results
 
 
+def _scored_on(job: RetrainJob, data: Split) -> Images:
+    return data.valid if job.split == "valid" else data.test
+
+
 def metric_of(config: StudyConfig) -> Metric:
     """Return what the networks of a study are scored by."""
     return as_metric(config.search.metric, TASKS.get(config.task.name))
@@ -439,6 +443,8 @@ def _training(number: int, job: RetrainJob, ticket: Ticket, weights: Path | None
     identity = f"{retrain_fingerprint(job.config)} {job.scheme} seed {job.seed}"
     task = build_task(job.config.task.name, class_weights=job.config.task.class_weights)
     images = data.train_and_valid
+    if job.split == "valid":
+        images, identity = data.train, f"{identity} without validation"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SatOptunaWarning)  # the caller has said what is loaded
         net, body = begun(ticket, images, seed=job.seed, weights=weights, task=task)

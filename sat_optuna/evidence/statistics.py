@@ -305,12 +305,12 @@ def _two_sided_p(differences: Sequence[float]) -> float:
 
 
 def detectable_differences(
-    comparisons: Sequence[Comparison], *, accuracy: float, images: int
+    differences: Sequence[Summary], *, accuracy: float, images: int
 ) -> tuple[float, float]:
     """Return the smallest differences, in accuracy points, that can be told from noise.
 
     Args:
-        comparisons: at least one; their standard deviations over seeds are pooled.
+        differences: of `paired`, at least one; their standard deviations over seeds are pooled.
         accuracy: a typical accuracy, per cent.
         images: number of images of the test set.
 
@@ -320,13 +320,13 @@ def detectable_differences(
         the 95 % score interval (Newcombe) of the difference between two independent networks; for
         networks that err on the same images it is an upper bound.
     """
-    return detectable_by_seeds(comparisons), _newcombe(accuracy, accuracy, images)[0]
+    return detectable_by_seeds(differences), _newcombe(accuracy, accuracy, images)[0]
 
 
-def detectable_by_seeds(comparisons: Sequence[Comparison]) -> float:
+def detectable_by_seeds(differences: Sequence[Summary]) -> float:
     """Return the first number of `detectable_differences`, which any metric has."""
-    n = comparisons[0].difference.n
-    pooled = math.sqrt(sum(c.difference.sd**2 for c in comparisons) / len(comparisons))
+    n = differences[0].n
+    pooled = math.sqrt(sum(spread.sd**2 for spread in differences) / len(differences))
     # All differences share the ticket's runs, so there are no more than n - 1 degrees of freedom.
     by_seeds = float(stats.t.ppf(0.975, n - 1)) * pooled / math.sqrt(n) if n > 1 else math.nan
     return by_seeds if pooled > _ROUNDING else math.nan

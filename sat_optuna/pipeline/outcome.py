@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import SatOptunaWarning, StudyError
 from sat_optuna.evidence.constants import constant_ticket
@@ -52,6 +54,7 @@ class Outcome:
         study: the study's folder.
         best: the ticket as the search left it.
         schemes: by role, the ticket's first.
+        pair: of which the ticket is one; None where there is no candidate.
 
     Attributes:
         fingerprint: of what decides a retraining, beside its scheme and seed.
@@ -59,9 +62,17 @@ class Outcome:
     """
 
     LATENCY_REPEATS = 31
+    step = "retrain"  # of its events
+    split = "test"  # what its networks are scored on
 
-    def __init__(self, study: "StudyFolder", best: Ticket, schemes: Mapping[str, Scheme]) -> None:
-        self.study, self.best, self.schemes = study, best, schemes
+    def __init__(
+        self,
+        study: "StudyFolder",
+        best: Ticket,
+        schemes: Mapping[str, Scheme],
+        pair: "Candidates | None" = None,
+    ) -> None:
+        self.study, self.best, self.schemes, self.pair = study, best, schemes, pair
         self.fingerprint = retrain_fingerprint(study.config)
         self._costs_path = study.work / "costs.json"
         self.measured: dict[str, Any] | None = None
@@ -75,6 +86,10 @@ class Outcome:
         return self.study.work / "retrain" / self.fingerprint
 
     @property
+    def _networks_step(self) -> str:
+        return networks_step(self.study.config)
+
+    @property
     def decided(self) -> dict[str, Any]:
         """What decides the tickets that retraining writes."""
         return {
@@ -84,6 +99,7 @@ class Outcome:
             "trial": self.best.trial,
             "schemes": {role: str(scheme) for role, scheme in self.schemes.items()},
             "margin": self.study.config.evidence.margin,
+            **({"validated": self.pair.scores} if self.pair else {}),
         }
 
     @cached_property
@@ -96,7 +112,7 @@ class Outcome:
         """One a distinct scheme and seed; seeds outermost, so that an early stop is balanced."""
         config = self.study.config
         return tuple(
-            RetrainJob(scheme, seed, config, self.folder)
+            RetrainJob(scheme, seed, config, self.folder, self.split)
             for seed in config.retrain.seeds
             for scheme in self.distinct
         )
@@ -104,7 +120,7 @@ class Outcome:
     @cached_property
     def results(self) -> dict[tuple[Scheme, int], RetrainResult]:
         """The results there are whose bytes are those that the retrainings wrote."""
-        record = self.study.records.get(networks_step(self.study.config)) or Done({})
+        record = self.study.records.get(self._networks_step) or Done({})
         found = {}
         for job in self.jobs:
             digest = record.made.get(job.result_path.name)
@@ -132,7 +148,7 @@ class Outcome:
         Raises:
             StudyError: they are not.
         """
-        record = self.study.records.get(networks_step(self.study.config)) or Done({})
+        record = self.study.records.get(self._networks_step) or Done({})
         for path in (job.weights_path for job in self.missing):
             digest = record.made.get(path.name)
             if digest and path.is_file() and sha256_of(path) != digest:
@@ -145,7 +161,7 @@ class Outcome:
         """Take in a result that was written now, and note its digest and that of its weights."""
         job = next(j for j in self.jobs if (j.scheme, j.seed) == (result.scheme, result.seed))
         made = {path.name: sha256_of(path) for path in (job.result_path, job.weights_path)}
-        self.study.records.add(networks_step(self.study.config), made)
+        self.study.records.add(self._networks_step, made)
         self.results[result.scheme, result.seed] = result
 
     @property
@@ -252,10 +268,10 @@ class Outcome:
         return OnTest(part, balanced, accuracy)
 
     def _scores(self, scheme: Scheme) -> tuple[Score, ...]:
-        """Return the test scores and, where there is any, the accuracies of the last epochs."""
+        """Return the scores and, where there is any, the training accuracies of last epochs."""
         retrain = self.study.config.retrain
         results = [r for seed in retrain.seeds if (r := self.results.get((scheme, seed)))]
-        scores = [("test", r, r.score, self.measure) for r in results] + [
+        scores = [(self.split, r, r.score, self.measure) for r in results] + [
             ("train", r, accuracy, ACCURACY)
             for r in results
             if (accuracy := r.history[-1].accuracy) is not None
@@ -301,18 +317,36 @@ def read_outcome(study: "StudyFolder") -> Outcome:
     pair = read_candidates(study)
     placed = pair.placed if pair else {"ticket": best.scheme}
     schemes = control_schemes(placed["ticket"], seed=best.seed, kinds=kinds)
-    return Outcome(study, best, schemes | placed)
+    return Outcome(study, best, schemes | placed, pair)
 
 
 class Candidates(Outcome):
     """The searched scheme and what is left of it without passengers, of which one is the ticket.
 
-    Which one is known once both are retrained with the study's seeds; until then it is the
-    searched one.
+    Which one is told on the validation images, by trainings that have not seen them: the test
+    images judge the ticket, so they must not choose it. Until all of these trainings are there it
+    is the searched one.
     """
 
+    step = "passengers"
+    split = "valid"
+
     @property
-    def _scored(self) -> dict[str, list[float]]:
+    @override
+    def folder(self) -> Path:
+        """Where these trainings keep their results."""
+        return self.study.work / "candidates" / self.fingerprint
+
+    @property
+    @override
+    def _networks_step(self) -> str:
+        return f"candidates-{self.fingerprint}"
+
+    @property
+    def scores(self) -> dict[str, list[float]]:
+        """By role, the validation score with each seed; empty until all are there."""
+        if self.missing:
+            return {}
         seeds = self.study.config.retrain.seeds
         return {
             role: [self.results[scheme, seed].score for seed in seeds]
@@ -322,8 +356,12 @@ class Candidates(Outcome):
     @property
     def gain(self) -> float:
         """What the candidate has more than the searched scheme in the mean, in the metric."""
-        scored = self._scored
-        return fmean(scored["candidate"]) - fmean(scored["searched"])
+        return fmean(self.scores["candidate"]) - fmean(self.scores["searched"])
+
+    @property
+    def images(self) -> int:
+        """How many validation images told it."""
+        return next(iter(self.results.values())).images
 
     @property
     def placed(self) -> dict[str, Scheme]:
@@ -331,11 +369,10 @@ class Candidates(Outcome):
         from sat_optuna.evidence.passengers import not_worse
 
         chosen, other = "searched", "candidate"
-        if not self.missing:
-            scored = self._scored
+        if scores := self.scores:
             margin = self.study.config.evidence.margin
             if not_worse(
-                scored["candidate"], scored["searched"], margin=margin, measure=self.measure
+                scores["candidate"], scores["searched"], margin=margin, measure=self.measure
             ):
                 chosen, other = other, chosen
         return {"ticket": self.schemes[chosen], other: self.schemes[other]}

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sat_optuna.evidence.claims import Claim
     from sat_optuna.evidence.enumeration import Enumeration
     from sat_optuna.evidence.spread import Spread
-    from sat_optuna.evidence.statistics import Comparison
     from sat_optuna.evidence.truth import TruthTable
 
 __all__ = [
@@ -269,14 +268,7 @@ class RunResult:
     report: Path | None
 
     @property
-    def verdicts(self) -> "tuple[Comparison, ...]":
-        """The ticket compared with each control that is another network, over the same seeds."""
-        from sat_optuna.evidence.report import verdicts
-
-        return verdicts(self.tickets) if self.tickets else ()
-
-    @property
-    def claims(self) -> "tuple[Claim, ...]":
+    def verdicts(self) -> "tuple[Claim, ...]":
         """Whether the ticket is faster, smaller, keeps the metric, and what attention gave."""
         from sat_optuna.evidence.verdicts import claims_of
 

@@ -45,7 +45,7 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
     """Do what `retrain` does once the random control is there."""
     find_passengers(study, on_event=ignore)
     if (pair := read_candidates(study)) and pair.missing:
-        train_missing(pair, on_event)  # first: which of the two is the ticket decides the controls
+        train_missing(pair, on_event)  # which of the two is the ticket decides the controls
     outcome, log = read_outcome(study), StudyLog(study) if mlflow else None
     whole = outcome.is_written and not outcome.missing
     new = not whole or (log is not None and not log.has_retrainings(outcome))
@@ -152,7 +152,7 @@ def train_missing(outcome: Outcome, on_event: OnEvent) -> None:
 
     def on_share(share: float) -> None:
         on_event(
-            Event(step="retrain", done=total - len(outcome.missing), total=total, share=share)
+            Event(step=outcome.step, done=total - len(outcome.missing), total=total, share=share)
         )
 
     on_share(0.0)
@@ -168,7 +168,7 @@ def train_missing(outcome: Outcome, on_event: OnEvent) -> None:
             outcome.add(result)
             measured = outcome.measure.text(result.score)
             said = f"{result.scheme} seed {result.seed}: {measured}"
-            on_event(Event(step="retrain", done=count, total=total, message=said, made=result))
+            on_event(Event(step=outcome.step, done=count, total=total, message=said, made=result))
 
 
 def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
@@ -298,15 +298,18 @@ def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:
 
 def _replaced(outcome: Outcome) -> str:
     """Return whether the scheme without passengers is the ticket, and why; a sentence."""
-    pair = read_candidates(outcome.study)
+    pair = outcome.pair
     if pair is None:
         return ""
     margin = outcome.study.config.evidence.margin
     measure = outcome.measure
     unit = "points" if measure.unit == "%" else measure.unit or measure.title
     gained = measure.number(pair.gain) if pair.gain < 0 else f"+{measure.number(pair.gain)}"
-    trained = f"Retrained with the same seeds it makes {gained} {unit} in the mean"
-    allowed = f"less than the margin of {margin:g} {unit} (one-sided paired t test, 5 %)"
+    trained = (
+        f"Trained on the training part alone, with the same seeds, it makes {gained} {unit} in "
+        f"the mean on the {pair.images:,} validation images"
+    )
+    allowed = f"less than the margin of {margin:g} {unit} (one-sided paired test, 5 %)"
     if "searched" in outcome.schemes:
         return f"{trained} and is shown to lose {allowed}: it is the ticket."
     return f"{trained} and is not shown to lose {allowed}: the searched scheme is the ticket."

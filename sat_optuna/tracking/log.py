@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.processes import worker_name
 from sat_optuna.tracking.child_runs import ChildRuns, Record
+from sat_optuna.tracking.note import with_section
 from sat_optuna.tracking.store import RunStore, StoreLockedError, TrackingError, store_uri
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["MLflowLog"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
 
 
 class MLflowLog:
@@ -233,11 +235,13 @@ class MLflowLog:
     ) -> None:
         """Write what was found of a ticket into its run, in the place of what it said before.
 
+        All else in the run's description is kept, as by `with_section`.
+
         Args:
             run_id: the run of the ticket's trial.
             verdicts: by name a line each; they become tags such as `verdict.smaller`.
             metrics: their numbers.
-            note: Markdown, the run's description.
+            note: Markdown, the section "Verdicts" of the run's description.
 
         Raises:
             TrackingError: the store cannot be written.
@@ -246,15 +250,16 @@ class MLflowLog:
         at = int(1000 * time.time())
         points = [(name, value, at, 0) for name, value in metrics.items()]
         with self._lock, self._store.guarded("log the verdicts"):
-            self._store.write(
-                run_id, params={}, points=points, tags={**tags, "mlflow.note.content": note}
-            )
+            tags |= self._described(run_id, "Verdicts", note)
+            self._store.write(run_id, params={}, points=points, tags=tags)
 
     def log_blocks(self, text: str, effects: Mapping[str, float]) -> None:
         """Write what each block does into the study's run, in the place of what it said before.
 
+        All else in the run's description is kept, as by `with_section`.
+
         Args:
-            text: Markdown, the run's description.
+            text: Markdown, the section "Block by block" of the run's description.
             effects: their numbers, by block and kind; they become metrics such as
                 `effect.s1.b00.se`.
 
@@ -264,9 +269,14 @@ class MLflowLog:
         at = int(1000 * time.time())
         points = [(f"effect.{name}", value, at, 0) for name, value in effects.items()]
         with self._lock, self._store.guarded("log the blocks"):
-            self._store.write(
-                self._study.parent, params={}, points=points, tags={"mlflow.note.content": text}
-            )
+            run_id = self._study.parent
+            tags = self._described(run_id, "Block by block", text)
+            self._store.write(run_id, params={}, points=points, tags=tags)
+
+    def _described(self, run_id: str, title: str, text: str) -> dict[str, str]:
+        """Return the tag of a run's description with a section of it replaced."""
+        note = self._store.tags(run_id).get(_DESCRIPTION, "")
+        return {_DESCRIPTION: with_section(note, title, text)}
 
     def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
         """Log one finished trial, or later; at the first call all earlier ones too.

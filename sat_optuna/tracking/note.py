@@ -1,4 +1,4 @@
-"""The note of a study in optuna-dashboard: what was found, where a user looks at the trials."""
+"""Notes in optuna-dashboard and MLflow: what was found, where a user looks at the trials."""
 
 import re
 from typing import TYPE_CHECKING
@@ -6,28 +6,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["write_note"]
+__all__ = ["with_section", "write_note"]
 
 
-def write_note(study: "Study", title: str, text: str) -> None:
-    """Write a section of a study's note in optuna-dashboard, in the place of one of that title.
+def with_section(note: str, title: str, text: str) -> str:
+    r"""Return a note with a section, in the place of one of that title.
 
     The other sections, and a user's own words above the first, are kept.
 
+    >>> with_section("Mine.", "Verdicts", "- faster: holds")
+    'Mine.\n\n## Verdicts\n\n- faster: holds\n\n'
+
     Args:
-        study: the Optuna study.
+        note: Markdown; empty for none.
         title: of the section, without a line break.
         text: Markdown without a heading of the second level.
     """
+    head = f"## {title}\n"
+    written = f"{head}\n{text.strip()}"
+    parts = [part for part in re.split(r"(?m)^(?=## )", note) if part.strip()]
+    if any(part.startswith(head) for part in parts):
+        parts = [written if part.startswith(head) else part for part in parts]
+    else:
+        parts.append(written)
+    return "".join(f"{part.rstrip()}\n\n" for part in parts)
+
+
+def write_note(study: "Study", title: str, text: str) -> None:
+    """Write a section of a study's note in optuna-dashboard, as of `with_section`."""
     from optuna_dashboard import get_note, save_note
 
-    head = f"## {title}\n"
-    before, *sections = re.split(r"(?m)^(?=## )", get_note(study))
-    written = f"{head}\n{text.strip()}\n\n"
-    if any(section.startswith(head) for section in sections):
-        sections = [written if section.startswith(head) else section for section in sections]
-    else:
-        sections.append(written)
-    if before:
-        before = f"{before.rstrip()}\n\n"
-    save_note(study, before + "".join(sections))
+    save_note(study, with_section(get_note(study), title, text))

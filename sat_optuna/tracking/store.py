@@ -223,6 +223,10 @@ class RunStore:
         """End a run with the status FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status, ended_ms)
 
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return the tags of a run."""
+        return dict(self._client.get_run(run_id).data.tags)
+
     def write_text(self, run_id: str, file: str, text: str) -> None:
         """Write a text as an artifact of a run; an artifact of that name is replaced."""
         self._client.log_text(run_id, text, file)

@@ -131,7 +131,7 @@ def test_the_report_has_the_five_networks_and_its_figures(road):
     report = (folder / "report.md").read_text()
     for role in ROLES:
         assert f"| {role} | `" in report
-    assert "within noise" in report
+    assert "What is shown and what is not decided, the verdicts at the head say" in report
     first = report.splitlines()[2:11]
     assert first[0].startswith("**")
     assert [line.split(":")[0] for line in first[2:8]] == [
@@ -199,9 +199,9 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road, rows):
     for name in ("faster", "smaller", "accuracy_kept", "over_plain", "over_constant"):
         assert f"\n- {own.data.tags[f'verdict.{name}']}\n" in report
     assert own.data.metrics["verdict.smaller.effect"] < 0
-    assert own.data.tags["mlflow.note.content"] in report
+    assert own.data.tags["mlflow.note.content"].removeprefix("## Verdicts\n\n").strip() in report
     (parent,) = (run for run in runs if run.data.tags["sat.kind"] == "study")
-    assert parent.data.tags["mlflow.note.content"].startswith("- SE ")
+    assert parent.data.tags["mlflow.note.content"].startswith("## Block by block\n\n- SE ")
     effects = {name for name in parent.data.metrics if name.startswith("effect.")}
     assert effects == {f"effect.{name}.se" for name in Scheme.parameter_names((2, 2, 2))}
     by_scheme = {r.data.tags["scheme"] for r in runs if r.data.tags["sat.kind"] == "trial"}

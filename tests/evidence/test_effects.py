@@ -1,9 +1,13 @@
 """Effects of blocks against scipy's and the plain formulas, and how often their intervals hold."""
 
+import math
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from sat_optuna.evidence.contributions import shapley_values
 from sat_optuna.evidence.effects import Effect, block_effects, in_words, readings
 from sat_optuna.ticket import Measure
 
@@ -72,13 +76,22 @@ def test_equal_scores_are_known_no_better_than_the_images_allow(bits):
     assert set(readings(list(found.values()))) == {"not told from 0"}
 
 
-def test_an_effect_without_any_error_is_told():
+@pytest.mark.parametrize("points", [0.0, 0.5, -50.0])
+def test_an_effect_without_any_error_is_no_certainty(points):
     schemes = drawn(np.random.default_rng(4))
-    found = effects(schemes, 60.0 - 50 * (schemes[:, 0] == 1))
-    said = dict(zip(found, readings(list(found.values())), strict=True))
-    assert found["s1.b00", "se"].points == pytest.approx(-50)
-    assert [name for name, word in said.items() if word != "not told from 0"] == [("s1.b00", "se")]
-    assert said["s1.b00", "se"] == "hurts"
+    found = effects(schemes, 60.0 + points * (schemes[:, 0] == 1))
+    assert found["s1.b00", "se"].points == pytest.approx(points)
+    assert all(math.isnan(effect.p) for effect in found.values())
+    assert set(readings(list(found.values()))) == {"not told from 0"}
+    # So it is where the runs of a whole table do not differ, in either room.
+    every = np.array(list(product((0, 1), repeat=3)), dtype=np.uint8)
+    runs = np.tile(60.0 + points * every[:, :1], 2)
+    both = block_effects(every, runs.mean(axis=1), images=0, runs=runs, stages=(3,), kinds=("se",))
+    others = shapley_values(every, runs, stages=(3,), kinds=("se",))
+    for one, other in zip(both, others, strict=True):
+        assert one.points == pytest.approx(other.points)
+        assert math.isnan(one.p)
+        assert math.isnan(other.p)
 
 
 @pytest.mark.parametrize("count", [1, 5, 9])

@@ -115,7 +115,17 @@ def test_a_candidate_replaces_a_ticket_only_where_it_is_shown_to_be_no_worse():
         (3.0, 0.0, True),
     ):
         assert not_worse(list(ticket + noise + shift), ticket, margin=margin) is wanted
-    assert not_worse(ticket, ticket, margin=0.0)
     lower = replace(Measure("log_loss", "nats"), better="lower")
     assert not_worse([0.31, 0.30, 0.32], [0.9, 0.91, 0.9], margin=0.1, measure=lower)
     assert not not_worse([0.9, 0.91, 0.9], [0.31, 0.30, 0.32], margin=0.1, measure=lower)
+
+
+@pytest.mark.parametrize("gain", [-0.5, 0.0, 0.5])
+def test_equal_gains_are_told_by_the_sign_test_and_one_seed_tells_nothing(gain):
+    # Each of n seeds lies above -1.0, which chance does with 2 to the minus n.
+    for seeds, wanted in ((1, False), (4, False), (5, True)):
+        searched = [95.0] * seeds
+        assert not_worse([95.0 + gain] * seeds, searched, margin=1.0) is wanted
+    near = [95.0 + gain] * 3 + [95.01 + gain]  # no longer equal: Student's t
+    assert not_worse(near, [95.0] * 4, margin=1.0)
+    assert not not_worse([95.0 + gain] * 9, [95.0] * 9, margin=-gain)  # it loses the margin itself

@@ -14,6 +14,7 @@ from sat_optuna.evidence.statistics import (
     compare,
     detectable_differences,
     holm,
+    paired,
     summarise,
     summarise_accuracies,
     wilson,
@@ -169,11 +170,10 @@ def test_the_level_is_five_per_cent():
 
 @pytest.mark.golden
 def test_detectable_of_a_worked_example():
-    comparisons = compare(
-        [92.0, 93.0, 94.0], {"plain": [91.0, 91.0, 91.0], "full": [92.0, 94.0, 93.0]}
-    )
+    ticket = [92.0, 93.0, 94.0]
+    differences = [paired(ticket, [91.0] * 3), paired(ticket, [92.0, 94.0, 93.0])]
     # Differences 1 2 3 and 0 -1 1: both of standard deviation 1; t with 2 degrees is 4.303.
-    by_seeds, by_images = detectable_differences(comparisons, accuracy=90, images=1000)
+    by_seeds, by_images = detectable_differences(differences, accuracy=90, images=1000)
     assert by_seeds == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
     # Wilson's interval of 900 in 1000 is 0.87986 to 0.91706: sqrt(0.02014^2 + 0.01706^2).
     assert by_images == pytest.approx(2.639, abs=5e-3)
@@ -182,7 +182,7 @@ def test_detectable_of_a_worked_example():
 def test_detectable_by_the_test_set_is_what_two_equal_networks_differ_by():
     right = np.random.default_rng(3).binomial(1000, 0.9, (2, 20_000))
     _, by_images = detectable_differences(
-        compare([1.0, 2.0], {"a": [1.0, 3.0]}), accuracy=90, images=1000
+        [paired([1.0, 2.0], [1.0, 3.0])], accuracy=90, images=1000
     )
     points = 100 * (right[0] - right[1]) / 1000
     assert np.mean(np.abs(points) < by_images) == pytest.approx(0.95, abs=0.01)
@@ -190,12 +190,12 @@ def test_detectable_by_the_test_set_is_what_two_equal_networks_differ_by():
 
 @pytest.mark.parametrize("accuracy", [0.0, 100.0])
 def test_networks_that_never_err_are_not_known_perfectly(accuracy):
-    (entry,) = comparisons = compare([accuracy] * 3, {"plain": [accuracy] * 3}, images=10)
-    by_seeds, by_images = detectable_differences(comparisons, accuracy=accuracy, images=10)
+    spread = paired([accuracy] * 3, [accuracy] * 3, images=10)
+    by_seeds, by_images = detectable_differences([spread], accuracy=accuracy, images=10)
     assert math.isnan(by_seeds)
     # Wilson's interval of 10 in 10 begins at 10 / (10 + 1.96^2) = 0.7225.
     assert by_images == pytest.approx(27.75, abs=0.01)
-    assert (entry.difference.low, entry.difference.high) == pytest.approx((-by_images, by_images))
+    assert (spread.low, spread.high) == pytest.approx((-by_images, by_images))
 
 
 @pytest.mark.parametrize(("share", "images"), [(0.9, 60), (0.59375, 64), (1.0, 1000), (0.0, 7)])
@@ -227,9 +227,7 @@ def test_newcombes_interval_of_a_published_example():
 
 
 def test_detectable_by_one_seed_is_not_known():
-    by_seeds, by_images = detectable_differences(
-        compare([9.0], {"plain": [8.0]}), accuracy=50, images=100
-    )
+    by_seeds, by_images = detectable_differences([paired([9.0], [8.0])], accuracy=50, images=100)
     assert math.isnan(by_seeds)
     # Wilson's interval of 50 in 100 is 0.40383 to 0.59617: 0.09617 * sqrt(2).
     assert by_images == pytest.approx(13.600, abs=1e-3)

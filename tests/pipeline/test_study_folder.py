@@ -199,7 +199,10 @@ def test_a_run_that_is_done_tells_the_same_and_makes_nothing(copy):
     ]
     assert all(event.finished for event in told)
     assert result.report == folder / "report.md"
-    assert {verdict.control for verdict in result.verdicts} <= set(ROLES)
+    names = ["faster", "smaller", "accuracy kept", "over plain", "over constant", "attention pays"]
+    assert [verdict.name for verdict in result.verdicts] == names
+    report = (folder / "report.md").read_text()
+    assert all(f"\n- {verdict.line()}\n" in report for verdict in result.verdicts)
     assert result.ticket is not None
     assert [score.seed for score in result.ticket.scores if score.split == "test"] == [0, 1, 2]
 

@@ -171,14 +171,29 @@ def test_a_retraining_is_a_child_of_its_own_kind(root):
     assert text_of(run, "ticket.json") == "{}"
 
 
-def test_what_each_block_does_is_the_studys_description_and_is_replaced(root):
+@pytest.mark.parametrize("own", ["", "My own words.", "Mine.\n\n## Also mine\n\nof the trial"])
+def test_what_was_found_is_a_section_of_the_description_and_a_users_words_are_kept(root, own):
+    from mlflow import MlflowClient
+
     log = MLflowLog(root)
-    log.open_study("study", "uuid-1")
+    parent_id = log.open_study("study", "uuid-1")
+    trial_id = log.log_trial(0, scheme="00", state="COMPLETE")
+    client = MlflowClient(log.uri)
+    if own:
+        for run_id in (parent_id, trial_id):
+            client.set_tag(run_id, "mlflow.note.content", own)
     log.log_blocks("- SE pays at s1.b00", {"s1.b00.se": 0.9})
     log.log_blocks("- SE hurts at s1.b00", {"s1.b00.se": -0.8, "s2.b00.se": 0.1})
+    log.log_verdicts(trial_id, {"faster": "holds"}, metrics={}, note="- faster: holds")
+    log.log_verdicts(trial_id, {"faster": "fails"}, metrics={}, note="- faster: fails")
     log.close_study()
     (parent,) = runs_of(root, kind="study")
-    assert parent.data.tags["mlflow.note.content"] == "- SE hurts at s1.b00"
+    above = f"{own}\n\n" if own else ""
+    written = "## Block by block\n\n- SE hurts at s1.b00\n\n"
+    assert parent.data.tags["mlflow.note.content"] == above + written
+    (trial,) = runs_of(root, kind="trial")
+    assert trial.data.tags["mlflow.note.content"] == f"{above}## Verdicts\n\n- faster: fails\n\n"
+    assert trial.data.tags["verdict.faster"] == "fails"
     assert parent.data.metrics == {"effect.s1.b00.se": -0.8, "effect.s2.b00.se": 0.1}
 
 

@@ -7,7 +7,9 @@ from optuna_dashboard import get_note, save_note
 from sat_optuna.tracking.note import write_note
 
 
-@pytest.mark.parametrize("own", ["", "My own words.", "# Mine\n\nwith ## in a line\n"])
+@pytest.mark.parametrize(
+    "own", ["", "My own words.", "# Mine\n\nwith ## in a line\n", "## Mine\n\nwithout an end"]
+)
 def test_a_section_is_replaced_and_all_else_is_kept(own):
     study = optuna.create_study()
     save_note(study, own)
