@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 from filelock import FileLock
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sat_optuna.attention import CONSTANT
@@ -31,6 +32,7 @@ from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.controls import full_roles
+from sat_optuna.evidence.effects import noise_of
 from sat_optuna.evidence.retrain import in_processes, metric_of, processes_for
 from sat_optuna.evidence.supernet_scores import SupernetScores
 from sat_optuna.evidence.truth import TruthTable
@@ -575,6 +577,7 @@ def verify_truth(
     """
     plan = _Plan(study)
     table = _load(plan)
+    noise = {name: _noise(getattr(table, name)) for name in ("valid", "test")}
     trained = np.argwhere(~np.isnan(table.valid))
     drawn = np.random.default_rng(seed_for("verify", seed)).permutation(len(trained))[:entries]
     schemes = [str(scheme) for scheme in table.schemes]
@@ -601,7 +604,7 @@ def verify_truth(
                 seed=result.seed,
                 stored={name: float(getattr(table, name)[at]) for name in _BITS},
                 again={name: getattr(result, name) for name in _BITS},
-                noise={name: table.noise_of(name) for name in ("valid", "test")},
+                noise={name: float(noise[name][at[0]]) for name in noise},
                 same_machine=machine == plan.machine,
             )
             found.append(entry)
@@ -615,3 +618,11 @@ def verify_truth(
                 )
             )
     return tuple(found)
+
+
+def _noise(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the standard deviation between the seeds of each scheme, of those near it."""
+    found, known = np.full(len(values), math.nan), np.isfinite(values).any(axis=1)
+    if known.any():
+        found[known] = np.sqrt(noise_of(values[known])[0])
+    return found
