@@ -64,7 +64,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """How many schemes of one density beat full, and what a search is worth over random draws (T2).
+    """How many schemes of one density beat full, and how soon random draws find one (T2).
 
     Attributes:
         share: p_k, of the schemes with k connections.

@@ -60,9 +60,7 @@ def score_supernets(
         lock.release()
 
 
-def _score(
-    study: "StudyFolder", *, seeds: int, workers: int, on_event: OnEvent
-) -> SupernetScores:
+def _score(study: "StudyFolder", *, seeds: int, workers: int, on_event: OnEvent) -> SupernetScores:
     config, fingerprint = study.config, study.parts.data.fingerprint
     now: dict[str, Any] = plain({**decided_by(config), "the data's fingerprint": fingerprint})
     held = SupernetScores.load(study.folder) or SupernetScores({}, now)

@@ -157,7 +157,9 @@ def test_a_kill_between_the_files_leaves_the_scores_and_their_names(tmp_path, mo
 
         with monkeypatch.context() as patch:
             patch.setattr(truth, "write_atomically", ended)
-            patch.setattr(truth, "write_text", lambda p, t, w=ended: w(p, lambda f: f.write_text(t)))
+            patch.setattr(
+                truth, "write_text", lambda p, t, w=ended: w(p, lambda f: f.write_text(t))
+            )
             with pytest.raises(KeyboardInterrupt):
                 SupernetScores(new, {}).save(tmp_path)
         read = SupernetScores.load(tmp_path)
