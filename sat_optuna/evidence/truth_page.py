@@ -360,7 +360,9 @@ def _together(
     ]
     lines += ["", *_rows(("connections", "schemes", "mean of all"), rows), ""]
     best, *untold = best_densities(choices, values)
-    also = f"; not told from it: {', '.join(map(str, untold))}" if untold else ""
+    also = (
+        f"; not significantly different from it: {', '.join(map(str, untold))}" if untold else ""
+    )
     lines.append(f"The best density is {best} of {choices.shape[1]} blocks{also}.")
     lines += _stable(choices, values, of, ceiling)
     return lines
@@ -415,8 +417,10 @@ def _supernets(
         among = holders(whole.choices, names.index(largest.block))
         head.insert(3, f"tau among those with {largest.block}")
     rows = []
-    for name in taus:
-        scores = supernets[name]
+    for name, scores in supernets.items():
+        if name not in taus:
+            rows.append([name, str(len(scores)), "ranks nothing", *[""] * (len(head) - 3)])
+            continue
         row = [name, str(len(scores)), _tau(taus[name])]
         if among is not None:
             row.append(_tau(tau_of_scores(scores[:, among], whole.values[among])))

@@ -1,8 +1,8 @@
 """Supernets of several seeds and recipes score every scheme of a study, beside its truth table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from sat_optuna.pipeline.done import plain
 if TYPE_CHECKING:
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["score_supernets"]
+__all__ = ["score_supernets", "telling_of_kills"]
 
 
 def score_supernets(
@@ -77,7 +77,7 @@ def _score(study: "StudyFolder", *, seeds: int, workers: int, on_event: OnEvent)
     todo = [job for job in jobs if (job.recipe, job.seed) not in held.scores]
     scores, done = dict(held.scores), len(jobs) - len(todo)
     count, _ = processes_for(config, params=0, workers=workers)
-    try:
+    with telling_of_kills(count, "the supernets"):
         running = in_processes(
             ({number: job} for number, job in enumerate(todo)),
             partial(_run, plugins=study.plugins),
@@ -92,13 +92,24 @@ def _score(study: "StudyFolder", *, seeds: int, workers: int, on_event: OnEvent)
                 done += 1
                 said = f"{key[0]}, seed {key[1]}: best {max(found[key[0]]):.2f}"
                 on_event(Event(step="supernets", done=done, total=len(jobs), message=said))
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            f"one of {count} processes of the supernets was killed, for want of memory perhaps; "
-            "give fewer --workers and run the same command again, which goes on from here"
-        ) from error
     on_event(Event(step="supernets", done=len(jobs), total=len(jobs), made=held, finished=True))
     return held
+
+
+@contextmanager
+def telling_of_kills(count: int, what: str) -> Iterator[None]:
+    """Say what to do where one of some processes is killed.
+
+    Raises:
+        TrainingError: one is.
+    """
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            f"one of {count} processes of {what} was killed, for want of memory perhaps; give "
+            "fewer --workers and run the same command again"
+        ) from error
 
 
 def _run(

@@ -144,9 +144,13 @@ def test_scores_that_rank_nothing_are_not_spoken_of(tmp_path, monkeypatch):
     text = truth_markdown(made, nothing)
     assert "nan" not in text
     assert "tau with the truth" not in text
+    own = nothing | {"own": made.valid[None, :32, 0]}
+    text = truth_markdown(made, own)
+    assert "| equal | 5 | ranks nothing |" in text
+    assert "nan" not in text
     draw_truth_figures(tmp_path, made, nothing)
     assert not ranked
-    draw_truth_figures(tmp_path, of_loss(made), nothing | {"own": made.valid[None, :32, 0]})
+    draw_truth_figures(tmp_path, of_loss(made), own)
     assert [named["score"] for named in ranked] == [
         "validation log loss in the supernet, nats, mean of 1 (own)"
     ]

@@ -4,6 +4,7 @@ import json
 import threading
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from sat_optuna import files
 from sat_optuna.errors import StudyError, TrainingError
 from sat_optuna.evidence import truth
 from sat_optuna.evidence.supernet_scores import SupernetScores, decided_by, recipes
+from sat_optuna.pipeline import truth as making
 from sat_optuna.pipeline import truth_supernets
+from sat_optuna.pipeline.folder import StudyFolder
 from sat_optuna.pipeline.truth_supernets import score_supernets
 from tests.studies import make_study
 
@@ -201,12 +204,22 @@ def test_two_processes_train_no_supernet_twice_and_lose_none(tmp_path, monkeypat
     assert set(read.scores) == set(ran[0].scores) == set(wanted)
 
 
-def test_a_killed_process_is_said(tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", ["supernets", "truth", "verify"])
+def test_a_killed_process_is_said(tmp_path, monkeypatch, command):
     def killed(*_given, **_named):
         raise BrokenProcessPool("gone")
         yield
 
-    monkeypatch.setattr(truth_supernets, "in_processes", killed)
+    for module in (truth_supernets, making):
+        monkeypatch.setattr(module, "in_processes", killed)
     study = sat.open_study(make_study(tmp_path, text=TEXT))
-    with pytest.raises(TrainingError, match="one of 3 processes of the supernets was killed"):
-        score_supernets(study, seeds=1, workers=3, on_event=print)
+    work, what = {
+        "supernets": (partial(score_supernets, seeds=1, on_event=print), "the supernets"),
+        "truth": (StudyFolder.truth, "the truth table"),
+        "verify": (partial(StudyFolder.verify_truth, entries=1), "the truth table"),
+    }[command]
+    if command == "verify":
+        with pytest.raises(TrainingError):
+            study.truth(workers=3)  # which leaves an empty table
+    with pytest.raises(TrainingError, match=f"one of 3 processes of {what} was killed.*again$"):
+        work(study, workers=3)
