@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
@@ -207,17 +208,20 @@ def test_two_processes_train_no_supernet_twice_and_lose_none(tmp_path, monkeypat
 @pytest.mark.parametrize("command", ["supernets", "truth", "verify"])
 def test_a_killed_process_is_said(tmp_path, monkeypatch, command):
     def killed(*_given, **_named):
+        return (raising() for _ in range(1))
+
+    def raising():
         raise BrokenProcessPool("gone")
-        yield
 
     for module in (truth_supernets, making):
         monkeypatch.setattr(module, "in_processes", killed)
     study = sat.open_study(make_study(tmp_path, text=TEXT))
-    work, what = {
+    does: dict[str, tuple[Callable[..., object], str]] = {
         "supernets": (partial(score_supernets, seeds=1, on_event=print), "the supernets"),
         "truth": (StudyFolder.truth, "the truth table"),
         "verify": (partial(StudyFolder.verify_truth, entries=1), "the truth table"),
-    }[command]
+    }
+    work, what = does[command]
     if command == "verify":
         with pytest.raises(TrainingError):
             study.truth(workers=3)  # which leaves an empty table
