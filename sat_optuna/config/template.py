@@ -32,7 +32,7 @@ EXAMPLE = StudyConfig(
     train=TrainConfig(shift=0),
     pretrain=PretrainConfig(epochs=40),
     search=SearchConfig(sparsity_weight=0.5),
-    retrain=RetrainConfig(epochs=20, seeds=(0, 1, 2, 3)),
+    retrain=RetrainConfig(epochs=12, seeds=(0, 1, 2, 3)),
     evidence=EvidenceConfig(margin=2.0),
 )
 

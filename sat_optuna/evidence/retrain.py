@@ -243,6 +243,9 @@ def processes_for(config: StudyConfig, *, params: int, workers: int) -> tuple[in
     return workers or max(1, cores() // config.threads), together
 
 
+_STARTING = threading.Lock()
+
+
 class _Worker(SpawnProcess):
     """A process that is begun without running the caller's script again.
 
@@ -252,15 +255,23 @@ class _Worker(SpawnProcess):
     """
 
     def start(self) -> None:
-        """Start the process; a terminal's Ctrl-C is its parent's to hear, which ends it."""
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # it inherits that
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            sys.modules["__main__"] = main
+        """Start the process; a terminal's Ctrl-C is its parent's to hear, which ends it.
+
+        For that moment the main module has neither a file nor a spec, which is all that a spawned
+        process learns of it; other threads find in it what they always do.
+        """
+        with _STARTING:
+            main = sys.modules["__main__"]
+            shown = ModuleType("__main__")
+            vars(shown).update({**vars(main), "__spec__": None})
+            vars(shown).pop("__file__", None)
+            sys.modules["__main__"] = shown
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # it inherits that
+            try:
+                super().start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                sys.modules["__main__"] = main
 
 
 class _SpawnContext(SpawnContext):

@@ -6,9 +6,11 @@ them, to the bit, and it finds them done.
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from sat_optuna.errors import SatOptunaWarning, one_line
 from sat_optuna.evidence.results import RetrainJob, retrain_fingerprint
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.outcome import networks_step
@@ -30,14 +32,14 @@ def training_ahead(study: "StudyFolder") -> Iterator[None]:
     """Train plain and full in other processes while the block runs, where a core is left for it.
 
     What is not finished when the block ends has its checkpoints, and the retraining goes on from
-    them. What fails here is let go, for it fails there again, where it is said.
+    them. What fails here is a warning, for it is tried there again.
     """
     workers = _idle_cores(study)
     jobs = _jobs(study) if workers else []
     if not jobs:
         yield
         return
-    over = threading.Event()
+    over, failed = threading.Event(), list[Exception]()
     weights = study.weights_path if study.config.retrain.start == "weights" else None
 
     def on_share(_share: float) -> None:
@@ -52,11 +54,16 @@ def training_ahead(study: "StudyFolder") -> Iterator[None]:
             jobs, workers=workers, plugins=study.plugins, weights=weights, on_share=on_share
         )
         done = {(job.scheme, job.seed): job for job, _ in jobs}
-        with contextlib.suppress(Exception), contextlib.closing(running) as results:
-            for result in results:
-                job = done[result.scheme, result.seed]
-                made = {path.name: sha256_of(path) for path in (job.result_path, job.weights_path)}
-                study.records.add(step, made)
+        try:
+            with contextlib.closing(running) as results:
+                for result in results:
+                    job = done[result.scheme, result.seed]
+                    paths = (job.result_path, job.weights_path)
+                    study.records.add(step, {path.name: sha256_of(path) for path in paths})
+        except _StoppedError:
+            pass
+        except Exception as error:
+            failed.append(error)
 
     thread = threading.Thread(target=train, name="training ahead")
     thread.start()
@@ -65,6 +72,13 @@ def training_ahead(study: "StudyFolder") -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        if failed:
+            warnings.warn(
+                f"plain and full could not be trained while the study was searched "
+                f"({one_line(failed[0])}); the retraining tries again",
+                SatOptunaWarning,
+                stacklevel=3,
+            )
 
 
 def _idle_cores(study: "StudyFolder") -> int:
@@ -77,6 +91,8 @@ def _idle_cores(study: "StudyFolder") -> int:
     from sat_optuna.training.precision import pick_device
 
     if pick_device(config.device).type == "cuda":  # which the search has for itself
+        return 0
+    if config.data.workers:  # processes that decode images have the cores, and are forks of this
         return 0
     return processes_for(config, params=0, workers=config.retrain.workers)[0] - 1
 

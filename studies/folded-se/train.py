@@ -1,7 +1,8 @@
 """Train the SE-ResNet-20 networks that this study folds: python train.py [OPTIONS].
 
 Each has SE after every block. They differ in their seed alone and are trained together, on
-Fashion-MNIST's training part without what the study keeps for validation.
+Fashion-MNIST's training part without what the study keeps for validation. The same command goes on
+after any end.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import sat_optuna as sat
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.evaluate import evaluate_network
 from sat_optuna.supernet.materialise import materialise
-from sat_optuna.training.loop import Training, fit_together
+from sat_optuna.training.loop import Checkpoint, Training, fit_together
 from sat_optuna.training.precision import pick_device, to_memory_format
 
 
@@ -62,13 +63,23 @@ def main() -> None:
         model = materialise(net, full)
         to_memory_format(model, config, device)
         networks.append(model)
+    asked.out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     fit_together(
-        Training(model, data.train, epochs=asked.epochs, seed=seed, config=config)
+        Training(
+            model,
+            data.train,
+            epochs=asked.epochs,
+            seed=seed,
+            config=config,
+            checkpoint=Checkpoint(
+                asked.out / f"training-{seed}.safetensors",
+                f"seed {seed}, {asked.epochs} epochs, width {asked.width}, {data.fingerprint}",
+            ),
+        )
         for seed, model in enumerate(networks)
     )
     seconds = time.perf_counter() - began
-    asked.out.mkdir(parents=True, exist_ok=True)
     accuracy = []
     for seed, model in enumerate(networks):
         accuracy.append(evaluate_network(model.eval(), data.valid).accuracy)

@@ -176,7 +176,7 @@ def test_weights_decide_by_their_bytes_what_starts_from_them(starts, steps):
 @pytest.mark.parametrize(
     ("study", "prints"),
     [
-        ("quickstart", ("2d12cffa7d55f002", "682dabb9faea4b78", "2194d456433fa333")),
+        ("quickstart", ("2d12cffa7d55f002", "682dabb9faea4b78", "aa22054528f43d17")),
         ("fashion-sge", ("10a09959be1c1610", "8a1df91ed2186f0f", "6000ec3eb6ca9a1a")),
     ],
 )

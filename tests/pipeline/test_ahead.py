@@ -5,6 +5,8 @@ import time
 import pytest
 
 import sat_optuna as sat
+from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.evidence import retrain
 from sat_optuna.pipeline.ahead import training_ahead
 from sat_optuna.pipeline.outcome import networks_step
 from tests.studies import STUDY, make_study
@@ -49,7 +51,25 @@ def test_what_is_under_way_when_the_block_ends_is_gone_on_with(tmp_path):
     assert made(alone) == made(beside)
 
 
-@pytest.mark.parametrize("change", [("workers = 2", "workers = 1"), ("", "")])
+def test_what_fails_is_a_warning_and_left_to_the_retraining(tmp_path, monkeypatch):
+    def failing(*_jobs, **_more):
+        yield 1 / 0
+
+    monkeypatch.setattr(retrain, "run_jobs", failing)
+    study = sat.open_study(make_study(tmp_path, text=TEXT))
+    said = r"could not be trained while .* \(ZeroDivisionError: division by zero\); the retrain"
+    with pytest.warns(SatOptunaWarning, match=said), training_ahead(study):
+        pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("workers = 2", "workers = 1"),
+        ("[data]", "[data]\nworkers = 1"),
+        ("", ""),
+    ],
+)
 def test_nothing_is_begun_where_no_core_is_left_or_the_search_is_there(tmp_path, change):
     study = sat.open_study(make_study(tmp_path, text=TEXT.replace(*change)))
     if change[0] == "":
