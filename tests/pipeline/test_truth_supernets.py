@@ -2,10 +2,10 @@
 
 import json
 import threading
-from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,7 +216,7 @@ def test_a_killed_process_is_said(tmp_path, monkeypatch, command):
     for module in (truth_supernets, making):
         monkeypatch.setattr(module, "in_processes", killed)
     study = sat.open_study(make_study(tmp_path, text=TEXT))
-    does: dict[str, tuple[Callable[..., object], str]] = {
+    does: dict[str, tuple[Any, str]] = {
         "supernets": (partial(score_supernets, seeds=1, on_event=print), "the supernets"),
         "truth": (StudyFolder.truth, "the truth table"),
         "verify": (partial(StudyFolder.verify_truth, entries=1), "the truth table"),
