@@ -16,6 +16,7 @@ from sat_optuna.scheme import Scheme
 __all__ = [
     "ACCURACY",
     "BETTER",
+    "HEURISTICS",
     "ROLES",
     "SCHEMA",
     "SHARINGS",
@@ -31,11 +32,10 @@ __all__ = [
 SCHEMA = 1
 # What `run` retrains.
 ROLES = ("ticket", "plain", "full", "constant", "random-density")
-# What some studies have beside these: see pipeline/passengers.py and evidence/controls.py.
-FURTHER_ROLES = (
-    *("searched", "candidate", "random-best"),
-    *("first-k", "last-k", "every-other", "stage-ends"),
-)
+# Placements that one would try without a search: see evidence/controls.py.
+HEURISTICS = ("first-k", "last-k", "every-other", "stage-ends")
+# What some studies have beside these: see pipeline/passengers.py.
+FURTHER_ROLES = ("searched", "candidate", "random-best", *HEURISTICS)
 SHARINGS = ("block", "stage")
 SPLITS = ("train", "valid", "test")
 BETTER = ("higher", "lower")

@@ -1,11 +1,11 @@
 """The claims about a ticket: each holds, fails or is not decided; numbers alone, no torch.
 
-Networks are paired by seed and looked at after 4, 8, 16 (32) seeds only, each time at 5 % over the
-number of planned looks, with intervals of that level. A claim *holds* where the test says so,
-*fails* where the same test shows the opposite (the interval lies wholly beyond the margin), and is
-*not decided* otherwise. p-values of one claim about several tickets or controls are corrected by
-Holm's method, and their intervals are not; a conjunction takes the largest p of its parts, which
-needs no correction.
+Networks are paired by seed and looked at after 4, 8, 16 and 32 seeds only, each time at 5 % over
+the four looks, with intervals of that level. A claim *holds* where the test says so, *fails* where
+the same test shows the opposite (the interval lies wholly beyond the margin), and is *not decided*
+otherwise. Runs that failed to start are left out of a test, so no verdict is for the network that
+has more of them. Claims with parts hold where each part does, with the largest p of them, which
+needs no correction; they fail where one part does after Holm's correction.
 
     accuracy kept           paired t, one-sided, against the margin (non-inferiority)
     over another network    paired t, two-sided
@@ -18,7 +18,6 @@ needs no correction.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median_high
@@ -28,11 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sat_optuna.evidence.controls import HEURISTICS
+from sat_optuna.evidence.controls import other_arrangements
 from sat_optuna.evidence.ranking import regret_of_scheme
 from sat_optuna.evidence.shares import Share, TrueMeans, share_below
 from sat_optuna.evidence.statistics import holm, one_sided_p, paired
-from sat_optuna.ticket import ACCURACY, Measure
+from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import ACCURACY, HEURISTICS, Measure
 
 __all__ = [
     "ALPHA",
@@ -43,11 +43,13 @@ __all__ = [
     "Verdict",
     "claims",
     "failed_starts",
+    "is_random",
     "over",
     "three_conditions",
 ]
 
-LOOKS = (4, 8, 16, 32)  # numbers of seeds
+# Numbers of seeds. One plan for all: a look that is added once results were seen errs too often.
+LOOKS = (4, 8, 16, 32)
 ALPHA = 0.05
 SHARE_OF_FULL = 0.6  # of full's increment of latency that a ticket may have (C2)
 ABOVE_FULL = (0.0, 0.5, 1.0)  # points (C5)
@@ -57,7 +59,6 @@ _HOLDS: Verdict = "holds"
 _FAILS: Verdict = "fails"
 _OPEN: Verdict = "not decided"
 _MINUS = "\N{MINUS SIGN}"
-_RANDOM = re.compile(r"random-(\d+|density)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,12 @@ class Runs:
         """What differences are in."""
         return "points" if self.measure.unit == "%" else self.measure.unit
 
+    def amount(self, value: float, form: str = "g") -> str:
+        """Return a difference with its unit, as in "1 point", "0.5 points" or "0.1 nats"."""
+        number = format(value, form)
+        unit = "point" if number == "1" and self.unit == "points" else self.unit
+        return f"{number} {unit}".rstrip()
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -108,11 +115,13 @@ class Table:
         choices: (S, blocks).
         values: (S, seeds), the higher the better, NaN where a run is missing.
         references: by role, plain and full or full-KIND, the values of its runs with many seeds.
+        budget: what each was trained with and scored on, as in `Runs.budget`.
     """
 
     choices: NDArray[np.uint8]
     values: NDArray[np.float64]
     references: Mapping[str, Sequence[float]]
+    budget: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,8 @@ class Claim:
         low, high: its interval; NaN where there is none.
         unit: of the three.
         level: of the interval, in 0..1; NaN where there is none.
-        p: of the test, corrected where there are several; NaN where there is none.
+        p: of the test; of a claim with parts the largest of theirs, or, where it fails, that of
+            the part that fails, corrected by Holm's method; NaN where there is none.
         margin: how much worse the ticket may be in "accuracy kept", or the share of full's
             increment that "faster" allows, per cent; NaN where 0 is what the effect is held to.
         test: which it was, and on what.
@@ -137,6 +147,8 @@ class Claim:
         more_seeds: where it is not decided, how many more the next look needs at which it would be
             if the effect and the spread stay; None where no planned look would.
         why: what else a reader must know, a sentence without its full stop; empty for nothing.
+        control_over_plain: of "over constant", whether the control is better than plain; None of
+            other claims.
     """
 
     name: str
@@ -154,6 +166,7 @@ class Claim:
     failed_starts: Mapping[str, int] = field(default_factory=dict)
     more_seeds: int | None = None
     why: str = ""
+    control_over_plain: Verdict | None = None
 
     def line(self) -> str:
         """Return the claim with its numbers on one line of plain text.
@@ -177,7 +190,7 @@ one-sided, 4 seeds
                 effect += f" ({_percent(self.level)} interval {ends})"
             parts.append(effect)
         if not math.isnan(self.p):
-            parts.append("p < 0.001" if self.p < 0.0005 else f"p {self.p:.3f}")
+            parts.append(_p(self.p))
         if self.test:
             parts.append(self.test)
         if self.seeds:
@@ -196,6 +209,10 @@ one-sided, 4 seeds
             return f"{value:+,.0f}".replace("-", _MINUS)
         form = "+z.2f" if self.unit == "points" else "+z.4f"
         return format(value, form).replace("-", _MINUS)
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.0005 else f"p {value:.3f}"
 
 
 def _count(number: int, what: str) -> str:
@@ -229,6 +246,90 @@ def failed_starts(train_accuracy: Mapping[int, float], classes: int) -> frozense
     return frozenset(seed for seed, value in known.items() if value - chance < least)
 
 
+def is_random(role: str) -> bool:
+    """Return whether a role is one of the random schemes of the ticket's density.
+
+    >>> [role for role in ("random-density", "random-12", "random-best") if is_random(role)]
+    ['random-density', 'random-12']
+    """
+    return re.fullmatch(r"random-(\d+|density)", role) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Starts:
+    """Which runs of two networks, or of one and several others, failed to start."""
+
+    names: tuple[str, str]
+    failed: tuple[frozenset[tuple[str, int]], frozenset[tuple[str, int]]]  # (role, seed)
+    runs: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls, runs: Runs, first: str, others: Sequence[str], name: str, seeds: Sequence[int]
+    ) -> "_Starts":
+        """Return those among some seeds, of a network and of the others, which have one name."""
+
+        def known(roles: Sequence[str]) -> list[tuple[str, int]]:
+            values = {role: runs.accuracy.get(role, {}) for role in roles}
+            return [
+                (role, seed)
+                for role in roles
+                for seed in seeds
+                if not math.isnan(values[role].get(seed, math.nan))
+            ]
+
+        there = known([first]), known(others)
+        failed = []
+        for pairs in there:
+            trained: dict[str, dict[int, float]] = {}
+            for role, seed in pairs:
+                value = runs.train_accuracy.get(role, {}).get(seed, math.nan)
+                trained.setdefault(role, {})[seed] = value
+            failed.append(
+                frozenset(
+                    (role, seed)
+                    for role, values in trained.items()
+                    for seed in failed_starts(values, runs.classes)
+                )
+            )
+        one, two = failed
+        return cls((first, name), (one, two), (len(there[0]), len(there[1])))
+
+    def __contains__(self, pair: tuple[str, int]) -> bool:
+        """Return whether the run of a role and a seed failed to start."""
+        return any(pair in failed for failed in self.failed)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """By name, how many; without those that have none."""
+        pairs = zip(self.names, self.failed, strict=True)
+        return {name: len(failed) for name, failed in pairs if failed}
+
+    def allow(self, verdict: Verdict) -> bool:
+        """Return whether a verdict is not for the network that failed to start more often."""
+        (one, two), (runs, others) = map(len, self.failed), self.runs
+        ahead = one * others - two * runs
+        return not ((verdict == _HOLDS and ahead > 0) or (verdict == _FAILS and ahead < 0))
+
+    def __str__(self) -> str:
+        (one, two), (runs, others) = map(len, self.failed), self.runs
+        first, second = self.names
+        total = f" of {_count(others, 'run')}" if others != runs else ""
+        said = f"{first} failed to start in {one} of {_count(runs, 'run')}"
+        return f"{said}, {second} in {two}{total}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A claim as a part of another, with its p-values and the level that they are held to."""
+
+    claim: Claim
+    holds: float
+    fails: float
+    alpha: float
+    undecided: str = ""  # the failed starts that leave it so
+
+
 @dataclass(frozen=True, slots=True)
 class _Test:
     """A paired test of one network against another, before it is a claim."""
@@ -237,49 +338,58 @@ class _Test:
     differences: tuple[float, ...]  # of the pairs in the test, for the better
     trained: int  # pairs there are
     looked: int  # pairs of the look; fewer than the first look's where it is not reached
-    holds: float  # p-values, not corrected; NaN where there is no test
+    holds: float  # p-values; NaN where there is no test
     fails: float
     sides: int
-    planned: Sequence[int]
+    starts: _Starts
     same: Verdict | None = None  # where both are the same network
 
     @property
-    def alpha(self) -> float:
-        return ALPHA / len(self.planned)
+    def blocked(self) -> bool:
+        """Whether failed starts leave nothing to decide, or are more of the network ahead."""
+        if not self.differences:
+            return bool(self.starts.counts)
+        return not self.starts.allow(_HOLDS if self._mean > 0 else _FAILS)
 
-    def decided(self, holds: float, fails: float) -> Claim:
-        """Return the claim, of p-values that are corrected."""
+    @property
+    def _mean(self) -> float:
+        margin = 0.0 if math.isnan(self.claim.margin) else self.claim.margin
+        return fmean(self.differences) + margin
+
+    def part(self) -> _Part:
+        """Return the claim with its p-values."""
+        said = str(self.starts) if self.blocked and not self.same else ""
+        return _Part(self.decided(), self.holds, self.fails, ALPHA / len(LOOKS), said)
+
+    def decided(self) -> Claim:
+        """Return the claim."""
         if self.same:
             return replace(self.claim, verdict=self.same)
+        alpha, why = ALPHA / len(LOOKS), self.claim.why
+        p = self.fails if self.sides == 2 and self.fails < self.holds else self.holds
+        if self.blocked:
+            return replace(self.claim, p=p, why=_and(why, str(self.starts)))
         verdict = _OPEN
-        if self.looked in self.planned:
-            verdict = _HOLDS if holds <= self.alpha else _FAILS if fails <= self.alpha else _OPEN
-        p = fails if verdict == _FAILS or (self.sides == 2 and fails < holds) else holds
-        more = self._more(holds, fails) if verdict == _OPEN else None
-        why = self.claim.why
-        if verdict == _OPEN and more is None and self.looked in self.planned:
-            why = _and(why, f"{self.planned[-1]} seeds, the last look, would not decide it")
+        if self.looked in LOOKS:
+            verdict = _HOLDS if self.holds <= alpha else _FAILS if self.fails <= alpha else _OPEN
+        more = self._more(alpha) if verdict == _OPEN else None
+        if verdict == _OPEN and more is None and self.looked in LOOKS:
+            why = _and(why, f"{LOOKS[-1]} seeds, the last look, would not decide it")
+        p = self.fails if verdict == _FAILS else p
         return replace(self.claim, verdict=verdict, p=p, more_seeds=more, why=why)
 
-    def _more(self, holds: float, fails: float) -> int | None:
+    def _more(self, alpha: float) -> int | None:
         """Return what `Claim.more_seeds` says."""
         count = len(self.differences)
         if count < 2:
-            return next(
-                (look - self.trained for look in self.planned if look > self.trained), None
-            )
-        factor = 1.0
-        if min(self.holds, self.fails) > 0:
-            better = self.holds <= self.fails
-            factor = holds / self.holds if better else fails / self.fails
-        margin = 0.0 if math.isnan(self.claim.margin) else self.claim.margin
-        mean, sd = fmean(self.differences) + margin, float(np.std(self.differences, ddof=1))
-        for look in self.planned:
+            return next((look - self.trained for look in LOOKS if look > self.trained), None)
+        mean, sd = self._mean, float(np.std(self.differences, ddof=1))
+        for look in LOOKS:
             if look <= self.trained:
                 continue
             n = max(2, round(look * count / self.looked))
             p = 2.0**-n if sd < 1e-9 else stats.t.sf(abs(mean) / sd * math.sqrt(n), n - 1)
-            if abs(mean) > 1e-9 and p * self.sides * factor <= self.alpha:
+            if abs(mean) > 1e-9 and p * self.sides <= alpha:
                 return look - self.trained
         return None
 
@@ -289,13 +399,7 @@ def _and(first: str, second: str) -> str:
 
 
 def _paired_test(
-    runs: Runs,
-    first: str,
-    second: str,
-    claim: Claim,
-    *,
-    looks: Sequence[int],
-    margin: float | None = None,
+    runs: Runs, first: str, second: str, claim: Claim, *, margin: float | None = None
 ) -> _Test:
     """Test whether a network is better than another, or not worse by a margin where one is given.
 
@@ -304,19 +408,13 @@ def _paired_test(
     """
     one, two = (runs.accuracy.get(role, {}) for role in (first, second))
     common = [seed for seed in one if not math.isnan(one[seed] + two.get(seed, math.nan))]
-    used = common[: max((look for look in looks if look <= len(common)), default=None)]
-    failed = {
-        role: failed_starts(
-            {seed: runs.train_accuracy.get(role, {}).get(seed, math.nan) for seed in used},
-            runs.classes,
-        )
-        for role in (first, second)
-    }
-    kept = [seed for seed in used if not any(seed in seeds for seeds in failed.values())]
+    used = common[: max((look for look in LOOKS if look <= len(common)), default=None)]
+    starts = _Starts.of(runs, first, [second], second, used)
+    kept = [seed for seed in used if not any((r, seed) in starts for r in (first, second))]
     values = [[runs.measure.points(of[seed]) for seed in kept] for of in (one, two)]
     differences = tuple(a - b for a, b in zip(*values, strict=True))
     sides = 2 if margin is None else 1
-    level = 1 - 2 * ALPHA / len(looks) / sides
+    level = 1 - 2 * ALPHA / len(LOOKS) / sides
     why = ""
     if len(one) != len(common) or len(two) != len(common):
         why = f"{first} has {_count(len(one), 'seed')} and {second} {len(two)}; "
@@ -328,200 +426,178 @@ def _paired_test(
         margin=math.nan if margin is None else margin,
         test="paired t, " + ("two-sided" if sides == 2 else "one-sided"),
         seeds=len(kept),
-        failed_starts={role: len(seeds) for role, seeds in failed.items() if seeds},
+        failed_starts=starts.counts,
         why=why,
     )
     scheme = runs.schemes.get(first)
     if scheme is not None and scheme == runs.schemes.get(second):
         same = _FAILS if margin is None else _HOLDS
         claim = replace(claim, effect=0.0, test="", why=f"{first} and {second} are one network")
-        return _Test(claim, (), len(common), len(used), math.nan, math.nan, sides, looks, same)
+        no = math.nan
+        return _Test(claim, (), len(common), len(used), no, no, sides, starts, same)
     holds = fails = math.nan
     if differences:
         spread = paired(*values, images=runs.images, measure=runs.measure, level=level)
         claim = replace(claim, effect=spread.mean, low=spread.low, high=spread.high, level=level)
-        holds = min(1.0, sides * one_sided_p(differences, above=limit))
-        fails = min(1.0, sides * one_sided_p([-d for d in differences], above=-limit))
+        holds = _capped(sides * one_sided_p(differences, above=limit))
+        fails = _capped(sides * one_sided_p([-d for d in differences], above=-limit))
     elif not common:
         claim = replace(claim, test="", why=f"there is no seed with both {first} and {second}")
-    return _Test(claim, differences, len(common), len(used), holds, fails, sides, looks)
+    return _Test(claim, differences, len(common), len(used), holds, fails, sides, starts)
 
 
-def _family(tests: Sequence[_Test]) -> list[Claim]:
-    """Return the claims of tests that are corrected for their number."""
-    holds = holm([test.holds for test in tests])
-    fails = holm([test.fails for test in tests])
-    found = [test.decided(*both) for test, *both in zip(tests, holds, fails, strict=True)]
-    number = sum(not math.isnan(test.holds) for test in tests)
-    if number < 2:
-        return found
-    return [
-        claim if math.isnan(claim.p) else replace(claim, test=f"{claim.test}, Holm of {number}")
-        for claim in found
-    ]
+def _capped(p: float) -> float:
+    return p if math.isnan(p) else min(1.0, p)  # min(1.0, nan) is 1.0
 
 
-def _conjunction(claim: Claim, tests: Sequence[_Test], more: Sequence[Claim] = ()) -> Claim:
-    """Return the claim that each test holds, and each of some claims more.
+def _conjunction(claim: Claim, parts: Sequence[_Part]) -> Claim:
+    """Return the claim that each part holds.
 
-    It holds where each part does by its own p-value, and fails where one part fails after Holm's
-    correction.
+    It holds where each part does by its own p-value, the largest of which is its own, and fails
+    where one part fails after Holm's correction for their number.
 
     Args:
         claim: with its name and its sentence.
-        tests: at least one, or one claim more.
-        more: claims that were tested in another way.
+        parts: at least one.
     """
-    parts = [*(test.decided(test.holds, test.fails) for test in tests), *more]
-    verdict = _OPEN
-    if all(part.verdict == _HOLDS for part in parts):
-        verdict = _HOLDS
-    elif any(part.verdict == _FAILS for part in (*_family(tests), *more)):
-        verdict = _FAILS
-    needed = [part.more_seeds for part in parts if part.verdict == _OPEN]
-    seeds = [n for n in needed if n is not None]
-    tested = [test.holds for test in tests if not test.same] + [part.p for part in more]
-    return replace(
-        claim,
-        verdict=verdict,
-        p=math.nan if any(map(math.isnan, tested)) else max(tested, default=math.nan),
-        test="the largest p of its parts",
-        seeds=min((part.seeds for part in parts if part.seeds), default=0),
-        more_seeds=max(seeds) if verdict == _OPEN and seeds and None not in needed else None,
-    )
+    seeds = min((part.claim.seeds for part in parts if part.claim.seeds), default=0)
+    claim = replace(claim, seeds=seeds)
+    # In units of each part's own level, which a part that is looked at once has another of.
+    corrected = holm([part.fails * ALPHA / part.alpha for part in parts])
+    broken = [
+        (0.0 if math.isnan(p) else p, part)
+        for part, p in zip(parts, corrected, strict=True)
+        if part.claim.verdict == _FAILS and not p > ALPHA
+    ]
+    if broken:
+        p, part = min(broken, key=lambda pair: pair[0])
+        if math.isnan(part.fails):
+            return replace(claim, verdict=_FAILS, why=part.claim.why)
+        number = sum(not math.isnan(other.fails) for other in parts)
+        test = part.claim.name + (f", Holm of {number}" if number > 1 else "")
+        return replace(claim, verdict=_FAILS, p=_capped(p * part.alpha / ALPHA), test=test)
+    tested = [part.holds for part in parts]
+    if not any(map(math.isnan, tested)):
+        claim = replace(claim, p=max(tested), test="the largest p of its parts")
+    if all(part.claim.verdict == _HOLDS for part in parts):
+        return replace(claim, verdict=_HOLDS)
+    needed = [part.claim.more_seeds for part in parts if part.claim.verdict != _HOLDS]
+    known = [n for n in needed if n is not None]
+    why = "; ".join(dict.fromkeys(part.undecided for part in parts if part.undecided))
+    for part in parts:
+        if part.claim.verdict == _FAILS:
+            why = _and(why, f"{part.claim.name} fails by itself, and not after Holm's correction")
+    return replace(claim, more_seeds=None if None in needed else max(known, default=None), why=why)
 
 
-def three_conditions(
-    runs: Runs,
-    *,
-    margin: float,
-    looks: Sequence[int] = LOOKS[:3],
-    ticket: str = "ticket",
-) -> tuple[Claim, ...]:
+def three_conditions(runs: Runs, *, margin: float) -> tuple[Claim, ...]:
     """Return whether the ticket is faster, smaller, keeps the accuracy, and what attention gave.
 
     Args:
         runs: of ticket and full at least; of plain and constant where there are any.
         margin: how much worse than full the ticket may be, in the metric's unit.
-        looks: the planned numbers of seeds, rising.
-        ticket: its role.
 
     Returns:
         "faster" (C2), "smaller" (C3), "accuracy kept" (C1), "over plain", "over constant", and
         "attention pays", which is the two before it.
     """
-    over = _over_controls(runs, ticket, looks)
-    pays = Claim("attention pays", _said(runs, f"{ticket} beats plain and its constant gates"))
+    over = [_over(runs, "ticket", control).part() for control in ("plain", "constant")]
+    plain, constant = (part.claim for part in over)
+    pays = Claim("attention pays", _said(runs, "ticket beats plain and its constant control"))
+    rescaling = _over(runs, "constant", "plain").decided()
+    if not math.isnan(rescaling.p):
+        said = f"constant over plain {rescaling.verdict}"
+        said = f"{said.replace('plain not', 'plain is not')}, {_p(rescaling.p)}"
+        constant = replace(constant, why=_and(constant.why, said))
     return (
-        _faster(runs, "faster", ticket),
-        _smaller(runs, "smaller", ticket),
-        *_kept(runs, "accuracy kept", [ticket], margin, looks),
-        *_family(over),
+        _faster(runs, "faster"),
+        _smaller(runs, "smaller"),
+        _kept(runs, "accuracy kept", margin),
+        plain,
+        replace(constant, control_over_plain=rescaling.verdict),
         _conjunction(pays, over),
     )
 
 
-def over(
-    runs: Runs, control: str, *, looks: Sequence[int] = LOOKS[:3], ticket: str = "ticket"
-) -> Claim:
+def over(runs: Runs, control: str) -> Claim:
     """Return whether the ticket is better than another network, by itself.
 
     Args:
         runs: of both.
         control: the role of the other.
-        looks: the planned numbers of seeds, rising.
-        ticket: its role.
     """
-    claim = Claim(f"over {control}", _said(runs, f"{ticket} is better than {control}"))
-    test = _paired_test(runs, ticket, control, claim, looks=looks)
-    return test.decided(test.holds, test.fails)
+    return _over(runs, "ticket", control).decided()
 
 
-def claims(
-    runs: Runs,
-    *,
-    margin: float,
-    table: Table | None = None,
-    looks: Sequence[int] = LOOKS[:3],
-    tickets: Sequence[str] = ("ticket",),
-) -> tuple[Claim, ...]:
+def _over(runs: Runs, first: str, control: str, name: str = "over") -> _Test:
+    claim = Claim(f"{name} {control}", _said(runs, f"{first} is better than {control}"))
+    return _paired_test(runs, first, control, claim)
+
+
+def claims(runs: Runs, *, margin: float, table: Table | None = None) -> tuple[Claim, ...]:
     """Return the claims C1 to C6.
 
     Args:
-        runs: of the tickets and of all controls.
-        margin: how much worse than full a ticket may be, in the metric's unit.
+        runs: of the ticket and of all controls.
+        margin: how much worse than full the ticket may be, in the metric's unit.
         table: of all schemes of the network; None where it was not made.
-        looks: the planned numbers of seeds, rising.
-        tickets: their roles.
 
     Returns:
-        C1 of each ticket, then C2, C3 and C4 of each, then C5, and C6 of each ticket; C4 is
-        followed by its parts, and C5 has four.
+        C1 to C6 in their order; C4 is followed by its parts, and C5 has four.
     """
     return (
-        *_kept(runs, "C1", tickets, margin, looks),
-        *(_faster(runs, "C2", ticket) for ticket in tickets),
-        *(_smaller(runs, "C3", ticket) for ticket in tickets),
-        *(claim for ticket in tickets for claim in _same_density(runs, ticket, looks)),
+        _kept(runs, "C1", margin),
+        _faster(runs, "C2"),
+        _smaller(runs, "C3"),
+        *_same_density(runs),
         *_phenomena(runs, table),
-        *(_search_worth(runs, table, ticket, margin) for ticket in tickets),
+        _search_worth(runs, table, margin),
     )
 
 
-def _said(runs: Runs, sentence: str) -> str:
-    return f"{sentence} after {runs.budget}" if runs.budget else sentence
+def _said(of: Runs | Table | None, sentence: str) -> str:
+    return f"{sentence} after {of.budget}" if of and of.budget else sentence
 
 
-def _over_controls(runs: Runs, ticket: str, looks: Sequence[int]) -> list[_Test]:
-    return [
-        _paired_test(
-            runs,
-            ticket,
-            control,
-            Claim(f"over {control}", _said(runs, f"{ticket} is better than {control}")),
-            looks=looks,
-        )
-        for control in ("plain", "constant")
-    ]
+def _kept(runs: Runs, name: str, margin: float) -> Claim:
+    """Return C1, against the full network that the ticket is nearest to falling behind."""
+    number = runs.amount(margin, ".2f" if runs.measure.unit == "%" else "g")
+    tests = []
+    for full in runs.fulls or ("full",):
+        claim = Claim(name, _said(runs, f"ticket is at most {number} worse than {full}"))
+        tests.append(_paired_test(runs, "ticket", full, claim, margin=margin))
 
+    def hardest(test: _Test) -> float:
+        return -1.0 if test.same else _or(test.holds, 2.0)
 
-def _kept(
-    runs: Runs, name: str, tickets: Sequence[str], margin: float, looks: Sequence[int]
-) -> list[Claim]:
-    """Return C1 of each ticket, against the full network that it is nearest to falling behind."""
-    number = f"{margin:.2f}" if runs.measure.unit == "%" else f"{margin:g}"
-    hardest = []
-    for ticket in tickets:
-        tests = []
-        for full in runs.fulls or ("full",):
-            sentence = f"{ticket} is not worse than {full} by {number} {runs.unit}".rstrip()
-            claim = Claim(name, _said(runs, sentence))
-            tests.append(_paired_test(runs, ticket, full, claim, looks=looks, margin=margin))
-        # Not worse than each: the largest p. Worse than one: the smallest, times their number.
-        worst = max(tests, key=lambda test: -1.0 if test.same else _or(test.holds, 2.0))
-        hardest.append(replace(worst, fails=min(1.0, len(tests) * worst.fails)))
-    return _family(hardest)
+    # Not worse than each: the largest p. Worse than one: the smallest, times their number.
+    worst = max(tests, key=hardest)
+    decided = replace(worst, fails=_capped(len(tests) * worst.fails)).decided()
+    blocked = [test for test in tests if test.blocked and not test.same]
+    if decided.verdict != _FAILS and blocked:
+        return max(blocked, key=hardest).decided()
+    return decided
 
 
 def _or(value: float, instead: float) -> float:
     return instead if math.isnan(value) else value
 
 
-def _faster(runs: Runs, name: str, ticket: str) -> Claim:
+def _faster(runs: Runs, name: str) -> Claim:
     """Return C2: by the exact sign test over rounds, against the least of the full networks."""
     share = f"{SHARE_OF_FULL:.0%}".replace("%", " %")
-    sentence = f"{ticket} takes at most {share} of full's extra inference time"
+    sentence = f"ticket takes at most {share} of full's extra inference time"
     claim = Claim(name, sentence, unit="% of full's increment", margin=100 * SHARE_OF_FULL)
     timed = runs.latency
     rounds = len(timed.get("plain", ()))
-    fulls = [role for role in runs.fulls if role in timed]
-    if not fulls or ticket not in timed or rounds < 2:
-        return replace(claim, why=f"{ticket}, plain and full were not timed in the same rounds")
+    fulls = [role for role in runs.fulls if len(timed.get(role, ())) == rounds]
+    if not fulls or len(timed.get("ticket", ())) != rounds or rounds < 2:
+        return replace(claim, why="ticket, plain and full were not timed in the same rounds")
     from sat_optuna.cost.timing import LEAST_ROUNDS, increment, share_of_increment
 
     if rounds < LEAST_ROUNDS:
         return replace(claim, why=f"{rounds} rounds were timed, and {LEAST_ROUNDS} are needed")
-    plain, passed = timed["plain"], timed[ticket]
+    plain, passed = timed["plain"], timed["ticket"]
     full = min(fulls, key=lambda role: increment(timed[role], plain).value)
     estimate = share_of_increment(passed, timed[full], plain)
     if estimate is None:
@@ -546,16 +622,16 @@ def _faster(runs: Runs, name: str, ticket: str) -> Claim:
     )
 
 
-def _smaller(runs: Runs, name: str, ticket: str) -> Claim:
+def _smaller(runs: Runs, name: str) -> Claim:
     """Return C3: counted, against the smallest of the full networks."""
-    claim = Claim(name, f"{ticket} adds fewer parameters than full", unit="parameters")
+    claim = Claim(name, "ticket adds fewer parameters than full", unit="parameters")
     known = runs.params
     fulls = [role for role in runs.fulls if role in known]
-    if not fulls or ticket not in known or "plain" not in known:
-        return replace(claim, why=f"the parameters of {ticket}, plain and full are not all known")
+    if not fulls or "ticket" not in known or "plain" not in known:
+        return replace(claim, why="the parameters of ticket, plain and full are not all known")
     plain = known["plain"]
     full = min(fulls, key=lambda role: known[role])
-    added, most = known[ticket] - plain, known[full] - plain
+    added, most = known["ticket"] - plain, known[full] - plain
     if most == 0:
         return replace(claim, effect=float(added), why=f"{full} adds none either")
     return replace(
@@ -563,32 +639,34 @@ def _smaller(runs: Runs, name: str, ticket: str) -> Claim:
         verdict=_HOLDS if added < most else _FAILS,
         effect=float(added - most),
         test="counted",
-        why=f"{ticket} adds {added:,} and {full} {most:,}",
+        why=f"ticket adds {added:,} and {full} {most:,}",
     )
 
 
-def _same_density(runs: Runs, ticket: str, looks: Sequence[int]) -> list[Claim]:
+def _same_density(runs: Runs) -> list[Claim]:
     """Return C4 and its parts: over random schemes, and over each heuristic."""
-    scheme = runs.schemes.get(ticket)
+    scheme = runs.schemes.get("ticket")
     tests, beside = [], []
-    for role in HEURISTICS:
-        if role not in runs.accuracy:
-            continue
-        claim = Claim(f"C4 over {role}", _said(runs, f"{ticket} is better than {role}"), _OPEN)
-        test = _paired_test(runs, ticket, role, claim, looks=looks)
+    for role in (role for role in HEURISTICS if role in runs.accuracy):
+        test = _over(runs, "ticket", role, "C4 over")
         other = runs.schemes.get(role)
         if scheme is None or other is None or _makeup(scheme) == _makeup(other):
             if test.same is None:
-                tests.append(test)
+                tests.append(test.part())
             else:
                 beside.append(replace(test.claim, why=f"{role} is the ticket's own scheme"))
         else:
             why = f"not tested: {role} has another density ({other})"
             beside.append(replace(test.claim, test="", why=why))
-    drawn = _over_random(runs, ticket, looks)
-    sentence = f"{ticket} beats schemes of its own density, random ones and the usual rules"
-    whole = _conjunction(Claim("C4", _said(runs, sentence)), tests, [drawn])
-    return [whole, drawn, *_family(tests), *beside]
+    drawn = _over_random(runs)
+    sentence = "ticket beats schemes of its own density, random ones and the usual rules"
+    whole = _conjunction(Claim("C4", _said(runs, sentence)), [*tests, drawn])
+    return [whole, drawn.claim, *(part.claim for part in tests), *beside]
+
+
+def _makeup(scheme: str) -> list[int]:
+    """Return how many blocks have which kind, as the sorted choices."""
+    return sorted(Scheme.parse(scheme).choices)
 
 
 _NO_TABLE = "there is no table of all schemes of this network"
@@ -602,8 +680,8 @@ def _phenomena(runs: Runs, table: Table | None) -> list[Claim]:
     ) or ["full"]
     found = []
     for points in ABOVE_FULL:
-        more = f" by {points:g} {runs.unit}".rstrip() if points else ""
-        sentence = _said(runs, f"some schemes are truly better than {full}{more}")
+        more = f" by {runs.amount(points)}" if points else ""
+        sentence = _said(table, f"some schemes are truly better than {full}{more}")
         claim = Claim(f"C5 above {full}" + (f" + {points:g}" if points else ""), sentence)
         share = None
         if table and len(table.references.get(full, ())) > 1:
@@ -612,7 +690,7 @@ def _phenomena(runs: Runs, table: Table | None) -> list[Claim]:
     share = None
     if table and len(table.references.get("plain", ())) > 1:
         share = share_below(table.values, table.references["plain"])
-    sentence = _said(runs, "some schemes are truly worse than plain")
+    sentence = _said(table, "some schemes are truly worse than plain")
     return [*found, _of_share(Claim("C5 below plain", sentence), share, table)]
 
 
@@ -645,18 +723,18 @@ def _of_share(claim: Claim, share: Share | None, table: Table | None) -> Claim:
     )
 
 
-def _search_worth(runs: Runs, table: Table | None, ticket: str, margin: float) -> Claim:
-    """Return C6: that the ticket is not worse than the best of all schemes by the margin."""
-    number = f"{margin:g} {runs.unit}".rstrip()
-    sentence = _said(runs, f"{ticket} is not worse than the best of all schemes by {number}")
+def _search_worth(runs: Runs, table: Table | None, margin: float) -> Claim:
+    """Return C6: that the ticket is no worse than the best of all schemes but for the margin."""
+    number = runs.amount(margin)
+    sentence = _said(table, f"ticket is at most {number} worse than the best of all schemes")
     claim = Claim("C6", sentence, unit=runs.unit, margin=margin)
     if table is None:
         return replace(claim, why=_NO_TABLE)
-    scheme = [int(digit, 36) for digit in runs.schemes.get(ticket, "").replace("-", "")]
+    scheme = [int(digit, 36) for digit in runs.schemes.get("ticket", "").replace("-", "")]
     rows = [row for row, choices in enumerate(table.choices.tolist()) if choices == scheme]
     truth = TrueMeans(table.values)
     if not rows or not truth.known[rows[0]]:
-        return replace(claim, why=f"the table has no run of the scheme of {ticket}")
+        return replace(claim, why="the table has no run of the scheme of ticket")
     if not truth.freedom:
         return replace(claim, why="the table has one seed, which does not tell noise")
     regret = regret_of_scheme(truth, rows[0])
@@ -677,19 +755,8 @@ def _search_worth(runs: Runs, table: Table | None, ticket: str, margin: float) -
     )
 
 
-def _makeup(scheme: str) -> Counter[str]:
-    """Return how many blocks have which kind."""
-    return Counter(scheme.replace("-", ""))
-
-
-def _arrangements(scheme: str) -> int:
-    """Return how many schemes have as many blocks of each kind."""
-    counts = _makeup(scheme).values()
-    return math.factorial(sum(counts)) // math.prod(math.factorial(count) for count in counts)
-
-
-def _over_random(runs: Runs, ticket: str, looks: Sequence[int]) -> Claim:
-    """Return whether a ticket is better than other schemes of its density, by ranks.
+def _over_random(runs: Runs) -> _Part:
+    """Return whether the ticket is better than other schemes of its density, by ranks.
 
     Two cases, both exact, ties included:
 
@@ -703,87 +770,95 @@ def _over_random(runs: Runs, ticket: str, looks: Sequence[int]) -> Claim:
     """
     claim = Claim(
         "C4 over random",
-        _said(runs, f"{ticket} is better than random schemes of its density"),
+        _said(runs, "ticket is better than random schemes of its density"),
         unit=runs.unit,
     )
-    scheme = runs.schemes.get(ticket)
+
+    def untested(why: str) -> _Part:
+        return _Part(replace(claim, why=why), math.nan, math.nan, ALPHA)
+
+    scheme = runs.schemes.get("ticket")
     others: dict[str, str] = {}  # by scheme, one role
-    for role in runs.accuracy:
-        if _RANDOM.fullmatch(role) and (other := runs.schemes.get(role, role)) != scheme:
+    for role in filter(is_random, runs.accuracy):
+        if (other := runs.schemes.get(role, role)) != scheme:
             others.setdefault(other, role)
-    if scheme is not None and _arrangements(scheme) == 1:
-        return replace(claim, why=f"no other scheme has the density of {scheme}")
-    known = {role: _started(runs, role) for role in (ticket, *others.values())}
-    mine = known.pop(ticket)
-    seeds = [seed for seed in mine if any(seed in values for values in known.values())]
-    complete = scheme is not None and len(others) == _arrangements(scheme) - 1
+    arrangements = math.inf if scheme is None else other_arrangements(Scheme.parse(scheme))
+    if arrangements == 0:
+        return untested(f"no other scheme has the density of {scheme}")
+    values = {
+        role: {
+            seed: runs.measure.points(value)
+            for seed, value in runs.accuracy.get(role, {}).items()
+            if not math.isnan(value)
+        }
+        for role in ("ticket", *others.values())
+    }
+    mine = values.pop("ticket")
+    seeds = [seed for seed in mine if any(seed in known for known in values.values())]
     if not seeds:
-        return replace(claim, why=f"there is no seed with both {ticket} and a random scheme")
-    planned = looks if complete else looks[:1]
+        return untested("there is no seed with both ticket and a random scheme")
+    complete = len(others) == arrangements
+    planned = LOOKS if complete else LOOKS[:1]
     look = max((n for n in planned if n <= len(seeds)), default=None)
     used = seeds[:look]
+    starts = _Starts.of(runs, "ticket", [*values], "random schemes", used)
+    started = {
+        role: {seed: known[seed] for seed in used if seed in known and (role, seed) not in starts}
+        for role, known in values.items()
+    }
     rows = [
-        (mine[seed], [values[seed] for values in known.values() if seed in values])
+        (mine[seed], rivals)
         for seed in used
+        if ("ticket", seed) not in starts
+        and (rivals := [known[seed] for known in started.values() if seed in known])
     ]
-    level = 1 - 2 * ALPHA / len(planned)
+    claim = replace(claim, seeds=len(rows), failed_starts=starts.counts)
+    if not rows:
+        return untested(str(starts))
+    alpha = ALPHA / len(planned)
     spread = paired(
         [own for own, _ in rows],
-        [fmean(values) for _, values in rows],
+        [fmean(rivals) for _, rivals in rows],
         images=runs.images,
         measure=runs.measure,
-        level=level,
+        level=1 - 2 * alpha,
     )
     claim = replace(
-        claim, effect=spread.mean, low=spread.low, high=spread.high, level=level, seeds=len(used)
+        claim, effect=spread.mean, low=spread.low, high=spread.high, level=1 - 2 * alpha
     )
-    failed = sum(len(runs.accuracy[role]) for role in (ticket, *known)) - len(mine)
-    failed -= sum(len(values) for values in known.values())
-    if failed:
-        claim = replace(claim, failed_starts={"all of them": failed})
+    testable = True
     if complete:
         holds, fails = (_rank_sum_p(rows, sign) for sign in (1, -1))
         claim = replace(
             claim, test=f"ranks in each seed among all {len(others)} others, one-sided"
         )
     else:
-        kept = {
-            role: fmean(values[seed] for seed in used if seed in values)
-            for role, values in known.items()
-            if any(seed in values for seed in used)
-        }
-        own = fmean(mine[seed] for seed in used)
-        as_good = sum(value >= own for value in kept.values())
-        as_bad = sum(value <= own for value in kept.values())
-        holds, fails = ((1 + count) / (1 + len(kept)) for count in (as_good, as_bad))
-        claim = replace(claim, test=f"rank among {len(kept)} drawn, one-sided")
-        if 1 / (1 + len(kept)) > ALPHA:
+        own = fmean(value for value, _ in rows)
+        means = [fmean(known.values()) for known in started.values() if known]
+        as_good = sum(value >= own for value in means)
+        as_bad = sum(value <= own for value in means)
+        holds, fails = ((1 + count) / (1 + len(means)) for count in (as_good, as_bad))
+        claim = replace(claim, test=f"rank among {len(means)} drawn, one-sided")
+        testable = 1 / (1 + len(means)) <= ALPHA
+        if not testable:
             claim = replace(claim, why="19 others are the fewest that such a test can decide by")
-    alpha = ALPHA / len(planned)
     verdict = _OPEN
     if look is not None:
         verdict = _HOLDS if holds <= alpha else _FAILS if fails <= alpha else _OPEN
+    blocked = not starts.allow(_HOLDS if holds <= fails else _FAILS)
     more = None
-    if verdict == _OPEN and (complete or look is None):
+    if blocked:
+        verdict, claim = _OPEN, replace(claim, why=_and(claim.why, str(starts)))
+    elif verdict == _OPEN and testable and (complete or look is None):
         for n in planned:
             if n > len(seeds):
                 again = [rows[i % len(rows)] for i in range(n)]
                 if not complete or min(_rank_sum_p(again, s) for s in (1, -1)) <= alpha:
                     more = n - len(seeds)
                     break
-    return replace(
-        claim, verdict=verdict, p=fails if verdict == _FAILS else holds, more_seeds=more
-    )
-
-
-def _started(runs: Runs, role: str) -> dict[int, float]:
-    """Return the values of the runs that started, by seed, for the better."""
-    failed = failed_starts(runs.train_accuracy.get(role, {}), runs.classes)
-    return {
-        seed: runs.measure.points(value)
-        for seed, value in runs.accuracy.get(role, {}).items()
-        if seed not in failed and not math.isnan(value)
-    }
+    p = fails if verdict == _FAILS else holds
+    claim = replace(claim, verdict=verdict, p=p, more_seeds=more)
+    return _Part(claim, holds, fails, alpha, str(starts) if blocked else "")
 
 
 def _rank_sum_p(rows: Sequence[tuple[float, Sequence[float]]], sign: int) -> float:

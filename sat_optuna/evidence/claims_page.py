@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sat_optuna.evidence.claims import Claim, failed_starts
+from sat_optuna.evidence.claims import LOOKS, Claim, failed_starts
 from sat_optuna.evidence.runs import MeasuredNetwork, MeasuredRuns
 from sat_optuna.evidence.statistics import summarise_scores
 from sat_optuna.evidence.verdicts import row_of
@@ -57,8 +57,8 @@ def write_claims(
     found: Sequence[Claim],
     *,
     headline: str,
+    argument: str,
     margin: float,
-    looks: Sequence[int],
     remarks: Sequence[str] = (),
     theory: Sequence[str] = (),
 ) -> tuple[Path, Path]:
@@ -69,8 +69,8 @@ def write_claims(
         measured: what was measured.
         found: the claims.
         headline: what they come to, in Markdown.
+        argument: what a command line calls the study.
         margin: what "accuracy kept" allows, in the metric's unit.
-        looks: the planned numbers of seeds.
         remarks: what else a reader must know, a sentence each.
         theory: what the method's own statements come to, a line each.
 
@@ -84,11 +84,11 @@ def write_claims(
         "claims": [row_of(claim) for claim in found],
         "networks": rows,
         "margin": margin,
-        "looks": list(looks),
+        "looks": list(LOOKS),
         "remarks": list(remarks),
         "theory": list(theory),
     }
-    page = _page(folder.name, headline, measured, found, rows, margin, looks, remarks, theory)
+    page = _page(folder.name, headline, argument, measured, found, rows, margin, remarks, theory)
     texts = {
         folder / "evidence.md": page,
         folder / "evidence.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
@@ -103,11 +103,11 @@ def write_claims(
 def _page(
     title: str,
     first: str,
+    argument: str,
     measured: MeasuredRuns,
     found: Sequence[Claim],
     rows: Sequence[Mapping[str, Any]],
     margin: float,
-    looks: Sequence[int],
     remarks: Sequence[str],
     theory: Sequence[str],
 ) -> str:
@@ -117,9 +117,8 @@ def _page(
         for verdict in _VERDICTS
         if (names := [claim.name for claim in found if claim.verdict == verdict])
     ]
-    unit = "points" if measure.unit == "%" else measure.unit
-    planned = ", ".join(map(str, looks[:-1])) + f" and {looks[-1]}"
-    budget = measured.runs().budget
+    planned = ", ".join(map(str, LOOKS[:-1])) + f" and {LOOKS[-1]}"
+    runs = measured.runs()
     parts = [
         f"# {title}: what its claims are worth",
         " ".join([first, *said]),
@@ -133,15 +132,16 @@ def _page(
         "tests.",
         *(["## Theory, computed", "\n".join(f"- {line}" for line in theory)] if theory else []),
         "## How it was judged",
-        f"Each network was trained with {budget} ({about.backbone} on {about.dataset}, "
-        f"fingerprint `{about.dataset_fingerprint[:16]}`); the claims are of this budget. The "
-        f"seeds are looked at {planned} times only, each time at 5 % over the {len(looks)} looks, "
-        "with intervals of that level; the p-values of several comparisons of one claim are "
-        "corrected by Holm's method, and a conjunction takes its largest p. The margin of "
-        f'"accuracy kept" is {margin:g} {unit}'.rstrip()
-        + ". Supernet scores rank schemes and say nothing of sizes; none is in here. Every "
-        "number comes from `evidence/runs.json` beside this file, made by `sat-optuna evidence "
-        f"{title}`.",
+        f"Each network was trained with {runs.budget} ({about.backbone} on {about.dataset}, "
+        f"fingerprint `{about.dataset_fingerprint[:16]}`); the claims but C5 and "
+        f"C6 are of this budget. Results are looked at after {planned} seeds only, each time at "
+        f"5 % over the {len(LOOKS)} looks, with intervals of that level; a claim with parts takes "
+        "the largest p of them, and fails where one of them does after Holm's correction. The "
+        f'margin of "accuracy kept" is {runs.amount(margin)}. Supernet scores rank schemes and '
+        "say nothing of sizes; none is in here. The numbers of C5 and C6 come from the truth "
+        "table, whose networks were trained on the training part alone and scored on the "
+        "validation images, those of the theory from `evidence/theory.json`, and all others from "
+        f"`evidence/runs.json` beside this file, made by `sat-optuna evidence {argument}`.",
     ]
     return "\n\n".join(parts) + "\n"
 

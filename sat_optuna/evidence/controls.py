@@ -13,9 +13,9 @@ import numpy as np
 from sat_optuna.evidence.constants import constant_scheme
 from sat_optuna.scheme import MAX_KINDS, Scheme
 from sat_optuna.seeds import seed_for
+from sat_optuna.ticket import HEURISTICS
 
 __all__ = [
-    "HEURISTICS",
     "RANDOM_SCHEMES",
     "control_schemes",
     "full_roles",
@@ -25,7 +25,6 @@ __all__ = [
     "same_density",
 ]
 
-HEURISTICS = ("first-k", "last-k", "every-other", "stage-ends")
 RANDOM_SCHEMES = 20  # of the ticket's density, at most
 
 

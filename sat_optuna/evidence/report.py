@@ -544,7 +544,7 @@ def _legend(ticket: Ticket, *, controlled: bool) -> str:
         constants = zip(_DIGITS[len(kinds) :], kinds, strict=False)
         listed = ", ".join(f"{digit} stands where {name} would" for digit, name in constants)
         said += (
-            f" The network `constant` is the ticket with gates that look at nothing: {listed}, a "
+            f" The network `constant` is the ticket with input-independent scaling: {listed}, a "
             "learnt number a channel that starts where the fresh module would rescale to."
         )
     return said

@@ -5,12 +5,12 @@ of the timing, parameters. So whoever has a study's tickets/ finds the same verd
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from sat_optuna.config.config import EvidenceConfig
-from sat_optuna.evidence.claims import LOOKS, Claim, Runs, three_conditions
+from sat_optuna.evidence.claims import Claim, Runs, three_conditions
 from sat_optuna.ticket import Ticket
 
 __all__ = [
@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 _CONDITIONS = ("faster", "smaller", "accuracy kept")
-_BLIND = "its constant control, which looks at nothing,"
+_BLIND = "input-independent scaling (its constant control)"
+_NO_CONTROL = "no constant control was retrained"
 
 
 def runs_of(tickets: Mapping[str, Ticket]) -> Runs:
@@ -86,62 +87,71 @@ def claims_of(tickets: Mapping[str, Ticket]) -> tuple[Claim, ...]:
     return conditions_of(runs_of(tickets), margin=margin_of(tickets["ticket"]))
 
 
-def conditions_of(
-    runs: Runs, *, margin: float, looks: Sequence[int] = LOOKS[:3]
-) -> tuple[Claim, ...]:
+def conditions_of(runs: Runs, *, margin: float) -> tuple[Claim, ...]:
     """Return the same of runs; where there is no constant control, that says why.
 
     Args:
         runs: of the ticket and plain at least.
         margin: how much worse than full the ticket may be, in the metric's unit.
-        looks: the planned numbers of seeds, rising.
     """
-    found = three_conditions(runs, margin=margin, looks=looks)
+    found = three_conditions(runs, margin=margin)
     if "constant" in runs.accuracy:
         return found
-    why = "no constant control was retrained"
+    why = _NO_CONTROL
     if not set(runs.schemes["ticket"]) - {"0", "-"}:
         why = "the ticket is plain, which has no constant control"
     return tuple(
         replace(claim, why=why, more_seeds=None, p=math.nan, test="", seeds=0)
-        if claim.name in ("over constant", "attention pays")
+        if claim.name in ("over constant", "attention pays") and claim.verdict != "fails"
         else claim
         for claim in found
     )
 
 
 def headline(claims: tuple[Claim, ...]) -> str:
-    """Return what the verdicts come to, a sentence or two of Markdown.
+    """Return what the verdicts come to, a few sentences of Markdown.
 
-    "Attention pays" is said only where the ticket beats its constant control too.
+    "Attention pays" is said only where the ticket beats its constant control too, and "rescaling
+    explains it" only where that control beats plain, and is better than the ticket or, by its
+    interval, behind it by less than the margin.
     """
     by_name = {claim.name: claim for claim in claims}
     plain, constant = by_name["over plain"], by_name["over constant"]
-    rival = "" if math.isnan(constant.effect) else constant.verdict
-    if by_name["attention pays"].verdict == "holds":
+    pays = by_name["attention pays"].verdict
+    if pays == "holds":
         said = f"**Attention pays** under this budget: the ticket beats plain and {_BLIND} too."
     elif plain.verdict == "fails" and not plain.test:
         said = "**Attention pays nowhere** that the search found: the ticket is the plain network."
-    elif plain.verdict == "fails":
+    elif plain.verdict == pays == "fails":
         said = "**Attention does not pay** under this budget: plain is better than the ticket."
-    elif plain.verdict == "not decided":
+    elif plain.verdict != "holds":
         said = "**Whether attention pays is not decided** under this budget."
-        if rival == "fails":
+        if constant.verdict == pays == "fails":
             said = f"**Attention does not pay** under this budget: {_BLIND} is better."
-    elif rival == "fails":
-        said = f"**Rescaling explains it**: the ticket beats plain, and {_BLIND} is better still."
-    elif rival:
-        said = (
-            "**Rescaling explains it as far as can be told**: the ticket beats plain, and "
-            f"{_BLIND} is not told from the ticket."
-        )
     else:
-        said = (
-            "**The ticket beats plain**; whether by attention or by rescaling is not known, for "
-            "no constant control was retrained."
-        )
+        said = f"**The ticket beats plain**; {_rescaling(by_name)}"
     failed = [name for name in _CONDITIONS if by_name[name].verdict == "fails"]
-    return said + (f" **Failed: {', '.join(failed)}.**" if failed else "")
+    said += f" **Failed: {', '.join(failed)}.**" if failed else ""
+    starts = max(claim.failed_starts.get("ticket", 0) for claim in claims)
+    runs = f"{starts} run{'s' * (starts > 1)}"
+    return said + (f" **{runs} of the ticket failed to start.**" if starts else "")
+
+
+def _rescaling(by_name: Mapping[str, Claim]) -> str:
+    """Return what is known of why a ticket beats plain that does not beat the control too."""
+    constant, margin = by_name["over constant"], by_name["accuracy kept"].margin
+    if constant.why == _NO_CONTROL:
+        return f"whether by attention or by rescaling is not known, for {_NO_CONTROL}."
+    if math.isnan(constant.effect):
+        return f"whether by attention or by rescaling is not known: {constant.why}."
+    if by_name["attention pays"].verdict == constant.verdict == "fails":
+        return f"**rescaling explains it**: {_BLIND} is better still."
+    if constant.control_over_plain == "holds" and constant.high < margin:
+        return (
+            f"**rescaling explains it**: {_BLIND} beats plain too, and is less than the margin "
+            "behind the ticket."
+        )
+    return "whether by attention or by rescaling is not decided under this budget."
 
 
 def claims_text(claims: tuple[Claim, ...]) -> str:

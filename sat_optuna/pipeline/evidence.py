@@ -5,7 +5,6 @@ What was measured is kept in evidence/runs.json, which is committed with the stu
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,10 +17,9 @@ from typing_extensions import override
 from sat_optuna.config.config import decided, differences
 from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.evidence.claims import LOOKS, Table, claims, over
+from sat_optuna.evidence.claims import LOOKS, Runs, Table, claims, is_random, over
 from sat_optuna.evidence.claims_page import write_claims
 from sat_optuna.evidence.controls import (
-    HEURISTICS,
     RANDOM_SCHEMES,
     control_schemes,
     heuristic_schemes,
@@ -31,7 +29,7 @@ from sat_optuna.evidence.controls import (
 from sat_optuna.evidence.results import RetrainJob
 from sat_optuna.evidence.runs import About, MeasuredNetwork, MeasuredRuns
 from sat_optuna.evidence.truth import TruthTable
-from sat_optuna.evidence.verdicts import conditions_of, headline
+from sat_optuna.evidence.verdicts import conditions_of, headline, margin_of
 from sat_optuna.pipeline.folder import StudyFolder, open_study
 from sat_optuna.pipeline.outcome import RANDOM, Outcome
 from sat_optuna.pipeline.results import Evidenced
@@ -40,7 +38,7 @@ from sat_optuna.pipeline.search import random_control
 from sat_optuna.pipeline.theory import theory_lines
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.tickets import best_ticket
-from sat_optuna.ticket import ACCURACY, Measure, Ticket
+from sat_optuna.ticket import ACCURACY, HEURISTICS, Measure, Ticket
 
 __all__ = ["evidence", "evidence_of"]
 
@@ -77,19 +75,19 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
     if seeds:
         measured = _trained(study, measured, seeds, on_event)
     measured.save(path)
-    looks, margin = _looks(measured), study.config.evidence.margin
-    runs, remarks = measured.runs(), _remarks(study, measured)
-    conditions = conditions_of(runs, margin=margin, looks=looks)
+    margin, runs = study.config.evidence.margin, measured.runs()
+    remarks = _remarks(study, measured, runs)
+    conditions = conditions_of(runs, margin=margin)
     table = _table(study)
     remarks.append(
         "C5 and C6 need a truth table of this network, data and recipe; make one with: sat-optuna "
-        f"truth {study.name}."
+        f"truth {study.argument}."
         if table is None
         else f"C5 and C6 are of truth table {table.manifest['name']!r}: {table.manifest['what']}."
     )
     found = (
-        *claims(runs, margin=margin, table=_counted_on(table) if table else None, looks=looks),
-        *([over(runs, "random-best", looks=looks)] if "random-best" in runs.accuracy else []),
+        *claims(runs, margin=margin, table=_counted_on(table) if table else None),
+        *([over(runs, "random-best")] if "random-best" in runs.accuracy else []),
         *(claim for claim in conditions if claim.name in _BESIDE),
     )
     said = headline(conditions)
@@ -99,8 +97,8 @@ def evidence(study: StudyFolder, *, seeds: int | None, on_event: OnEvent) -> Evi
         measured,
         found,
         headline=said,
+        argument=study.argument,
         margin=margin,
-        looks=looks,
         remarks=remarks,
         theory=theory,
     )
@@ -135,7 +133,11 @@ def _table(study: StudyFolder) -> TruthTable | None:
 
 
 def _counted_on(truth: TruthTable) -> Table:
-    """Return what claims take of a truth table: its validation values, the higher the better."""
+    """Return what claims take of a truth table: its validation values, the higher the better.
+
+    Its networks were trained without the validation images, which a retraining trains on.
+    """
+    epochs, images = truth.manifest["epochs"], truth.manifest["images"]
     sign = Measure(**truth.manifest["measure"]).points(1.0)
     balanced = truth.balanced
     return Table(
@@ -145,28 +147,32 @@ def _counted_on(truth: TruthTable) -> Table:
             role: [sign * value for value in truth.reference(role).values()]
             for role in truth.manifest["references"]
         },
+        budget=(
+            f"{epochs} epoch{'s' * (epochs > 1)} of {images['train']:,} images, scored on "
+            f"{images['valid']:,} validation images"
+        ),
     )
 
 
-def _looks(measured: MeasuredRuns) -> Sequence[int]:
-    """Return the planned numbers of seeds: 32 is one of them where so many were trained."""
-    ticket = measured.networks[measured.roles["ticket"]]
-    return LOOKS if len(ticket.test) >= LOOKS[-1] else LOOKS[:-1]
-
-
-def _remarks(study: StudyFolder, measured: MeasuredRuns) -> list[str]:
+def _remarks(study: StudyFolder, measured: MeasuredRuns, runs: Runs) -> list[str]:
     """Return what else a reader must know, a sentence each."""
-    told, trained = [], measured.runs().accuracy
-    wanted = ["random-best", *_family(_tickets(study))]
-    lacking = [role for role in wanted if role not in trained]
-    if lacking:
-        drawn = [role for role in lacking if re.fullmatch(r"random-\d+", role)]
-        named = [role for role in lacking if role not in drawn]
-        named += [f"{len(drawn)} random schemes of its density"] if drawn else []
+    told, tickets = [], _tickets(study)
+    margin, retrained = study.config.evidence.margin, margin_of(tickets["ticket"])
+    if margin != retrained:
         told.append(
-            f"Not trained yet: {', '.join(named)}; train them with: sat-optuna evidence "
-            f"{study.name} --seeds {LOOKS[0]}."
+            f"The margin was changed: study.toml has {runs.amount(margin)}, which the claims here "
+            f"use, and the ticket was retrained, and is shown, with {runs.amount(retrained)}."
         )
+    wanted = {"random-best": None, **_family(tickets)}
+    lacking = [role for role in wanted if role not in runs.accuracy]
+    if lacking:
+        drawn = {wanted[role] for role in lacking if is_random(role)}
+        named = [role for role in lacking if not is_random(role)]
+        named += [f"{len(drawn)} random schemes of its density"] if drawn else []
+        remedy = f"train them with: sat-optuna evidence {study.argument} --seeds {LOOKS[0]}"
+        if differences(measured.about.recipe, decided(study.config, "retrain")):
+            remedy = "study.toml has another configuration now than the tickets, so they cannot be"
+        told.append(f"Not trained yet: {', '.join(named)}; {remedy}.")
     if not study.config.search.held_back:
         told.append(
             "Whether the ticket carries blocks that it can do without is not known: the search "
@@ -409,7 +415,7 @@ def _looked_at_once(schemes: Mapping[str, Scheme]) -> frozenset[str]:
     sharpen; a heuristic of another density is not tested at all.
     """
     ticket = schemes["ticket"]
-    drawn = [role for role in schemes if re.fullmatch(r"random-\d+", role)]
+    drawn = [role for role in schemes if is_random(role)]
     few = other_arrangements(ticket) <= RANDOM_SCHEMES  # all of them, which are no draw
     unlike = [
         role

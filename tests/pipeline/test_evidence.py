@@ -112,6 +112,12 @@ def test_claims_are_computed_from_committed_files_and_come_out_the_same_again(st
     assert "| random-density | `00-010-0` | 4 |" in page
     # The first block alone is the ticket itself.
     assert "Not trained yet: random-best, last-k, every-other, stage-ends, 4 random" in page
+    # Each command is one that finds this study, which lies outside studies/.
+    assert f"sat-optuna evidence {study} --seeds 4" in page
+    assert f"sat-optuna truth {study}." in page
+    assert f"made by `sat-optuna evidence {study}`." in page
+    assert "Results are looked at after 4, 8, 16 and 32 seeds only" in page
+    assert json.loads((study / "evidence.json").read_text())["looks"] == [4, 8, 16, 32]
     assert "first-k is the ticket's own scheme" in found["C4 over first-k"]["line"]
     written = {p: (study / p).read_bytes() for p in ("evidence.md", "evidence/runs.json")}
     # Where somebody has runs.json and no more of what was trained than the tickets.
@@ -143,6 +149,12 @@ def test_the_margin_is_that_of_study_toml_and_makes_no_retraining_stale(study):
     run(study)
     assert verdicts(study)["C1"]["margin"] == 0.01
     assert verdicts(study)["C1"]["verdict"] == "fails"
+    changed = "study.toml has 0.01 points, which the claims here use, and the ticket was retrained"
+    page = (study / "evidence.md").read_text()
+    assert f"The margin was changed: {changed}, and is shown, with 1 point." in page
+    tickets(study)  # retrained with the new margin
+    run(study)
+    assert "The margin was changed" not in (study / "evidence.md").read_text()
 
 
 def test_one_seed_decides_nothing_and_says_how_many_more_would(study):
@@ -151,6 +163,7 @@ def test_one_seed_decides_nothing_and_says_how_many_more_would(study):
     found = verdicts(study)
     assert found["C1"]["verdict"] == found["over plain"]["verdict"] == "not decided"
     assert found["C1"]["more_seeds"] == 3
+    assert found["C1"]["p"] is None
     assert found["C3"]["verdict"] == "holds"
 
 
@@ -171,6 +184,26 @@ def test_a_failed_start_is_counted_apart(study):
     assert "| full | `11-111-1` | 4 | 74." in (study / "evidence.md").read_text()
 
 
+def test_a_ticket_that_fails_to_start_half_the_time_keeps_no_accuracy(study):
+    started = tuple(scores(95.0, range(4), 95.0))
+    failed = tuple(scores(12.0, range(4, 8), 11.0))
+    every = {role: tuple(scores(row[1], range(8), row[1])) for role, row in NETWORKS.items()}
+    every["ticket"] = (*started, *failed)
+    tickets(study, **{role: {"scores": values} for role, values in every.items()})
+    lines = run(study).stdout.splitlines()
+    assert "4 runs of the ticket failed to start." in lines[0]
+    found = verdicts(study)
+    for name in ("C1", "over plain", "attention pays"):
+        assert found[name]["verdict"] == "not decided"
+        assert "ticket failed to start in 4 of 8 runs" in found[name]["line"]
+
+
+def test_timings_of_unequal_rounds_are_no_error(study):
+    tickets(study, plain={"latency_rounds": tuple(10 + 0.01 * turn for turn in range(12))})
+    run(study)
+    assert "were not timed in the same rounds" in verdicts(study)["C2"]["line"]
+
+
 def test_a_study_of_several_kinds_is_held_against_each_full_network(study):
     net = tiny_supernet([default_spec("se"), default_spec("sge")])
     base = replace(ticket_of(net, Scheme.parse("12-000-0")), config=read_study(study).to_dict())
@@ -189,7 +222,7 @@ def test_a_study_of_several_kinds_is_held_against_each_full_network(study):
     run(study)
     found = verdicts(study)["C1"]  # the harder of the two
     assert found["verdict"] == "holds"
-    assert "ticket is not worse than full-se by" in found["line"]
+    assert "ticket is at most 1.00 points worse than full-se after" in found["line"]
     page = (study / "evidence.md").read_text()
     for row in ("constant | `34-000-0`", "full-sge | `22-222-2`", "first-k | `12-000-0`"):
         assert f"| {row} |" in page
@@ -268,6 +301,10 @@ def test_what_cannot_be_asked_is_said(study, tmp_path):
     assert "retrained with another configuration (train.batch: 32 is stored, 16 is given)" in (
         error(study, "--seeds", "4")
     )
+    found = sat.evidence_of(study)  # and nobody is told to ask for it
+    assert "Not trained yet: random-best, last-k" in found.remarks[0]
+    assert "another configuration now than the tickets" in found.remarks[0]
+    assert "--seeds" not in found.remarks[0]
     bare = make_study(tmp_path, "bare")
     assert "study 'bare' has no ticket with controls yet; run: sat-optuna run" in error(bare)
 
@@ -415,6 +452,8 @@ def save_table(folder, decides):
             "reference_seeds": list(range(16)),
             "references": {"plain": "00-000-0", "full": "11-111-1"},
             "measure": {"name": "accuracy", "unit": "%", "better": "higher"},
+            "images": {"train": 500, "valid": 100, "test": 1000},
+            "epochs": 1,
             "decided": decides,
         },
     ).save(folder)
@@ -429,7 +468,12 @@ def test_a_truth_table_of_the_same_network_and_data_beside_the_study_is_found(st
     found = verdicts(study)
     assert found["C5 above full"]["verdict"] == "holds"
     assert found["C6"]["verdict"] == "fails"  # the first block alone has 6 points less than best
-    assert "of truth table 'truth-b-same': made for a test." in (study / "evidence.md").read_text()
+    page = (study / "evidence.md").read_text()
+    assert "of truth table 'truth-b-same': made for a test." in page
+    # Not the retraining's 7 epochs of 600 images.
+    said = "after 1 epoch of 500 images, scored on 100 validation images: "
+    assert all(said in found[name]["line"] for name in ("C5 above full", "C5 below plain", "C6"))
+    assert "numbers of C5 and C6 come from the truth table, whose networks were" in page
     # A changed table is refused; one of another study is none of ours.
     (study.parent / "truth-a-other" / "truth.npz").write_bytes(b"0")
     run(study)
