@@ -62,7 +62,7 @@ class Regret:
 
     Attributes:
         points: the best scheme's true accuracy minus the choice's.
-        low, high: the 95 % interval.
+        low, high: the 95 % interval; of the choices of supernets NaN with fewer than five.
         percentile: share of the other schemes that are truly worse, per cent.
     """
 
@@ -90,6 +90,10 @@ def tau_of_scores(scores: Values, values: Values, *, seed: int = 0) -> Tau:
 
     The noise of training is told by a bootstrap that takes one of each scheme's own runs, the
     spread of supernets by Student's t over them; five are too few for a bootstrap of their own.
+
+    >>> scores = np.array([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0]])
+    >>> round(tau_of_scores(scores, np.array([[50.0], [60.0], [70.0]])).tau, 3)
+    0.667
 
     Args:
         scores: (G, S), of each supernet; NaN where a scheme has none.
@@ -139,9 +143,11 @@ def seed_to_seed(values: Values, *, seed: int = 0) -> Tau:
 
 
 def regret_of_scheme(truth: TrueMeans, scheme: int, *, seed: int = 0) -> Regret:
-    """Return how far below the best scheme one lies, which other data than the table's chose.
+    """Return how far below the best scheme one lies that was not chosen by the table's runs.
 
     The best of noisy means would be too good: true means are drawn from what the table tells.
+    A search has seen the validation images, if with other weights, and its choice may suit them by
+    luck: a table of test values (`TruthTable.signed`) knows nothing of them.
 
     Args:
         truth: of the table.
@@ -153,14 +159,20 @@ def regret_of_scheme(truth: TrueMeans, scheme: int, *, seed: int = 0) -> Regret:
     """
     if not truth.known[scheme]:
         raise ValueError(f"scheme {scheme} has no run in the table; train it")
-    return _regret(truth, [np.array([scheme])], seed)
+    behind, percentile = _behind(truth, [np.array([scheme])], seed)
+    low, high = np.quantile(behind, [0.025, 0.975])
+    return Regret(float(behind.mean()), float(low), float(high), percentile)
 
 
 def regret_of_top(scores: Values, truth: TrueMeans, count: int, *, seed: int = 0) -> Regret:
     """Return how far below the best scheme the best of the `count` highest scores lies.
 
-    It is the mean over supernets; the interval is over them, where there are several, and over
-    what the table leaves open.
+    It is the mean over supernets. Their spread is told by Student's t over them, as for tau; to it
+    comes what the table leaves open.
+
+    >>> truth = TrueMeans(np.array([[50.0, 50.1], [60.0, 60.1], [70.0, 70.1]]))
+    >>> round(regret_of_top(np.array([[1.0, 3.0, 2.0]]), truth, 1).points)
+    10
 
     Args:
         scores: (G, S), of each supernet; NaN where a scheme has none.
@@ -177,11 +189,23 @@ def regret_of_top(scores: Values, truth: TrueMeans, count: int, *, seed: int = 0
         if not usable.size:
             raise ValueError("no scheme of the table has a score and a run; score some of it")
         taken.append(usable[np.argsort(-row[usable], kind="stable")[:count]])
-    return _regret(truth, taken, seed)
+    behind, percentile = _behind(truth, taken, seed)
+    points, supernets = float(behind.mean()), len(taken)
+    if supernets < LEAST_SUPERNETS:
+        return Regret(points, math.nan, math.nan, percentile)
+    of_supernets = float(behind.mean(axis=0).var(ddof=1)) / supernets
+    half = _half(of_supernets, supernets - 1, float(behind.mean(axis=1).var(ddof=1)))
+    return Regret(points, max(points - half, 0.0), points + half, percentile)
 
 
-def _regret(truth: TrueMeans, taken: Sequence[NDArray[np.intp]], seed: int) -> Regret:
-    """Return the regret of choices, each of the best of some rows; over draws and choices."""
+def _behind(
+    truth: TrueMeans, taken: Sequence[NDArray[np.intp]], seed: int
+) -> tuple[Values, float]:
+    """Return by how much choices, each of the best of some rows, lie behind the best scheme.
+
+    Returns:
+        (draws, choices) points, and the percentile of `Regret`.
+    """
     rng = np.random.default_rng(seed_for("regret", seed))
     drawn = truth.drawn(_DRAWS, seed=seed)
     others = int(truth.known.sum()) - 1
@@ -190,7 +214,7 @@ def _regret(truth: TrueMeans, taken: Sequence[NDArray[np.intp]], seed: int) -> R
         table = drawn.copy()
         own = table[:, rows]
         # What the table tells draws each scheme towards the crowd. These were chosen for being
-        # better, on other data, so that as a group they stay where their own runs have them.
+        # better, by other trainings, so that as a group they stay where their own runs have them.
         errors = float(np.mean(truth.errors[rows] ** 2))
         spread = math.sqrt(max(errors - float(own.var(axis=0).mean()), 0.0) / len(rows))
         shift = float((truth.means[rows] - own.mean(axis=0)).mean())
@@ -198,11 +222,7 @@ def _regret(truth: TrueMeans, taken: Sequence[NDArray[np.intp]], seed: int) -> R
         best = table[:, rows].max(axis=1)
         behind[:, number] = np.nanmax(table, axis=1) - best
         worse.append(float((table < best[:, None]).sum(axis=1).mean()))
-    again = rng.integers(0, len(taken), behind.shape)
-    means = np.take_along_axis(behind, again, axis=1).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    percentile = 100 * float(np.mean(worse)) / others if others else math.nan
-    return Regret(float(behind.mean()), float(low), float(high), percentile)
+    return behind, 100 * float(np.mean(worse)) / others if others else math.nan
 
 
 def _tau(first: Values, second: Values) -> float:

@@ -19,7 +19,7 @@ from scipy import stats
 from sat_optuna.evidence.effects import noise_of, seed_effects
 from sat_optuna.seeds import seed_for
 
-__all__ = ["Counting", "Share", "TrueMeans", "counting", "share_above", "share_below"]
+__all__ = ["Counting", "Share", "TrueMeans", "counting", "share_below"]
 
 _GRID, _MOST = 96, 1000  # points of the grid, at least and at most
 _STEP = 0.4  # noises of a mean between two of them
@@ -31,6 +31,7 @@ _NEAR = 3.0  # noises of a mean: what is so near the reference may be on either 
 _APART = 1.2  # noises of a mean that what is near must vary by
 _FEW = 0.04  # share of schemes near the reference that are too few to matter
 _DRAWS = 100
+_NEIGHBOURS = 33
 _WIDER = 1.2  # tables simulated after a table vary less than fresh ones: without, 90 to 93 % hold
 
 Values = NDArray[np.float64]
@@ -63,14 +64,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """How many tickets there are at a density, and what a search is worth over random draws (T2).
+    """How many schemes of one density beat full, and how soon random draws find one (T2).
 
     Attributes:
-        share: p_k, of the schemes with k connections that beat full.
-        low, high: the 95 % interval of Clopper and Pearson.
-        expected: C(m, k) p_k, the number of such schemes.
+        share: p_k, of the schemes with k connections.
+        low, high: its 95 % interval.
+        expected: C(m, k) K^k p_k, the number of such schemes, for K kinds of attention.
         expected_low, expected_high: its interval.
-        chance: that a number of random draws find at least one: 1 - (1 - p_k)^N.
+        chance: that a number of random draws without replacement find at least one.
         chance_low, chance_high: its interval.
     """
 
@@ -85,33 +86,44 @@ class Counting:
     chance_high: float
 
 
-def counting(blocks: int, connections: int, *, beat: int, drawn: int, draws: int) -> Counting:
-    """Return what a sample of random schemes of one density tells (T2).
+def counting(truths: Values, at: Values, *, schemes: int, draws: int, seed: int = 0) -> Counting:
+    """Return what draws of the true means of one density's schemes tell (T2).
 
-    >>> found = counting(8, 1, beat=2, drawn=8, draws=4)
+    Where all schemes of the density are in the table, nothing is left but the noise of training.
+    Schemes that the table lacks are taken to beat full as often as those that it has, within
+    what so few tell: by Jeffreys' prior.
+
+    >>> truths = np.array([[1.0, 2.0, 3.0, 9.0]] * 5)
+    >>> found = counting(truths, np.full(5, 2.5), schemes=4, draws=2)
     >>> found.share, found.expected, round(found.chance, 3)
-    (0.25, 2.0, 0.684)
+    (0.5, 2.0, 0.833)
 
     Args:
-        blocks: m.
-        connections: k.
-        beat: how many of the drawn schemes beat full.
-        drawn: how many were drawn, at least one.
-        draws: N, of the random search that is asked about.
+        truths: (D, rows), draws of `TrueMeans.drawn`, of the schemes of this density that the
+            table has.
+        at: (D,), draws of full's mean.
+        schemes: how many of this density there are.
+        draws: N, of the random search that is asked about; at most all schemes are drawn.
+        seed: of what the schemes that the table lacks may be.
     """
-    found = stats.binomtest(beat, drawn).proportion_ci(0.95, method="exact")
-    low, high = float(found.low), float(found.high)
-    ways = math.comb(blocks, connections)
-    shares = (beat / drawn, low, high)
-    return Counting(
-        *shares,
-        *(ways * share for share in shares),
-        *(1 - (1 - share) ** draws for share in shares),
-    )
+    rows = truths.shape[1]
+    beat = (truths > at[:, None]).sum(axis=1)
+    if schemes > rows:
+        rng = np.random.default_rng(seed_for("counting", seed))
+        beat = beat + rng.binomial(schemes - rows, rng.beta(beat + 0.5, rows - beat + 0.5))
+    chance = stats.hypergeom.sf(0, schemes, beat, min(draws, schemes))
+    found: list[float] = []
+    for values in (beat / schemes, beat.astype(float), chance):
+        found += [float(values.mean()), *np.quantile(values, [0.025, 0.975]).tolist()]
+    return Counting(*found)
 
 
 class TrueMeans:
     """The distribution of the true means of a table's schemes.
+
+    >>> truth = TrueMeans(np.array([[0.0, 0.2], [4.9, 5.1], [9.0, 9.1], [9.3, 9.2]]))
+    >>> round(truth.above([7.0, 7.1, 6.9]).share, 2)
+    0.5
 
     Args:
         values: (S, seeds), NaN where a run is missing; two runs of some schemes at least. What a
@@ -136,44 +148,105 @@ class TrueMeans:
         self.means, self.errors = np.full((2, len(values)), np.nan)
         self.means[self.known] = np.nanmean(there - seed_effects(there), axis=1)
         self.errors[self.known] = np.sqrt(noise / counts[self.known])
-        # The seeds of the table may be lucky ones for all schemes: no part of a scheme's error.
-        of_seeds = seed_effects(there)[np.isfinite(there).mean(axis=0) >= 0.5]
-        self.shift = 0.0
-        if len(of_seeds) > 1 and self.freedom:
-            own = float(of_seeds.var(ddof=1)) - float(noise.mean()) / len(there)
-            self.shift = math.sqrt(max(own, 0.0) / len(of_seeds))
+        self._noise = noise  # variances of a run, of those with a run
+        self._of_seeds = seed_effects(there)
+        self._common = np.isfinite(there).mean(axis=0) >= 0.5
         if self.freedom:
             means, errors = self.means[self.known], self.errors[self.known]
             self._grid, self._weights = _deconvolved(means, errors, _STEPS)
             self._smooth = _deconvolved(means, errors, _FIRST_STEPS)[1]
             self._prior = _spread_out(self._grid, self._weights, means, errors)
 
-    def above(self, reference: Sequence[float], points: float = 0.0, *, seed: int = 0) -> Share:
+    def above(
+        self,
+        reference: Sequence[float],
+        points: float = 0.0,
+        *,
+        paired: Sequence[float] = (),
+        seed: int = 0,
+    ) -> Share:
         """Return the share of schemes that are truly better than a reference by some points.
 
         Args:
             reference: the accuracies of its runs, one a seed, best many more than a scheme has.
             points: how much better.
+            paired: those of its runs that have the table's seeds, one for each column of the
+                table, NaN where there is none; they are not in `reference` then. What these seeds
+                add to all networks alike cancels, which otherwise widens the interval.
             seed: of the interval's simulation.
         """
-        at = float(np.mean(reference)) + points
         means = self.means[self.known]
-        counted = float((means > at).mean())
-        if not self.freedom or len(reference) < 2:
+        runs = np.array([*reference, *paired], dtype=float)
+        runs = runs[np.isfinite(runs)]
+        if not self.freedom or len(runs) < 2:
+            counted = float((means > np.mean(runs) + points).mean()) if len(runs) else math.nan
             why = "one run a network does not tell noise from difference"
             return Share(math.nan, 0.0, 1.0, counted, why)
-        own = float(np.std(reference, ddof=1)) / math.sqrt(len(reference))
-        error = math.hypot(own, self.shift)
-        nearest = np.argsort(np.abs(means - at), kind="stable")[:33]
-        noise = float(np.sqrt(np.mean(self.errors[self.known][nearest] ** 2)))
+        at, error, freedom = self.placed(reference, paired=paired)
+        at += points
+        counted = float((means > at).mean())
+        noise = math.sqrt(float(np.mean(self.errors[self.known][self._nearest(at)] ** 2)))
         reach = max(noise, error, self._step)
         if why := self._blurred(at, reach, noise):
             reach *= _NEAR
             ends = (self._beyond(at + reach), self._beyond(at - reach))
             return Share(math.nan, *ends, counted, why)
         share = self._beyond(at)
-        low, high = self._interval(share, at, error, 2 * reach, len(reference) - 1, seed)
+        low, high = self._interval(share, at, error, 2 * reach, freedom, seed)
         return Share(share, low, high, counted)
+
+    def placed(
+        self, reference: Sequence[float], *, paired: Sequence[float] = ()
+    ) -> tuple[float, float, float]:
+        """Return where a reference lies among the schemes' means.
+
+        The runs with the table's seeds differ from it by their noise alone. The others, and the
+        table, had seeds that may be lucky ones for all networks: by how much is told by the spread
+        of the reference's runs, of which there are many, and by the table's few seeds, whichever
+        says more. The two are weighed by their variances.
+
+        Args:
+            reference: as of `above`.
+            paired: as of `above`; with `reference` two runs at least.
+
+        Returns:
+            Its place, the standard error and the degrees of freedom (Satterthwaite).
+
+        Raises:
+            ValueError: no scheme has two runs, or the reference has fewer.
+        """
+        own = np.array(paired, dtype=float)
+        with_own = np.isfinite(own) & self._common[: len(own)]
+        others = np.concatenate([np.array(reference, dtype=float), own[~with_own]])
+        others = others[np.isfinite(others)]
+        off = own[with_own] - self._of_seeds[: len(own)][with_own]
+        runs = np.concatenate([others, off])
+        if not self.freedom or len(runs) < 2:
+            raise ValueError("a reference needs two runs, and so do schemes; train a second seed")
+        noise = float(np.mean(self._noise[self._nearest(float(runs.mean()))]))
+        parts = []  # estimate, variance and degrees of freedom
+        if len(off):
+            parts.append((float(off.mean()), noise / len(off), self.freedom))
+        if len(others):
+            seeds = np.concatenate([others, own[with_own]])
+            spread = float(seeds.var(ddof=1))
+            common = self._of_seeds[self._common]
+            of_table = float(common.var(ddof=1)) if len(common) > 1 else 0.0
+            luck = max(spread - noise, of_table - noise / len(self._noise), 0.0)
+            variance = spread / len(others) + luck / max(len(common), 1)
+            parts.append((float(others.mean()), variance, len(seeds) - 1))
+        # Where no runs differ at all, both say the same.
+        weights = np.array([1 / max(variance, 1e-18) for _, variance, _ in parts])
+        weights /= weights.sum()
+        terms = weights**2 * [variance for _, variance, _ in parts]
+        total = float(terms.sum())
+        known = float((terms**2 / [freedom for *_, freedom in parts]).sum())
+        freedom = total**2 / known if known else math.inf
+        return float(weights @ [place for place, *_ in parts]), math.sqrt(total), freedom
+
+    def _nearest(self, at: float) -> NDArray[np.intp]:
+        """Return which of the schemes with a run have the means that lie nearest to a value."""
+        return np.argsort(np.abs(self.means[self.known] - at), kind="stable")[:_NEIGHBOURS]
 
     def drawn(self, count: int, *, seed: int) -> Values:
         """Return true means of all schemes that the runs allow, (count, S), at random.
@@ -226,7 +299,7 @@ class TrueMeans:
         return ""
 
     def _interval(
-        self, share: float, at: float, error: float, reach: float, freedom: int, seed: int
+        self, share: float, at: float, error: float, reach: float, freedom: float, seed: int
     ) -> tuple[float, float]:
         """Return the 95 % interval: the noise of the table, and the error of the reference.
 
@@ -249,18 +322,20 @@ class TrueMeans:
         return max(share - half, 0.0), min(share + half, 1.0)
 
 
-def share_above(
-    values: Values, reference: Sequence[float], points: float = 0.0, *, seed: int = 0
-) -> Share:
-    """Return the share of schemes truly better than a reference, as of `TrueMeans.above`."""
-    return TrueMeans(values).above(reference, points, seed=seed)
-
-
 def share_below(
-    values: Values, reference: Sequence[float], points: float = 0.0, *, seed: int = 0
+    values: Values,
+    reference: Sequence[float],
+    points: float = 0.0,
+    *,
+    paired: Sequence[float] = (),
+    seed: int = 0,
 ) -> Share:
-    """Return the share of schemes truly worse than a reference by some points."""
-    return TrueMeans(-values).above([-value for value in reference], points, seed=seed)
+    """Return the share of schemes truly worse than a reference by some points.
+
+    Arguments and errors as of `TrueMeans` and its `above`.
+    """
+    upside_down = ([-value for value in given] for given in (reference, paired))
+    return TrueMeans(-values).above(next(upside_down), points, paired=next(upside_down), seed=seed)
 
 
 def _likelihood(means: Values, errors: Values, grid: Values) -> Values:

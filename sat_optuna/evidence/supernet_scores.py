@@ -4,31 +4,28 @@ A recipe is a way to train and to read a supernet: its draws of schemes, its epo
 BatchNorm is calibrated for a scheme before it is scored.
 """
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sat_optuna.config.config import PretrainConfig, StudyConfig
+from sat_optuna.config.config import PretrainConfig, StudyConfig, decided
 from sat_optuna.data.split import Split
-from sat_optuna.errors import StudyError
 from sat_optuna.evidence.enumeration import enumerate_schemes
-from sat_optuna.files import write_atomically, write_text
+from sat_optuna.evidence.truth import load_checked, save_checked
 from sat_optuna.search.objective import SupernetObjective
 from sat_optuna.supernet.supernet import Supernet
 from sat_optuna.tasks import build_task
 from sat_optuna.training.loop import pretrain
 
-__all__ = ["SupernetJob", "SupernetScores", "recipes", "scores_of"]
+__all__ = ["SupernetJob", "SupernetScores", "decided_by", "read_keys", "recipes", "scores_of"]
 
 Values = NDArray[np.float64]
 _FIXED = "not recalibrated"
+_READ = ("calibration", "calibration_chunk", "metric")  # of [search]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +68,17 @@ class SupernetScores:
         return {recipe: np.array(rows) for recipe, rows in found.items()}
 
     def save(self, folder: Path) -> None:
-        """Write supernets.npz, then supernets.json, which holds its checksum."""
-        stream = io.BytesIO()
-        keys = [*self.scores]
-        np.savez_compressed(stream, scores=np.array([self.scores[key] for key in keys]))
-        payload = stream.getvalue()
-        write_atomically(folder / "supernets.npz", lambda path: path.write_bytes(payload))
-        rows = [{"recipe": recipe, "seed": seed} for recipe, seed in keys]
-        document = {
-            "rows": rows,
-            "decided": dict(self.decided),
-            "sha256": sha256(payload).hexdigest(),
+        """Write supernets.npz and supernets.json; an end between them leaves the old or the new.
+
+        Raises:
+            WriteError: the disk is full, the folder cannot be written, or the like.
+        """
+        arrays = {
+            "scores": np.array([*self.scores.values()]),
+            "recipes": np.array([recipe for recipe, _ in self.scores]),
+            "seeds": np.array([seed for _, seed in self.scores]),
         }
-        write_text(folder / "supernets.json", json.dumps(document, indent=1) + "\n")
+        save_checked(folder / "supernets.npz", arrays, {"decided": dict(self.decided)})
 
     @classmethod
     def load(cls, folder: Path) -> "SupernetScores | None":
@@ -92,20 +87,15 @@ class SupernetScores:
         Raises:
             StudyError: the two files do not belong together.
         """
-        npz, path = folder / "supernets.npz", folder / "supernets.json"
-        if not path.exists():
+        npz = folder / "supernets.npz"
+        if not npz.exists() and not npz.with_suffix(".json").exists():
             return None
-        document = json.loads(path.read_text(encoding="utf-8"))
-        payload = npz.read_bytes() if npz.exists() else b""
-        if sha256(payload).hexdigest() != document["sha256"]:
-            raise StudyError(
-                f"{npz} is not what {path.name} was written for; bring both files back from a "
-                "copy, or move them away to score the supernets again"
-            )
-        with np.load(io.BytesIO(payload), allow_pickle=False) as stored:
-            rows = stored["scores"]
-        keys = [(row["recipe"], row["seed"]) for row in document["rows"]]
-        return cls(dict(zip(keys, rows, strict=True)), document["decided"])
+        stored, document = load_checked(npz, "supernet scores")
+        rows = document.get("rows", ())  # an earlier version kept the keys of the rows there
+        names = stored.get("recipes", [row["recipe"] for row in rows])
+        seeds = stored.get("seeds", [row["seed"] for row in rows])
+        keys = zip(map(str, names), map(int, seeds), strict=True)
+        return cls(dict(zip(keys, stored["scores"], strict=True)), document["decided"])
 
 
 def recipes(config: StudyConfig) -> dict[str, PretrainConfig]:
@@ -124,6 +114,24 @@ def recipes(config: StudyConfig) -> dict[str, PretrainConfig]:
     asked += [replace(own, epochs=epochs) for epochs in longer if epochs != own.epochs]
     asked += [replace(own, draws=draws) for draws in others]
     return {f"{one.draws}, {one.epochs} epochs": one for one in asked}
+
+
+def decided_by(config: StudyConfig) -> dict[str, Any]:
+    """Return the keys that decide `scores_of` and are not at their defaults.
+
+    Of a search only what scores a scheme counts: which schemes it draws does not.
+
+    >>> from sat_optuna.config.config import SearchConfig
+    >>> decided_by(StudyConfig(seed=3, search=SearchConfig(sampler="tpe", calibration=64)))
+    {'seed': 3, 'search.calibration': 64}
+    """
+    return read_keys({**decided(config, "pretrain"), **decided(config, "scores")})
+
+
+def read_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that `scores_of` reads; earlier versions stored all those of a search."""
+    read = {f"search.{name}" for name in _READ}
+    return {k: v for k, v in stored.items() if not k.startswith("search.") or k in read}
 
 
 def scores_of(job: SupernetJob, data: Split) -> dict[str, Values]:

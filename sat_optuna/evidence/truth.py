@@ -20,8 +20,9 @@ from sat_optuna.errors import SatOptunaWarning, StudyError
 from sat_optuna.files import write_atomically, write_text
 from sat_optuna.registry import nearest
 from sat_optuna.scheme import Scheme
+from sat_optuna.ticket import Measure
 
-__all__ = ["Balanced", "TruthTable", "load_truth"]
+__all__ = ["Balanced", "Signed", "TruthTable", "load_checked", "load_truth", "save_checked"]
 
 _SCHEMA = 1
 Values = NDArray[np.float64]
@@ -40,6 +41,32 @@ class Balanced(NamedTuple):
     valid: Values
     test: Values
     seeds: tuple[int, ...]
+
+
+class Signed(NamedTuple):
+    """What the schemes and the references reach, the higher the better, as evidence takes it.
+
+    Attributes:
+        choices: (S, m) of each block, without the constant controls.
+        values: (S, R) of each seed; of a loss -loss. NaN where a training is missing.
+        references: by role, what each of its seeds reaches.
+        seeds: the R seeds of the columns.
+    """
+
+    choices: NDArray[np.uint8]
+    values: Values
+    references: Mapping[str, Mapping[int, float]]
+    seeds: tuple[int, ...]
+
+    def paired(self, role: str) -> tuple[list[float], list[float]]:
+        """Return a reference's runs with other seeds than the columns, and those with these.
+
+        The second is (R,), NaN where there is none: `reference` and `paired` of
+        `TrueMeans.above`.
+        """
+        runs = self.references[role]
+        others = [value for seed, value in runs.items() if seed not in self.seeds]
+        return others, [runs.get(seed, math.nan) for seed in self.seeds]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -149,52 +176,43 @@ class TruthTable:
             )
         return texts.index(str(scheme))
 
-    def noise_of(self, part: str) -> float:
-        """Return the standard deviation between the seeds of one scheme, pooled over all schemes.
+    @property
+    def measure(self) -> Measure:
+        """What the values are in."""
+        return Measure(**self.manifest["measure"])
+
+    def signed(self, part: str = "valid") -> Signed:
+        """Return the values of all schemes and of the references, the higher the better.
 
         Args:
-            part: a column of (S, R).
-
-        Returns:
-            It, or NaN where no scheme has two seeds.
+            part: "valid", or "test", which no search has seen.
         """
-        values: Values = getattr(self, part)
-        count = (~np.isnan(values)).sum(axis=1)
-        several = values[count > 1]
-        if not len(several):
-            return math.nan
-        off = several - np.nanmean(several, axis=1, keepdims=True)
-        return float(np.sqrt(np.nansum(off**2) / (count[count > 1] - 1).sum()))
+        points, balanced = self.measure.points, self.balanced
+        values = {"valid": balanced.valid, "test": balanced.test}[part]
+        references = {role: self.reference(role, part) for role in self.manifest["references"]}
+        return Signed(
+            balanced.choices,
+            points(1.0) * values,
+            {role: {s: points(v) for s, v in runs.items()} for role, runs in references.items()},
+            balanced.seeds,
+        )
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write truth.npz and truth.json into a folder and return their paths.
 
-        The JSON is the manifest with the number of trainings done and missing, and the SHA-256 of
-        the npz. It is written before the npz too, with both checksums, so that a table that is
-        written over is never without one.
+        The JSON is the manifest with the number of trainings done and missing, and what
+        `save_checked` adds.
         """
-        npz, manifest = (Path(folder) / name for name in ("truth.npz", "truth.json"))
+        npz = Path(folder) / "truth.npz"
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "manifest"}
-        stream = io.BytesIO()
-        np.savez_compressed(stream, **arrays)
-        payload = stream.getvalue()
         done = int((~np.isnan(self.valid)).sum())
         known = ("schema", "trainings", "sha256", "sha256_before")
         document = {
             "schema": _SCHEMA,
             **{key: value for key, value in self.manifest.items() if key not in known},
             "trainings": {"done": done, "missing": self.missing},
-            "sha256": sha256(payload).hexdigest(),
         }
-
-        def write(**more: str) -> None:
-            write_text(manifest, json.dumps(document | more, indent=1) + "\n")
-
-        if npz.exists():
-            write(sha256_before=sha256(npz.read_bytes()).hexdigest())
-        write_atomically(npz, lambda path: path.write_bytes(payload))
-        write()
-        return npz, manifest
+        return npz, save_checked(npz, arrays, document)
 
     @classmethod
     def load(cls, folder: str | Path) -> "TruthTable":
@@ -217,28 +235,13 @@ class TruthTable:
                 f"{folder} holds {there[0]} alone, and a truth table is truth.npz and truth.json; "
                 "bring the other back from a copy, or move this one away to begin anew"
             )
-        try:
-            payload = npz.read_bytes()
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            given = [manifest[key] for key in ("sha256", "sha256_before") if key in manifest]
-            later = manifest["schema"] > _SCHEMA
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise StudyError(
-                f"{path} is no manifest of a truth table ({error}); bring it back from a copy"
-            ) from error
-        if later:
+        stored, manifest = load_checked(npz, "a truth table")
+        if manifest.get("schema", 0) > _SCHEMA:
             raise StudyError(
                 f"{path} was written by a later version, in its schema {manifest['schema']}; "
                 "update sat_optuna to read it"
             )
-        if sha256(payload).hexdigest() not in given:
-            raise StudyError(
-                f"{npz} is not what {path.name} was written for: its SHA-256 is "
-                f"{sha256(payload).hexdigest()[:16]} and was {given[0][:16]}; bring both files "
-                "back from a copy"
-            )
-        with np.load(io.BytesIO(payload), allow_pickle=False) as stored:
-            arrays = {f.name: stored[f.name] for f in fields(cls) if f.name != "manifest"}
+        arrays = {f.name: stored[f.name] for f in fields(cls) if f.name != "manifest"}
         seeds = tuple(arrays.pop("seeds").tolist())
         table = cls(**arrays, seeds=seeds, manifest=manifest)
         if table.missing:
@@ -249,6 +252,66 @@ class TruthTable:
                 stacklevel=2,
             )
         return table
+
+
+def save_checked(npz: Path, arrays: Mapping[str, Any], document: Mapping[str, Any]) -> Path:
+    """Write arrays, and beside them a JSON document with their SHA-256; return its path.
+
+    The JSON is written before the arrays too, with both checksums, so that what is written over is
+    never without its own: an end at any moment leaves the old arrays or the new.
+
+    Args:
+        npz: the path of the arrays.
+        arrays: by name.
+        document: what the JSON says beside. It is read with the old arrays too, if an end comes
+            between the files, so that what belongs to each array belongs into the npz.
+
+    Raises:
+        WriteError: the disk is full, the folder cannot be written, or the like.
+    """
+    path, stream = npz.with_suffix(".json"), io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    payload = stream.getvalue()
+    document = {**document, "sha256": sha256(payload).hexdigest()}
+
+    def write(**more: str) -> None:
+        write_text(path, json.dumps(document | more, indent=1) + "\n")
+
+    if npz.exists():
+        write(sha256_before=sha256(npz.read_bytes()).hexdigest())
+    write_atomically(npz, lambda temporary: temporary.write_bytes(payload))
+    write()
+    return path
+
+
+def load_checked(npz: Path, what: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `save_checked` wrote: the arrays by name, and the document.
+
+    Args:
+        npz: the path of the arrays.
+        what: they are, for the sentence of an error: "a truth table".
+
+    Raises:
+        StudyError: a file is missing or no longer what was written.
+    """
+    path = npz.with_suffix(".json")
+    try:
+        payload = npz.read_bytes()
+        document = json.loads(path.read_text(encoding="utf-8"))
+        given = [document[key] for key in ("sha256", "sha256_before") if key in document]
+        first = given[0][:16]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise StudyError(
+            f"{path} is no manifest of {what} ({error}); bring it back from a copy"
+        ) from error
+    found = sha256(payload).hexdigest()
+    if found not in given:
+        raise StudyError(
+            f"{npz} is not what {path.name} was written for: its SHA-256 is {found[:16]} and was "
+            f"{first}; bring both files back from a copy"
+        )
+    with np.load(io.BytesIO(payload), allow_pickle=False) as stored:
+        return dict(stored), document
 
 
 def load_truth(table: str | Path) -> TruthTable:

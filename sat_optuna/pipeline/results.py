@@ -216,8 +216,8 @@ class CheckedEntry:
     Attributes:
         scheme, seed: which one.
         stored, again: by column of the table, what it holds and what came out now.
-        noise: by "valid" and "test", the table's standard deviation between seeds; NaN where no
-            scheme has two.
+        noise: by "valid" and "test", the standard deviation between the seeds of the 33 schemes of
+            the table whose means are nearest (`noise_of`); NaN where no scheme has two.
         same_machine: whether the processor, the versions and the number of threads are those that
             made the entry, so that each bit must come out again.
     """

@@ -12,7 +12,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -22,15 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 from filelock import FileLock
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sat_optuna.attention import CONSTANT
 from sat_optuna.config.config import decided, differences
 from sat_optuna.cost.operations import CostModel
-from sat_optuna.errors import StudyError, TrainingError
+from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.controls import full_roles
+from sat_optuna.evidence.effects import noise_of
 from sat_optuna.evidence.retrain import in_processes, metric_of, processes_for
 from sat_optuna.evidence.supernet_scores import SupernetScores
 from sat_optuna.evidence.truth import TruthTable
@@ -39,7 +40,7 @@ from sat_optuna.evidence.truth_runs import TruthJob, TruthResult, seconds_of, tr
 from sat_optuna.files import write_text
 from sat_optuna.pipeline.latency import hardware_of
 from sat_optuna.pipeline.results import CheckedEntry, TruthMade
-from sat_optuna.pipeline.truth_supernets import score_supernets
+from sat_optuna.pipeline.truth_supernets import score_supernets, telling_of_kills
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler.storage import id_of
 from sat_optuna.scheme import Scheme
@@ -82,6 +83,7 @@ def make_truth(
     Raises:
         StudyError: it would take longer; or the table, or what is in study.db, was made with
             another configuration.
+        TrainingError: a process was killed.
     """
     plan = _Plan(study)
     # Another process may be making study.db or writing the table; it has made work/ first.
@@ -130,7 +132,7 @@ def _train(plan: "_Plan", runs: "_Runs", *, workers: int, on_event: OnEvent) -> 
     def on_share(share: float) -> None:
         on_event(Event(step="truth", done=done, total=total, share=share))
 
-    try:
+    with telling_of_kills(count, "the truth table"):
         running = in_processes(
             runs.groups(together),
             partial(train_entries, plugins=plan.study.plugins),
@@ -149,11 +151,6 @@ def _train(plan: "_Plan", runs: "_Runs", *, workers: int, on_event: OnEvent) -> 
                 said = f"{result.scheme} seed {result.seed}: "
                 said += result.error or plan.metric.measure.text(result.valid)
                 on_event(Event(step="truth", done=done, total=total, message=said, made=result))
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            f"one of {count} processes of the truth table was killed, for want of memory perhaps; "
-            "give fewer --workers and run the same command again, which goes on from here"
-        ) from error
     return new
 
 
@@ -572,9 +569,11 @@ def verify_truth(
 
     Raises:
         StudyError: there is no table, its bytes have changed, or something else decided it.
+        TrainingError: a process was killed.
     """
     plan = _Plan(study)
     table = _load(plan)
+    noise = {name: _noise(getattr(table, name)) for name in ("valid", "test")}
     trained = np.argwhere(~np.isnan(table.valid))
     drawn = np.random.default_rng(seed_for("verify", seed)).permutation(len(trained))[:entries]
     schemes = [str(scheme) for scheme in table.schemes]
@@ -592,7 +591,7 @@ def verify_truth(
         ),
     )
     found: list[CheckedEntry] = []
-    with closing(running) as results:
+    with telling_of_kills(count, "the truth table"), closing(running) as results:
         for result in results:
             at = places[str(result.scheme), result.seed]
             machine = table.manifest["machines"][table.machine[at]]
@@ -601,7 +600,7 @@ def verify_truth(
                 seed=result.seed,
                 stored={name: float(getattr(table, name)[at]) for name in _BITS},
                 again={name: getattr(result, name) for name in _BITS},
-                noise={name: table.noise_of(name) for name in ("valid", "test")},
+                noise={name: float(noise[name][at[0]]) for name in noise},
                 same_machine=machine == plan.machine,
             )
             found.append(entry)
@@ -615,3 +614,11 @@ def verify_truth(
                 )
             )
     return tuple(found)
+
+
+def _noise(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the standard deviation between the seeds of each scheme, of those near it."""
+    found, known = np.full(len(values), math.nan), np.isfinite(values).any(axis=1)
+    if known.any():
+        found[known] = np.sqrt(noise_of(values[known])[0])
+    return found

@@ -5,6 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sat_optuna.evidence.ranking import (
     holders,
@@ -95,7 +96,13 @@ def test_regret_of_known_schemes():
     one, two = (regret_of_top(scores, truth, count) for count in (1, 2))
     assert one.points == pytest.approx((89 + 79) / 2, abs=0.1)
     assert two.points == pytest.approx((39 + 0) / 2, abs=0.1)
-    assert (two.low, two.high) == pytest.approx((0, 39), abs=0.1)  # two supernets
+    assert math.isnan(two.low)  # of two supernets
+    assert math.isnan(two.high)
+    scores = np.zeros((5, 100))
+    scores[range(5), [89, 84, 79, 74, 69]] = 1  # regrets of 10, 15, 20, 25, 30
+    five = regret_of_top(scores, truth, 1)
+    half = stats.t.ppf(0.975, 4) * math.sqrt(62.5 / 5)
+    assert (five.low, five.points, five.high) == pytest.approx((20 - half, 20, 20 + half), abs=0.1)
 
 
 def test_what_was_not_trained_has_no_regret():
@@ -129,7 +136,8 @@ def test_intervals_of_tau_and_regret_hold():
         known, chosen = TrueMeans(runs), int(scored[0].argmax())
         regret = regret_of_scheme(known, chosen)
         inside[2] += regret.low <= fresh.max() - fresh[chosen] <= regret.high
-        top = regret_of_top(scored, known, 5)
-        five = fresh[np.argsort(-scored[0])[:5]].max()
-        inside[3] += top.low - 1e-9 <= fresh.max() - five <= top.high
+        more = fresh + 0.8 * rng.normal(size=(400, 64))  # what supernets come to in the mean
+        top = regret_of_top(more[:5], known, 1)
+        mean = fresh.max() - fresh[more.argmax(axis=1)].mean()
+        inside[3] += top.low - 1e-9 <= mean <= top.high
     assert min(inside / count) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / count)

@@ -23,7 +23,7 @@ def table_of(valid, seeds=(0, 1), **manifest):
     known = {
         "name": "made", "stages": [1, 1], "kinds": ["se"], "seeds": [0], "reference_seeds": [0, 1],
         "references": {"plain": "0-0", "full": "1-1", "constant": "2-2"}, "failed": [],
-        "machines": [{}],
+        "machines": [{}], "measure": {"name": "accuracy", "unit": "%", "better": "higher"},
     }  # fmt: skip
     return TruthTable(
         choices=choices, seeds=seeds, valid=valid, test=valid + 1, valid_loss=valid / 100,
@@ -63,13 +63,22 @@ def test_columns_of_balanced_schemes_and_of_references():
     assert table.reference("full", "test") == {0: 71.0, 1: 72.0}
     assert table.missing == 0
     assert [str(scheme) for scheme in table.schemes] == ["0-0", "0-1", "1-0", "1-1", "2-2"]
-    # Pooled: squares 2, 0.5 and 4.5 about three means.
-    assert table.noise_of("valid") == pytest.approx(math.sqrt((2 + 0.5 + 4.5) / 3))
-    assert math.isnan(table_of([[row[0], NAN] for row in VALID]).noise_of("valid"))
     with pytest.raises(StudyError, match="no reference 'ful'; give one of: plain, full, constant"):
         table.reference("ful")
     with pytest.raises(StudyError, match=r"no scheme 1-2; its 5 schemes have the stages \(1, 1\)"):
         table.row("1-2")
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+@pytest.mark.parametrize(("better", "sign"), [("higher", 1), ("lower", -1)])
+def test_signed_values_and_references_are_the_higher_the_better(part, better, sign):
+    measure = {"name": "made", "unit": "", "better": better}
+    found = table_of(VALID, measure=measure).signed(part)
+    off = part == "test"
+    assert found.choices.shape == (4, 2)
+    assert found.values.tolist() == [[sign * (v + off)] for v in (50, 60, 61, 70)]
+    assert found.references["plain"] == {0: sign * (50 + off), 1: sign * (52 + off)}
+    assert found.paired("full") == ([sign * (71 + off)], [sign * (70 + off)])
 
 
 @pytest.mark.parametrize(

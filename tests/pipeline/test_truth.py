@@ -4,6 +4,7 @@ Trainings are made in this process here; tests/e2e/test_truth.py makes them in p
 """
 
 import json
+import math
 import shutil
 import warnings
 from dataclasses import replace
@@ -18,7 +19,9 @@ from sat_optuna.cli import sat_optuna as group
 from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.evidence import truth_runs
 from sat_optuna.evidence.constants import constant_ticket
+from sat_optuna.evidence.effects import noise_of
 from sat_optuna.pipeline import truth as making
+from sat_optuna.pipeline.results import CheckedEntry
 from sat_optuna.supernet.materialise import build_network
 from tests.studies import make_study
 
@@ -280,6 +283,32 @@ def run(*arguments, code=0):
     return done
 
 
+def spread(table):
+    """The deviation of the seeds of all schemes, which are fewer than 33."""
+    return float(np.sqrt(np.nanmax(noise_of(table.valid)[0])))
+
+
+def test_noise_is_of_the_schemes_near_an_entry_where_seeds_are_bimodal():
+    rng = np.random.default_rng(0)
+    sure, either = np.full((60, 2), 95.0), np.tile([95.0, 38.0], (60, 1))
+    either[::2] = either[::2, ::-1]
+    values = np.vstack([sure, either]) + rng.normal(0, 0.3, (120, 2))
+    noise = making._noise(np.vstack([values, np.full((1, 2), np.nan)]))
+    assert math.isnan(noise[-1])
+
+    def entry(row, again):
+        of = {name: float(noise[row]) for name in ("valid", "test")}
+        stored, now = ({"valid": v, "test": v} for v in (values[row, 0], again))
+        return CheckedEntry(
+            scheme="0", seed=0, stored=stored, again=now, noise=of, same_machine=False
+        )
+
+    assert not entry(0, 38.0).agrees  # the pooled deviation is 28
+    assert entry(0, 95.5).agrees
+    assert entry(119, 38.0).agrees
+    assert entry(119, 95.0).agrees
+
+
 def test_verify_trains_entries_again_and_says_of_each_whether_it_came_out(folder):
     before = (folder / "truth.npz").read_bytes()
     printed = run("truth", "tiny", "--verify", "2").stdout
@@ -287,14 +316,14 @@ def test_verify_trains_entries_again_and_says_of_each_whether_it_came_out(folder
     assert (folder / "truth.npz").read_bytes() == before
     table = sat.load_truth(folder)
     other = [{**table.manifest["machines"][0], "device": "another"}]
-    elsewhere, noise = {**table.manifest, "machines": other}, table.noise_of("valid")
+    elsewhere, noise = {**table.manifest, "machines": other}, spread(table)
     for off, manifest, said in (
         (noise, elsewhere, "within the noise, a standard deviation of"),
         (40 * noise, elsewhere, "DIFFERENT, by more than the noise, a standard deviation of"),
         (noise, table.manifest, "DIFFERENT, on the machine that made it"),
     ):
         moved = replace(table, valid=table.valid + off, manifest=manifest)
-        assert moved.noise_of("valid") == pytest.approx(noise)
+        assert spread(moved) == pytest.approx(noise)
         moved.save(folder)
         done = run("truth", "tiny", "--verify", "1", "--seed", "1", code=int("DIFF" in said))
         assert said in done.stdout
