@@ -129,7 +129,10 @@ def block_effects(
     for (block, kind), mean, error in zip(names, points[1:], errors[1:], strict=True):
         exact = error < _ROUNDING  # the same in all schemes and images
         half = least if exact else float(stats.t.ppf(0.975, freedom)) * error
-        p = math.nan if exact else 2 * float(stats.t.sf(abs(mean) / error, freedom))
+        if exact:  # there is no spread to hold a difference against
+            p = 1.0 if abs(mean) < _ROUNDING else math.nan
+        else:
+            p = 2 * float(stats.t.sf(abs(mean) / error, freedom))
         most = 100.0 if share else math.inf
         # In this order of arguments NaN stays NaN.
         low, high = max(mean - half, -most), min(mean + half, most)

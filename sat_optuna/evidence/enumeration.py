@@ -4,6 +4,7 @@ All schemes are here, so the only chance in a main effect is which images they w
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -304,7 +305,9 @@ class Enumeration:
             },
             "best_by_density": [row.row(measure) for row in self.best_by_density()],
             "effects": [
-                asdict(effect) | dict(zip(("least", "most"), self._contexts(effect), strict=True))
+                asdict(effect)
+                | {"p": None if math.isnan(effect.p) else effect.p}
+                | dict(zip(("least", "most"), self._contexts(effect), strict=True))
                 for effect in self.effects()
             ],
         }
