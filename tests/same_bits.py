@@ -141,7 +141,14 @@ STUDIES = {
 # A later version may have more values of these kinds, but not more files, trials or runs: their
 # number is a value too.
 GROWING = ("trials", "enumeration", "retrainings", "tickets", "MLflow")
-_UNEQUAL = {"latency_ms", "study_uuid", "mlflow_run", "sat_optuna", "fingerprint"}
+_UNEQUAL = {
+    "latency_ms",
+    "latency_rounds",
+    "study_uuid",
+    "mlflow_run",
+    "sat_optuna",
+    "fingerprint",
+}
 _UNEQUAL_TAGS = {"mlflow.parentRunId", "sat.key", "sat.study_uuid", "sat.worker"}
 
 
@@ -261,10 +268,16 @@ def _leaves(name: str, value: Any) -> Values:
     return leaves
 
 
+def _untimed(text: str) -> str:
+    """Return verdicts without the one that was timed, and without what it adds to the headline."""
+    text = re.sub(r"^(- )?faster: .*$", "faster", text, flags=re.MULTILINE)
+    return re.sub(r" \*\*Failed: [^*]*\*\*", "", text)
+
+
 def _pages(folder: Path) -> Values:
     """Return digests of pages and figures, and the report's lines without what was measured."""
     report = (folder / "report.md").read_text(encoding="utf-8")
-    report = re.sub(r"[\d.]+ \|$", "latency |", report, flags=re.MULTILINE)
+    report = re.sub(r"[\d.]+ \|$", "latency |", _untimed(report), flags=re.MULTILINE)
     report = re.sub(r"sat_optuna [\d.]+", "sat_optuna VERSION", report)
     lines = {f"report.md line {n}": line for n, line in enumerate(report.splitlines(), start=1)}
     others = [*folder.glob("enumeration.[jm]*"), *sorted(folder.glob("figures/*"))]
@@ -282,10 +295,11 @@ def _runs(db: Path) -> Values:
                 rows = connection.execute(
                     f"SELECT key, value FROM {table} WHERE run_uuid = ?", [run]
                 )
-                kept = {k: v for k, v in rows if k not in _UNEQUAL_TAGS}
+                kept = {k: _untimed(v) for k, v in rows if k not in _UNEQUAL_TAGS}
                 values |= _leaves(f"{name} {table}", kept)
             rows = connection.execute(
-                "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND key != 'latency_ms'",
+                "SELECT key, step, value FROM metrics WHERE run_uuid = ? AND key != 'latency_ms' "
+                "AND key NOT LIKE 'verdict.faster.%'",
                 [run],
             )
             values |= {f"{name} {key} at {step}": repr(value) for key, step, value in rows}

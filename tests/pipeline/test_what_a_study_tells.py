@@ -82,4 +82,5 @@ def test_pruned_trials_are_counted_and_the_control_is_not_pruned(tmp_path):
     for role, scheme in (("full-se", "11-11-11"), ("full-sge", "22-22-22")):
         assert str(Ticket.load(folder / "tickets" / f"{role}.json").scheme) == scheme
         assert f"| {role} | `{scheme}` |" in report
-    assert "too few to tell the 12 effects" in report  # 12 random schemes, 13 terms
+    # 12 random schemes for 13 terms of least squares.
+    assert "Only random schemes could tell it, and the control has 12;" in report
