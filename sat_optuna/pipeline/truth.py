@@ -11,7 +11,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -166,9 +166,9 @@ def _check_size(
     missing = plan.count - done
     if not missing:
         return
-    known = [row["seconds"] for row in rows.values() if not math.isnan(row["seconds"])]
-    if known:
-        seconds = float(np.median(known))
+    known = [row["seconds"] for row in rows.values() if row["machine"] == plan.machine]
+    if (usual := _median(known)) is not None:
+        seconds = usual
     else:
         full = plan.references[plan.full_roles[0]]
         job = TruthJob(full, plan.study.config.truth.reference_seeds[0], plan.study.config)
@@ -367,7 +367,10 @@ class _Plan:
             "config": config.to_dict(),
             "failed": failed,
             "machines": machines,
-            "core_seconds_a_training": _median(values["seconds"]),
+            # Of a core; on a GPU, where networks are trained together, of a clock.
+            "seconds_a_training": [
+                _median(values["seconds"][machine == at]) for at in range(len(machines))
+            ],
             "versions": versions(),
         }
         return TruthTable(
@@ -381,8 +384,9 @@ class _Plan:
         )
 
 
-def _median(values: Any) -> float | None:
-    known = values[~np.isnan(values)]
+def _median(values: "NDArray[np.float64] | Sequence[float]") -> float | None:
+    """Return the median of what is no NaN; None where there is none."""
+    known = np.asarray(values)[~np.isnan(values)]
     return round(float(np.median(known)), 3) if len(known) else None
 
 

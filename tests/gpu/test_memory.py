@@ -1,6 +1,7 @@
 """Memory that is really used up: one sentence, and everything goes on with smaller batches."""
 
 import gc
+from contextlib import nullcontext
 from dataclasses import replace
 
 import optuna
@@ -9,6 +10,7 @@ import torch
 
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.device import DeviceMemoryError
+from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.evaluate import Evaluator
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.objective import SupernetObjective, TrainObjective
@@ -23,11 +25,13 @@ LARGE = 16384  # images, of which one takes 64 KiB in each layer of the first st
 
 @pytest.fixture
 def little_memory(card):
-    """A GPU of which this process may have no more than ROOM."""
+    """A GPU of which this process may have no more than ROOM beside what it has."""
     gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(card).total_memory
-    torch.cuda.set_per_process_memory_fraction(ROOM / total, card)
+    # cuBLAS keeps a workspace for each stream that tests before this one have used.
+    held = torch.cuda.memory_reserved(card)
+    torch.cuda.set_per_process_memory_fraction((held + ROOM) / total, card)
     yield card
     torch.cuda.set_per_process_memory_fraction(1.0, card)
     gc.collect()
@@ -46,7 +50,13 @@ def test_training_says_it_and_goes_on_with_smaller_batches(little_memory, strate
     config = TrainConfig(batch=LARGE, strategy=strategy)
     net, data = wide(little_memory), images(LARGE, little_memory)
     net = net if draw else net.backbone
-    with pytest.raises(DeviceMemoryError, match=rf"in batches of {LARGE} images \(.*iB more"):
+    # Graphs of a supernet take more memory than its steps without them, which are tried then.
+    tried = draw and strategy == "graph"
+    warned = pytest.warns(SatOptunaWarning, match="cannot be recorded as a CUDA graph")
+    with (
+        warned if tried else nullcontext(),
+        pytest.raises(DeviceMemoryError, match=rf"in batches of {LARGE} images \(.*iB more"),
+    ):
         fit(net, data, epochs=1, seed=0, config=config, draw=draw)
     gc.collect()
     few = data.subset(torch.arange(64))

@@ -252,6 +252,14 @@ def test_what_takes_too_long_is_refused_before_anything_is_trained(folder, tmp_p
     assert not (folder / "study.db").exists()
 
 
+def test_how_long_it_takes_is_told_by_this_machine_s_trainings(folder, monkeypatch):
+    without(folder, *MISSING)
+    monkeypatch.setattr(making, "hardware_of", lambda _config: {"device": "another"})
+    monkeypatch.setattr(making, "seconds_of", lambda _job, _data: 3600.0)
+    with pytest.raises(StudyError, match=r"take 5 trainings of about 3.6e\+03 s, 5.0 core-hours"):
+        sat.open_study(folder).truth(limit_hours=4)
+
+
 def test_a_training_that_fails_is_told_in_the_table_and_not_made_again(made, folder, monkeypatch):
     entries = truth_runs._entries
 
