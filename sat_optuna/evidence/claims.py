@@ -672,7 +672,11 @@ def _phenomena(runs: Runs, table: Table | None) -> list[Claim]:
     """Return C5: whether schemes are truly above full, and below plain."""
     references = table.schemes.references if table else {}
     means = {role: fmean(runs.values()) for role, runs in references.items() if runs}
-    full = max((role for role in means if role.startswith("full")), key=means.get, default="full")
+    full = max(
+        (role for role in means if role.startswith("full")),
+        key=lambda role: means[role],
+        default="full",
+    )
     found = []
     for points in ABOVE_FULL:
         more = f" by {runs.amount(points)}" if points else ""
