@@ -7,8 +7,15 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
+import sat_optuna as sat
+from sat_optuna.evidence.contributions import interactions, main_effects
+from sat_optuna.evidence.ranking import seed_to_seed
+from sat_optuna.evidence.shares import TrueMeans
+from sat_optuna.evidence.statistics import holm, summarise
 from sat_optuna.training.step import STRATEGIES, SUPERNETS
 
 ROOT = Path(__file__).parents[1]
@@ -147,14 +154,18 @@ def test_what_is_said_of_graphs_on_a_gpu(cards):
         f"{graph['H100', '16']} on an H100; of width 32 {graph['H200', '32']} and "
         f"{graph['H100', '32']} times)"
     ) in flat
-    blocks = sorted(
-        float(median(row["times_eager"]))
-        for row in cards["H200"]["supernet, eager and by blocks"]
-        if (row["strategy"], row["precision"]) == ("blocks", "float32")
-        and row["memory_format"] == "channels_last"
-    )
-    assert len(blocks) == 4
-    assert f"({blocks[0]:.2f} to {blocks[-1]:.2f} times" in flat
+    blocks = {
+        memory: sorted(
+            float(median(row["times_eager"]))
+            for row in cards["H200"]["supernet, eager and by blocks"]
+            if (row["strategy"], row["precision"]) == ("blocks", "float32")
+            and row["memory_format"] == memory
+        )
+        for memory in ("contiguous", "channels_last")
+    }
+    one, last = (f"{each[0]:.2f} to {each[-1]:.2f}" for each in blocks.values())
+    assert [len(each) for each in blocks.values()] == [4, 4]
+    assert f"({one} times, with channels_last {last}, [bench-gpu]" in flat
     assert f"of up to {STRATEGIES['cuda']:,} parameters (ResNet-20" in flat
     assert f"and supernets of up to {SUPERNETS['cuda']:,} (" in flat
 
@@ -199,3 +210,44 @@ def test_every_interval_that_is_said_of_the_gpus_was_measured(cards):
     found = json.dumps(cards)
     assert len(intervals) > 40
     assert [one for one in intervals if f'"{one}"' not in found] == []
+
+
+def test_what_is_said_of_the_truth_table():
+    table = sat.load_truth(ROOT / "studies" / "truth-cued-digits-srm")
+    whole, flat = table.signed(), " ".join(README.split())
+    of = {"stages": table.stages, "kinds": table.kinds}
+    effects = main_effects(whole.choices, whole.values, **of)
+    corrected = holm([one.p for one in effects])
+    told = [one for one, p in zip(effects, corrected, strict=True) if p < 0.05]
+    assert [one.block for one in told] == ["s1.b00", "s1.b01", "s2.b00"]
+
+    def ends(one, sign=1):
+        low, high = sorted((sign * one.low, sign * one.high))
+        return f"({low:.2f} to {high:.2f})"
+
+    first, second, third = told
+    (pair,) = [
+        one
+        for one in interactions(whole.choices, whole.values, **of)
+        if one.blocks == ("s1.b00", "s1.b01")
+    ]
+    worth = f"worth {first.points:.2f} points of validation accuracy {ends(first)}"
+    assert f"{worth} in the mean over all other choices, at s1.b01 {second.points:.2f}" in flat
+    assert f"{ends(second)}: {-pair.points:.2f} less {ends(pair, -1)} where s1.b00 has" in flat
+    assert f"At s2.b00 it costs {-third.points:.2f} {ends(third, -1)}." in flat
+    plain, full, constant = (summarise([*runs.values()]) for runs in whole.references.values())
+    assert f"Plain has {plain.mean:.2f} % ({plain.low:.2f} to {plain.high:.2f}; 16 seeds)" in flat
+    assert f"full {full.mean:.2f} ({full.low:.2f} to {full.high:.2f})" in flat
+    assert f"everywhere {constant.mean:.2f} ({constant.low:.2f} to {constant.high:.2f})" in flat
+    tau = seed_to_seed(whole.values)
+    assert f"Kendall's tau {tau.tau:.2f} ({tau.low:.2f} to {tau.high:.2f})" in flat
+    halves = [whole.choices[:, 0] == choice for choice in (1, 0)]
+    within = [kendalltau(*whole.values[half].T).statistic for half in halves]
+    assert f"no better than chance ({within[0]:.2f} and {within[1]:.2f})" in flat
+    others, paired = whole.paired("full")
+    assert not TrueMeans(whole.values).above(others, paired=paired).identifiable
+    alone = table.valid[table.row("100-000-00")]
+    assert f"the first alone has {np.nanmean(alone):.1f} % (two seeds)" in flat
+    counts = np.bincount(table.machine[table.machine >= 0], minlength=2)
+    machines = [one["device"] for one in table.manifest["machines"]]
+    assert f"{counts[machines.index('NVIDIA H200')]} of its {counts.sum()} trainings" in flat

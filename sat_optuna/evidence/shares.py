@@ -4,8 +4,9 @@ Counting noisy means is biased: where all schemes are equal, half of them lie ab
 their kind. Here the distribution of the true means is estimated (deconvolution: a normal mixed
 model, then a number of steps of EM on a grid, which let the data change its shape), and the share
 is read off that. Where the schemes near the reference lie closer together than the noise of a
-scheme's mean, no method can tell on which side they are; then the share is *not identifiable*, and
-only its bounds are given. Accuracies here stand for any metric, the higher the better.
+scheme's mean, no method can tell from these runs on which side they are; then the share is *not
+identifiable* until there are more seeds, and only its bounds are given. Accuracies here stand for
+any metric, the higher the better.
 """
 
 import math
@@ -224,7 +225,10 @@ class TrueMeans:
         noise = float(np.mean(self._noise[self._nearest(float(runs.mean()))]))
         parts = []  # estimate, variance and degrees of freedom
         if len(off):
-            parts.append((float(off.mean()), noise / len(off), self.freedom))
+            # The schemes that lie nearest are those whose runs went as well. Where some runs fail,
+            # the reference's own may be further apart.
+            apart = float(off.var(ddof=1)) if len(off) > 1 else 0.0
+            parts.append((float(off.mean()), max(noise, apart) / len(off), self.freedom))
         if len(others):
             seeds = np.concatenate([others, own[with_own]])
             spread = float(seeds.var(ddof=1))

@@ -268,18 +268,18 @@ def _shares(whole: Signed, truth: TrueMeans, kinds: int, measure: Measure) -> li
         rows.append(("worse than plain", _share(share)))
     lines = [
         "Shares of all schemes, with the noise of training taken out; in brackets the 95 % "
-        "interval.",
+        "interval, or where these runs cannot tell the share, the bounds that they leave.",
         "",
         *_rows(("schemes", "share"), rows),
     ]
     if not fulls or len(whole.references[fulls[0]]) < 2 or not truth.freedom:
         return lines
-    return lines + _by_density(whole, truth, fulls[0], kinds, shares[0].identifiable)
+    if not shares[0].identifiable:
+        return [*lines, "", "So the shares by number of connections (T2) are not told either."]
+    return lines + _by_density(whole, truth, fulls[0], kinds)
 
 
-def _by_density(
-    whole: Signed, truth: TrueMeans, full: str, kinds: int, identifiable: bool
-) -> list[str]:
+def _by_density(whole: Signed, truth: TrueMeans, full: str, kinds: int) -> list[str]:
     """Return T2, from draws of the schemes' true means and of full's."""
     others, paired = whole.paired(full)
     at, error, freedom = truth.placed(others, paired=paired)
@@ -300,9 +300,6 @@ def _by_density(
                 )
             )
     said = f"By number of connections (T2), of schemes that are truly better than {full}"
-    if not identifiable:
-        said += "; the share of all is not identifiable, so that these rest on how the table's "
-        said += "means are taken to be spread"
     chance = f"chance of one in {_SEARCH} different random draws, or in all"
     head = ("connections", "share p_k", "schemes", chance)
     return ["", f"{said}:", "", *_rows(head, rows)]
@@ -341,7 +338,11 @@ def _together(
     told = [pair for pair in found if pair.p * len(found) < 0.05][:_SHOWN]
     lines = []
     if told:
-        lines += [f"Pairs that are more or less than their sum (Bonferroni of {len(found)}):", ""]
+        lines += [
+            "Pairs whose effects depend on each other: how much more the one is worth where the "
+            f"other block has attention too (Bonferroni of {len(found)}):",
+            "",
+        ]
         head = ("blocks", "kinds", f"interaction, {_unit(measure)}")
         lines += _rows(
             head,
@@ -352,7 +353,7 @@ def _together(
         )
     elif found:
         lines.append(
-            f"No pair of blocks is significantly more or less than its sum, of {len(found)}."
+            f"No two blocks' effects significantly depend on each other, of {len(found)} pairs."
         )
     rows = [
         (str(d.connections), str(d.schemes), _text(measure, *_unsigned(d, measure)))

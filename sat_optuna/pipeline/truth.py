@@ -50,7 +50,6 @@ from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import supernet_of
 from sat_optuna.ticket import Ticket
-from sat_optuna.training.checkpoint import versions
 
 if TYPE_CHECKING:
     from sat_optuna.pipeline.folder import StudyFolder
@@ -367,11 +366,6 @@ class _Plan:
             "config": config.to_dict(),
             "failed": failed,
             "machines": machines,
-            # Of a core; on a GPU, where networks are trained together, of a clock.
-            "seconds_a_training": [
-                _median(values["seconds"][machine == at]) for at in range(len(machines))
-            ],
-            "versions": versions(),
         }
         return TruthTable(
             choices=np.array([one.scheme.choices for one in tickets], dtype=np.uint8),

@@ -41,7 +41,7 @@ __all__ = [
 # where eager steps had 0.56 of its speed.
 STRATEGIES: Mapping[str, int] = {"cpu": 0, "cuda": 3_429_274}
 # Likewise of a supernet that is trained by graphs of its blocks. On GPUs: those of a ResNet-20 of
-# width 32 with SE, the largest of four that were measured, 2.70 to 3.87 times as fast so.
+# width 32 with SE, the largest of four that were measured, 2.01 to 3.01 times as fast so.
 SUPERNETS: Mapping[str, int] = {"cpu": 0, "cuda": 1_083_130}
 # How many networks of one scheme a process trains at a time, by the kind of device, and the most
 # parameters that each may have. On both cards 5 ResNet-20 of width 16 were trained 2.0 times as

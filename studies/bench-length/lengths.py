@@ -1,8 +1,8 @@
 """How placements compare after trainings of other lengths: python lengths.py [OPTIONS].
 
-Plain, full and the best scheme of a truth table, trained as its networks are, but for the number
-of epochs. The same command goes on after any end: a training that is in lengths.json is not made
-again. `--report` writes table.md of it.
+Plain, full and the best placement of a truth table (by its validation images), trained as the
+table's networks are, but for the number of epochs and the seeds. The same command goes on after
+any end: a training that is in lengths.json is not made again. `--report` writes table.md alone.
 """
 
 import argparse
@@ -20,48 +20,50 @@ import numpy as np
 import sat_optuna as sat
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.evidence.retrain import in_processes
-from sat_optuna.evidence.statistics import summarise
 from sat_optuna.evidence.truth_runs import TruthJob, train_entries
 from sat_optuna.files import write_text
 from sat_optuna.pipeline.latency import hardware_of
+
+__all__ = ["compared", "main", "table"]
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
 
 
 def main() -> None:
-    """Train what is missing, or write the table."""
+    """Train what is missing, and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--study", default="truth-cued-digits-srm", help="with its truth table")
     parser.add_argument("--epochs", type=int, nargs="*", default=[5, 10, 20, 40])
     # Not those of the table, which chose the best.
     parser.add_argument("--seeds", type=int, nargs="*", default=[2, 3, 4])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--report", action="store_true", help="only write table.md")
+    parser.add_argument("--report", action="store_true", help="train nothing")
     asked = parser.parse_args()
-    path = asked.out / "lengths.json"
+    path = HERE / "lengths.json"
     rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    if not asked.report:
-        for row in trained(asked, rows):
-            rows.append(row)
-            rows.sort(key=lambda r: (r["study"], r["epochs"], r["role"], r["seed"]))
-            write_text(path, json.dumps(rows, indent=1) + "\n")
-    write_text(asked.out / "table.md", table(rows))
+    for row in () if asked.report else trained(asked, rows):
+        rows.append(row)
+        rows.sort(key=lambda r: (r["study"], r["scheme"], r["epochs"], r["seed"]))
+        write_text(path, json.dumps(rows, indent=1) + "\n")
+    write_text(HERE / "table.md", table(rows))
 
 
-def schemes_of(table: sat.TruthTable) -> dict[str, str]:
-    """Return by role plain, full, and the scheme whose mean validation value is the best."""
-    whole = table.signed()
-    best = int(np.argmax(np.nanmean(whole.values, axis=1)))
-    references = {role: table.manifest["references"][role] for role in ("plain", "full")}
-    return references | {"best": str(sat.Scheme.of(whole.choices[best], table.stages))}
+def compared(truth: sat.TruthTable) -> dict[str, str]:
+    """Return the schemes of plain, of full, and of the best mean over a table's seeds."""
+    whole = truth.signed()
+    sums, counts = np.nansum(whole.values, axis=1), np.isfinite(whole.values).sum(axis=1)
+    means = np.where(counts == counts.max(), sums / max(counts.max(), 1), -np.inf)
+    best = str(sat.Scheme.of(whole.choices[int(np.argmax(means))], truth.stages))
+    return {role: truth.manifest["references"][role] for role in ("plain", "full")} | {
+        "best": best
+    }
 
 
 def trained(asked: argparse.Namespace, rows: list[Row]) -> Iterator[Row]:
     """Train the networks that no row is of, and yield a row each."""
     study = sat.open_study(HERE.parent / asked.study)
-    roles = {text: role for role, text in schemes_of(sat.load_truth(study.folder)).items()}
+    schemes = dict.fromkeys(compared(sat.load_truth(study.folder)).values())
     known = {(row["study"], row["scheme"], row["epochs"], row["seed"]) for row in rows}
     machine = hardware_of(study.config)
     for epochs in asked.epochs:
@@ -69,7 +71,7 @@ def trained(asked: argparse.Namespace, rows: list[Row]) -> Iterator[Row]:
         jobs = [
             TruthJob(study.parts.ticket(sat.Scheme.parse(text)), seed, config)
             for seed in asked.seeds
-            for text in roles
+            for text in schemes
             if (asked.study, text, epochs, seed) not in known
         ]
         running = in_processes(
@@ -79,36 +81,37 @@ def trained(asked: argparse.Namespace, rows: list[Row]) -> Iterator[Row]:
             threads=study.config.threads,
         )
         for result in running:
-            scheme, values = str(result.scheme), asdict(result)
-            row = {"study": asked.study, "role": roles[scheme], "epochs": epochs} | values
-            row |= {"scheme": scheme, "machine": machine}
+            if result.error:
+                raise sat.SatOptunaError(f"{result.scheme}, {epochs} epochs: {result.error}")
+            row = {"study": asked.study, "epochs": epochs} | asdict(result)
+            row |= {"scheme": str(result.scheme), "machine": machine}
+            del row["error"]
             sys.stderr.write(f"{row}\n")
             yield row
 
 
 def table(rows: list[Row]) -> str:
-    """Return the accuracies by length as a page of Markdown."""
+    """Return the test accuracies by length as a page of Markdown."""
     lines = ["# Plain, full and the best placement, by the length of their training"]
     for study in dict.fromkeys(row["study"] for row in rows):
         of = [row for row in rows if row["study"] == study]
-        schemes = {row["role"]: row["scheme"] for row in of}
+        schemes = compared(sat.load_truth(HERE.parent / study))
         lines += ["", f"## {study}", ""]
         lines += [
-            "Validation accuracy in % after the last epoch: mean over seeds with Student's 95 % "
-            "interval, in brackets the worst seed.",
+            "Test accuracy in % after the last epoch, of each seed; the best was chosen by other "
+            "seeds and images.",
             "",
             "| epochs | seeds | " + " | ".join(f"{r} `{s}`" for r, s in schemes.items()) + " |",
             "|---|---|" + "---|" * len(schemes),
         ]
         for epochs in sorted({row["epochs"] for row in of}):
-            cells, count = [], 0
-            for role in schemes:
-                values = [r["valid"] for r in of if (r["epochs"], r["role"]) == (epochs, role)]
-                count = max(count, len(values))
-                spread = summarise(values)
-                high, low = min(spread.high, 100.0), max(spread.low, 0.0)
-                cells.append(f"{spread.mean:.1f}, {low:.1f} to {high:.1f} ({min(values):.1f})")
-            lines.append(f"| {epochs} | {count} | {' | '.join(cells)} |")
+            here = [row for row in of if row["epochs"] == epochs]
+            seeds = sorted({row["seed"] for row in here})
+            cells = [
+                ", ".join(f"{row['test']:.1f}" for row in here if row["scheme"] == scheme)
+                for scheme in schemes.values()
+            ]
+            lines.append(f"| {epochs} | {', '.join(map(str, seeds))} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "Made by `lengths.py` in this folder, from lengths.json.", ""])
 
 

@@ -133,6 +133,16 @@ def test_what_a_seed_gives_to_all_networks_cancels_against_its_own_runs(sd, erro
     assert max(off) < 1
 
 
+def test_one_failed_run_of_the_reference_with_the_table_s_seeds_does_not_decide_where_it_lies():
+    rng = np.random.default_rng(3)
+    values = 94 + rng.normal(0, 0.5, (256, 1)) + rng.normal(size=(256, 2))
+    others = (94 + rng.normal(size=14)).tolist()
+    at, error, freedom = TrueMeans(values).placed(others, paired=[94.5, 84.0])
+    mean = float(np.mean([*others, 94.5, 84.0]))
+    assert abs(at - mean) < 0.5
+    assert error * stats.t.ppf(0.975, freedom) > abs(at - 94)
+
+
 def test_pairs_that_are_missing_are_made_up_for_by_the_others():
     _, _, values, runs = with_lucky_seeds(np.random.default_rng(5), 1.0)
     truth = TrueMeans(values)
