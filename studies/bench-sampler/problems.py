@@ -12,7 +12,7 @@
     nb201-*              NAS-Bench-201 (arXiv:2001.00326), 5 operations on each of 6 edges. A
                          reward is one repeat of a cell, drawn once; -noisy: drawn at each query,
                          and the truth is the mean of a cell's repeats
-    truth:NAME           a truth table (`sat_optuna.load_truth`): placements in a small network, each
+    truth:NAME           a truth table (`sat_optuna.load_truth`): each placement in a small network
                          trained from scratch with several seeds. A reward, and the truth, is their
                          mean on the validation images. -noisy: a reward is one of the trainings on
                          the validation images, and the truth the mean of the others on the test

@@ -259,7 +259,7 @@ def test_a_noisy_truth_is_of_the_trainings_that_were_not_seen(truth):
             columns += [c for c in others if others[c] == pytest.approx(truths[-1])][:1]
         assert len(columns) == len(stored)
         assert set(columns) == set(range(seeds))
-        assert problem.scale() == (pytest.approx(np.mean(truths)), max(truths))
+        assert problem.scale() == pytest.approx((np.mean(truths), max(truths)))
         seen.append(columns)
     assert seen[0] == seen[1] != seen[2]
 
