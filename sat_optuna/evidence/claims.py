@@ -24,13 +24,13 @@ from statistics import fmean, median_high
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from sat_optuna.evidence.controls import other_arrangements
 from sat_optuna.evidence.ranking import regret_of_scheme
 from sat_optuna.evidence.shares import Share, TrueMeans, share_below
 from sat_optuna.evidence.statistics import holm, one_sided_p, paired
+from sat_optuna.evidence.truth import Signed
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, HEURISTICS, Measure
 
@@ -112,15 +112,11 @@ class Table:
     """All schemes of a network, trained from scratch.
 
     Attributes:
-        choices: (S, blocks).
-        values: (S, seeds), the higher the better, NaN where a run is missing.
-        references: by role, plain and full or full-KIND, the values of its runs with many seeds.
+        schemes: their values, and those of plain and full or full-KIND with many seeds.
         budget: what each was trained with and scored on, as in `Runs.budget`.
     """
 
-    choices: NDArray[np.uint8]
-    values: NDArray[np.float64]
-    references: Mapping[str, Sequence[float]]
+    schemes: Signed
     budget: str = ""
 
 
@@ -674,22 +670,27 @@ _NO_TABLE = "there is no table of all schemes of this network"
 
 def _phenomena(runs: Runs, table: Table | None) -> list[Claim]:
     """Return C5: whether schemes are truly above full, and below plain."""
-    full, *_ = sorted(
-        (role for role in (table.references if table else ()) if role.startswith("full")),
-        key=lambda role: -fmean(table.references[role]) if table else 0.0,
-    ) or ["full"]
+    references = table.schemes.references if table else {}
+    means = {role: fmean(runs.values()) for role, runs in references.items() if runs}
+    full = max(
+        (role for role in means if role.startswith("full")),
+        key=lambda role: means[role],
+        default="full",
+    )
     found = []
     for points in ABOVE_FULL:
         more = f" by {runs.amount(points)}" if points else ""
         sentence = _said(table, f"some schemes are truly better than {full}{more}")
         claim = Claim(f"C5 above {full}" + (f" + {points:g}" if points else ""), sentence)
         share = None
-        if table and len(table.references.get(full, ())) > 1:
-            share = TrueMeans(table.values).above(table.references[full], points)
+        if table and len(references.get(full, ())) > 1:
+            others, paired_runs = table.schemes.paired(full)
+            share = TrueMeans(table.schemes.values).above(others, points, paired=paired_runs)
         found.append(_of_share(claim, share, table))
     share = None
-    if table and len(table.references.get("plain", ())) > 1:
-        share = share_below(table.values, table.references["plain"])
+    if table and len(references.get("plain", ())) > 1:
+        others, paired_runs = table.schemes.paired("plain")
+        share = share_below(table.schemes.values, others, paired=paired_runs)
     sentence = _said(table, "some schemes are truly worse than plain")
     return [*found, _of_share(Claim("C5 below plain", sentence), share, table)]
 
@@ -700,7 +701,7 @@ def _of_share(claim: Claim, share: Share | None, table: Table | None) -> Claim:
         return replace(claim, why=_NO_TABLE)
     if share is None:
         return replace(claim, why="the table has fewer than two runs of the network beside it")
-    rows = np.isfinite(table.values).any(axis=1)
+    rows = np.isfinite(table.schemes.values).any(axis=1)
     one = 1 / int(rows.sum())
     why = "" if rows.all() else f"the table lacks {_count(int((~rows).sum()), 'scheme')}; "
     why += f"a count of noisy means would say {100 * share.counted:.1f} %"
@@ -718,7 +719,7 @@ def _of_share(claim: Claim, share: Share | None, table: Table | None) -> Claim:
         unit="% of schemes",
         level=0.95,
         test="deconvolution",
-        seeds=int(np.isfinite(table.values).sum(axis=1).max()),
+        seeds=int(np.isfinite(table.schemes.values).sum(axis=1).max()),
         why=why,
     )
 
@@ -731,8 +732,8 @@ def _search_worth(runs: Runs, table: Table | None, margin: float) -> Claim:
     if table is None:
         return replace(claim, why=_NO_TABLE)
     scheme = [int(digit, 36) for digit in runs.schemes.get("ticket", "").replace("-", "")]
-    rows = [row for row, choices in enumerate(table.choices.tolist()) if choices == scheme]
-    truth = TrueMeans(table.values)
+    rows = [row for row, choices in enumerate(table.schemes.choices.tolist()) if choices == scheme]
+    truth = TrueMeans(table.schemes.values)
     if not rows or not truth.known[rows[0]]:
         return replace(claim, why="the table has no run of the scheme of ticket")
     if not truth.freedom:
@@ -750,7 +751,7 @@ def _search_worth(runs: Runs, table: Table | None, margin: float) -> Claim:
         high=-regret.low,
         level=0.95,
         test="regret, the noise of the table taken out",
-        seeds=int(np.isfinite(table.values).sum(axis=1).max()),
+        seeds=int(np.isfinite(table.schemes.values).sum(axis=1).max()),
         why=why,
     )
 

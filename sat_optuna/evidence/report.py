@@ -800,13 +800,16 @@ def _search(search: SearchSummary) -> str:
             f"{search.spread}."
         )
     best, random = (
-        max(row.reward for row in complete(rows) if row.reward is not None)
-        for rows in (search.trials, search.random)
+        f"best reward {max(rewards):.3f}" if rewards else "none of them has a reward"
+        for rewards in (
+            [row.reward for row in complete(rows) if row.reward is not None]
+            for rows in (search.trials, search.random)
+        )
     )
     return (
         f"Sampler `{search.sampler}`, trials (numbered from 0 as Optuna does): "
-        f"{_counted(search.trials)}; best reward {best:.3f}. Random schemes, scored by the same "
-        f"objective and not pruned: {_counted(search.random)}; best reward {random:.3f}. One "
+        f"{_counted(search.trials)}; {best}. Random schemes, scored by the same "
+        f"objective and not pruned: {_counted(search.random)}; {random}. One "
         "search and one random draw: the difference between the two is an anecdote, not evidence "
         f"about samplers. Validation {search.measure.title}: {search.spread}."
     )

@@ -72,7 +72,6 @@ class Counting:
         expected: C(m, k) K^k p_k, the number of such schemes, for K kinds of attention.
         expected_low, expected_high: its interval.
         chance: that a number of random draws without replacement find at least one.
-        chance_low, chance_high: its interval.
     """
 
     share: float
@@ -82,8 +81,6 @@ class Counting:
     expected_low: float
     expected_high: float
     chance: float
-    chance_low: float
-    chance_high: float
 
 
 def counting(truths: Values, at: Values, *, schemes: int, draws: int, seed: int = 0) -> Counting:
@@ -112,10 +109,11 @@ def counting(truths: Values, at: Values, *, schemes: int, draws: int, seed: int 
         rng = np.random.default_rng(seed_for("counting", seed))
         beat = beat + rng.binomial(schemes - rows, rng.beta(beat + 0.5, rows - beat + 0.5))
     chance = stats.hypergeom.sf(0, schemes, beat, min(draws, schemes))
-    found: list[float] = []
-    for values in (beat / schemes, beat.astype(float), chance):
-        found += [float(values.mean()), *np.quantile(values, [0.025, 0.975]).tolist()]
-    return Counting(*found)
+    mean, (low, high) = float(beat.mean()), np.quantile(beat, [0.025, 0.975])
+    # Few numbers are possible, so that the mean may lie beside the quantiles.
+    low, high = min(float(low), mean), max(float(high), mean)
+    share = (mean / schemes, low / schemes, high / schemes)
+    return Counting(*share, mean, low, high, float(chance.mean()))
 
 
 class TrueMeans:

@@ -260,7 +260,7 @@ def _shares(whole: Signed, truth: TrueMeans, kinds: int, measure: Measure) -> li
         others, paired = whole.paired(role)
         for more in _BETTER if measure.unit == "%" else _BETTER[:1]:
             shares.append(truth.above(others, more, paired=paired))
-            by = f" by {more:g} points" if more else ""
+            by = f" by {more:g} point{'s' * (more != 1)}" if more else ""
             rows.append((f"better than {role}{by}", _share(shares[-1])))
     if "plain" in roles:
         others, paired = whole.paired("plain")
@@ -296,7 +296,7 @@ def _by_density(
                     str(connections),
                     f"{found.share:.2f} ({found.low:.2f} to {found.high:.2f})",
                     f"{found.expected:.0f} of {schemes:,}",
-                    f"{found.chance:.2f} ({found.chance_low:.2f} to {found.chance_high:.2f})",
+                    f"{found.chance:.2f}",
                 )
             )
     said = f"By number of connections (T2), of schemes that are truly better than {full}"
@@ -320,7 +320,7 @@ def _blocks(effects: Sequence[Effect], shapley: Sequence[Effect], measure: Measu
                 effect.block,
                 effect.kind,
                 _text(measure, effect.points, effect.low, effect.high),
-                f"{effect.p:.3f}",
+                "< 0.001" if effect.p < 0.0005 else f"{effect.p:.3f}",
                 _text(measure, value.points, value.low, value.high) if value else "",
             )
         )
@@ -371,6 +371,8 @@ def _together(
 def _unsigned(density: Density, measure: Measure) -> tuple[float, float, float]:
     """Return a density's mean and interval in the measure's own sign."""
     low, high = sorted(map(measure.points, (density.low, density.high)))
+    if measure.unit == "%":
+        low, high = max(low, 0.0), min(high, 100.0)
     return measure.points(density.mean), low, high
 
 

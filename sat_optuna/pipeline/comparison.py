@@ -14,7 +14,7 @@ from sat_optuna.ticket import Ticket
 __all__ = ["ROLES", "ComparedStudies", "compare_studies"]
 
 # The networks of a study that are shown; a study of several kinds has a full network of each.
-ROLES = ("plain", "ticket", "full")
+ROLES = ("plain", "constant", "ticket", "full")
 # Sections of study.toml that may differ between studies which are paired.
 _ASKED_ABOUT = ("attention.", "network.", "plugins.")
 

@@ -138,19 +138,10 @@ def _counted_on(truth: TruthTable) -> Table:
     Its networks were trained without the validation images, which a retraining trains on.
     """
     epochs, images = truth.manifest["epochs"], truth.manifest["images"]
-    sign = Measure(**truth.manifest["measure"]).points(1.0)
-    balanced = truth.balanced
     return Table(
-        choices=balanced.choices,
-        values=sign * balanced.valid,
-        references={
-            role: [sign * value for value in truth.reference(role).values()]
-            for role in truth.manifest["references"]
-        },
-        budget=(
-            f"{epochs} epoch{'s' * (epochs > 1)} of {images['train']:,} images, scored on "
-            f"{images['valid']:,} validation images"
-        ),
+        truth.signed(),
+        f"{epochs} epoch{'s' * (epochs > 1)} of {images['train']:,} images, scored on "
+        f"{images['valid']:,} validation images",
     )
 
 

@@ -17,6 +17,7 @@ from sat_optuna.evidence.claims import (
     failed_starts,
     three_conditions,
 )
+from sat_optuna.evidence.truth import Signed
 from sat_optuna.ticket import Measure
 
 SCHEMES = {
@@ -428,16 +429,16 @@ def test_a_density_with_one_scheme_has_no_other():
     assert "no other scheme has the density" in found.why
 
 
-def table_of(truth, rng, noise=0.3):
+def table_of(truth, rng, noise=0.3, lucky=(0.0, 0.0)):
+    """A table of two seeds, which are the first two of plain's and full's 16."""
     choices = np.array([*product((0, 1), repeat=8)], dtype=np.uint8)
-    values = truth(choices)[:, None] + noise * rng.normal(size=(256, 2))
-    references = {
-        role: truth(choices)[row] + noise * rng.normal(size=16)
-        for role, row in (("plain", 0), ("full", -1))
-    }
-    return Table(
-        choices, values, references, "9 epochs of 500 images, scored on 100 validation images"
-    )
+    values = truth(choices)[:, None] + noise * rng.normal(size=(256, 2)) + lucky
+    references = {}
+    for role, row in (("plain", 0), ("full", -1)):
+        others = truth(choices)[row] + noise * rng.normal(size=14)
+        references[role] = dict(enumerate([*values[row], *others]))
+    schemes = Signed(choices, values, references, (0, 1))
+    return Table(schemes, "9 epochs of 500 images, scored on 100 validation images")
 
 
 @pytest.mark.parametrize(("row", "verdict"), [("100-000-00", "holds"), ("000-000-11", "fails")])
@@ -455,12 +456,29 @@ def test_c5_and_c6_from_a_table(row, verdict):
     assert "truly better than full by 1 point after" in found["C5 above full + 1"].sentence
     assert "ticket is at most 1 point worse than the best of all" in found["C6"].sentence
     assert found["C5 above full + 1"].verdict == found["C5 below plain"].verdict == "holds"
-    true = table.choices[:, 0] * 4.0 - table.choices[:, 1:] @ np.linspace(0.5, 1.5, 7)
+    choices = table.schemes.choices
+    true = choices[:, 0] * 4.0 - choices[:, 1:] @ np.linspace(0.5, 1.5, 7)
     for name, share in (
         ("C5 above full + 1", np.mean(true > true[-1] + 1)),
         ("C5 below plain", np.mean(true < 0)),
     ):
         assert found[name].low <= 100 * share <= found[name].high
+
+
+def test_what_the_table_s_seeds_add_to_all_networks_is_not_taken_for_a_difference():
+    def truth(choices):
+        return 50 + 4.0 * choices[:, 0] - choices[:, 1:] @ np.linspace(0.5, 1.5, 7)
+
+    table = table_of(truth, np.random.default_rng(10), lucky=(3.0, 2.0))
+    found = named(claims(runs_of({}), margin=1.0, table=table))
+    true = truth(table.schemes.choices)
+    for name, share in (
+        ("C5 above full", np.mean(true > true[-1])),
+        ("C5 above full + 1", np.mean(true > true[-1] + 1)),
+        ("C5 below plain", np.mean(true < true[0])),
+    ):
+        assert found[name].low <= 100 * share <= found[name].high
+        assert found[name].high - found[name].low < 25
 
 
 def test_where_all_schemes_are_equal_c5_says_so():
@@ -474,7 +492,7 @@ def test_where_all_schemes_are_equal_c5_says_so():
 
 def test_missing_rows_are_left_out_and_said():
     table = table_of(lambda c: 50 + 9.0 * c[:, 0] + c[:, 1], np.random.default_rng(12))
-    table.values[3:5] = math.nan
+    table.schemes.values[3:5] = math.nan
     runs = runs_of({}, schemes={"ticket": "110-000-00"})
     found = named(claims(runs, margin=2.0, table=table))
     assert "the table lacks 2 schemes" in found["C5 below plain"].line()

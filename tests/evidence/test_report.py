@@ -370,6 +370,13 @@ def test_without_a_table_the_random_schemes_tell_the_blocks(tmp_path):
     assert "proposals are not random" in text
 
 
+def test_where_no_random_scheme_could_be_scored_that_is_said(tmp_path):
+    failed = [TrialRow(n, "100-000-000", None, None, "FAIL") for n in range(2)]
+    text = report(tmp_path, search=replace(SEARCH, random=failed))
+    assert "best reward 97.250. Random schemes" in text
+    assert "2 (2 failed); none of them has a reward. One search" in text
+
+
 @pytest.mark.parametrize("count", [1, 5, 9])
 def test_few_random_schemes_tell_nothing_whatever_the_search_tried(tmp_path, count):
     chance = np.random.default_rng(0)

@@ -219,7 +219,7 @@ def test_studies_of_earlier_versions_are_read_as_they_are(study):
     assert {"ticket", "plain", "full", "random-density"} <= found.keys()
     claims = claims_of(found)
     assert claims[1].verdict == "holds"
-    assert len(compare_studies([COMMITTED / "fashion-sge", COMMITTED / "quickstart"]).rows) == 6
+    assert len(compare_studies([COMMITTED / "fashion-sge", COMMITTED / "quickstart"]).rows) == 7
 
 
 def test_what_lies_beside_a_ticket_and_is_not_its_studys_is_left_out(tmp_path):
