@@ -153,7 +153,8 @@ def _names(_context: click.Context, _option: click.Parameter, text: str) -> list
     "--problems",
     default=",".join(PROBLEMS),
     callback=_names,
-    help="With commas; table:FILE is an NPZ file of sat-optuna enumerate; default: all but that.",
+    help="With commas; truth:NAME is a truth table, truth:NAME-noisy one training a scheme, "
+    "table:FILE an NPZ file of sat-optuna enumerate; default: all but these.",
 )
 @click.option(
     "--rivals",

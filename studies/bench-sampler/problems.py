@@ -12,10 +12,16 @@
     nb201-*              NAS-Bench-201 (arXiv:2001.00326), 5 operations on each of 6 edges. A
                          reward is one repeat of a cell, drawn once; -noisy: drawn at each query,
                          and the truth is the mean of a cell's repeats
-    table:FILE           placements that were measured before; see `lookup.py`
+    truth:NAME           a truth table (`sat_optuna.load_truth`): each placement in a small network
+                         trained from scratch with several seeds. A reward, and the truth, is their
+                         mean on the validation images. -noisy: a reward is one of the trainings on
+                         the validation images, and the truth the mean of the others on the test
+                         images, so of no training and no image that a search saw
+    table:FILE           placements that were scored before; see `lookup.py`
 
-The seed of a problem draws its constants. NAS-Bench-201 and files have no constants to draw, so
-their seed is that of the rivals and of the noise alone.
+The seed of a problem draws its constants, and of truth:NAME-noisy which training of each scheme is
+seen. NAS-Bench-201, truth:NAME and files have no constants to draw, so their seed is that of the
+rivals and of the noise alone.
 """
 
 import itertools
@@ -26,13 +32,15 @@ from functools import partial
 
 import numpy as np
 
-from lookup import OPERATIONS, Floats, Ints, file_values, nb201_cells
+from lookup import OPERATIONS, Floats, Ints, file_values, nb201_cells, truth_values
+from sat_optuna.errors import DataError
 from sat_optuna.registry import Registry
 
 __all__ = ["PROBLEMS", "Problem", "make_problem"]
 
 _DRAWN = 100  # schemes, where not all can be listed; their mean stands for that of all
-_NOISE, _UNIFORM = 1, 2  # seed keys: of the noise, of the schemes drawn for the scale
+_NOISE, _UNIFORM, _SEEN = 1, 2, 3  # seed keys: noise, schemes for the scale, trainings seen
+_OF_TRUTH = 40  # evaluations; 200 would be most of the 256 schemes of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,8 @@ def make_problem(name: str, seed: int) -> Problem:
 
     Raises:
         UnknownName: there is no such problem, or its package is not installed.
-        DataError: the file it is read from is missing or broken.
+        DataError: the file it is read from is missing or broken, or a truth table is not whole.
+        StudyError: there is no such truth table, or its bytes have changed.
     """
     return PROBLEMS.get(name)(seed)
 
@@ -215,6 +224,35 @@ def _table(seed: int, *, path: str) -> Problem:
     )
 
 
+def _truth(seed: int, *, name: str) -> Problem:
+    table = name.removesuffix("-noisy")
+    valid, test = truth_values(table)
+    *sizes, trainings = valid.shape
+    rewards = truths = valid.mean(axis=-1)
+    noisy = table != name
+    if noisy:
+        if trainings < 2:
+            raise DataError(
+                f"problem 'truth:{name}' needs a table of two seeds, for the truth is of "
+                f"trainings that a search did not see; give truth:{table}, or train more seeds"
+            )
+        # One training of each scheme, for the whole run: were it drawn at each query, a search
+        # could see them all, and none would be left to tell what it found.
+        seen = np.random.default_rng([seed, _SEEN]).integers(trainings, size=(*sizes, 1))
+        rewards = np.take_along_axis(valid, seen, axis=-1)[..., 0]
+        others = np.arange(trainings) != seen
+        truths = test.mean(axis=-1, where=others)
+    return Problem(
+        "truth-noisy" if noisy else "truth",
+        tuple(tuple(range(size)) for size in sizes),
+        lambda scheme: float(truths[tuple(scheme)]),
+        observe=(lambda scheme, _rng: float(rewards[tuple(scheme)])) if noisy else None,
+        cells=truths.ravel,
+        evaluations=min(_OF_TRUTH, truths.size),
+        seed=seed,
+    )
+
+
 PROBLEMS.add("ticket54", partial(_ticket, count=54))
 PROBLEMS.add("ticket54-noisy", partial(_ticket, count=54, noise=1.0))
 PROBLEMS.add("ticket16", partial(_ticket, count=16))
@@ -224,4 +262,5 @@ PROBLEMS.add("nk16", _nk)
 for _name in ("cifar10", "cifar100", "imagenet16"):
     PROBLEMS.add(f"nb201-{_name}", partial(_nb201, dataset=_name, noisy=False))
     PROBLEMS.add(f"nb201-{_name}-noisy", partial(_nb201, dataset=_name, noisy=True))
+PROBLEMS.add_family("truth:", lambda name: partial(_truth, name=name))
 PROBLEMS.add_family("table:", lambda path: partial(_table, path=path))

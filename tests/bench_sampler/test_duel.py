@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import duel
 from runs import add_run, read_runs
-from tests.bench_sampler.made import run, untimed
+from tests.bench_sampler.made import run, save_truth, untimed
 
 FOLDER = Path(__file__).parents[2] / "studies" / "bench-sampler"
 RIVALS = "default,random,default:batch=2"
@@ -115,11 +115,20 @@ def test_runs_of_another_budget_count_for_nothing(called, tmp_path, table):
         (("--rivals", "defualt"), "no rival 'defualt'; did you mean 'default'?"),
         (("--rivals", "paper:rdn=false"), "option 'rdn' given; known are"),
         (("--problems", "table:none.npz"), "table none.npz cannot be read"),
+        (("--problems", "truth:none-noisy"), "no truth table 'none'"),
     ],
 )
 def test_bad_input_is_one_sentence(called, tmp_path, options, words):
     said = called(*options, code=1)
     assert words in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_partly_trained_truth_table_is_one_sentence(called, tmp_path):
+    folder = save_truth(tmp_path / "half", missing=((4, 0),))
+    said = called("--problems", f"truth:{folder}", code=1)
+    assert said.startswith(f"Error: truth table '{folder}' lacks 1 of the 32 trainings")
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 

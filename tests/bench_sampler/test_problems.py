@@ -2,13 +2,17 @@
 
 import importlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lookup
 from problems import PROBLEMS, make_problem
-from sat_optuna.errors import DataError, UnknownName
+from sat_optuna.errors import DataError, StudyError, UnknownName
+from tests.bench_sampler.made import save_truth
+
+SRM = Path(__file__).parents[2] / "studies" / "truth-cued-digits-srm"
 
 # Values of all 0, all 1, every second from the second on, every third from the first on; computed
 # once with the reference definitions, numpy 2.4.
@@ -37,11 +41,12 @@ NB201 = {
 @pytest.fixture
 def forgotten():
     """Nothing read from packages and files before or after."""
-    for held in (lookup.nb201_cells, lookup.file_values):
-        held.cache_clear()
+    held = (lookup.nb201_cells, lookup.file_values, lookup.truth_values)
+    for values in held:
+        values.cache_clear()
     yield
-    for held in (lookup.nb201_cells, lookup.file_values):
-        held.cache_clear()
+    for values in held:
+        values.cache_clear()
 
 
 @pytest.mark.golden
@@ -192,3 +197,112 @@ def test_broken_archives_are_one_sentence(tmp_path, forgotten, arrays, words):
     np.savez(tmp_path / "t.npz", **arrays)
     with pytest.raises(DataError, match=words):
         make_problem(f"table:{tmp_path / 't.npz'}", 0)
+
+
+def read_truth(folder, *, kinds, seeds):
+    """Return the schemes of a table with what each seed reaches, read with numpy alone."""
+    with np.load(folder / "truth.npz") as stored:
+        columns = [stored["seeds"].tolist().index(seed) for seed in range(seeds)]
+        rows = zip(*(stored[name].tolist() for name in ("choices", "valid", "test")), strict=True)
+        return {
+            tuple(scheme): ([valid[c] for c in columns], [test[c] for c in columns])
+            for scheme, valid, test in rows
+            if max(scheme) <= kinds
+        }
+
+
+@pytest.fixture(params=["committed", "two kinds, three seeds", "a loss"])
+def truth(request, tmp_path):
+    """A truth table: its folder, number of kinds, number of seeds and the sign of its values."""
+    if request.param == "committed":
+        return SRM, 1, 2, 1
+    if request.param == "a loss":
+        return save_truth(tmp_path, better="lower"), 1, 2, -1
+    return save_truth(tmp_path, kinds=("se", "eca"), seeds=3), 2, 3, 1
+
+
+@pytest.mark.golden
+def test_a_truth_table_shows_the_mean_of_the_seeds_on_validation_images(truth):
+    folder, kinds, seeds, sign = truth
+    stored = read_truth(folder, kinds=kinds, seeds=seeds)
+    problem = make_problem(f"truth:{folder}", 4)
+    blocks = len(problem.choices)
+    assert problem.choices == (tuple(range(kinds + 1)),) * blocks
+    assert len(stored) == (kinds + 1) ** blocks
+    assert problem.evaluations == min(40, len(stored))
+    means = {scheme: sign * sum(valid) / seeds for scheme, (valid, _) in stored.items()}
+    for scheme, mean in means.items():
+        assert problem.evaluate(np.array(scheme), 3) == pytest.approx(mean, rel=1e-12)
+        assert problem.truth(np.array(scheme)) == problem.evaluate(np.array(scheme), 3)
+    level, optimum = problem.scale()
+    assert level == pytest.approx(sum(means.values()) / len(means))
+    assert optimum == pytest.approx(max(means.values()))
+
+
+@pytest.mark.golden
+def test_a_noisy_truth_is_of_the_trainings_that_were_not_seen(truth):
+    folder, kinds, seeds, sign = truth
+    stored = read_truth(folder, kinds=kinds, seeds=seeds)
+    seen = []
+    for seed in (0, 0, 1):
+        problem, columns, truths = make_problem(f"truth:{folder}-noisy", seed), [], []
+        for scheme, (valid, test) in stored.items():
+            reward = problem.evaluate(np.array(scheme), 3)
+            assert problem.evaluate(np.array(scheme), 11) == reward
+            # The committed table has schemes whose seeds reach the same: any of them may be it.
+            others = {
+                column: sign * (sum(test) - test[column]) / (seeds - 1)
+                for column in range(seeds)
+                if sign * valid[column] == reward
+            }
+            truths.append(problem.truth(np.array(scheme)))
+            columns += [c for c in others if others[c] == pytest.approx(truths[-1])][:1]
+        assert len(columns) == len(stored)
+        assert set(columns) == set(range(seeds))
+        assert problem.scale() == pytest.approx((np.mean(truths), max(truths)))
+        seen.append(columns)
+    assert seen[0] == seen[1] != seen[2]
+
+
+@pytest.mark.parametrize("mode", ["", "-noisy"])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"missing": ((3, 1), (5, 0), (5, 1))}, "lacks 3 of the 32 trainings of its schemes; fin"),
+        (
+            {"missing": ((0, 0),)},
+            "lacks 1 of the 32 trainings of its schemes; finish it with: sat",
+        ),
+        ({"kinds": ("se", "eca"), "missing": ((80, 1),)}, "lacks 1 of the 162 trainings"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_partly_trained_truth_table_is_refused(tmp_path, given, words, mode):
+    save_truth(tmp_path, **given)
+    with pytest.raises(DataError, match=words):
+        make_problem(f"truth:{tmp_path}{mode}", 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_truth_table_needs_no_references(tmp_path):
+    save_truth(tmp_path, missing=((0, 2),))
+    assert make_problem(f"truth:{tmp_path}", 0).evaluations == 16
+
+
+def test_a_noisy_truth_of_one_seed_is_refused(tmp_path):
+    save_truth(tmp_path, seeds=1)
+    assert make_problem(f"truth:{tmp_path}", 0).scale()[1]
+    with pytest.raises(DataError, match=r"needs a table of two seeds.*; give truth:.*, or train"):
+        make_problem(f"truth:{tmp_path}-noisy", 0)
+
+
+def test_a_truth_table_that_is_none_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(SRM)
+    with pytest.raises(
+        StudyError, match=r"no truth table 'cued-digits-smr'.*mean 'cued-digits-srm"
+    ):
+        make_problem("truth:cued-digits-smr-noisy", 0)
+    save_truth(tmp_path)
+    (tmp_path / "truth.npz").write_bytes(b"0")
+    with pytest.raises(StudyError, match=r"is not what truth\.json was written for"):
+        make_problem(f"truth:{tmp_path}", 0)
