@@ -6,6 +6,7 @@ Not those of the studies: who runs a study here writes its report anew.
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_every_interval_that_is_said_of_the_gpus_was_measured(cards):
 def test_what_is_said_of_the_truth_table():
     table = sat.load_truth(ROOT / "studies" / "truth-cued-digits-srm")
     whole, flat = table.signed(), " ".join(README.split())
-    of = {"stages": table.stages, "kinds": table.kinds}
+    of: dict[str, Any] = {"stages": table.stages, "kinds": table.kinds}
     effects = main_effects(whole.choices, whole.values, **of)
     corrected = holm([one.p for one in effects])
     told = [one for one, p in zip(effects, corrected, strict=True) if p < 0.05]
