@@ -14,9 +14,10 @@ from scipy.stats import kendalltau
 
 import sat_optuna as sat
 from sat_optuna.evidence.contributions import interactions, main_effects
-from sat_optuna.evidence.ranking import seed_to_seed
+from sat_optuna.evidence.ranking import seed_to_seed, tau_of_scores
 from sat_optuna.evidence.shares import TrueMeans
 from sat_optuna.evidence.statistics import holm, summarise
+from sat_optuna.evidence.supernet_scores import SupernetScores
 from sat_optuna.training.step import STRATEGIES, SUPERNETS
 
 ROOT = Path(__file__).parents[1]
@@ -245,6 +246,13 @@ def test_what_is_said_of_the_truth_table():
     halves = [whole.choices[:, 0] == choice for choice in (1, 0)]
     within = [kendalltau(*whole.values[half].T).statistic for half in halves]
     assert f"no better than chance ({within[0]:.2f} and {within[1]:.2f})" in flat
+    scores = SupernetScores.load(ROOT / "studies" / "truth-cued-digits-srm").by_recipe
+    tau, fixed = (
+        tau_of_scores(scores[f"iid, 40 epochs{more}"], whole.values)
+        for more in ("", ", not recalibrated")
+    )
+    assert f"with tau {tau.tau:.2f} ({tau.low:.2f} to {tau.high:.2f}; 5 supernets" in flat
+    assert f"rank nothing: {fixed.tau:.2f} ({fixed.low:.2f} to {fixed.high:.2f})" in flat
     others, paired = whole.paired("full")
     assert not TrueMeans(whole.values).above(others, paired=paired).identifiable
     alone = table.valid[table.row("100-000-00")]
@@ -252,3 +260,19 @@ def test_what_is_said_of_the_truth_table():
     counts = np.bincount(table.machine[table.machine >= 0], minlength=2)
     machines = [one["device"] for one in table.manifest["machines"]]
     assert f"{counts[machines.index('NVIDIA H200')]} of its {counts.sum()} trainings" in flat
+
+
+def test_what_is_said_of_the_length_of_trainings():
+    path = ROOT / "studies" / "bench-length" / "lengths.json"
+    rows, flat = json.loads(path.read_text(encoding="utf-8")), " ".join(README.split())
+    test = {
+        (scheme, epochs): [
+            row["test"] for row in rows if (row["scheme"], row["epochs"]) == (scheme, epochs)
+        ]
+        for scheme in ("000-000-00", "111-111-11")
+        for epochs in (5, 20, 40)
+    }
+    first, second, third = test["111-111-11", 5]
+    assert f"after 5 epochs full has {first:.1f}, {second:.1f} and {third:.1f} %" in flat
+    assert f"after 20 {min(test['111-111-11', 20]):.1f} at least" in flat
+    assert f"plain has {max(test['000-000-00', 40]):.1f} at most after 40" in flat
