@@ -246,7 +246,9 @@ def test_what_is_said_of_the_truth_table():
     halves = [whole.choices[:, 0] == choice for choice in (1, 0)]
     within = [kendalltau(*whole.values[half].T).statistic for half in halves]
     assert f"no better than chance ({within[0]:.2f} and {within[1]:.2f})" in flat
-    scores = SupernetScores.load(ROOT / "studies" / "truth-cued-digits-srm").by_recipe
+    held = SupernetScores.load(ROOT / "studies" / "truth-cued-digits-srm")
+    assert held
+    scores = held.by_recipe
     tau, fixed = (
         tau_of_scores(scores[f"iid, 40 epochs{more}"], whole.values)
         for more in ("", ", not recalibrated")
@@ -276,3 +278,13 @@ def test_what_is_said_of_the_length_of_trainings():
     assert f"after 5 epochs full has {first:.1f}, {second:.1f} and {third:.1f} %" in flat
     assert f"after 20 {min(test['111-111-11', 20]):.1f} at least" in flat
     assert f"plain has {max(test['000-000-00', 40]):.1f} at most after 40" in flat
+
+
+def test_what_is_said_of_the_folded_networks():
+    path = ROOT / "studies" / "folded-se" / "report.json"
+    networks = [*json.loads(path.read_text(encoding="utf-8"))["networks"].values()]
+    kept = [next(one for one in net["kept"] if one["points"] == 0.1) for net in networks]
+    assert [one["gone"] for one in kept] == [9, 9, 9]
+    lost = summarise([one["test_lost"]["mean"] for one in kept])
+    said = f"nine modules for {lost.mean:.2f} points on the test images ({lost.low:.2f} to"
+    assert f"{said} {lost.high:.2f})" in " ".join(README.split())
