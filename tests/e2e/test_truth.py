@@ -55,7 +55,8 @@ def test_two_processes_of_which_one_is_killed_make_the_table_of_one(tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupt_says_what_is_done_and_leaves_a_part_table(tmp_path):
-    folder = make_study(tmp_path, text=TEXT.replace("epochs = 1", "epochs = 60"))
+    # Long enough for the rest not to be done before this busy machine sends the signal.
+    folder = make_study(tmp_path, text=TEXT.replace("epochs = 1", "epochs = 200"))
     child = begin(tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while count(folder) < 3:
