@@ -32,6 +32,26 @@ seeds = [0, 1, 2]
 workers = 1
 """
 
+# Eight schemes, and a second seed of the three references.
+TRUTH = """
+[data]
+limit = 100
+[network]
+width = 4
+stem_stride = 4
+blocks = [1, 1, 1]
+[attention]
+kinds = ["srm"]
+[train]
+batch = 32
+shift = 1
+[retrain]
+epochs = 1
+[truth]
+seeds = [0]
+reference_seeds = [0, 1]
+"""
+
 
 def make_study(project: Path, name: str = "tiny", text: str = STUDY) -> Path:
     """Write a study.toml under project/studies and return its folder."""

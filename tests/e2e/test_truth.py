@@ -11,8 +11,8 @@ import pytest
 
 import sat_optuna as sat
 from tests.e2e.test_kill import alive, count
-from tests.pipeline.test_truth import TEXT, same
-from tests.studies import command, environment, make_study, sat_optuna
+from tests.pipeline.test_truth import same
+from tests.studies import TRUTH, command, environment, make_study, sat_optuna
 
 
 def begin(project, **more):
@@ -28,10 +28,10 @@ def begin(project, **more):
 
 @pytest.mark.slow
 def test_two_processes_of_which_one_is_killed_make_the_table_of_one(tmp_path):
-    alone = make_study(tmp_path / "alone", text=TEXT)
+    alone = make_study(tmp_path / "alone", text=TRUTH)
     done = sat_optuna("truth", "tiny", "--workers", "1", cwd=tmp_path / "alone")
     assert "truth: 12 trainings now, 12 of 12 in " in done.stdout
-    shared = make_study(tmp_path / "shared", text=TEXT)
+    shared = make_study(tmp_path / "shared", text=TRUTH)
     killed = begin(tmp_path / "shared", stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while count(shared) < 3:  # the first is kept then
@@ -56,7 +56,7 @@ def test_two_processes_of_which_one_is_killed_make_the_table_of_one(tmp_path):
 @pytest.mark.slow
 def test_an_interrupt_says_what_is_done_and_leaves_a_part_table(tmp_path):
     # Long enough for the rest not to be done before this busy machine sends the signal.
-    folder = make_study(tmp_path, text=TEXT.replace("epochs = 1", "epochs = 200"))
+    folder = make_study(tmp_path, text=TRUTH.replace("epochs = 1", "epochs = 200"))
     child = begin(tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while count(folder) < 3:

@@ -5,32 +5,15 @@ import pytest
 
 import sat_optuna as sat
 from sat_optuna.pipeline.latency import hardware_of
-from tests.studies import make_study
+from tests.studies import TRUTH, make_study
 
 pytestmark = pytest.mark.gpu
 
-TEXT = """
-[data]
-limit = 100
-[network]
-width = 4
-stem_stride = 4
-blocks = [1, 1, 1]
-[attention]
-kinds = ["srm"]
-[train]
-batch = 32
-shift = 1
-[retrain]
-epochs = 1
-[truth]
-seeds = [0]
-reference_seeds = [0, 1]
-"""
-
 
 def test_a_table_is_made_on_the_device_and_its_entries_come_out_again(device, tmp_path):
-    folder = make_study(tmp_path, text=TEXT.replace("[data]", f'device = "{device.type}"\n[data]'))
+    folder = make_study(
+        tmp_path, text=TRUTH.replace("[data]", f'device = "{device.type}"\n[data]')
+    )
     study = sat.open_study(folder)
     made = study.truth(workers=1)
     assert made.new == 12

@@ -23,26 +23,8 @@ from sat_optuna.evidence.effects import noise_of
 from sat_optuna.pipeline import truth as making
 from sat_optuna.pipeline.results import CheckedEntry
 from sat_optuna.supernet.materialise import build_network
-from tests.studies import make_study
+from tests.studies import TRUTH, make_study
 
-TEXT = """
-[data]
-limit = 100
-[network]
-width = 4
-stem_stride = 4
-blocks = [1, 1, 1]
-[attention]
-kinds = ["srm"]
-[train]
-batch = 32
-shift = 1
-[retrain]
-epochs = 1
-[truth]
-seeds = [0]
-reference_seeds = [0, 1]
-"""
 COLUMNS = ("valid", "test", "valid_loss", "test_loss", "train_accuracy")
 
 
@@ -61,7 +43,7 @@ def _here():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The folder of a study with its whole table, and what was told; to be copied."""
-    folder = make_study(tmp_path_factory.mktemp("whole"), text=TEXT)
+    folder = make_study(tmp_path_factory.mktemp("whole"), text=TRUTH)
     told: list[sat.Event] = []
     sat.open_study(folder).truth(on_event=told.append)
     return folder, told
@@ -237,7 +219,7 @@ def test_a_table_of_other_data_is_not_verified(folder):
 
 
 def test_what_takes_too_long_is_refused_before_anything_is_trained(folder, tmp_path):
-    large = TEXT.replace("[1, 1, 1]", "[9, 9, 9]").replace("epochs = 1", "epochs = 164")
+    large = TRUTH.replace("[1, 1, 1]", "[9, 9, 9]").replace("epochs = 1", "epochs = 164")
     new = make_study(tmp_path / "large", text=large.replace("seeds = [0]\n", "seeds = [0, 1]\n"))
     said = r"would take 268,435,458 trainings of about .* core-years, more than the limit of 20 "
     with pytest.raises(StudyError, match=said):
@@ -341,7 +323,7 @@ def test_verify_trains_entries_again_and_says_of_each_whether_it_came_out(folder
 
 
 def test_several_kinds_have_references_each(tmp_path):
-    text = TEXT.replace('["srm"]', '["srm", "gc"]').replace("seeds = [0]\n", "seeds = [3]\n", 1)
+    text = TRUTH.replace('["srm"]', '["srm", "gc"]').replace("seeds = [0]\n", "seeds = [3]\n", 1)
     folder = make_study(tmp_path, text=text)
     with pytest.raises(_StoppedError):
         sat.open_study(folder).truth(on_event=stopping_after(2))
@@ -359,7 +341,7 @@ def test_several_kinds_have_references_each(tmp_path):
 
 
 def test_another_metric_stands_where_the_accuracy_does(tmp_path):
-    folder = make_study(tmp_path, text=TEXT + '[search]\nmetric = "log_loss"\n')
+    folder = make_study(tmp_path, text=TRUTH + '[search]\nmetric = "log_loss"\n')
     with pytest.raises(_StoppedError):
         sat.open_study(folder).truth(on_event=stopping_after(1))
     with pytest.warns(SatOptunaWarning, match="are missing"):
