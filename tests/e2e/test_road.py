@@ -228,6 +228,7 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road, rows):
         assert f"{role} `{tickets[ROLES.index(role)].scheme}` " in told
     logged = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert logged >= {"study.toml", "environment.json", "report.md", "figures"}
+    assert parent.inputs is not None
     assert [used.dataset.name for used in parent.inputs.dataset_inputs] == [tickets[0].dataset]
     effects = {name for name in parent.data.metrics if name.startswith("effect.")}
     assert effects == {f"effect.{name}.se" for name in Scheme.parameter_names((2, 2, 2))}

@@ -180,7 +180,7 @@ def test_retrainings_are_nested_in_the_summary_of_their_network(root):
     (summary,) = runs_of(root, kind="summary")
     assert (summary.info.run_id, summary.info.status) == (plain, "RUNNING")
     moment = datetime.now() - timedelta(hours=1)
-    times = {"started": moment, "ended": moment + timedelta(minutes=5)}
+    times: dict[str, Any] = {"started": moment, "ended": moment + timedelta(minutes=5)}
     run_id = log.log_retraining(PLAIN, seed=2, summary=plain, metrics={"params": 7.0}, **times)
     assert log.log_retraining(PLAIN, seed=2, summary=plain) == run_id
     (run,) = runs_of(root, kind="retraining")
@@ -196,8 +196,9 @@ def test_a_summary_says_what_it_was_told_last_and_one_of_an_earlier_ticket_is_ca
     log = opened(root)
     earlier = log.begin_summary(Network("ticket", "01", "f1"))
     log.end_summary(earlier, Network("ticket", "01", "f1"), metrics={"test_accuracy": 1.0})
+    run_id = log.begin_summary(TICKET, params={"epochs": 6})
     for accuracy, verdict in ((97.0, "holds"), (98.0, "fails")):
-        run_id = log.begin_summary(TICKET, params={"epochs": 6})
+        assert log.begin_summary(TICKET, params={"epochs": 6}) == run_id
         log.end_summary(
             run_id,
             TICKET,
@@ -271,6 +272,7 @@ def test_what_a_study_used_and_wrote_is_in_its_run(root, tmp_path):
     assert text_of(run, "report.md") == "report.md"
     assert text_of(run, "figures/ticket.png") == "ticket.png"
     assert text_of(run, "environment.json") == "{}"
+    assert run.inputs is not None
     (used,) = run.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("digits", "a" * 36)
 
