@@ -29,7 +29,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.errors import SatOptunaWarning
-from sat_optuna.processes import worker_name
+from sat_optuna.processes import is_dead, worker_name
 from sat_optuna.ticket import ACCURACY, Measure
 from sat_optuna.tracking.child_runs import ChildRuns, Record
 from sat_optuna.tracking.note import with_section
@@ -44,6 +44,7 @@ from sat_optuna.tracking.store import (
 from sat_optuna.tracking.views import view_tags
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from optuna import Study
     from optuna.trial import FrozenTrial
 
@@ -167,7 +168,7 @@ class MLflowLog:
             parents = self._store.runs(experiment, "tags.`sat.kind` = 'study'")
             same = (run for run in parents if run.data.tags.get("sat.study_uuid") == uuid)
             run = next(same, None)
-            self._running = running or run is None
+            self._running = running or run is None or _was_left(run)
             run = run or self._store.create(experiment, "search", tags)
             parent = str(run.info.run_id)
             if self._running:
@@ -625,6 +626,11 @@ def _is_complete(trial: "FrozenTrial") -> bool:
 def _moment(trial: "FrozenTrial") -> int:
     ended = trial.datetime_complete
     return int(1000 * (time.time() if ended is None else ended.timestamp()))
+
+
+def _was_left(run: "Run") -> bool:
+    """Tell whether a dead process left a run RUNNING."""
+    return run.info.status == "RUNNING" and is_dead(run.data.tags.get("sat.worker", ""))
 
 
 def _summary(network: Network, *, tags: Mapping[str, str] = _NOTHING, **more: Any) -> Record:

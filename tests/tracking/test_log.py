@@ -246,6 +246,12 @@ def test_the_view_of_an_experiment_chooses_the_summaries_the_best_first(root):
     log.close_study()
     log.open_study("study", "u1", running=False)
     assert runs_of(root, kind="study")[0].info.status == "FINISHED"
+    run_id = log.open_study("study", "u1")
+    MlflowClient(log.uri).set_tag(run_id, "sat.worker", f"{worker_name()}0")  # it was killed
+    log.open_study("study", "u1", running=False)
+    log.close_study()
+    assert runs_of(root, kind="study")[0].info.status == "FINISHED"
+    log.open_study("study", "u1", running=False)
     log.describe_study({"Result": "It pays."}, summary="It pays.")
     client = MlflowClient(log.uri)
     client.set_experiment_tag(log.experiment, "mlflow.note.content", "It pays.\n\nMine.")
