@@ -17,7 +17,7 @@ def link(serve: Any) -> str:
     """The link to the study's table that `sat-optuna ui` prints."""
     url, table = serve("ui", "--port", "5713", lines=2)
     assert url == "MLflow: http://127.0.0.1:5713 (Ctrl-C ends it)"
-    name, _, link = table.partition(": ")
+    name, _, link = str(table).partition(": ")
     assert name == "tiny"
     assert link.startswith("http://127.0.0.1:5713/#/experiments/")
     return link
