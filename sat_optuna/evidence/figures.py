@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import FancyBboxPatch, Rectangle
@@ -51,7 +52,7 @@ _NAMELESS = {"Software": None}  # without matplotlib's version, equal pictures h
 _DATELESS = {"Creator": None, "Date": None}
 _LARGEST = 200_000  # bytes of an SVG; of more points than that the PNG is the smaller one
 _INK = "#22303c"
-_OFF = "#e4e8ec"
+_OFF = "#cbd3da"
 _KINDS = ("#d55e00", "#0072b2", "#009e73", "#591600", "#00b6f2", "#f2b600", "#468080", "#315945")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<")  # one a kind, in the same order
 _CLOUD = "#9aa5b1"
@@ -75,7 +76,7 @@ class _Look(NamedTuple):
 
 _LOOKS = {
     "ticket": _Look("#d55e00", "*", "-", 14),
-    "plain": _Look("#3b4a57", "s", "--"),
+    "plain": _Look("#50616f", "s", "--"),
     "full": _Look("#0072b2", "^", "-."),
     "constant": _Look("#009e73", "D", ":"),
     "random": _Look(_CLOUD, "o", (0, (1, 3)), 6),
@@ -160,7 +161,9 @@ def draw_ticket(
     fontsize = min(9.0, 72 * 0.9 * pitch / longest / 0.92)  # of a wide bold letter
     names = [kind.upper() for kind in kinds]
     key = ""
-    if fontsize < _SMALLEST:  # digits as in the scheme's text, which are explained
+    if fontsize < _SMALLEST and any(
+        scheme.choices
+    ):  # digits as in the scheme's text, which are explained
         signs, fontsize = [str(Scheme((c,), (1,))) for c in range(1, len(kinds) + 1)], 9.0
         key = ", ".join(f"{sign} {name}" for sign, name in zip(signs, names, strict=True))
         names = signs
@@ -675,7 +678,7 @@ def draw_curves(
         look = _look(label)
         for values in seeds:
             epochs = range(1, len(values) + 1)
-            axes.plot(epochs, values, color=look.colour, ls=look.line, lw=0.7, alpha=0.5)
+            axes.plot(epochs, values, color=look.colour, ls=look.line, lw=0.5)
         mean = [fmean(column) for column in zip(*seeds, strict=True)]
         axes.plot(
             range(1, len(mean) + 1),
@@ -897,11 +900,11 @@ def draw_confusion(
     side = min(12.0, max(3.6, 1.4 + 0.45 * count))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if count <= _WRITTEN:
         for row, column in np.ndindex(count, count):
             if confusion[row, column]:
-                ink = "white" if shares[row, column] > 0.5 else _INK
+                ink = _ink_on(to_hex(picture.cmap(shares[row, column])))
                 text = str(confusion[row, column])
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
     if count <= _NAMED:
