@@ -56,7 +56,7 @@ _OFF = "#cbd3da"
 _KINDS = ("#d55e00", "#0072b2", "#009e73", "#591600", "#00b6f2", "#f2b600", "#468080", "#315945")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<")  # one a kind, in the same order
 _CLOUD = "#9aa5b1"
-_QUIET = "#55616c"
+_QUIET = "#46515c"
 _ROW, _PITCH, _WIDEST = 18, 0.44, 8.0  # blocks in a row of a ticket; inches a block, and a row
 _HEAD = 0.4  # inches above a stage
 _LEADER = {"arrowstyle": "-", "color": _INK, "lw": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
@@ -159,16 +159,12 @@ def draw_ticket(
     titles = _wrapped(title, int(wide / 0.105))
     longest = max(len(kind) for kind in kinds)
     fontsize = min(9.0, 72 * 0.9 * pitch / longest / 0.92)  # of a wide bold letter
-    names = [kind.upper() for kind in kinds]
-    key = ""
-    if fontsize < _SMALLEST and any(
-        scheme.choices
-    ):  # digits as in the scheme's text, which are explained
+    names, key, empty = [kind.upper() for kind in kinds], "", not any(scheme.choices)
+    if fontsize < _SMALLEST:  # digits as in the scheme's text, which are explained
         signs, fontsize = [str(Scheme((c,), (1,))) for c in range(1, len(kinds) + 1)], 9.0
         key = ", ".join(f"{sign} {name}" for sign, name in zip(signs, names, strict=True))
         names = signs
-    empty = not any(scheme.choices)
-    said = [*(["no block carries attention"] if empty else []), *_wrapped(key, int(wide / 0.08))]
+    said = ["no block carries attention"] if empty else _wrapped(key, int(wide / 0.08))
     heads = [_HEAD * any(part.first == 0 for part in row) for row in rows]
     deep = [head + pitch + 0.17 for head in heads]
     tall = 0.26 * len(titles) + sum(deep) + 0.2 * len(said) + 0.21 * len(table) + 0.2
