@@ -28,6 +28,7 @@ from sat_optuna.evidence.report import (
 from sat_optuna.evidence.spread import Part
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import AttentionSpec, Measure, Score, Ticket
+from tests.evidence.test_pages import Parsed
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -154,7 +155,7 @@ def test_the_table_of_differences_describes_and_leaves_the_verdicts_to_the_head(
     table = text.partition("## What can be said\n\n")[2].partition("\n\n")[0].splitlines()
     assert table == [
         "| ticket minus | points | 95 % interval | n |",
-        "|---|---|---|---|",
+        "|---|---:|---:|---:|",
         "| plain | +7.00 | +6.75 to +7.25 | 3 |",
         f"| full | +0.03 | {MINUS}0.54 to +0.61 | 3 |",
         f"| constant | +0.10 | {MINUS}0.15 to +0.35 | 3 |",
@@ -448,6 +449,10 @@ def test_all_that_the_report_shows_lies_beside_it(tmp_path):
     for name in ("ticket", "blocks", "search", "accuracy", "connections", "curves"):
         assert f"](figures/{name}.png)" in text
         assert imread(tmp_path / "quickstart" / "figures" / f"{name}.png").ndim == 3
+    page = Parsed.of(tmp_path / "quickstart" / "report.html")
+    assert [alt for alt, _ in page.pictures] == re.findall(r"!\[(.*?)\]", text)
+    assert all(source.startswith("data:image/svg+xml;base64,") for _, source in page.pictures)
+    assert page.title == "quickstart: in which blocks of resnet20 does SE pay?"
     written = (tmp_path / "quickstart" / "figures" / "trials.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(written)))
     assert [row["search"] for row in rows] == ["policy"] * 5 + ["random-control"] * 2
@@ -467,7 +472,9 @@ def test_the_same_tickets_give_the_same_files(tmp_path):
     report(tmp_path / "a", drawn=True)
     report(tmp_path / "b", drawn=True)
     files = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 8
+    pictures = ("accuracy", "blocks", "connections", "curves", "search", "ticket")
+    named = [f"{name}.{kind}" for name in pictures for kind in ("png", "svg")]
+    assert {path.name for path in files} == {"report.md", "report.html", "trials.csv", *named}
     for path in files:
         again = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == again.read_bytes()
@@ -528,7 +535,8 @@ FRONT = replace(
 def test_a_front_is_told_with_plain_full_and_the_rule_that_chose_its_ticket(tmp_path):
     text = report(tmp_path, search=FRONT, drawn=True)
     for line in (
-        "| scheme | accuracy | latency_ms | |",
+        "| scheme | accuracy | latency_ms |  |",
+        "|---|---:|---:|---|",
         "| `110-010-001` | 96.30 | 3.00 | ticket |",
         "| `000-000-000` | 95.00 | 2.50 |  |",
         "| `plain` | 95.00 | 2.50 | for comparison |",
