@@ -110,6 +110,7 @@ def _write_png(figure: Figure, path: Path) -> Path:
 
 def _write_svg(figure: Figure, path: Path) -> Path:
     FigureCanvasSVG(figure)
+    figure.set_layout_engine("none")  # as it was laid out for the PNG
     # Names of its parts that hang on the figure alone, and no date.
     with mpl.rc_context({"svg.hashsalt": "sat_optuna"}):
         return write_atomically(
