@@ -21,14 +21,14 @@ _NUMBER = re.compile(r"[<>±+\-\N{MINUS SIGN}]? ?\d")
 _PICTURES = {".svg": "image/svg+xml", ".png": "image/png"}
 _STYLE = """\
 body { margin: 0; color: #22303c; background: #fff; font: 1rem/1.5 system-ui, sans-serif; }
-main { max-width: 50rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
+main { max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
 h1, h2 { line-height: 1.25; }
 img { max-width: 100%; height: auto; }
 code { font-family: ui-monospace, monospace; font-size: 0.9em; overflow-wrap: anywhere; }
 a { color: #00538a; }
 .table { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid #c9d1d9; white-space: nowrap; }
+th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #c9d1d9; white-space: nowrap; }
 th { text-align: left; }
 """
 _PAGE = """\
