@@ -431,9 +431,11 @@ def _percentile(values: NDArray[np.float64], row: int) -> float:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    cells = [[_cell(row[name]) for name in columns] for row in rows]
+    cells = [[_cell(name, row[name]) for name in columns] for row in rows]
     return markdown_table(columns, cells).splitlines()
 
 
-def _cell(value: object) -> str:
+def _cell(name: str, value: object) -> str:
+    if name == "scheme":
+        return f"`{value}`"
     return f"{value:z.3f}" if isinstance(value, float) else str(value)

@@ -122,7 +122,7 @@ def _write_svg(figure: Figure, path: Path) -> Path:
 def _literal(figure: Figure) -> None:
     """Let every text stand as it is: names that a user gave may hold dollar signs."""
     for text in figure.findobj(Text):
-        cast("Text", text).set_parse_math(False)
+        text.set_parse_math(False)
 
 
 def _bare(axes: Axes) -> None:
@@ -177,7 +177,8 @@ def draw_ticket(
     top = 0.0
 
     def write(x: float, y: float, text: str, **more: Any) -> None:
-        axes.text(x, y, text, **{"va": "center", "color": _INK, "fontsize": 8.5} | more)
+        told: dict[str, Any] = {"va": "center", "color": _INK, "fontsize": 8.5}
+        axes.text(x, y, text, **told | more)
 
     for line in titles:
         top += 0.26

@@ -626,7 +626,8 @@ def colours(axes):
             own = [*np.atleast_2d(one.get_facecolor()), *np.atleast_2d(one.get_edgecolor())]
         for colour in own:  # nothing at all is white
             *rgb, alpha = to_rgba(colour, one.get_alpha())
-            found.add(to_hex([alpha * value + 1 - alpha for value in rgb]))
+            red, green, blue = (alpha * value + 1 - alpha for value in rgb)
+            found.add(to_hex((red, green, blue)))
     return sorted(found)
 
 

@@ -8,9 +8,20 @@ import pytest
 from markdown_it import MarkdownIt
 from typing_extensions import override
 
+from sat_optuna.bench.training_report import accuracy_line
+from sat_optuna.cost.timing import interval_text
 from sat_optuna.errors import WriteError
+from sat_optuna.evidence.claims import Claim
+from sat_optuna.evidence.effects import signed
 from sat_optuna.evidence.pages import markdown_table, write_html, write_page
+from sat_optuna.ticket import ACCURACY, Measure
 
+BENCH = {
+    "difference": {"n": 2, "mean": -0.004, "low": -0.1, "high": 0.1},
+    "ours": [90.0],
+    "usual": [90.0],
+    **dict.fromkeys(("data", "network", "epochs", "precision", "memory_format"), ""),
+}
 EMPTY = {"meta", "img", "br", "hr"}  # elements of HTML that have no end
 PARENTS = {
     "html": {""},
@@ -111,6 +122,24 @@ def test_columns_of_numbers_are_aligned_at_the_right(column, mark):
     lines = markdown_table(["a", "b"], [["x", cell] for cell in column]).splitlines()
     assert lines[1] == f"|---|{mark}|"
     assert len(lines) == 2 + len(column)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (ACCURACY.number(-0.004), "0.00"),
+        (Measure("log_loss", "nats", "lower").number(-0.00004), "0.0000"),
+        (ACCURACY.number(-0.006), "-0.01"),
+        (signed(-0.004), "+0.00"),
+        (interval_text({"x": -0.004, "x_low": -0.2, "x_high": -0.0}, "x", "{:z.2f}"),
+         "0.00 (-0.20 to 0.00)"),
+        (Claim("a", "b", "holds", -0.004, -0.2, -0.0, "points", 0.95).line(),
+         "a: holds: b: +0.00 points (95 % interval \N{MINUS SIGN}0.20 to +0.00)"),
+        (str(accuracy_line(BENCH)), "+0.00 points"),
+    ],
+)  # fmt: skip
+def test_a_zero_has_no_minus(text, wanted):
+    assert wanted in text
 
 
 def test_a_table_holds_any_text(tmp_path):
