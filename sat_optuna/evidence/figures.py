@@ -349,7 +349,8 @@ def _floor(values: Sequence[float]) -> float:
     reach = max(3 * (high - low), known.max() - low)
     inside = known[known >= low - reach]
     far = known.max() - known.min() > 1.5 * (known.max() - inside.min())
-    return float(inside.min()) if far and np.ptp(inside) > 0 else -np.inf
+    far = (far and np.ptp(inside) > 0) or len(known) < len(values)  # a loss may be infinite
+    return float(inside.min()) if far else -np.inf
 
 
 def _mark_below(
@@ -362,9 +363,10 @@ def _mark_below(
     """Mark at the lower edge what lies below it, and say how many these are and how far down."""
     if not points:
         return
-    top = max(high for line in axes.lines for high in np.ravel(line.get_ydata()).tolist())
-    edge = floor - 0.08 * (top - floor)
-    axes.set_ylim(bottom=edge - 0.05 * (top - floor))
+    drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.lines])
+    height = float(drawn[np.isfinite(drawn)].max()) - floor or 1.0
+    edge = floor - 0.08 * height
+    axes.set_ylim(bottom=edge - 0.05 * height)
     count, lowest = len(points), min(value for _, value in points)
     axes.plot(
         [x for x, _ in points],

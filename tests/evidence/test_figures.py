@@ -298,6 +298,8 @@ def test_pruned_trials_are_drawn_and_are_never_the_best(tmp_path):
         ((90.0, 92.0, 91.0, 80.0, 79.0, 81.0), (3, 4, 5), []),  # half of them are no outliers
         ((-0.3, -0.25, -0.2, -40.0), (), [3]),  # minus a loss
         ((90.0, 90.0, 90.0, 10.0), (), []),  # nothing else would be flattened
+        ((-0.3, -np.inf, -0.2), (), [1]),
+        ((-0.3, -np.inf, -0.3), (), [1]),
     ],
 )
 def test_a_few_trials_far_below_stand_at_the_edge_and_are_counted(
@@ -311,7 +313,7 @@ def test_a_few_trials_far_below_stand_at_the_edge_and_are_counted(
     low, high = axes.get_ylim()
     assert low < min(inside) <= max(inside) < high
     assert all(low < y < min(inside) for _, y in marked)
-    assert high - low < 1.5 * max(max(inside) - min(inside), 2e-9) or not below
+    assert high - low < 1.5 * (max(inside) - min(inside) or 1) or not below
     crosses = [x for x, _ in points(axes, "x")]
     assert crosses == [at for at in pruned if at not in below]
     said = [text.get_text() for one in axes.findobj(Legend) for text in one.get_texts()]

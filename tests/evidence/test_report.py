@@ -444,8 +444,15 @@ def test_seeds_that_do_not_differ_are_no_certainty(tmp_path):
     assert "+0.00 to +0.00" not in text
 
 
-def test_all_that_the_report_shows_lies_beside_it(tmp_path):
-    text = report(tmp_path, drawn=True)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder above a report with its pictures, and what the report says."""
+    above = tmp_path_factory.mktemp("drawn")
+    return above, report(above, drawn=True)
+
+
+def test_all_that_the_report_shows_lies_beside_it(drawn):
+    tmp_path, text = drawn
     for name in ("ticket", "blocks", "search", "accuracy", "connections", "curves"):
         assert f"](figures/{name}.png)" in text
         assert imread(tmp_path / "quickstart" / "figures" / f"{name}.png").ndim == 3
@@ -468,15 +475,15 @@ def test_all_that_the_report_shows_lies_beside_it(tmp_path):
     }
 
 
-def test_the_same_tickets_give_the_same_files(tmp_path):
-    report(tmp_path / "a", drawn=True)
-    report(tmp_path / "b", drawn=True)
-    files = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
+def test_the_same_tickets_give_the_same_files(drawn, tmp_path):
+    first, _ = drawn
+    report(tmp_path, drawn=True)
+    files = sorted(path for path in first.rglob("*") if path.is_file())
     pictures = ("accuracy", "blocks", "connections", "curves", "search", "ticket")
     named = [f"{name}.{kind}" for name in pictures for kind in ("png", "svg")]
     assert {path.name for path in files} == {"report.md", "report.html", "trials.csv", *named}
     for path in files:
-        again = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        again = tmp_path / path.relative_to(first)
         assert path.read_bytes() == again.read_bytes()
 
 
