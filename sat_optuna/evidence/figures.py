@@ -690,12 +690,12 @@ def draw_curves(
             markevery=max(1, len(mean) // 6),
             ms=0.7 * look.size,
         )
-        labels.append(_Label(len(mean), mean[-1], label))
+        labels.append(_Label(len(mean), mean[-1], "\n".join(_wrapped(label, 24))))
     last = max((label.x for label in labels), default=1)
     if floor:
         axes.plot([1, last], [floor[1]] * 2, color=_INK, lw=1, zorder=1)
         labels.append(_Label(last, floor[1], floor[0]))
-    axes.set_xlim(1 - 0.03 * last, last + 0.3 * max(last - 1, 1))
+    axes.set_xlim(1 - 0.03 * last, last + 0.03 * last)
     ticks = MaxNLocator(8, integer=True).tick_values(1, last)
     axes.set_xticks([tick for tick in ticks if 1 <= tick <= last])
     axes.set_xlabel("epoch", color=_INK)
@@ -858,30 +858,24 @@ def _write_beside(axes: Axes, labels: Sequence[_Label]) -> None:
     FigureCanvasAgg(figure)
     _literal(figure)
     figure.draw_without_rendering()
-    pixels = figure.dpi / 72
-    order = sorted(labels, key=lambda label: label.y)
-    wanted = [float(axes.transData.transform((0, label.y))[1]) / pixels for label in order]
-    heights = [11.5 * (1 + label.text.count("\n")) for label in order]
-    groups: list[list[int]] = []
-    middles: list[float] = []
-
-    def extent(group: Sequence[int]) -> float:
-        return sum(heights[one] for one in group)
-
-    for one in range(len(order)):  # those that would overlap stand as one block in their middle
-        groups.append([one])
-        middles.append(wanted[one])
-        while len(groups) > 1 and (
-            middles[-1] - middles[-2] < (extent(groups[-1]) + extent(groups[-2])) / 2
-        ):
-            above, below = groups.pop(), groups.pop()
-            middles[-2:] = [fmean(wanted[each] for each in (*below, *above))]
-            groups.append([*below, *above])
-    for group, middle in zip(groups, middles, strict=True):
-        at = middle - extent(group) / 2
-        for one in group:
-            _write(axes, order[one], 18, at + heights[one] / 2 - wanted[one], _LEADER)
-            at += heights[one]
+    point, inside = figure.dpi / 72, axes.get_window_extent()
+    order = sorted(labels, key=lambda label: -label.y)[::-1]  # of equal ones the first on top
+    lines = [label.text.split("\n") for label in order]
+    room = 24 + 5.7 * max(len(line) for text in lines for line in text)  # points
+    left, end = axes.get_xlim()[0], max(label.x for label in order)
+    axes.set_xlim(left, left + (end - left) / (1 - min(0.5, room * point / inside.width)))
+    heights = np.array([11.5 * len(text) for text in lines])
+    stacked = np.cumsum(heights) - heights / 2  # where they would stand with no room between
+    wanted = np.array([axes.transData.transform((0, label.y))[1] / point for label in order])
+    low, high = inside.y0 / point, inside.y1 / point - heights.sum()
+    free = np.clip(wanted - stacked, low, max(low, high))
+    # The nearest places in the same order (isotonic regression).
+    count = range(len(order))
+    for one in count:
+        spread = [
+            min(free[first : last + 1].mean() for last in count[one:]) for first in range(one + 1)
+        ]
+        _write(axes, order[one], 18, max(spread) + stacked[one] - wanted[one], _LEADER)
 
 
 def draw_confusion(

@@ -456,23 +456,40 @@ def test_curves_are_thin_for_seeds_and_thick_for_their_mean(tmp_path, seen):
     )
 
 
-def test_labels_of_curves_stand_in_the_order_of_their_ends_and_apart(tmp_path, seen):
-    ends = {"ticket": 99.0, "random scheme": 98.0, "full": 98.9, "plain": 50.0, "constant": 50.5}
+ENDS = {"ticket": 99.0, "random scheme": 98.0, "full": 98.9, "plain": 50.0, "constant": 50.5}
+FLOOR = "largest class, 11.0 %"
+LONG = "ticket = plain = random scheme = random-best"
+
+
+@pytest.mark.parametrize(
+    ("ends", "order"),
+    [
+        (ENDS, [FLOOR, "plain", "constant", "random scheme", "full", "ticket"]),
+        (dict.fromkeys(ENDS, 100.0), [FLOOR, *reversed(ENDS)]),
+        (dict.fromkeys([*ENDS, "a", "b"], 10.5), ["b", "a", *reversed(ENDS), FLOOR]),
+        ({LONG: 90.0, "full": 91.0}, [FLOOR, LONG, "full"]),
+    ],
+)
+@pytest.mark.parametrize("epochs", [1, 2, 30])
+def test_labels_of_curves_stand_in_the_order_of_their_ends_and_apart(
+    tmp_path, seen, ends, order, epochs
+):
     draw_curves(
         tmp_path / "curves.png",
-        {label: [[20.0, end]] for label, end in ends.items()},
+        {label: [[20.0] * (epochs - 1) + [end]] for label, end in ends.items()},
         score="%",
         floor=("largest class,\n11.0 %", 11.0),
     )
     labels = seen[0].axes[0].texts
-    wanted = ["largest class,\n11.0 %", "plain", "constant", "random scheme", "full", "ticket"]
-    assert [text.get_text() for text in labels] == wanted
+    assert [text.get_text().replace("\n", " ") for text in labels] == order
     renderer = FigureCanvasAgg(seen[0]).get_renderer()
     seen[0].draw(renderer)
     boxes = [Text.get_window_extent(text, renderer) for text in labels]  # without their lines
     assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
     assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
-    assert all(box.x1 < seen[0].bbox.x1 for box in boxes)
+    whole, axes = seen[0].bbox, seen[0].axes[0].get_window_extent(renderer)
+    assert all(box.x1 < whole.x1 for box in boxes)
+    assert all(axes.y0 - 2 < box.y0 and box.y1 < axes.y1 + 2 for box in boxes)
 
 
 def test_connections_are_the_shares_of_each_batch(tmp_path, seen):

@@ -475,6 +475,37 @@ def test_all_that_the_report_shows_lies_beside_it(drawn):
     }
 
 
+@pytest.mark.parametrize(
+    ("same", "labels"),
+    [
+        ((), ["ticket", "plain", "full"]),
+        (("plain", "random-density"), ["ticket = plain = random scheme", "full"]),
+        (("full",), ["ticket = full", "plain"]),
+    ],
+)
+def test_a_network_of_several_roles_stands_once_in_the_figures(tmp_path, same, labels):
+    rows = {role: row for role, row in NOISY.items() if role not in ("constant", "random-best")}
+    given = tickets(rows | dict.fromkeys(same, rows["ticket"]))
+    with (
+        patch("sat_optuna.evidence.report.draw_costs") as costs,
+        patch("sat_optuna.evidence.report.draw_curves") as curves,
+        patch("sat_optuna.evidence.report.draw_ticket") as drawn,
+    ):
+        report(tmp_path, given, drawn=True)
+    others = [] if "random-density" in same else ["random scheme"]
+    for figure in (costs, curves):
+        _, networks = figure.call_args.args
+        assert sorted(networks) == sorted(labels + others)
+    head, *table = drawn.call_args.kwargs["table"]
+    assert head[2:] == ["95 % interval, n = 3", "parameters", "latency ms"]
+    assert sorted(row[0] for row in table) == sorted(labels)
+    name, mean, interval, _, latency = table[0]
+    assert (name.split(" ")[0], mean, interval, latency) == (
+        "ticket", "97.13", "96.51 to 97.76", "3.21"
+    )  # fmt: skip
+    assert curves.call_args.kwargs["floor"] == ("largest class of\nthe test, 11.0 %", 11.0)
+
+
 def test_the_same_tickets_give_the_same_files(drawn, tmp_path):
     first, _ = drawn
     report(tmp_path, drawn=True)
