@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from shlex import quote
 from statistics import median
 from typing import TYPE_CHECKING
@@ -184,11 +185,15 @@ def train_missing(
 
 
 def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
-    """Write the report, unless it is there and of these tickets.
+    """Write the report, unless it is there and of these tickets; and its page for a browser.
+
+    report.html is always of the report.md beside it, whoever wrote that.
 
     Raises:
         StudyError: the retrainings are not finished.
     """
+    from sat_optuna.evidence.pages import write_html
+
     trials, outcome = searched_trials(study), read_outcome(study)
     if not outcome.is_written:
         raise StudyError(
@@ -209,7 +214,9 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     }
     # A report that somebody has written into is left as it is.
     drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
-    optional = [study.folder / "figures" / name for name in drawn]
+    pictures = [name for name in (*names, *drawn) if name.endswith(".png")]
+    vectors = [str(Path(name).with_suffix(".svg")) for name in pictures]  # where they are small
+    optional = [study.folder / "figures" / name for name in (*drawn, *vectors)]
     record = study.records.get("report")
     files |= {file.name: file for file in optional if record and file.name in record.made}
     new = not study.records.is_finished("report", decided) or not all(
@@ -222,9 +229,14 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         files |= {file.name: file for file in optional}
         files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
-        study.records.write("report", Done(decided, made, finished=True))
-    StudyLog(study).log_report(outcome, files)
-    result = Reported(path=path, tickets=tickets, new=new)
+    else:
+        made = dict(record.made) if record else {}
+    page = write_html(path)  # costs little, and is not written where it is so already
+    study.records.write(
+        "report", Done(decided, {**made, page.name: sha256_of(page)}, finished=True)
+    )
+    StudyLog(study).log_report(outcome, {**files, page.name: page})
+    result = Reported(path=path, page=page, tickets=tickets, new=new)
     on_event(Event(step="report", done=1, total=1, made=result, finished=True))
     return result
 
