@@ -21,11 +21,20 @@ __all__ = ["ui"]
 @click.pass_obj
 def ui(console: Console, *, port: int, mlruns: Path | None) -> None:
     """Compare tickets in the MLflow UI, on this machine only, until Ctrl-C."""
+    from sat_optuna.errors import SatOptunaError
+    from sat_optuna.tracking import end_stale_runs, store_uri
     from sat_optuna.tracking.servers import serve_mlflow
 
+    root = mlruns or nearest_mlruns(Path.cwd()) or Path("mlruns")
+    try:
+        served = store_uri(root).startswith("http")  # a server has a page of its own, see below
+        if ended := [] if served else end_stale_runs(root):
+            console.remark(f"ended the runs of dead processes: {', '.join(ended)}")
+    except SatOptunaError as error:  # looking at the runs is possible all the same
+        console.remark(f"the runs of dead processes stay RUNNING, for {error}")
     console.remark("starting the MLflow server, which takes some seconds")
     serve_mlflow(
-        mlruns or nearest_mlruns(Path.cwd()) or Path("mlruns"),
+        root,
         port=port,
         on_ready=lambda url: console.result(f"MLflow: {url} (Ctrl-C ends it)"),
     )

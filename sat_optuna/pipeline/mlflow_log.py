@@ -3,12 +3,12 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from math import isnan
 from typing import TYPE_CHECKING
 
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.pipeline.done import Done, digest_of
+from sat_optuna.pipeline.owed import Owed
 
 if TYPE_CHECKING:
     import optuna
@@ -21,68 +21,88 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyLog", "trials_digest"]
 
+_LATER = (
+    "the study goes on without it, and what it lacks is logged later: by the same command, or by "
+    "sat-optuna doctor --fix"
+)
+
 
 class StudyLog:
     """What of a study is in the MLflow store that would be used now.
 
-    A study that is logged already need not import MLflow to find that out.
+    A study that is logged already need not import MLflow to find that out. A store that fails ends
+    no search and no retraining: what it lacks is noted, and logged by a later command.
 
     Args:
         study: the study's folder.
+        hurry: whether somebody waits, so that a store that is slow is left for later.
+
+    Attributes:
+        owed: what the store lacks.
     """
 
-    def __init__(self, study: "StudyFolder") -> None:
+    def __init__(self, study: "StudyFolder", *, hurry: bool = True) -> None:
         from sat_optuna.tracking import store_file, store_uri
 
-        self._study = study
+        self.owed = Owed(study)
+        self._study, self._hurry = study, hurry
         # A digest, since a store's address may hold a password.
         self._step = f"mlflow-{digest_of(store_uri(study.mlruns))[:12]}"
         self._file = store_file(study.mlruns)
 
     def has_trials(self, trials: "Sequence[FrozenTrial]") -> bool:
         """Tell whether all these trials are in the store."""
-        return self._made().get("trials") == trials_digest(trials)
+        logged = self._made().get("trials") == trials_digest(trials)
+        return logged and not self.owed.lacks("trials")
 
     def has_retrainings(self, outcome: "Outcome") -> bool:
         """Tell whether all retrainings of an outcome are in the store."""
-        return self._made().get("retrainings") == digest_of(outcome.decided)
+        logged = self._made().get("retrainings") == digest_of(outcome.decided)
+        return logged and not self.owed.lacks("retrainings")
 
     @contextmanager
     def trials(self, study: "optuna.Study") -> "Iterator[Callable[[FrozenTrial], object]]":
         """Yield what logs a finished trial; trials that nobody has logged are logged first.
 
-        A store that takes a trial no more, or is locked, does not end the search: what it lacks is
-        logged later in the search, at its end, or by the next one.
+        What the store does not take is logged later in the search, at its end, or by the next one.
 
         Args:
             study: the Optuna study of this folder.
-
-        Raises:
-            TrackingError: the store cannot be opened, and is not locked.
         """
         from sat_optuna.search.study import finished_trials
-        from sat_optuna.tracking import StoreLockedError, TrackingError
+        from sat_optuna.tracking import MLflowLog, Patience, TrackingError
 
         log: MLflowLog | None = None
-        begun = False
+        wait, searched = Patience(), False
         try:
             with ExitStack() as stack:
-                try:
-                    log = stack.enter_context(self._opened(study))
-                    log.catch_up(study)
-                except StoreLockedError as error:
-                    _warn(f"{error.what}; the search goes on, and its trials are logged later")
-                begun = True
-                yield (lambda _: None) if log is None else partial(log.log_or_later, study)
+
+                def log_trial(trial: "FrozenTrial | None") -> None:
+                    nonlocal log, searched
+                    searched = trial is not None
+                    if log is None:
+                        if not wait.is_over:
+                            return
+                        try:
+                            log = stack.enter_context(self._opened(study, "trials"))
+                        except TrackingError as error:
+                            wait.failed(MLflowLog.patience)
+                            _warn(f"{error.what}; {_LATER}")
+                            return
+                        trial = None
+                    log.log_or_later(study, trial)
+
+                log_trial(None)
+                yield log_trial
+                if log is None and not searched:  # it has just been tried
+                    return
                 if log is None:
-                    log = stack.enter_context(self._opened(study))
+                    log = stack.enter_context(self._opened(study, "trials"))
                     log.catch_up(study)
                 elif log.is_behind:
                     log.catch_up(study)
         except TrackingError as error:
-            if not begun:
-                raise
-            _warn(f"{error.what}; nothing else is missing, and the same command logs it later")
+            _warn(f"{error.what}; {_LATER}")
         else:
             self._note(trials=trials_digest(finished_trials(study)))
 
@@ -101,11 +121,11 @@ class StudyLog:
         try:
             return self._log_retrainings(study, outcome)
         except TrackingError as error:
-            _warn(f"{error.what}; nothing else is missing, and the same command logs it later")
+            _warn(f"{error.what}; {_LATER}")
             return None
 
     def _log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str:
-        with self._opened(study) as log:
+        with self._opened(study, "retrainings") as log:
             for result in outcome.results.values():
                 ticket = outcome.ticket_for(result.scheme)
                 rights = [e.accuracy for e in result.history if e.accuracy is not None]
@@ -145,31 +165,59 @@ class StudyLog:
         from sat_optuna.tracking import TrackingError
 
         try:
-            with self._opened(study) as log:
+            with self._opened(study, "retrainings") as log:
                 log.log_blocks(text, {f"{e.block}.{e.kind}": e.points for e in effects})
         except TrackingError as error:
             _warn(f"{error.what}; the report has what each block does")
 
     @contextmanager
-    def _opened(self, study: "optuna.Study") -> "Iterator[MLflowLog]":
-        """Open the study's parent run in MLflow, and close it with how the block ended."""
-        from sat_optuna.search.study import UUID_KEY
-        from sat_optuna.search.tickets import measure_of
+    def _opened(self, study: "optuna.Study", part: str) -> "Iterator[MLflowLog]":
+        """Open the study's parent run in MLflow, and close it with how the block ended.
+
+        Args:
+            study: the Optuna study of this folder.
+            part: what the block logs; it is owed until the block has ended well.
+        """
         from sat_optuna.tracking import MLflowLog, TrackingError
 
-        log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
-        metric = str(measure_of(study))
-        uuid = study.user_attrs[UUID_KEY]
-        log.open_study(study.study_name, uuid, config=config, metric=metric)
-        log.end_stale_runs()
+        log: MLflowLog | None = None
+        self.owed.begin(part)
         try:
-            yield log
-        except BaseException as error:
-            # Closing may fail for the same reason; the first reason is the one to tell.
-            with suppress(TrackingError):
-                log.close_study("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            log = MLflowLog(self._study.mlruns)
+            self._open(log, study)
+            try:
+                log.end_stale_runs()
+                yield log
+            except BaseException as error:
+                # Closing may fail for the same reason; the first reason is the one to tell.
+                with suppress(TrackingError):
+                    log.close_study(_status_after(error))
+                raise
+            log.close_study()
+        except TrackingError as error:
+            self.owed.owe(part, error.what)
             raise
-        log.close_study()
+        except BaseException:
+            if log is None or log.is_behind:
+                self.owed.owe(part, "the command was broken off")
+            else:
+                self.owed.pay(part)
+            raise
+        self.owed.pay(part)
+
+    def _open(self, log: "MLflowLog", study: "optuna.Study") -> None:
+        from sat_optuna.search.study import UUID_KEY
+        from sat_optuna.search.tickets import measure_of
+
+        if not self._hurry:
+            log.slow = float("inf")
+        log.open_study(
+            study.study_name,
+            study.user_attrs[UUID_KEY],
+            config=self._study.config.to_dict(),
+            metric=str(measure_of(study)),
+            place=self._study.project.name,
+        )
 
     @property
     def _decided(self) -> dict[str, str]:
@@ -203,6 +251,15 @@ def _log_verdicts(log: "MLflowLog", run_id: str, outcome: "Outcome") -> None:
         },
         note=claims_text(claims),
     )
+
+
+def _status_after(error: BaseException) -> str:
+    """Return how a study ended that this error ended; one of MLflow's own ends none."""
+    from sat_optuna.tracking import TrackingError
+
+    if isinstance(error, TrackingError):
+        return "FINISHED"
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 def _warn(text: str) -> None:

@@ -17,7 +17,7 @@ from sat_optuna.tracking.store import Point, RunStore, TrackingError
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["ChildRuns", "Record"]
+__all__ = ["ChildRuns", "Record", "status_of"]
 
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
@@ -102,8 +102,7 @@ class ChildRuns:
             found = list(self._store.runs(self._experiment, running))
             left = [run for run in found if is_dead(run.data.tags.get("sat.worker", ""))]
             for run in left:
-                status = _STATUS.get(run.data.tags.get("sat.state", ""), "KILLED")
-                self._store.end(run.info.run_id, status)
+                self._store.end(run.info.run_id, status_of(run.data.tags))
         self.forget()
         return len(left)
 
@@ -151,6 +150,11 @@ def _seen(run: "Run") -> _Child:
         done=ended and "sat.state" in tags,
         busy=not ended and worker != worker_name() and not is_dead(worker),
     )
+
+
+def status_of(tags: Mapping[str, str]) -> str:
+    """Return how a run ended that was left RUNNING: as its trial where it is complete."""
+    return _STATUS.get(tags.get("sat.state", ""), "KILLED")
 
 
 def _milliseconds(moment: datetime | None) -> int | None:
