@@ -34,6 +34,7 @@ __all__ = [
     "check_store",
     "store_file",
     "store_uri",
+    "titles_of",
 ]
 
 # Environment variables that MLflow reads. A value that the user has set is not changed.
@@ -48,6 +49,12 @@ MLFLOW_SETTINGS: Mapping[str, str] = MappingProxyType(
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     }
+)
+_PLACES = (  # table and column of each path below that of an experiment
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
 )
 _STUDY = "sat.study_uuid"  # the tag of an experiment that says whose it is
 
@@ -110,11 +117,12 @@ def bring_artifacts(root: str | Path) -> None:
                     "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
                     (f"{here}/{name}", old),
                 )
-                connection.execute(
-                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
-                    " WHERE substr(artifact_uri, 1, ?) = ?",
-                    (f"{here}/{name}", len(old) + 1, len(old) + 1, f"{old}/"),
-                )
+                for table, column in _PLACES:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
+                        f" WHERE substr({column}, 1, ?) = ?",
+                        (f"{here}/{name}", len(old) + 1, len(old) + 1, f"{old}/"),
+                    )
 
 
 def check_store(root: str | Path) -> None:
@@ -185,6 +193,11 @@ class RunStore:
             kind = StoreLockedError if "database is locked" in reason else TrackingError
             raise kind(what, advice) from error
 
+    @property
+    def client(self) -> "MlflowClient":
+        """MLflow's client of this store, for calls inside `guarded`."""
+        return self._client
+
     def experiment(self, name: str, uuid: str, *, place: str = "") -> str:
         """Return the id of a study's own experiment, which is made if it is missing.
 
@@ -201,8 +214,8 @@ class RunStore:
         for found in self._of_studies():
             if found.tags[_STUDY] == uuid:
                 return self._active(found)
-        titles = [name, f"{name} ({place})", f"{name} ({uuid[:8]})"]
-        for title in titles if place else titles[::2]:
+        titles = titles_of(name, uuid, place)
+        for title in titles:
             named = self._client.get_experiment_by_name(title)
             if named is None:
                 served = re.match(r"https?:|databricks|uc:", self.uri)
@@ -335,6 +348,20 @@ class RunStore:
         return (self._root / "artifacts" / folder).as_uri()
 
 
+def titles_of(name: str, uuid: str, place: str = "") -> list[str]:
+    """Return what a study may be called in a store, best first, where others may have its name.
+
+    >>> titles_of("mine", "4f3c9a1e-77", "home")
+    ['mine', 'mine (home)', 'mine (4f3c9a1e)']
+
+    Args:
+        name: of the study.
+        uuid: of the study.
+        place: tells the study from others of its name; "" for none.
+    """
+    return [name, *([f"{name} ({place})"] if place else []), f"{name} ({uuid[:8]})"]
+
+
 def _database(root: str | Path) -> Path:
     return Path(root).resolve() / "mlflow.db"
 
@@ -349,7 +376,8 @@ def _connect(uri: str, database: Path) -> "MlflowClient":
             _make_database(database)
         # MLflow itself would try for minutes to open a file that is no database.
         _check_database(database)
-    return MlflowClient(uri)
+    # The registry that a program may have chosen for all of MLflow is not this study's.
+    return MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
 def _make_database(database: Path) -> None:
