@@ -4,16 +4,12 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sat_optuna.errors import SatOptunaError, SatOptunaWarning
 from sat_optuna.pipeline.doctor import Finding
 from sat_optuna.pipeline.folder import TRUTH, StudyFolder
 from sat_optuna.pipeline.mlflow_log import StudyLog
 from sat_optuna.pipeline.outcome import read_outcome
-
-if TYPE_CHECKING:
-    import optuna
 
 __all__ = ["fix"]
 
@@ -67,27 +63,37 @@ def _pay(study: StudyFolder) -> Iterator[Finding]:
     if (debt := log.owed.here) is None:
         return
     subject, parts = f"study {study.name}", " and ".join(debt.parts)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SatOptunaWarning)
-        _log_all(study, log, study.optuna_study())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SatOptunaWarning)  # what is still owed says why
+        _log_all(study, log)
     if left := log.owed.here:
         yield Finding(subject, "look", f"{left}; see to that store and run the same command again")
     else:
         yield Finding(subject, "fixed", f"logged its {parts} to {debt.store}")
-    del caught  # why something is left is said by what is still owed
 
 
-def _log_all(study: StudyFolder, log: StudyLog, opened: "optuna.Study") -> None:
-    """Log the trials, and the retrainings where all are there; else the next `retrain` does."""
-    with log.trials(opened):
+def _log_all(study: StudyFolder, log: StudyLog) -> None:
+    """Log what is finished; a retraining or a report that is under way logs itself."""
+    with log.trials(study.optuna_study()):
         pass
     if (left := log.owed.here) is None or "trials" in left.parts:
         return
     outcome = read_outcome(study)
-    if outcome.is_written:
-        log.log_retrainings(opened, outcome)
-    else:
-        log.owed.pay("retrainings")
+    if not outcome.is_written:  # the next `retrain` goes on, and logs
+        for part in left.parts:
+            log.owed.pay(part)
+        return
+    log.log_retrainings(outcome)
+    record = study.records.get("report")
+    places = (study.folder, study.folder / "figures")
+    files = {
+        name: folder / name
+        for name in (record.made if record else ())
+        for folder in places
+        if (folder / name).is_file()
+    }
+    if files:
+        log.log_report(outcome, files)
 
 
 def _end_runs(root: Path) -> Iterator[Finding]:

@@ -257,7 +257,7 @@ class StudyLog:
         pages = [path for path in files.values() if path.parent == self._study.folder]
         drawn = [path for path in files.values() if path.parent != self._study.folder]
         try:
-            with self._opened(outcome.study.optuna_study(), running=False) as log:
+            with self._opened(outcome.study.optuna_study(), "report", running=False) as log:
                 study = log.study_run
                 log.log_files(study, pages)
                 log.log_files(study, drawn, folder="figures")

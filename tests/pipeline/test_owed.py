@@ -1,9 +1,15 @@
 """A study beside an MLflow store that fails, and what `doctor --fix` logs later."""
 
+import contextlib
 import json
+import os
 import shutil
+import socket
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 import warnings
 
 import pytest
@@ -252,3 +258,56 @@ def test_databases_of_two_studies_of_one_name_are_told_apart(study, tmp_path, mo
             "SELECT e.name, count(*) FROM experiments e JOIN runs USING (experiment_id) GROUP BY 1"
         ).fetchall()
     assert rows == [("tiny", 7), ("tiny (elsewhere)", 7)]
+
+
+@pytest.mark.slow
+def test_retrainings_and_report_beside_a_lost_server_are_logged_by_doctor_fix(study, monkeypatch):
+    """Through a server that is away, then a real one at the same address."""
+    text = (study.folder / "study.toml").read_text()
+    retrain = "[retrain]\nepochs = 1\nseeds = [0, 1, 2]\nworkers = 1\n"
+    (study.folder / "study.toml").write_text(text + retrain)
+    store = store_uri(study.mlruns)
+    with lost_server("nobody listens") as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.warns(SatOptunaWarning) as warned:
+            made = open_study(study.folder).run()
+        (debt,) = looked_at(study)
+    assert made.report is not None
+    assert "lacks its trials and retrainings since" in debt
+    told = [str(warning.message) for warning in warned]
+    assert sum(text.startswith("cannot open study tiny in MLflow's store") for text in told) == 4
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", address[-5:]],
+        env=os.environ | {"MLFLOW_BACKEND_STORE_URI": store} | QUICK,
+        cwd=study.project,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 120
+        while not answers(address):
+            assert time.monotonic() < until
+            assert serving.poll() is None
+            time.sleep(0.2)
+        said = fixed(study)
+    finally:
+        serving.terminate()
+        serving.wait(60)
+    shown = address.replace("me:secret@", "")
+    assert said == [("fixed", f"logged its trials and retrainings to {shown}")]
+    assert looked_at(study) == []
+    with sqlite3.connect(study.mlruns / "mlflow.db") as database:
+        kinds = "SELECT value, count(*) FROM tags WHERE key = 'sat.kind' GROUP BY 1"
+        found = dict(database.execute(kinds).fetchall())
+    roles = len({str(ticket.scheme) for ticket in made.tickets.values()})
+    assert found == {"study": 1, "trial": 6, "summary": roles, "retraining": 3 * roles}
+
+
+QUICK = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def answers(address):
+    host, port = address.rpartition("@")[2].split(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
