@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -598,6 +599,62 @@ def test_the_log_is_a_callback(root, tmp_path):
     assert history(root, search, "best_accuracy") == [(0, 90.0), (3, 90.0)]  # it minimises
     assert search.data.tags["best scheme"] == study.best_trial.user_attrs["scheme"]
     log.close_study()
+
+
+LONG = "x" * 9000
+
+
+def test_what_is_over_mlflows_limits_is_cut_with_a_mark_and_the_rest_is_kept(root):
+    """Keys of 250 letters, params of 6,000 and tags of 8,000; paths; two names that become one."""
+    numbers = {
+        "k" * 300: 1.0,
+        "k" * 299: 2.0,
+        "a//b": 3.0,
+        "a__b": 4.0,
+        "../up": 5.0,
+        "/": 6.0,
+        "": 7.0,
+        "lone \ud800": 8.0,
+        "odd (%)": 9.0,
+        "odd [%]": 10.0,
+        "huge": 10**400,
+        "small": -(10**400),
+    }
+
+    def of_a_user(trial: optuna.Trial) -> float:
+        trial.suggest_categorical("p" * 300, (LONG, "b"))
+        trial.suggest_categorical("surrogate", ("\ud800 text",))
+        for number in range(150):
+            trial.suggest_float(f"x{number}", 0, 1)
+        trial.set_user_attr("scheme", LONG)
+        for name, value in numbers.items():
+            trial.set_user_attr(name, value)
+        return 1.0
+
+    sampler = optuna.samplers.RandomSampler(seed=3)
+    study = optuna.create_study(study_name="study" * 60, sampler=sampler)
+    study.enqueue_trial({"p" * 300: LONG})
+    log = MLflowLog(root, study_name="study")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SatOptunaWarning)
+        study.optimize(of_a_user, n_trials=2, callbacks=[log])
+        log.close_study()
+    assert not log.is_behind
+    runs = runs_of(root)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    for run in runs:
+        assert len(run.data.params) == 152
+        assert max(map(len, (*run.data.params, *run.data.metrics))) == 250
+        told = {value for key, value in run.data.metrics.items() if not key.startswith("value")}
+        assert told >= {float(number) for number in range(1, 11)}
+        assert run.data.metrics["huge"] > 1e308
+        assert run.data.metrics["small"] < -1e308
+        assert run.data.metrics["odd ___"] == 9.0
+        assert run.data.tags["scheme"].endswith("... (cut by sat_optuna from 9,000 characters)")
+    (param,) = [value for key, value in runs[0].data.params.items() if key.startswith("ppp")]
+    assert (len(param), param[-45:]) == (6000, "... (cut by sat_optuna from 9,000 characters)")
+    assert runs[0].data.params["surrogate"] == r"\ud800 text"
+    assert opened(root, uuid="study" * 60).catch_up(study) == 0  # they are known by their keys
 
 
 def test_the_callback_logs_what_an_earlier_process_did_not(root, tmp_path):
