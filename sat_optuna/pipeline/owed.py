@@ -7,7 +7,7 @@ that one that is killed leaves it.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -64,17 +64,20 @@ class Owed:
     """
 
     def __init__(self, study: "StudyFolder") -> None:
-        from sat_optuna.tracking import store_uri
+        from sat_optuna.tracking import store_file, store_uri
 
         self.path = study.work / "mlflow-owed.json"
         uri = store_uri(study.mlruns)
         self._store = readable(uri)
-        self._key = digest_of(uri)[:12]  # an address may hold a password
+        # The project's own store moves with it, and has another address then.
+        own = store_file(study.mlruns) == study.mlruns.resolve() / "mlflow.db"
+        self._key = "mlruns" if own else digest_of(uri)[:12]  # an address may hold a password
 
     @property
     def here(self) -> Debt | None:
         """What the store lacks that would be used now."""
-        return self._read().get(self._key)
+        debt = self._read().get(self._key)
+        return replace(debt, store=self._store) if debt else None
 
     @property
     def elsewhere(self) -> Sequence[Debt]:

@@ -121,9 +121,12 @@ def _registered(client: "MlflowClient", ticket: TicketModel) -> str:
 
     for found in client.search_registered_models(f"tags.`{_STUDY}` = '{ticket.uuid}'"):
         return str(found.name)
-    for title in titles_of(ticket.name, ticket.uuid, ticket.place):
-        # MLflow refuses some of these signs in a name, and its filters others.
-        name = cut(re.sub(r"[/:'\"%]", "_", title).lstrip(".") or "study", NAME)
+    # MLflow refuses some of these signs in a name, and its filters others.
+    names = [
+        cut(re.sub(r"[/:'\"%]", "_", title).lstrip(".") or "study", NAME)
+        for title in titles_of(ticket.name, ticket.uuid, ticket.place)
+    ]
+    for name in names:
         try:
             client.get_registered_model(name)
         except MlflowException as error:
@@ -136,14 +139,13 @@ def _registered(client: "MlflowClient", ticket: TicketModel) -> str:
             )
             return name
     raise ModelError(
-        f"the registered model {name} is of another study; rename it in MLflow and run the same "
-        "command again"
+        f"the registered models {', '.join(names)} are of other studies; rename one in MLflow and "
+        "run the same command again"
     )
 
 
 def _described(name: str, ticket: TicketModel, model: "LoggedModel") -> str:
-    flavor = model.params.get("format") == "onnx"
-    load = "mlflow.onnx" if flavor else "mlflow.pytorch"
+    load = "mlflow.pytorch" if (model.params or {}).get("format") == "pt2" else "mlflow.onnx"
     return (
         f"Scheme {cut(ticket.scheme, 1000)}, its network from the retraining with seed "
         f"{ticket.params.get('seed', '?')}. It takes float32 images (N, "
@@ -193,7 +195,8 @@ def _log_metrics(
     from mlflow.entities import Metric
 
     known = {metric.key: metric.value for metric in model.metrics or ()}
-    used = client.get_run(run_id).inputs.dataset_inputs
+    inputs = client.get_run(run_id).inputs
+    used = inputs.dataset_inputs if inputs else []
     at = int(1000 * time.time())
     rows = [
         Metric(

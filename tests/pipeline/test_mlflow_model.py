@@ -44,7 +44,7 @@ def test_the_ticket_of_a_study_is_the_best_version_of_its_registered_model(tmp_p
         torch.testing.assert_close(again(images), wanted, rtol=0, atol=1e-5)
     (model,) = store.client.search_logged_models([experiment])
     scores = {s.seed: s.value for s in ticket.scores if s.split == "test"}
-    metrics = {m.key: m.value for m in model.metrics}
+    metrics = {m.key: m.value for m in model.metrics or ()}
     assert metrics["test_accuracy seed 3"] == scores[3]
     assert metrics["test_accuracy"] == pytest.approx(sum(scores.values()) / 3)
     assert metrics["parameters"] == ticket.params

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import mlflow
@@ -58,11 +59,11 @@ def loaded(root, load=mlflow.pytorch.load_model, name="mine"):
         return load(f"models:/{name}@best")
 
 
-def the_model(root, run_id, ticket=None):
-    """The logged model of a run, of several that of a ticket's scheme and weights."""
+def the_model(root, run_id, but=98.0) -> Any:
+    """The logged model of a run; of several that of another accuracy than one."""
     client = MlflowClient(store_uri(root))
-    found = client.search_logged_models([client.get_run(run_id).info.experiment_id])
-    (model,) = found if ticket is None else [m for m in found if m.metrics[0].value != 98.0]
+    found: Any = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    (model,) = [m for m in found if m.metrics[0].value != but]
     return model
 
 
@@ -86,7 +87,7 @@ def test_a_model_that_is_loaded_computes_as_the_ticket_and_is_no_pickle(root, ki
     client = MlflowClient(store_uri(root))
     version = client.get_model_version_by_alias("mine", "best")
     assert (version.run_id, version.tags["scheme"]) == (run_id, ticket.scheme)
-    assert 'mlflow.pytorch.load_model("models:/mine@best")' in version.description
+    assert 'mlflow.pytorch.load_model("models:/mine@best")' in str(version.description)
     model = the_model(root, run_id)
     assert version.source == model.artifact_location
     assert (model.source_run_id, model.status.name, model.model_type) == (
@@ -94,7 +95,7 @@ def test_a_model_that_is_loaded_computes_as_the_ticket_and_is_no_pickle(root, ki
     )
     assert {m.key: m.value for m in model.metrics} == METRICS
     assert model.params == {"seed": "0", "scheme": ticket.scheme, "format": "pt2"}
-    run = client.get_run(run_id)
+    run: Any = client.get_run(run_id)
     assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
     folder = Path(unquote(model.artifact_location.removeprefix("file://")))
     assert folder.is_relative_to(root / "artifacts" / "mine")
@@ -126,7 +127,7 @@ def test_a_version_is_made_for_other_weights_alone_and_the_alias_follows_the_tic
     assert log_ticket_model(store, run_id, more) == "1"
     assert versions(root) == [(1, "best"), (2,)]
     # Of each metric MLflow keeps all that were logged, the newest last.
-    newest = {m.key: m.value for m in the_model(root, run_id, first).metrics}
+    newest = {m.key: m.value for m in the_model(root, run_id).metrics}
     assert newest == {"test_accuracy": 97.0, "parameters": 1234.0}
 
 
@@ -138,7 +139,8 @@ def test_mlflows_global_state_stays_and_threads_do_not_mix(root, tmp_path):
 
     def log(folder, kind):
         try:
-            log_ticket_model(*begun(folder), model_of(kinds=(kind,)))
+            store, run_id = begun(folder)
+            log_ticket_model(store, run_id, model_of(kinds=(kind,)))
         except BaseException as error:
             failed.append(error)
 
@@ -178,12 +180,14 @@ def test_what_a_killed_process_left_half_written_is_made_anew(root):
 @pytest.mark.slow
 def test_studies_of_one_name_have_registered_models_of_their_own(root):
     for uuid in ("u1", "u2"):
-        log_ticket_model(*begun(root, uuid), model_of(uuid=uuid, name="it's 50/50: mine"))
+        store, run_id = begun(root, uuid)
+        log_ticket_model(store, run_id, model_of(uuid=uuid, name="it's 50/50: mine"))
     names = ["it_s 50_50_ mine", "it_s 50_50_ mine (u2)"]
     client = MlflowClient(store_uri(root))
     assert sorted(model.name for model in client.search_registered_models()) == names
     client.rename_registered_model(names[0], "my own name")
-    log_ticket_model(*begun(root), model_of(uuid="u1", name="it's 50/50: mine"))
+    store, run_id = begun(root)
+    log_ticket_model(store, run_id, model_of(uuid="u1", name="it's 50/50: mine"))
     assert versions(root, "my own name") == [(1, "best")]
 
 
