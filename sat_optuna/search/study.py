@@ -32,7 +32,7 @@ from sat_optuna.search.space import (
     scheme_space,
     suggest_scheme,
 )
-from sat_optuna.search.storage import writing
+from sat_optuna.search.storage import still_there, writing
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.tasks import MetricError
 from sat_optuna.ticket import Setting
@@ -301,7 +301,7 @@ def run_trials(
         The number of trials finished now.
 
     Raises:
-        StudyError: a trial belongs to a worker that is alive.
+        StudyError: a trial belongs to a worker that is alive, or the study was deleted.
     """
     stages, kinds = tuple(stages), tuple(kinds)
     space = scheme_space(stages, kinds)
@@ -322,7 +322,7 @@ def run_trials(
 
     deadline = time.monotonic() + timeout if timeout else float("inf")
     done = 0
-    with writing(study.study_name):
+    with writing(study.study_name), still_there(study):
         while True:
             in_time = time.monotonic() < deadline
             asked = _next_batch(study, suggested, trials=trials, batch=batch, in_time=in_time)

@@ -304,6 +304,28 @@ def test_any_other_error_is_raised_and_the_trial_can_be_taken_over(tmp_path):
     assert [t.number for t in finished_trials(study)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_a_study_that_is_deleted_while_it_runs_is_one_sentence(tmp_path, after):
+    """In optuna-dashboard, after a batch's first trial, its last, or one within the next."""
+    study = make(tmp_path)
+
+    def on_trial(trial):
+        if trial.number + 1 == after:
+            optuna.delete_study(study_name="s", storage=open_storage(tmp_path / "study.db"))
+
+    with pytest.raises(StudyError) as told:
+        run(study, on_trial=on_trial)
+    assert str(told.value).startswith(
+        "study 's' was deleted from its database, or renamed, while it was run; bring study.db"
+    )
+    assert run(make(tmp_path)) == 8
+
+
+def test_a_key_that_an_objective_lacks_is_no_deleted_study(tmp_path):
+    with pytest.raises(KeyError, match="of a user's own"):
+        run(make(tmp_path), lambda trial: dict[str, float]()["of a user's own"])
+
+
 def test_trials_of_another_process_at_work_are_left_to_it(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         make(tmp_path).ask().set_user_attr(WORKER_KEY, worker_name(other.pid))
