@@ -314,6 +314,36 @@ class StudyFolder:
         waiting = opened.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return len(waiting) + len(stale_trials(opened))
 
+    def release_dead(self) -> dict[str, list[int]]:
+        """Let the trials that dead processes left RUNNING wait for the next run of their step.
+
+        Nothing is done to the trials of a step that another process is at work on.
+
+        Returns:
+            Their numbers, by the name of the command that finishes them: search, retrain, truth.
+        """
+        from filelock import FileLock, Timeout
+
+        from sat_optuna.search.storage import writing
+        from sat_optuna.search.study import load_study
+        from sat_optuna.search.unfinished import release_stale
+
+        if not self.db.exists():
+            return {}
+        import optuna
+
+        released = {}
+        names = optuna.get_all_study_names(self.storage)
+        commands = {name: "retrain" for name in names}
+        commands |= {self.search_name: "search", self.truth_name: "truth"}
+        self.work.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            lock = "truth.lock" if commands[name] == "truth" else "lock"
+            with suppress(Timeout), FileLock(self.work / lock, timeout=0), writing(name):
+                if numbers := release_stale(load_study(self.storage, name)):
+                    released[commands[name]] = numbers
+        return released
+
     def ticket(self, trial: int | None = None) -> "Ticket":
         """Return a trial of the search as a ticket, without retrained scores.
 
