@@ -334,7 +334,7 @@ class StudyFolder:
 
         released = {}
         names = optuna.get_all_study_names(self.storage)
-        commands = {name: "retrain" for name in names}
+        commands = dict.fromkeys(names, "retrain")
         commands |= {self.search_name: "search", self.truth_name: "truth"}
         self.work.mkdir(parents=True, exist_ok=True)
         for name in names:

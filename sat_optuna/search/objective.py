@@ -88,7 +88,7 @@ class _SchemeObjective:
             )
         self.objectives, self.latency = tuple(objectives), latency
         self.task.check_targets(self.data.targets, of=f"data {self.data.name!r}")
-        self._named = ""  # the study whose objective was named last
+        self._rewarded = ""  # the study whose objective was named last
         self._way: dict[str, Any] = {}  # how a scheme is scored; each objective says its own
         self.stages = net.stages
         self.kinds = tuple(spec.kind for spec in net.specs)
@@ -172,9 +172,9 @@ class _SchemeObjective:
             self._valid_counts and COUNTS_KEY not in trial.study.user_attrs
         ):  # what an accuracy is to be compared with
             trial.study.set_user_attr(COUNTS_KEY, self._valid_counts)
-        if self._named != trial.study.study_name:
+        if self._rewarded != trial.study.study_name:
             self._name_reward(trial.study)
-            self._named = trial.study.study_name
+            self._rewarded = trial.study.study_name
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)

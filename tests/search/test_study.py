@@ -236,24 +236,30 @@ def test_a_trial_left_waiting_is_finished_as_if_nothing_had_happened(tmp_path, s
             backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
     assert run(study, trials=10, on_trial=lambda trial: order.append(trial.number)) == 6
     assert order == [4, 5, 6, 7, 8, 9]
-    ends = [(t.number, t.params, t.value) for t in finished_trials(study)]
-    assert ends == [(t.number, t.params, t.value) for t in finished_trials(make(unbroken, sampler))]
+    ends, expected = (
+        [(t.number, t.params, t.value) for t in finished_trials(one)]
+        for one in (study, make(unbroken, sampler))
+    )
+    assert ends == expected
 
 
-@pytest.mark.parametrize("where", ["asking", "scoring", "telling"])
-def test_a_study_that_is_deleted_while_it_runs_is_one_sentence(tmp_path, where):
+@pytest.mark.parametrize("before", ["suggest", "score", "tell"])
+def test_a_study_that_is_deleted_while_it_runs_is_one_sentence(tmp_path, before):
     study = make(tmp_path)
 
     def delete(*_):
         optuna.delete_study(study_name="s", storage=open_storage(tmp_path / "study.db"))
         return 1.0
 
+    def score_late(trial):
+        delete()
+        trial.set_user_attr("scheme", "11-11-11")
+        return 1.0
+
+    objective = {"suggest": score, "score": score_late, "tell": delete}[before]
     said = "study 's' was deleted while its search was running.*run the same command again"
     with pytest.raises(StudyError, match=said):
-        if where == "asking":
-            run(study, on_batch=delete)
-        else:
-            run(study, delete if where == "telling" else lambda trial: delete() or score(trial))
+        run(study, objective, on_batch=delete if before == "suggest" else None)
     assert run(make(tmp_path), trials=3) == 3
 
 
@@ -265,7 +271,9 @@ def test_an_error_of_the_objective_is_not_taken_for_a_deleted_study(tmp_path):
         run(make(tmp_path), objective)
 
 
-@pytest.mark.parametrize("objectives", [(), ("accuracy", "params"), ("accuracy", "macs", "params")])
+@pytest.mark.parametrize(
+    "objectives", [(), ("accuracy", "params"), ("accuracy", "macs", "params")]
+)
 def test_objectives_have_names(tmp_path, objectives):
     search = replace(StudyConfig().search, objectives=objectives)
     config = replace(StudyConfig(), search=search)
