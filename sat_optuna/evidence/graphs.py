@@ -27,16 +27,19 @@ _LOOKS = {  # by the first word of a role: colour, shape, size
     "plain": ("#3b4a57", "square", 10),
     "full": ("#0072b2", "triangle-up", 11),
 }
+# Of several kinds each full network has a shape of its own.
+_FULLS = ("triangle-up", "triangle-down", "triangle-left", "triangle-right", "diamond")
 _STAR = "\N{BLACK STAR}"
 _LINES = 40  # names of blocks that can be read below one another
 
 
 class Scored(NamedTuple):
-    """A scheme with its validation score and what it costs."""
+    """A trial's scheme with its validation score and what it costs."""
 
     scheme: str
     score: float
     cost: float
+    trial: int | None = None
 
 
 def _layout(title: str, **more: Any) -> dict[str, Any]:
@@ -178,7 +181,14 @@ def costs_graph(
     named = "%{text}: " + f"{measure.title} %{{y:.6g}}, {cost} %{{x:,}}<extra></extra>"
     front = _front(trials, measure)
     traces = [
-        _points(trials, "trials", named, mode="markers", marker={"color": _CLOUD, "size": 6}),
+        # A thousand schemes of 54 digits would be the larger part of the page.
+        _points(
+            [point._replace(scheme=f"#{point.trial}") for point in trials],
+            "trials",
+            named,
+            mode="markers",
+            marker={"color": _CLOUD, "size": 6},
+        ),
         _points(
             front,
             "front",
@@ -188,8 +198,10 @@ def costs_graph(
             marker={"color": _INK, "size": 7, "symbol": "circle-open"},
         ),
     ]
+    fulls = [role for role in references if role.startswith("full")]
     for role, scored in references.items():
-        colour, shape, size = _LOOKS.get(role.partition("-")[0], _LOOKS["full"])
+        colour, shape, size = _LOOKS[role.partition("-")[0]]
+        shape = _FULLS[fulls.index(role) % len(_FULLS)] if role in fulls else shape
         marker = {"color": colour, "symbol": shape, "size": size}
         traces.append(_points([scored], role, f"{role} {named}", mode="markers", marker=marker))
     unit = f", {measure.unit}" if measure.unit else ""

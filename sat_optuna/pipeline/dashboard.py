@@ -291,7 +291,7 @@ class _Shown:
         whole = [t for t in self.trials if t.state.name == "COMPLETE" and self._is_scored(t)]
         cost = "latency_ms" if all("latency_ms" in t.user_attrs for t in whole) else "params"
         figure = costs_graph(
-            [self._scored(trial.user_attrs, cost) for trial in whole],
+            [self._scored(t.user_attrs, cost)._replace(trial=t.number) for t in whole],
             self._references(whole, cost),
             cost=_COUNTS[cost],
             measure=self.measure,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
     from optuna.storages import BaseStorage
 
-__all__ = ["serve_dashboard", "serve_mlflow"]
+__all__ = ["dashboard_app", "serve_dashboard", "serve_mlflow"]
 
 _START_SECONDS = 180.0  # on a busy machine MLflow's imports alone take 10 s
 _STOP_SECONDS = 10.0
@@ -78,7 +78,7 @@ def serve_dashboard(
     with _until_told_to_end():
         server_class = _ServerV6 if ":" in host else _Server
         try:
-            dashboard = _dashboard(storage, artifacts)
+            dashboard = dashboard_app(storage, artifacts)
             server = make_server(host, port, dashboard, server_class, _SilentHandler)
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from error
@@ -166,9 +166,18 @@ class _SilentHandler(WSGIRequestHandler):
         """Do nothing: no line is printed for a request."""
 
 
-def _dashboard(
+def dashboard_app(
     storage: "BaseStorage | str", artifacts: "ArtifactStore | None" = None
 ) -> "WSGIApplication":
+    """Return optuna-dashboard as `serve_dashboard` serves it, which pages of this machine may ask.
+
+    Args:
+        storage: as of `serve_dashboard`.
+        artifacts: as of `serve_dashboard`.
+
+    Raises:
+        ServerError: the storage cannot be read.
+    """
     import sqlalchemy.exc
     from optuna.storages import RDBStorage
     from optuna_dashboard import wsgi

@@ -34,6 +34,9 @@ _SETTINGS = "sat:sampler"
 # Keys of a study's attributes that hold the id of a trial: its note, and older artifacts.
 _OF_TRIAL = re.compile(r"dashboard:(artifacts:)?(\d+):")
 _ARTIFACT = "artifacts:"
+# Of a trial's attributes a page shows six at once, in this order; metrics have the rank 0.
+_LATER = ("params", "macs", "latency_ms", "loss", "balanced_accuracy", "sparsity", "elementwise")
+_RANK = {"scheme": -1, **{name: rank for rank, name in enumerate(_LATER, start=1)}}
 
 
 class ShownStudies(BaseStorage):
@@ -157,6 +160,8 @@ class ShownStudies(BaseStorage):
         """Return the best trial in short: a page lists all of its parameters in one paragraph."""
         place, database, own = self._split(study_id)
         best = self._shown(place, database.get_best_trial(own), {})
+        if best.values:
+            best.values = [float(f"{value:.6g}") for value in best.values]
         if scheme := best.user_attrs.get("scheme"):
             best.params = {"scheme": scheme}
             best.distributions = {"scheme": CategoricalDistribution((scheme,))}
@@ -229,9 +234,9 @@ class ShownStudies(BaseStorage):
 
 
 def _readable(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes without those that only the package reads, the scheme first."""
-    first = {"scheme": attributes["scheme"]} if "scheme" in attributes else {}
-    return first | {k: v for k, v in attributes.items() if not k.startswith(_OURS)}
+    """Return attributes without those that only the package reads, the scheme and scores first."""
+    kept = {k: v for k, v in attributes.items() if not k.startswith(_OURS)}
+    return dict(sorted(kept.items(), key=lambda item: _RANK.get(item[0], 0)))
 
 
 class FolderArtifacts(FileSystemArtifactStore):
