@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -52,10 +53,30 @@ def test_a_killed_search_ends_with_the_trials_of_an_unbroken_one(tmp_path):
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         kills += 1
+        if kills == 1:
+            assert running(broken)
+            opened_in_the_dashboard(tmp_path / "broken")
+            assert running(broken) == []
     assert kills >= 1
     sat_optuna(*arguments, cwd=tmp_path / "broken")
     assert told(broken) == told(unbroken)
     assert len(told(broken)) == TRIALS
+
+
+def running(folder):
+    study = load_study(open_storage(folder / "study.db"), folder.name)
+    return [trial.number for trial in study.trials if trial.state.name == "RUNNING"]
+
+
+def opened_in_the_dashboard(project):
+    """As `sat-optuna dashboard` does it, which then ends because its port is in use."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        said = sat_optuna("dashboard", "tiny", "--port", port, cwd=project, code=1).stderr
+    assert "were left by a dead process and wait now" in said
+    assert "finished under their numbers by: sat-optuna search tiny" in said
 
 
 def count(folder):
