@@ -41,11 +41,13 @@ def dashboard(console: Console, *, studies: tuple[str, ...], port: int) -> None:
     names = [folder.name for folder in opened]
     labels = [f.name if names.count(f.name) == 1 else str(f.folder) for f in opened]
     folders = list(opened.values())
+    # Of one study the page of its search, which the list has below that of its random control.
+    page = f"/dashboard/studies/{next(iter(opened)).search_id}" if len(opened) == 1 else ""
     serve_dashboard(
         ShownStudies(dict(zip(labels, (f.storage for f in opened), strict=True))),
         artifacts=FolderArtifacts(folders[0]) if len(folders) == 1 else SeveralArtifacts(folders),
         port=port,
-        on_ready=lambda url: console.result(f"optuna-dashboard: {url} (Ctrl-C ends it)"),
+        on_ready=lambda url: console.result(f"optuna-dashboard: {url}{page} (Ctrl-C ends it)"),
     )
 
 

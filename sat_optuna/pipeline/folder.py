@@ -304,6 +304,13 @@ class StudyFolder:
             )
         return load_study(self.storage, self.search_name + suffix)
 
+    @property
+    def search_id(self) -> int:
+        """Optuna's number of the search in its database, which the dashboard's pages have."""
+        from sat_optuna.sampler.storage import backend_of
+
+        return backend_of(self.optuna_study())[1]
+
     def unfinished(self, suffix: str = "") -> int:
         """Return how many trials nobody has begun, or a dead process has left unfinished."""
         from optuna.trial import TrialState
