@@ -83,10 +83,16 @@ def connections_graph(
     )
     layout = _layout(
         f"Which blocks the search connects ({_STAR} in the ticket)",
-        xaxis={"title": {"text": f"trials (sampler: {name})"}, "type": "category"},
+        xaxis={
+            "title": {"text": f"trials (sampler: {name})"},
+            "type": "category",
+            "dtick": 1 + len(ends) // 8,
+            "tickangle": 0,
+        },
         yaxis={
             "type": "category",
             "autorange": "reversed",
+            "automargin": True,
             "dtick": 1 + len(blocks) // _LINES,
         },
         shapes=[
@@ -141,6 +147,7 @@ def effects_graph(
                 mode="markers+text",
                 text=["" if read[effect] == UNTOLD else read[effect] for effect in own],
                 textposition="top center",
+                cliponaxis=False,
                 customdata=[read[effect] for effect in own],
                 hovertemplate=f"{kind.upper()} at %{{x}}: %{{y:+.3f}}, %{{customdata}}",
                 marker={
@@ -155,7 +162,13 @@ def effects_graph(
     adds = "points that it adds" if measure.unit == "%" else "for the better"
     layout = _layout(
         "What attention does at each block (95 % interval; filled: in the ticket)",
-        xaxis={"type": "category", "categoryarray": list(blocks), "categoryorder": "array"},
+        xaxis={
+            "type": "category",
+            "categoryarray": list(blocks),
+            "categoryorder": "array",
+            "range": [-0.8, len(blocks) - 0.2],
+            "automargin": True,
+        },
         yaxis={"title": {"text": f"validation {measure.title}, {adds}"}, "zeroline": True},
         scattermode="group",
         showlegend=True,
