@@ -38,13 +38,13 @@ def ask(
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.input": io.BytesIO(body),
     }
-    answered: list[Any] = []
+    answered: dict[str, Any] = {}
 
     def start(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
-        answered[:] = [int(status.split()[0]), dict(headers)]
+        answered.update(status=int(status.split()[0]), headers=dict(headers))
 
     content = app(environ, start)
     try:
-        return Answer(*answered, b"".join(content))
+        return Answer(body=b"".join(content), **answered)
     finally:
         getattr(content, "close", int)()  # as a server does

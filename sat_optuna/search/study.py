@@ -5,12 +5,12 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -390,8 +390,9 @@ def _start_now(study: optuna.Study, trial: optuna.Trial) -> None:
     two lines is asked first by the next run, with the parameters that it has.
     """
     backend, _ = backend_of(study)
-    backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
-    backend.set_trial_state_values(id_of(trial), TrialState.RUNNING)
+    with suppress(UpdateFinishedTrialError):  # it is told when it is the trial's turn
+        backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
+        backend.set_trial_state_values(id_of(trial), TrialState.RUNNING)
 
 
 @contextmanager
@@ -430,9 +431,14 @@ def _take_over(study: optuna.Study) -> list[optuna.Trial]:
 
 
 def _finish(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> FrozenTrial:
-    """Score one trial and tell the study how it ended."""
+    """Score one trial and tell the study how it ended.
+
+    One that somebody ended meanwhile, by a button of optuna-dashboard for example, stays as it is.
+    """
     try:
         value = objective(trial)
+    except UpdateFinishedTrialError:
+        return _as_ended(study, trial)
     except optuna.TrialPruned:
         return study.tell(trial, state=TrialState.PRUNED)
     except (ChoiceError, MetricError, TrainingError) as error:
@@ -440,4 +446,23 @@ def _finish(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> F
             warnings.warn(f"{error}; the trial becomes FAIL", SatOptunaWarning, stacklevel=2)
         trial.set_user_attr("error", str(error))
         return study.tell(trial, state=TrialState.FAIL)
-    return study.tell(trial, value)
+    try:
+        return study.tell(trial, value)
+    except (UpdateFinishedTrialError, ValueError):
+        backend, _ = backend_of(study)
+        if not backend.get_trial(id_of(trial)).state.is_finished():
+            raise
+        return _as_ended(study, trial)
+
+
+def _as_ended(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
+    """Return a trial as it is stored, and warn that somebody ended it."""
+    backend, _ = backend_of(study)
+    ended = backend.get_trial(id_of(trial))
+    warnings.warn(
+        f"trial {trial.number} was ended as {ended.state.name} while it was being scored, in "
+        "optuna-dashboard perhaps; it stays so, and the search goes on",
+        SatOptunaWarning,
+        stacklevel=3,
+    )
+    return ended

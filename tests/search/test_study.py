@@ -263,6 +263,26 @@ def test_a_study_that_is_deleted_while_it_runs_is_one_sentence(tmp_path, before)
     assert run(make(tmp_path), trials=3) == 3
 
 
+@pytest.mark.parametrize("when", ["before its turn", "while it is scored", "before it is told"])
+def test_a_trial_that_is_ended_in_the_dashboard_stays_so_and_the_search_goes_on(tmp_path, when):
+    study = make(tmp_path)
+    ended = {"before its turn": 2}.get(when, 1)
+
+    def objective(trial):
+        if trial.number == 1:
+            other = open_storage(tmp_path / "study.db")  # as the dashboard's button does it
+            number = id_of(study.get_trials(deepcopy=False)[ended])
+            other.set_trial_state_values(number, TrialState.FAIL)
+        if trial.number == ended and when != "before it is told":
+            trial.set_user_attr("scheme", "11-11-11")
+        return score(trial)
+
+    said = f"trial {ended} was ended as FAIL while it was being scored"
+    with pytest.warns(SatOptunaWarning, match=said):
+        assert run(study, objective, trials=8) == 8
+    assert [t.number for t in finished_trials(study) if t.state is TrialState.FAIL] == [ended]
+
+
 def test_an_error_of_the_objective_is_not_taken_for_a_deleted_study(tmp_path):
     def objective(_):
         raise KeyError("its own")

@@ -35,15 +35,18 @@ def attributes(study):
 
 
 def test_a_graph_is_replaced_and_an_equal_one_is_not_written(study, tmp_path):
-    for points in (2000, 3):  # the second one has fewer pieces
-        figure = go.Figure([go.Scatter(y=list(range(points)))], {"template": "none"})
+    long, short = (
+        go.Figure([go.Scatter(y=list(range(points)))], {"template": "none"})
+        for points in (2000, 3)  # the second one has fewer pieces
+    )
+    for figure in (long, short):
         save_graph(study, "cost", figure)
         _, found = shown(study, tmp_path)
         assert [graph["id"] for graph in found["plotly_graph_objects"]] == ["cost"]
         assert found["plotly_graph_objects"][0]["graph_object"] == figure.to_json()
-    save_graph(study, "cost-2", figure)
+    save_graph(study, "cost-2", long)
     before = attributes(study)
-    save_graph(study, "cost", figure)
+    save_graph(study, "cost", short)
     assert attributes(study) == before
     assert {g["id"] for g in shown(study, tmp_path)[1]["plotly_graph_objects"]} == {
         "cost",
