@@ -244,9 +244,14 @@ class _Shown:
         """The command that goes on with the study."""
         folder, search = self.study.folder, self.config.get("search", {})
         ended = sum(trial.state.is_finished() for trial in self.trials)
+        if not self.best:
+            return f"sat-optuna search {self.study.argument}"
         waits = any(trial.state.name == "WAITING" for trial in self.trials)
+        tried = {trial.user_attrs.get("scheme") for trial in self.trials}
+        all_tried = len(tried) >= (len(self.kinds) + 1) ** len(self.ticket.scheme.choices)
+        exhausted = search.get("sampler") == "brute-force" and all_tried
         step = "report"
-        if waits or ended < search.get("trials", 0):
+        if waits or (ended < search.get("trials", 0) and not exhausted):
             step = "search"
         elif search.get("objective") == "folded":
             step = "enumerate"

@@ -200,6 +200,9 @@ def test_the_next_command_follows_the_road(study):
     argument = study.argument
     assert config["search"]["trials"] > TRIALS
     assert following() == f"`sat-optuna search {argument}`"
+    config["search"]["sampler"] = "brute-force"  # it has not tried all of the 243 schemes
+    opened.set_user_attr("sat:config", config)
+    assert following() == f"`sat-optuna search {argument}`"
     config["search"]["trials"] = TRIALS
     opened.set_user_attr("sat:config", config)
     assert following() == f"`sat-optuna retrain {argument}`"
