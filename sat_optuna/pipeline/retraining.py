@@ -13,6 +13,7 @@ from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
+from sat_optuna.pipeline.dashboard import refresh
 from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.latency import kept_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
@@ -59,6 +60,7 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
         run_id = log.log_retrainings(outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
         _note_verdicts(outcome)
+        refresh(study)
     result = Retrained(
         tickets={role: Ticket.load(path) for role, path in outcome.paths.items()},
         networks=len(outcome.jobs),
@@ -300,6 +302,7 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         hardware=outcome.measured["hardware"],
         curves=_curves(outcome),
     )
+    refresh(study, blocks.effects)
 
 
 def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:
