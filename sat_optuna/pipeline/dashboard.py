@@ -5,14 +5,16 @@ brought up to date at the end of search, retrain and report, and when the dashbo
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from shlex import quote
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.errors import TicketError
+from sat_optuna.evidence.pages import markdown_table
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Measure, Ticket
 
@@ -92,6 +94,8 @@ def refresh(study: "StudyFolder", effects: "Sequence[Effect]" = ()) -> None:
         write_note(opened, "This study", shown.sentence)
         if shown.best:
             write_note(opened, "Best schemes", shown.table)
+            if table := shown.retrained:
+                write_note(opened, "From scratch", table)
             shown.write_trial_notes()
             shown.save_graphs(effects)
         write_note(opened, _NEXT, f"`{shown.next}`", last=True)
@@ -205,22 +209,53 @@ class _Shown:
     def table(self) -> str:
         """The best schemes, drawn in text."""
         costs = [name for name in _COUNTS if name in self.best[0].user_attrs]
-        heads = ["trial", "scheme", "", self.measure.title, "connections"]
-        lines = [
-            f"| {' | '.join([*heads, *(_COUNTS[name] for name in costs)])} |",
-            f"|---|---|---|{'---:|' * (2 + len(costs))}",
-        ]
+        heads = ["trial", "scheme", "", f"validation {self.measure.title}", "connections"]
+        rows = []
         for trial in self.best[:_BEST]:
             attributes, scheme = trial.user_attrs, self._scheme(trial)
-            numbers = [
-                self.measure.text(attributes[self.measure.name]),
-                str(scheme.connections),
-                *(_counted(attributes.get(name)) for name in costs),
-            ]
-            drawn = f"#{trial.number} | `{scheme}` | {scheme.dots(len(self.kinds))}"
-            lines.append(f"| {drawn} | {' | '.join(numbers)} |")
-        marks = self._marks
-        return "\n".join(lines) + (f"\n\n{marks}" if marks else "")
+            rows.append(
+                [
+                    f"#{trial.number}",
+                    f"`{scheme}`",
+                    scheme.dots(len(self.kinds)),
+                    self.measure.text(attributes[self.measure.name]),
+                    str(scheme.connections),
+                    *(_counted(attributes.get(name)) for name in costs),
+                ]
+            )
+        drawn = markdown_table([*heads, *(_COUNTS[name] for name in costs)], rows)
+        return drawn + (f"\n\n{marks}" if (marks := self._marks) else "")
+
+    @property
+    def retrained(self) -> str:
+        """What the networks reach that were trained from scratch; empty where none was."""
+        rows = []
+        for ticket in sorted(self._tickets, key=lambda ticket: _place(ticket.role)):
+            scores = [s.value for s in ticket.scores if s.split == "test"]
+            if not scores:  # of a trial, by `sat-optuna ticket`
+                continue
+            rows.append(
+                [
+                    ticket.role,
+                    f"`{ticket.scheme}`",
+                    self.measure.text(fmean(scores)),
+                    str(len(scores)),
+                    *(_counted(getattr(ticket, name)) for name in _COUNTS),
+                ]
+            )
+        heads = ["network", "scheme", f"test {self.measure.title}", "seeds", *_COUNTS.values()]
+        return markdown_table(heads, rows) if rows else ""
+
+    @property
+    def _tickets(self) -> "Iterator[Ticket]":
+        """The tickets in the folder that are of this study."""
+        from sat_optuna.search.study import UUID_KEY
+
+        for path in self.study.tickets.glob("*.json"):
+            with suppress(TicketError):
+                ticket = Ticket.load(path)
+                if ticket.study_uuid == self.opened.user_attrs.get(UUID_KEY):
+                    yield ticket
 
     @property
     def _marks(self) -> str:
@@ -316,6 +351,13 @@ class _Shown:
 
     def _scheme(self, trial: "FrozenTrial") -> Scheme:
         return Scheme.parse(trial.user_attrs["scheme"])
+
+
+def _place(role: str) -> tuple[int, str]:
+    """Return where a network stands among those that were retrained: the ticket first."""
+    known = ("ticket", "plain", "full", "constant")
+    begins = role.split("-")[0]
+    return (known.index(begins) if begins in known else len(known)), role
 
 
 def _counted(value: float | None) -> str:
