@@ -1,9 +1,10 @@
 """The ticket and its controls retrained, what they cost, and the report on them."""
 
 import platform
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from shlex import quote
 from statistics import median
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from sat_optuna.evidence.report import Blocks, Front
+    from sat_optuna.evidence.results import RetrainResult
     from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["report", "retrain", "retrain_searched", "train_missing"]
@@ -53,8 +55,9 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
     if new:
         if outcome.measured is None:
             _measure_costs(outcome, on_event)
-        train_missing(outcome, on_event)
-        run_id = log.log_retrainings(study.optuna_study(), outcome) if log else None
+        with log.retrainings(outcome) if log else nullcontext(_nowhere) as on_result:
+            train_missing(outcome, on_event, on_result)
+        run_id = log.log_retrainings(outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
         _note_verdicts(outcome)
         refresh(study)
@@ -63,10 +66,15 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
         networks=len(outcome.jobs),
         new=new,
         folder=outcome.folder,
+        table=log.table if log else "",
     )
     total = len(outcome.jobs)
     on_event(Event(step="retrain", done=total, total=total, made=result, finished=True))
     return result
+
+
+def _nowhere(_result: "RetrainResult") -> None:
+    """Log a retraining nowhere."""
 
 
 def _tell_blocks(outcome: Outcome, blocks: "Blocks", ticket: Ticket) -> None:
@@ -139,7 +147,11 @@ def _hardware(device: "torch.device") -> str:
     return f"{platform.machine()} {platform.system()}, {threads} CPU threads{gpu}"
 
 
-def train_missing(outcome: Outcome, on_event: OnEvent) -> None:
+def train_missing(
+    outcome: Outcome,
+    on_event: OnEvent,
+    on_result: "Callable[[RetrainResult], object]" = _nowhere,
+) -> None:
     """Run the jobs without a result; each is noted as it comes."""
     from sat_optuna.evidence.retrain import run_jobs
 
@@ -168,17 +180,22 @@ def train_missing(outcome: Outcome, on_event: OnEvent) -> None:
     with closing(running) as results:  # whatever is raised here ends the processes
         for count, result in enumerate(results, start=done + 1):
             outcome.add(result)
+            on_result(result)
             measured = outcome.measure.text(result.score)
             said = f"{result.scheme} seed {result.seed}: {measured}"
             on_event(Event(step=outcome.step, done=count, total=total, message=said, made=result))
 
 
 def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
-    """Write the report, unless it is there and of these tickets.
+    """Write the report, unless it is there and of these tickets; and its page for a browser.
+
+    report.html is always of the report.md beside it, whoever wrote that.
 
     Raises:
         StudyError: the retrainings are not finished.
     """
+    from sat_optuna.evidence.pages import write_html
+
     trials, outcome = searched_trials(study), read_outcome(study)
     if not outcome.is_written:
         raise StudyError(
@@ -199,7 +216,9 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     }
     # A report that somebody has written into is left as it is.
     drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
-    optional = [study.folder / "figures" / name for name in drawn]
+    pictures = [name for name in (*names, *drawn) if name.endswith(".png")]
+    vectors = [str(Path(name).with_suffix(".svg")) for name in pictures]  # where they are small
+    optional = [study.folder / "figures" / name for name in (*drawn, *vectors)]
     record = study.records.get("report")
     files |= {file.name: file for file in optional if record and file.name in record.made}
     new = not study.records.is_finished("report", decided) or not all(
@@ -212,8 +231,14 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         files |= {file.name: file for file in optional}
         files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
-        study.records.write("report", Done(decided, made, finished=True))
-    result = Reported(path=path, tickets=tickets, new=new)
+    else:
+        made = dict(record.made) if record else {}
+    page = write_html(path)  # costs little, and is not written where it is so already
+    study.records.write(
+        "report", Done(decided, {**made, page.name: sha256_of(page)}, finished=True)
+    )
+    StudyLog(study).log_report(outcome, {**files, page.name: page})
+    result = Reported(path=path, page=page, tickets=tickets, new=new)
     on_event(Event(step="report", done=1, total=1, made=result, finished=True))
     return result
 

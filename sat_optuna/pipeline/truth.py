@@ -32,12 +32,12 @@ from sat_optuna.events import Event, OnEvent
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.controls import full_roles
 from sat_optuna.evidence.effects import noise_of
+from sat_optuna.evidence.pages import write_page
 from sat_optuna.evidence.retrain import in_processes, metric_of, processes_for
 from sat_optuna.evidence.supernet_scores import SupernetScores
 from sat_optuna.evidence.truth import TruthTable
 from sat_optuna.evidence.truth_page import draw_truth_figures, truth_markdown
 from sat_optuna.evidence.truth_runs import TruthJob, TruthResult, seconds_of, train_entries
-from sat_optuna.files import write_text
 from sat_optuna.pipeline.latency import hardware_of
 from sat_optuna.pipeline.results import CheckedEntry, TruthMade
 from sat_optuna.pipeline.truth_supernets import score_supernets, telling_of_kills
@@ -119,7 +119,7 @@ def _write_page(study: "StudyFolder", table: TruthTable) -> Path | None:
     scores = held.by_recipe if held else None
     draw_truth_figures(study.folder, table, scores)
     text = truth_markdown(table, scores, command=command)
-    return write_text(study.folder / "truth.md", text)
+    return write_page(study.folder / "truth.md", text)
 
 
 def _train(plan: "_Plan", runs: "_Runs", *, workers: int, on_event: OnEvent) -> int:
