@@ -22,14 +22,16 @@ def dashboard(console: Console, *, studies: tuple[str, ...], port: int) -> None:
     those under studies/ that were searched.
     """
     from sat_optuna.pipeline.dashboard import ARTIFACTS, open_dashboard
+    from sat_optuna.pipeline.fixing import close_dead
     from sat_optuna.tracking.servers import serve_dashboard
     from sat_optuna.tracking.several import FolderArtifacts, SeveralArtifacts, ShownStudies
 
     opened = {}
     for folder in _asked(studies):
         try:
-            for said in open_dashboard(folder):
+            for said in close_dead([folder.folder], folder.mlruns):
                 console.remark(said)
+            open_dashboard(folder)
         except SatOptunaError as error:
             if studies:
                 raise

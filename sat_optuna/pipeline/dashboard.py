@@ -38,11 +38,8 @@ _NEXT = "Next"
 _COUNTS = {"params": "parameters", "macs": "multiply-adds", "latency_ms": "latency, ms"}
 
 
-def open_dashboard(study: "StudyFolder") -> list[str]:
-    """Make a study ready to be looked at; return what its user should know, a sentence each.
-
-    What dead processes left RUNNING waits then, and what the dashboard lacks is made; both only
-    where no other process is at work on the study.
+def open_dashboard(study: "StudyFolder") -> None:
+    """Make what the dashboard lacks of a study, where no other process is at work on it.
 
     Raises:
         StudyError: no search was run yet.
@@ -50,14 +47,8 @@ def open_dashboard(study: "StudyFolder") -> list[str]:
     from filelock import FileLock, Timeout
 
     study.optuna_study()
-    said = [
-        f"trials {numbers} of study {study.name!r} were left by a dead process and wait now; they "
-        f"are finished under their numbers by: sat-optuna {command} {study.argument}"
-        for command, numbers in study.release_dead().items()
-    ]
     with suppress(Timeout), FileLock(study.work / "lock", timeout=0):
         refresh(study)
-    return said
 
 
 def note_references(opened: "optuna.Study", objective: "SupernetObjective") -> None:

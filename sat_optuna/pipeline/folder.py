@@ -162,14 +162,18 @@ class StudyFolder:
         return self.work / "supernet.safetensors"
 
     @property
+    def project(self) -> Path:
+        """The folder that holds studies/; of a study outside of one, the folder it lies in."""
+        parent = self.folder.parent
+        return parent.parent if parent.name == STUDIES.name else parent
+
+    @property
     def mlruns(self) -> Path:
         """The project's mlruns/: of the nearest parent that has one, else beside studies/.
 
         That of a study outside of a studies/ lies beside the study.
         """
-        parent = self.folder.parent
-        beside = parent.parent if parent.name == STUDIES.name else parent
-        return nearest_mlruns(parent) or beside / "mlruns"
+        return nearest_mlruns(self.folder.parent) or self.project / "mlruns"
 
     @cached_property
     def records(self) -> Records:

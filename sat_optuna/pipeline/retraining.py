@@ -4,7 +4,6 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from shlex import quote
 from statistics import median
 from typing import TYPE_CHECKING
@@ -217,7 +216,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     # A report that somebody has written into is left as it is.
     drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
     pictures = [name for name in (*names, *drawn) if name.endswith(".png")]
-    vectors = [str(Path(name).with_suffix(".svg")) for name in pictures]  # where they are small
+    vectors = [f"{name.removesuffix('.png')}.svg" for name in pictures]  # where they are small
     optional = [study.folder / "figures" / name for name in (*drawn, *vectors)]
     record = study.records.get("report")
     files |= {file.name: file for file in optional if record and file.name in record.made}

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from sat_optuna.errors import StudyError
 from sat_optuna.files import sqlite_url
 
-__all__ = ["open_storage", "show_warnings_alone", "writing"]
+__all__ = ["open_storage", "show_warnings_alone", "still_there", "writing"]
 
 
 def open_storage(db: Path) -> RDBStorage:
@@ -76,6 +76,28 @@ def writing(name: str) -> Iterator[None]:
         raise StudyError(
             f"cannot write the database of study {name!r} ({str(reason).splitlines()[0]}); what "
             "it held is kept: make room, or end what uses it, and run the same command again"
+        ) from error
+
+
+@contextmanager
+def still_there(study: optuna.Study) -> Iterator[None]:
+    """Turn a study that somebody deletes or renames while it is used into one sentence.
+
+    optuna-dashboard renames a study by copying it and deleting the one there was.
+
+    Raises:
+        StudyError: it is gone.
+    """
+    name, storage = study.study_name, study._storage
+    try:
+        yield
+    except KeyError as error:  # of Optuna's; or of a plugin, where the study is there
+        if name in optuna.get_all_study_names(storage):
+            raise
+        raise StudyError(
+            f"study {name!r} was deleted from its database, or renamed, while it was run; bring "
+            "study.db back from a copy, or run the same command again: a renamed one goes on, and "
+            "one that was deleted begins anew"
         ) from error
 
 

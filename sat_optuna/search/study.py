@@ -4,8 +4,8 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -33,7 +33,7 @@ from sat_optuna.search.space import (
     scheme_space,
     suggest_scheme,
 )
-from sat_optuna.search.storage import writing
+from sat_optuna.search.storage import still_there, writing
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.tasks import MetricError
 from sat_optuna.ticket import Setting
@@ -314,7 +314,7 @@ def run_trials(
         The number of trials finished now.
 
     Raises:
-        StudyError: a trial belongs to a worker that is alive, or the study was deleted meanwhile.
+        StudyError: a trial belongs to a worker that is alive, or the study was deleted.
     """
     stages, kinds = tuple(stages), tuple(kinds)
     space = scheme_space(stages, kinds)
@@ -335,7 +335,7 @@ def run_trials(
 
     deadline = time.monotonic() + timeout if timeout else float("inf")
     done = 0
-    with writing(study.study_name), _unless_deleted(study):
+    with writing(study.study_name), still_there(study):
         while True:
             in_time = time.monotonic() < deadline
             asked = _next_batch(study, suggested, trials=trials, batch=batch, in_time=in_time)
@@ -393,26 +393,6 @@ def _start_now(study: optuna.Study, trial: optuna.Trial) -> None:
     with suppress(UpdateFinishedTrialError):  # it is told when it is the trial's turn
         backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
         backend.set_trial_state_values(id_of(trial), TrialState.RUNNING)
-
-
-@contextmanager
-def _unless_deleted(study: optuna.Study) -> Iterator[None]:
-    """Turn what Optuna raises of a study that is gone into one sentence.
-
-    Raises:
-        StudyError: it was deleted, in optuna-dashboard for example.
-    """
-    try:
-        yield
-    except KeyError as error:
-        backend, _ = backend_of(study)
-        if study.study_name in optuna.get_all_study_names(backend):
-            raise
-        raise StudyError(
-            f"study {study.study_name!r} was deleted while its search was running, in "
-            "optuna-dashboard perhaps, and its trials are gone; run the same command again to "
-            "begin it anew"
-        ) from error
 
 
 def _take_over(study: optuna.Study) -> list[optuna.Trial]:

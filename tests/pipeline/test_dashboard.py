@@ -18,6 +18,7 @@ from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import StudyError
 from sat_optuna.evidence.effects import Effect
 from sat_optuna.pipeline.dashboard import ARTIFACTS, note_references, open_dashboard, refresh
+from sat_optuna.pipeline.fixing import close_dead
 from sat_optuna.pipeline.folder import StudyFolder
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
@@ -227,7 +228,7 @@ def test_a_study_without_a_scored_trial_shows_nothing_and_breaks_nothing(tmp_pat
         open_storage(tmp_path / "mine" / "study.db"), "mine", config=StudyConfig(), sampler=sampler
     )
     study = StudyFolder(tmp_path / "mine")
-    assert open_dashboard(study) == []
+    open_dashboard(study)
     assert get_note(study.optuna_study()) == ""
     with pytest.raises(StudyError, match="no search was run yet"):
         open_dashboard(StudyFolder(tmp_path / "other"))
@@ -259,12 +260,12 @@ def states(study, name):
 def test_what_a_dead_process_left_waits_and_it_is_said_what_finishes_it(study, suffix, command):
     name = f"mine{suffix}"
     number = running(study, name, dead())
-    assert open_dashboard(study) == [
+    assert list(close_dead([study.folder], study.mlruns)) == [
         f"trials [{number}] of study 'mine' were left by a dead process and wait now; they are "
         f"finished under their numbers by: sat-optuna {command} {study.argument}"
     ]
     assert states(study, name) == ["WAITING"]
-    assert open_dashboard(study) == []
+    assert list(close_dead([study.folder], study.mlruns)) == []
 
 
 @pytest.mark.parametrize("lock", ["lock", "truth.lock"])
@@ -275,10 +276,10 @@ def test_what_another_process_is_at_work_on_is_left_to_it(study, lock):
     with FileLock(study.work / lock):
         # It names its worker only after it was asked: nobody else may take it for a dead one.
         running(study, f"mine{'.truth' * (lock == 'truth.lock')}", "")
-        open_dashboard(study)
+        list(close_dead([study.folder], study.mlruns))
         held = [".truth"] if lock == "truth.lock" else ["", ".random"]
         for suffix in held:
             assert set(states(study, f"mine{suffix}")) == {"RUNNING"}
-    open_dashboard(study)
+    list(close_dead([study.folder], study.mlruns))
     for suffix in ("", ".random", ".truth"):
         assert "RUNNING" not in states(study, f"mine{suffix}")

@@ -257,7 +257,7 @@ def test_a_study_that_is_deleted_while_it_runs_is_one_sentence(tmp_path, before)
         return 1.0
 
     objective = {"suggest": score, "score": score_late, "tell": delete}[before]
-    said = "study 's' was deleted while its search was running.*run the same command again"
+    said = "study 's' was deleted from its database, or renamed, .*run the same command again"
     with pytest.raises(StudyError, match=said):
         run(study, objective, on_batch=delete if before == "suggest" else None)
     assert run(make(tmp_path), trials=3) == 3
@@ -451,6 +451,11 @@ def test_any_other_error_is_raised_and_the_trial_can_be_taken_over(tmp_path):
         run(study, objective)
     assert run(make(tmp_path), trials=4) == 4  # by the process itself, under the same numbers
     assert [t.number for t in finished_trials(study)] == [0, 1, 2, 3]
+
+
+def test_a_key_that_an_objective_lacks_is_no_deleted_study(tmp_path):
+    with pytest.raises(KeyError, match="of a user's own"):
+        run(make(tmp_path), lambda trial: dict[str, float]()["of a user's own"])
 
 
 def test_trials_of_another_process_at_work_are_left_to_it(tmp_path):
