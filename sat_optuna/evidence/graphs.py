@@ -24,7 +24,7 @@ _KINDS = ("#d55e00", "#0072b2", "#009e73", "#591600", "#00b6f2", "#f2b600", "#46
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 _LOOKS = {  # by the first word of a role: colour, shape, size
     "ticket": ("#d55e00", "star", 16),
-    "plain": ("#3b4a57", "square", 10),
+    "plain": ("#50616f", "square", 10),
     "full": ("#0072b2", "triangle-up", 11),
 }
 # Of several kinds each full network has a shape of its own.

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from sat_optuna.evidence import figures
 from sat_optuna.evidence.effects import block_effects, readings
 from sat_optuna.evidence.figures import shares_by_batch
 from sat_optuna.evidence.graphs import Scored, connections_graph, costs_graph, effects_graph
@@ -99,6 +100,9 @@ def test_networks_are_told_apart_by_shape_as_well(fulls):
     found = traces(costs_graph([Scored("0", 59.0, 90.0, 0)], references, cost="parameters"))
     shapes = [found[role]["marker"]["symbol"] for role in references]
     assert len(set(shapes)) == len(shapes)
+    colours = {role: look.colour for role, look in figures._LOOKS.items()}
+    for role in references:
+        assert found[role]["marker"]["color"] == colours[role.partition("-")[0]]
     assert [found[role]["x"][0] for role in references] == [s.cost for s in references.values()]
 
 
