@@ -896,6 +896,24 @@ def test_a_deleted_experiment_says_how_to_bring_it_back(root):
     )
 
 
+@pytest.mark.slow  # MLflow's command imports all of MLflow
+def test_the_command_that_is_told_brings_a_deleted_experiment_back(root, tmp_path):
+    from mlflow import MlflowClient
+
+    opened(root)
+    client = MlflowClient(store_uri(root))
+    (experiment,) = client.search_experiments(filter_string="name = 'study'")
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(TrackingError) as caught:
+        opened(root)
+    command = caught.value.what.partition("(bring it back with: ")[2].removesuffix(")")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path}
+    subprocess.run(["sh", "-c", command], env=environment, cwd=tmp_path, check=True)
+    opened(root).log_trial(0, scheme="1", state="COMPLETE")
+    assert numbers(root) == ["0"]
+
+
 def test_the_old_file_store_is_refused_in_one_sentence(root, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path / "old"))
     with pytest.raises(TrackingError, match="cannot open the log") as caught:
