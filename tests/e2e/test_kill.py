@@ -119,6 +119,7 @@ def seen_in_ui(project):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a dozen processes that each import torch and MLflow
 def test_no_run_and_no_trial_stays_running_after_kill_9_of_search_and_of_retrain(tmp_path):
     project, unbroken = tmp_path / "killed", tmp_path / "unbroken"
     folder = make_study(unbroken)
