@@ -771,6 +771,33 @@ def test_a_store_that_takes_nothing_for_a_while_ends_no_search(root, patience):
     assert not log.is_behind
 
 
+def test_a_store_that_answers_slowly_is_left_for_later(root):
+    log = MLflowLog(root)
+    log.slow = -1.0  # any trial takes longer
+    study = optuna.create_study(study_name="study")
+    with pytest.warns(SatOptunaWarning, match=r"took \d+ s to log trial 0; the search goes on"):
+        study.optimize(scored, n_trials=4, callbacks=[log])
+    assert (numbers(root), log.is_behind) == (["0"], True)
+    log.slow = float("inf")  # for one who has time, as `doctor --fix`
+    assert log.catch_up(study) == 3
+    assert (numbers(root), log.is_behind) == (["0", "1", "2", "3"], False)
+    log.close_study()
+
+
+def test_a_store_that_fails_again_is_left_alone_for_longer():
+    wait = Patience()
+    assert wait.is_over
+    waits = []
+    for _ in range(8):
+        wait.failed(60.0)
+        waits.append(round(wait._until - time.monotonic()))
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    assert not wait.is_over
+    wait.worked()
+    wait.failed(0.0)
+    assert wait.is_over
+
+
 @pytest.mark.slow  # MLflow waits 20 s for the lock
 @pytest.mark.parametrize("at", [-1, 0, 1])
 def test_a_locked_store_ends_no_search_from_python(root, at):
