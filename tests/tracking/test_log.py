@@ -785,14 +785,14 @@ def test_a_store_that_answers_slowly_is_left_for_later(root):
 
 
 def test_a_store_that_fails_again_is_left_alone_for_longer():
-    wait = Patience()
-    assert wait.is_over
-    waits = []
+    wait, waits = Patience(), list[int]()
+    seen = [wait.is_over]
     for _ in range(8):
         wait.failed(60.0)
         waits.append(round(wait._until - time.monotonic()))
+        seen.append(wait.is_over)
     assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
-    assert not wait.is_over
+    assert seen == [True] + 8 * [False]
     wait.worked()
     wait.failed(0.0)
     assert wait.is_over
