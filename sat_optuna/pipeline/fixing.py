@@ -3,15 +3,16 @@
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sat_optuna.errors import SatOptunaError, SatOptunaWarning
 from sat_optuna.pipeline.doctor import Finding
-from sat_optuna.pipeline.folder import TRUTH, StudyFolder
+from sat_optuna.pipeline.folder import StudyFolder
 from sat_optuna.pipeline.mlflow_log import StudyLog
 from sat_optuna.pipeline.outcome import read_outcome
 
-__all__ = ["fix"]
+__all__ = ["close_dead", "fix"]
 
 # Seconds that a slow tracking server may take for a request, where nobody waits for a search.
 _PATIENT = "120"
@@ -30,32 +31,15 @@ def fix(studies: Iterable[Path], mlruns: Path) -> Iterator[Finding]:
     folders = [StudyFolder(folder) for folder in studies]
     for study in folders:
         try:
+            for said in _released(study):
+                yield Finding(f"study {study.name}", "fixed", said)
             if study.has_search():
                 with study.locked():
-                    yield from _release(study)
                     yield from _pay(study)
         except SatOptunaError as error:
             yield Finding(f"study {study.name}", "look", str(error))
     for root in dict.fromkeys([mlruns.resolve(), *(study.mlruns for study in folders)]):
         yield from _end_runs(root)
-
-
-def _release(study: StudyFolder) -> Iterator[Finding]:
-    """Release the trials of the search and of its random control; a truth table's find a hand."""
-    import optuna
-
-    from sat_optuna.search.storage import writing
-    from sat_optuna.search.study import load_study
-    from sat_optuna.search.unfinished import release_stale
-
-    for name in optuna.get_all_study_names(study.storage):
-        if name.endswith(TRUTH):
-            continue
-        with writing(name):
-            numbers = release_stale(load_study(study.storage, name))
-        if numbers:
-            said = f"released the trials {numbers} of a dead process, which the next search runs"
-            yield Finding(f"study {name}", "fixed", said)
 
 
 def _pay(study: StudyFolder) -> Iterator[Finding]:
@@ -94,6 +78,37 @@ def _log_all(study: StudyFolder, log: StudyLog) -> None:
     }
     if files:
         log.log_report(outcome, files)
+
+
+def close_dead(studies: Iterable[Path], mlruns: Path) -> Iterator[str]:
+    """Let trials of dead processes wait and end their runs in MLflow; yield a sentence of each.
+
+    A waiting trial is finished under its number by the next run of its step. What cannot be read
+    is passed over: whoever wants to look at pages can do so all the same.
+
+    Args:
+        studies: folders of studies.
+        mlruns: the folder of MLflow's runs; those on a server are left alone.
+    """
+    from sat_optuna.tracking import end_stale_runs, store_file
+
+    for study in map(StudyFolder, studies):
+        with suppress(SatOptunaError):
+            yield from _released(study)
+    if store_file(mlruns) is not None:
+        try:
+            if ended := end_stale_runs(mlruns):
+                yield f"ended the runs of dead processes: {', '.join(ended)}"
+        except SatOptunaError as error:
+            yield f"the runs of dead processes stay RUNNING, for {error}"
+
+
+def _released(study: StudyFolder) -> Iterator[str]:
+    for command, numbers in study.release_dead().items():
+        yield (
+            f"trials {numbers} of study {study.name!r} were left by a dead process and wait now; "
+            f"they are finished under their numbers by: sat-optuna {command} {study.argument}"
+        )
 
 
 def _end_runs(root: Path) -> Iterator[Finding]:

@@ -4,7 +4,6 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from shlex import quote
 from statistics import median
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
+from sat_optuna.pipeline.dashboard import refresh
 from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.latency import kept_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
@@ -59,6 +59,7 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
         run_id = log.log_retrainings(outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
         _note_verdicts(outcome)
+        refresh(study)
     result = Retrained(
         tickets={role: Ticket.load(path) for role, path in outcome.paths.items()},
         networks=len(outcome.jobs),
@@ -215,7 +216,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     # A report that somebody has written into is left as it is.
     drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
     pictures = [name for name in (*names, *drawn) if name.endswith(".png")]
-    vectors = [str(Path(name).with_suffix(".svg")) for name in pictures]  # where they are small
+    vectors = [f"{name.removesuffix('.png')}.svg" for name in pictures]  # where they are small
     optional = [study.folder / "figures" / name for name in (*drawn, *vectors)]
     record = study.records.get("report")
     files |= {file.name: file for file in optional if record and file.name in record.made}
@@ -300,6 +301,7 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         hardware=outcome.measured["hardware"],
         curves=_curves(outcome),
     )
+    refresh(study, blocks.effects)
 
 
 def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:

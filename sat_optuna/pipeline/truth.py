@@ -46,6 +46,7 @@ from sat_optuna.sampler.storage import id_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import WORKER_KEY, scheme_space, suggest_scheme
 from sat_optuna.search.storage import writing
+from sat_optuna.search.study import name_objectives
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import supernet_of
@@ -414,6 +415,7 @@ def _begin(plan: _Plan, held: "Mapping[Key, Row]") -> optuna.Study:
             sampler=optuna.samplers.RandomSampler(seed=0),
             direction="maximize" if plan.metric.measure.better == "higher" else "minimize",
         )
+        name_objectives(opened, (plan.metric.name,))
         if _DECIDED_KEY not in opened.user_attrs:
             opened.set_user_attr(_DECIDED_KEY, plan.decided)
         known = {_key_of(trial) for trial in opened.get_trials(deepcopy=False)}

@@ -47,9 +47,13 @@ def stale_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def release_stale(study: optuna.Study) -> list[int]:
-    """Set the RUNNING trials of dead workers back to WAITING; return their numbers.
+    """Let the trials that dead processes left RUNNING wait, and return their numbers.
 
-    The next search runs them first, under their own numbers and with the choices they have.
+    A waiting trial keeps its number and its parameters. The next search asks it before it makes a
+    new one, and finishes it as if nothing had happened: FAIL would lose its place in its batch.
+
+    Call it while no other process works on the study, for a trial is RUNNING for a moment before
+    it names its worker: `StudyFolder.release_dead` holds the study's locks.
     """
     backend, _ = backend_of(study)
     stale = stale_trials(study)

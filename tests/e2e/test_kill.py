@@ -53,10 +53,30 @@ def test_a_killed_search_ends_with_the_trials_of_an_unbroken_one(tmp_path):
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         kills += 1
+        if kills == 1:
+            assert running_trials(broken)
+            opened_in_the_dashboard(tmp_path / "broken")
+            assert running_trials(broken) == []
     assert kills >= 1
     sat_optuna(*arguments, cwd=tmp_path / "broken")
     assert told(broken) == told(unbroken)
     assert len(told(broken)) == TRIALS
+
+
+def running_trials(folder):
+    study = load_study(open_storage(folder / "study.db"), folder.name)
+    return [trial.number for trial in study.trials if trial.state.name == "RUNNING"]
+
+
+def opened_in_the_dashboard(project):
+    """As `sat-optuna dashboard` does it, which then ends because its port is in use."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        said = sat_optuna("dashboard", "tiny", "--port", port, cwd=project, code=1).stderr
+    assert "were left by a dead process and wait now" in said
+    assert "finished under their numbers by: sat-optuna search tiny" in said
 
 
 def count(folder):
@@ -144,12 +164,13 @@ def test_no_run_and_no_trial_stays_running_after_kill_9_of_search_and_of_retrain
         copies[name] = tmp_path / name
         shutil.copytree(project, copies[name])
     left, said = seen_in_ui(copies["ui"])
-    assert left[0] == 0
+    assert left == (0, 0)
     assert "ended the runs of dead processes: search" in said
+    assert "were left by a dead process and wait now" in said
     fixed = sat_optuna("doctor", "--fix", cwd=copies["doctor"]).stdout
-    assert "of a dead process, which the next search runs" in fixed
+    assert "were left by a dead process and wait now" in " ".join(fixed.split())
     assert "logged its trials to sqlite:///" in fixed
-    for place in (copies["doctor"], project):
+    for place in (copies["doctor"], copies["ui"], project):
         if place != project:
             assert running(place) == (0, 0)
         sat_optuna("search", "tiny", "--trials", "14", cwd=place)
