@@ -101,7 +101,7 @@ class MLflowLog:
     """
 
     patience = 60.0
-    slow = 5.0
+    slow = 10.0
 
     def __init__(self, root: str | Path = "mlruns", *, study_name: str | None = None) -> None:
         """Connect to the store: root/mlflow.db and root/artifacts/STUDY, made at the first use.

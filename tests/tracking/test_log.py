@@ -771,6 +771,33 @@ def test_a_store_that_takes_nothing_for_a_while_ends_no_search(root, patience):
     assert not log.is_behind
 
 
+def test_a_store_that_answers_slowly_is_left_for_later(root):
+    log = MLflowLog(root)
+    log.slow = -1.0  # any trial takes longer
+    study = optuna.create_study(study_name="study")
+    with pytest.warns(SatOptunaWarning, match=r"took \d+ s to log trial 0; the search goes on"):
+        study.optimize(scored, n_trials=4, callbacks=[log])
+    assert (numbers(root), log.is_behind) == (["0"], True)
+    log.slow = float("inf")  # for one who has time, as `doctor --fix`
+    assert log.catch_up(study) == 3
+    assert (numbers(root), log.is_behind) == (["0", "1", "2", "3"], False)
+    log.close_study()
+
+
+def test_a_store_that_fails_again_is_left_alone_for_longer():
+    wait, waits = Patience(), list[int]()
+    seen = [wait.is_over]
+    for _ in range(8):
+        wait.failed(60.0)
+        waits.append(round(wait._until - time.monotonic()))
+        seen.append(wait.is_over)
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    assert seen == [True] + 8 * [False]
+    wait.worked()
+    wait.failed(0.0)
+    assert wait.is_over
+
+
 @pytest.mark.slow  # MLflow waits 20 s for the lock
 @pytest.mark.parametrize("at", [-1, 0, 1])
 def test_a_locked_store_ends_no_search_from_python(root, at):
@@ -894,6 +921,24 @@ def test_a_deleted_experiment_says_how_to_bring_it_back(root):
         "experiment study was deleted in MLflow (bring it back with: "
         f"MLFLOW_TRACKING_URI=sqlite:///{root}/mlflow.db {command})"
     )
+
+
+@pytest.mark.slow  # MLflow's command imports all of MLflow
+def test_the_command_that_is_told_brings_a_deleted_experiment_back(root, tmp_path):
+    from mlflow import MlflowClient
+
+    opened(root)
+    client = MlflowClient(store_uri(root))
+    (experiment,) = client.search_experiments(filter_string="name = 'study'")
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(TrackingError) as caught:
+        opened(root)
+    command = caught.value.what.partition("(bring it back with: ")[2].removesuffix(")")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path}
+    subprocess.run(["sh", "-c", command], env=environment, cwd=tmp_path, check=True)
+    opened(root).log_trial(0, scheme="1", state="COMPLETE")
+    assert numbers(root) == ["0"]
 
 
 def test_the_old_file_store_is_refused_in_one_sentence(root, tmp_path, monkeypatch):
