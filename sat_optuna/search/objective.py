@@ -36,6 +36,7 @@ from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import COUNTS_KEY, WORKER_KEY, AnyTrial, suggest_scheme
+from sat_optuna.search.storage import together
 from sat_optuna.search.study import hold_to, note_machine
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.folding import check_foldable, check_trained, folded_network
@@ -165,6 +166,10 @@ class _SchemeObjective:
         """
         if isinstance(trial, FrozenTrial | FixedTrial):
             return suggest_scheme(trial, self.stages, self.kinds)
+        with together(trial.study):
+            return self._noted(trial)
+
+    def _noted(self, trial: optuna.Trial) -> Scheme:
         hold_to(trial.study, self.scored_with())
         note_machine(trial.study, self.train.device.type)
         if (
@@ -206,15 +211,19 @@ class _SchemeObjective:
         returned = tuple(values[name] for name in self.objectives) or reward
         if isinstance(trial, FrozenTrial | FixedTrial):
             return returned
+        with together(trial.study):
+            self._note_scores(trial, evaluation)
+            if not self.objectives:
+                trial.set_user_attr("reward", reward)
+        return returned
+
+    def _note_scores(self, trial: optuna.Trial, evaluation: Evaluation) -> None:
         if self.task.targets == "labels":
             trial.set_user_attr("accuracy", evaluation.accuracy)
             trial.set_user_attr("balanced_accuracy", evaluation.balanced_accuracy)
         for name, value in evaluation.scores.items():
             trial.set_user_attr(name, value)
         trial.set_user_attr("loss", evaluation.loss)
-        if not self.objectives:
-            trial.set_user_attr("reward", reward)
-        return returned
 
 
 def _digest(document: Mapping[str, Any]) -> str:
