@@ -122,6 +122,20 @@ class Scheme:
     def __str__(self) -> str:
         return "-".join("".join(_DIGITS[c] for c in stage) for stage in self.by_stage())
 
+    def dots(self, kinds: int = 1) -> str:
+        """Return it drawn: a circle a block, filled where it has attention; stage by stage.
+
+        Of several kinds the k-th is the number k in a circle.
+
+        >>> Scheme.parse("110-010").dots(), Scheme.parse("10-02").dots(kinds=2)
+        ('●●○ ○●○', '①○ ○②')
+        """
+        signs = ["○", "●"] if kinds == 1 else ["○", *(chr(ord("①") + k) for k in range(20))]
+        return " ".join(
+            "".join(signs[c] if c < len(signs) else _DIGITS[c] for c in stage)
+            for stage in self.by_stage()
+        )
+
     def by_stage(self) -> tuple[tuple[int, ...], ...]:
         """Return the choices, one tuple for each stage.
 

@@ -25,7 +25,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sat_optuna.evaluate import Evaluation
-    from sat_optuna.pipeline.folder import StudyFolder
     from sat_optuna.scheme import Scheme
 
 __all__ = ["main", "table"]
@@ -169,9 +168,7 @@ def searched() -> list[Row]:
     objective.evaluator = MadeUp()  # type: ignore[assignment]
     folder = sat.open_study(STUDY)
     sampler = build_sampler("policy", seed=0, batch=BATCH)
-    study = create_study(
-        folder.storage, folder.search_name, config=folder.config, sampler=sampler
-    )
+    study = create_study(folder.storage, folder.search_name, config=folder.config, sampler=sampler)
     show, times = ProgressBar(), [here()]
     rows: list[Row] = []
 
@@ -208,7 +205,9 @@ def searched() -> list[Row]:
 def listed() -> list[Row]:
     """Time `sat-optuna trials --top 20` in a process of its own."""
     before = children()
-    subprocess.run(command("trials", "scale", "--top", "20"), cwd=WORK, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command("trials", "scale", "--top", "20"), cwd=WORK, check=True, stdout=subprocess.DEVNULL
+    )
     return [(children() - before).row("trials --top 20", trials=TRIALS, load=load())]
 
 
@@ -223,7 +222,7 @@ def browsed() -> list[Row]:
     shutil.copy(STUDY / "study.db", plain)
     with closing(sqlite3.connect(plain)) as connection, connection:
         for part in ("trial_user", "trial_system", "study_user", "study_system"):
-            connection.execute(f"DELETE FROM {part}_attributes")  # noqa: S608
+            connection.execute(f"DELETE FROM {part}_attributes")
     servers = {
         "sat-optuna dashboard": lambda port: command("dashboard", "scale", "--port", port),
         "optuna-dashboard": lambda port: alone(STUDY / "study.db", port),
@@ -256,7 +255,9 @@ def first_answer(name: str, line: "Callable[[str], list[str]]") -> Row:
 @contextmanager
 def serving(line: list[str]) -> "Iterator[int]":
     """Run a server while the block runs."""
-    with subprocess.Popen(line, cwd=WORK, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        line, cwd=WORK, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             yield server.pid
         finally:

@@ -33,8 +33,9 @@ from tests import forks
 
 STAGES = (2, 2, 2)
 
-# A search in a process of its own; KILL counts what is written to the database and committed, after
-# which the process is killed with -9, -1 never. The objective is a plain function of the scheme.
+# A search in a process of its own; KILL counts what is written to the database and committed,
+# after which the process is killed with -9, -1 never. The objective is a plain function of the
+# scheme.
 CHILD = """
     import os, signal, sys
     from pathlib import Path
