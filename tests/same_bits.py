@@ -142,6 +142,8 @@ STUDIES = {
 # number is a value too.
 GROWING = ("trials", "enumeration", "retrainings", "tickets", "MLflow")
 _UNEQUAL = {
+    "started",
+    "ended",
     "latency_ms",
     "latency_rounds",
     "study_uuid",
@@ -149,7 +151,7 @@ _UNEQUAL = {
     "sat_optuna",
     "fingerprint",
 }
-_UNEQUAL_TAGS = {"mlflow.parentRunId", "sat.key", "sat.study_uuid", "sat.worker"}
+_UNEQUAL_TAGS = {"mlflow.parentRunId", "sat.key", "sat.search", "sat.study_uuid", "sat.worker"}
 
 
 def _run(checkout: Path, project: Path, study: _Study, trials: int) -> None:

@@ -105,4 +105,5 @@ def _retrained(study: StudyFolder, result: Retrained) -> str:
     return (
         f"retrain: {result.networks} networks; tickets written to {study.tickets}; "
         f"next: sat-optuna report {study.argument}"
+        + (f"\nretrain: compare them in MLflow: {result.table}" if result.table else "")
     )

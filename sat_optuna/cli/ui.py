@@ -10,6 +10,8 @@ from sat_optuna.pipeline.folder import nearest_mlruns
 
 __all__ = ["ui"]
 
+_SHOWN = 10  # studies whose links are printed
+
 
 @click.command(epilog="Example: sat-optuna ui --port 5001")
 @click.option("--port", type=PORT, default=5000, show_default=True, help="On 127.0.0.1.")
@@ -20,12 +22,22 @@ __all__ = ["ui"]
 )
 @click.pass_obj
 def ui(console: Console, *, port: int, mlruns: Path | None) -> None:
-    """Compare tickets in the MLflow UI, on this machine only, until Ctrl-C."""
+    """Compare tickets in the MLflow UI, on this machine only, until Ctrl-C.
+
+    Prints the link to each study's table of tickets, the latest study first.
+    """
+    from sat_optuna.tracking import studies_in, table_link
     from sat_optuna.tracking.servers import serve_mlflow
 
+    root = mlruns or nearest_mlruns(Path.cwd()) or Path("mlruns")
+
+    def on_ready(url: str) -> None:
+        studies = studies_in(root)
+        console.result(f"MLflow: {url} (Ctrl-C ends it)")
+        for name, experiment in list(studies.items())[:_SHOWN]:
+            console.result(f"{name}: {table_link(url, experiment)}")
+        if len(studies) > _SHOWN:
+            console.remark(f"and {len(studies) - _SHOWN} earlier studies, listed on the page")
+
     console.remark("starting the MLflow server, which takes some seconds")
-    serve_mlflow(
-        mlruns or nearest_mlruns(Path.cwd()) or Path("mlruns"),
-        port=port,
-        on_ready=lambda url: console.result(f"MLflow: {url} (Ctrl-C ends it)"),
-    )
+    serve_mlflow(root, port=port, on_ready=on_ready)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -72,6 +72,8 @@ class RetrainResult:
             counted.
         class_counts: of each class, all of them.
         metric: what the study's metric is on them; None where that is the accuracy.
+        started, ended: when the process that finished it began with it, and ended; seconds since
+            1970, no part of what it came to. None in results of earlier versions.
     """
 
     scheme: Scheme
@@ -82,6 +84,8 @@ class RetrainResult:
     class_hits: tuple[int, ...] = ()
     class_counts: tuple[int, ...] = ()
     metric: float | None = None
+    started: float | None = field(default=None, compare=False)
+    ended: float | None = field(default=None, compare=False)
 
     @property
     def score(self) -> float:
@@ -119,6 +123,8 @@ def read_result(job: RetrainJob) -> RetrainResult | None:
             tuple(document.get("class_hits", ())),
             tuple(document.get("class_counts", ())),
             document.get("metric"),
+            document.get("started"),
+            document.get("ended"),
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -135,5 +141,7 @@ def write_result(job: RetrainJob, result: RetrainResult) -> Path:
         "class_hits": result.class_hits,
         "class_counts": result.class_counts,
         "history": [asdict(entry) for entry in result.history],
+        "started": result.started,
+        "ended": result.ended,
     } | ({} if result.metric is None else {"metric": result.metric})
     return write_text(job.result_path, json.dumps(document, indent=1) + "\n")

@@ -7,6 +7,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 import warnings
 from collections.abc import (
     Callable,
@@ -400,6 +401,7 @@ def tell_share(number: int, event: Event) -> None:
 
 def _run(group: _Group, *, plugins: tuple[Path, ...], weights: Path | None) -> list[RetrainResult]:
     """Train jobs together, then test and write each, in a worker."""
+    started = time.time()
     load_plugins(plugins)
     trainings = [_training(number, *item, weights) for number, item in group.items()]
     for (job, ticket), training in zip(group.values(), trainings, strict=True):
@@ -423,6 +425,8 @@ def _run(group: _Group, *, plugins: tuple[Path, ...], weights: Path | None) -> l
                 tested.class_hits,
                 tested.class_counts,
                 tested.scores.get(metric.name),
+                started,
+                time.time(),
             )
         )
         write_result(job, results[-1])

@@ -1,25 +1,37 @@
 """A study's trials and retrainings on their way to MLflow, and what is there already."""
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from math import isnan
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.errors import SatOptunaWarning, readable
+from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done, digest_of
+from sat_optuna.scheme import Scheme
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import optuna
     from optuna.trial import FrozenTrial
 
+    from sat_optuna.evidence.claims import Claim
     from sat_optuna.evidence.effects import Effect
+    from sat_optuna.evidence.results import RetrainResult
     from sat_optuna.pipeline.folder import StudyFolder
     from sat_optuna.pipeline.outcome import Outcome
-    from sat_optuna.tracking import MLflowLog
+    from sat_optuna.ticket import Ticket
+    from sat_optuna.tracking import MLflowLog, Network, UsedData
 
-__all__ = ["StudyLog", "trials_digest"]
+__all__ = ["SERVED_AT", "StudyLog", "trials_digest"]
+
+SERVED_AT = "http://127.0.0.1:5000"  # by `sat-optuna ui`, unless its --port says otherwise
 
 
 class StudyLog:
@@ -36,7 +48,8 @@ class StudyLog:
 
         self._study = study
         # A digest, since a store's address may hold a password.
-        self._step = f"mlflow-{digest_of(store_uri(study.mlruns))[:12]}"
+        self._uri = store_uri(study.mlruns)
+        self._step = f"mlflow-{digest_of(self._uri)[:12]}"
         self._file = store_file(study.mlruns)
 
     def has_trials(self, trials: "Sequence[FrozenTrial]") -> bool:
@@ -46,6 +59,17 @@ class StudyLog:
     def has_retrainings(self, outcome: "Outcome") -> bool:
         """Tell whether all retrainings of an outcome are in the store."""
         return self._made().get("retrainings") == digest_of(outcome.decided)
+
+    @property
+    def table(self) -> str:
+        """Where the table of the study's tickets is, in words; empty where none is logged."""
+        from sat_optuna.tracking import table_link
+
+        if not (experiment := self._made().get("experiment")):
+            return ""
+        if self._file is None and self._uri.startswith("http"):
+            return table_link(readable(self._uri), experiment)
+        return f"sat-optuna ui, at {table_link(SERVED_AT, experiment)}"
 
     @contextmanager
     def trials(self, study: "optuna.Study") -> "Iterator[Callable[[FrozenTrial], object]]":
@@ -79,6 +103,7 @@ class StudyLog:
                     log.catch_up(study)
                 elif log.is_behind:
                     log.catch_up(study)
+                self._log_search(log, study)
         except TrackingError as error:
             if not begun:
                 raise
@@ -86,53 +111,135 @@ class StudyLog:
         else:
             self._note(trials=trials_digest(finished_trials(study)))
 
-    def log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str | None:
-        """Log all retrainings of an outcome.
+    def _log_search(self, log: "MLflowLog", study: "optuna.Study") -> None:
+        """Log what a search was made with, and what it came to."""
+        from sat_optuna.search.space import NETWORK_KEY
+        from sat_optuna.search.study import MACHINE_KEY
+        from sat_optuna.tracking import UsedData
+
+        log.log_files(log.study_run, [self._study.folder / "study.toml"])
+        machine = study.user_attrs.get(MACHINE_KEY, {})
+        log.log_text(log.study_run, "environment.json", json.dumps(machine, indent=2))
+        scored = study.user_attrs.get(NETWORK_KEY, {})
+        if "dataset" in scored:
+            source = f"[data] of studies/{self._study.name}/study.toml"
+            data = UsedData(scored["dataset"], scored["dataset_fingerprint"], source)
+            log.log_data([log.study_run], data)
+
+    @contextmanager
+    def retrainings(self, outcome: "Outcome") -> "Iterator[Callable[[RetrainResult], object]]":
+        """Yield what logs a retraining when it ends; what the store does not take is logged later.
 
         Args:
-            study: the Optuna study of this folder.
+            outcome: what is retrained.
+        """
+        from sat_optuna.tracking import TrackingError
+
+        def warn(error: TrackingError) -> None:
+            _warn(f"{error.what}; the retrainings go on, and are logged at their end")
+
+        try:
+            log = self._open(outcome.study.optuna_study(), running=False)
+            summaries = {
+                scheme: log.begin_summary(
+                    _network(outcome, scheme), params=_params(outcome, scheme)
+                )
+                for scheme in outcome.distinct
+            }
+        except TrackingError as error:
+            warn(error)
+            yield _nowhere
+            return
+        failed = False
+
+        def on_result(result: "RetrainResult") -> None:
+            nonlocal failed
+            if not failed:
+                try:
+                    _log_retraining(log, outcome, result, summaries[result.scheme])
+                except TrackingError as error:
+                    failed = True
+                    warn(error)
+
+        try:
+            yield on_result
+        except BaseException as error:
+            with suppress(TrackingError):
+                for run_id in summaries.values():
+                    log.finish_summary(run_id, _status(error))
+            raise
+
+    def log_retrainings(self, outcome: "Outcome") -> str | None:
+        """Log all retrainings of an outcome that are not logged yet, and what they come to.
+
+        Args:
             outcome: what was retrained.
 
         Returns:
-            The run of the ticket's trial; None where the store does not take them now.
+            The ticket's summary; None where the store does not take them now.
         """
         from sat_optuna.tracking import TrackingError
 
         try:
-            return self._log_retrainings(study, outcome)
+            return self._log_retrainings(outcome)
         except TrackingError as error:
             _warn(f"{error.what}; nothing else is missing, and the same command logs it later")
             return None
 
-    def _log_retrainings(self, study: "optuna.Study", outcome: "Outcome") -> str:
-        with self._opened(study) as log:
-            for result in outcome.results.values():
-                ticket = outcome.ticket_for(result.scheme)
-                rights = [e.accuracy for e in result.history if e.accuracy is not None]
-                log.log_retraining(
-                    f"{result.scheme} seed {result.seed} {outcome.fingerprint}",
-                    role=ticket.role,
-                    seed=result.seed,
-                    scheme=str(result.scheme),
-                    metrics={
-                        f"test_{outcome.measure.name}": result.score,
-                        **({} if isnan(result.accuracy) else {"test_accuracy": result.accuracy}),
-                        "params": ticket.params,
-                        "macs": ticket.macs,
-                        "latency_ms": ticket.latency_ms or float("nan"),
-                    },
-                    params={"epochs": self._study.config.retrain.epochs},
-                    curves={
-                        "train_loss": [entry.loss for entry in result.history],
-                        **({"train_accuracy": rights} if rights else {}),
-                    },
-                    ticket=ticket.to_json(),
+    def _log_retrainings(self, outcome: "Outcome") -> str:
+        from sat_optuna.evidence.verdicts import claims_of, claims_text, headline
+
+        claims, summaries = claims_of(outcome.tickets), dict[Scheme, str]()
+        with self._opened(outcome.study.optuna_study(), running=False) as log:
+            for scheme in outcome.distinct:
+                network = _network(outcome, scheme)
+                run_id = log.begin_summary(network, params=_params(outcome, scheme))
+                summaries[scheme] = run_id
+                for seed in self._study.config.retrain.seeds:
+                    _log_retraining(log, outcome, outcome.results[scheme, seed], run_id)
+                found = claims if scheme == outcome.schemes["ticket"] else ()
+                measured = _measured(outcome, scheme)
+                sections = {"Result": _told(outcome, network.role, scheme, measured)}
+                log.end_summary(
+                    run_id,
+                    network,
+                    metrics=measured | _numbers(found),
+                    verdicts={_key(claim): claim.line() for claim in found},
+                    sections=sections | ({"Verdicts": claims_text(found)} if found else {}),
+                    ticket=outcome.ticket_for(scheme).to_json(),
                 )
-            (best,) = (t for t in study.get_trials() if t.number == outcome.best.trial)
-            run_id = log.log_optuna(study, best)
-            _log_verdicts(log, run_id, outcome)
-            self._note(retrainings=digest_of(outcome.decided))
-        return run_id
+            log.keep_summaries(summaries.values())
+            log.log_data(summaries.values(), _data(outcome))
+            told = f"{headline(claims)} {_result(outcome)}"
+            log.describe_study({"Result": told}, summary=told)
+            self._note(retrainings=digest_of(outcome.decided), experiment=log.experiment)
+        return summaries[outcome.schemes["ticket"]]
+
+    def log_report(self, outcome: "Outcome", files: "Mapping[str, Path]") -> None:
+        """Log a report and its figures into the study's run, and the ticket's into its own.
+
+        Args:
+            outcome: what was retrained.
+            files: the report's, by name.
+        """
+        from sat_optuna.tracking import TrackingError
+
+        digest = digest_of({name: sha256_of(path) for name, path in files.items()})
+        if self._made().get("report") == digest or not self.has_retrainings(outcome):
+            return
+        pages = [path for path in files.values() if path.parent == self._study.folder]
+        drawn = [path for path in files.values() if path.parent != self._study.folder]
+        try:
+            with self._opened(outcome.study.optuna_study(), running=False) as log:
+                study = log.study_run
+                log.log_files(study, pages)
+                log.log_files(study, drawn, folder="figures")
+                ticket = log.begin_summary(_network(outcome, outcome.schemes["ticket"]))
+                log.log_files(ticket, [p for p in drawn if p.stem == "ticket"])
+                log.finish_summary(ticket)
+                self._note(report=digest)
+        except TrackingError as error:
+            _warn(f"{error.what}; the report lies in {self._study.folder}")
 
     def log_blocks(self, study: "optuna.Study", effects: "Sequence[Effect]", text: str) -> None:
         """Log what each kind does at each block into the study's run.
@@ -145,31 +252,36 @@ class StudyLog:
         from sat_optuna.tracking import TrackingError
 
         try:
-            with self._opened(study) as log:
+            with self._opened(study, running=False) as log:
                 log.log_blocks(text, {f"{e.block}.{e.kind}": e.points for e in effects})
         except TrackingError as error:
             _warn(f"{error.what}; the report has what each block does")
 
     @contextmanager
-    def _opened(self, study: "optuna.Study") -> "Iterator[MLflowLog]":
-        """Open the study's parent run in MLflow, and close it with how the block ended."""
-        from sat_optuna.search.study import UUID_KEY
-        from sat_optuna.search.tickets import measure_of
-        from sat_optuna.tracking import MLflowLog, TrackingError
+    def _opened(self, study: "optuna.Study", *, running: bool = True) -> "Iterator[MLflowLog]":
+        """Open the study's run in MLflow, and close it, if it runs, with how the block ended."""
+        from sat_optuna.tracking import TrackingError
 
-        log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
-        metric = str(measure_of(study))
-        uuid = study.user_attrs[UUID_KEY]
-        log.open_study(study.study_name, uuid, config=config, metric=metric)
-        log.end_stale_runs()
+        log = self._open(study, running=running)
         try:
             yield log
         except BaseException as error:
             # Closing may fail for the same reason; the first reason is the one to tell.
             with suppress(TrackingError):
-                log.close_study("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                log.close_study(_status(error))
             raise
         log.close_study()
+
+    def _open(self, study: "optuna.Study", *, running: bool) -> "MLflowLog":
+        from sat_optuna.search.study import UUID_KEY
+        from sat_optuna.search.tickets import measure_of
+        from sat_optuna.tracking import MLflowLog
+
+        log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
+        uuid, measure = study.user_attrs[UUID_KEY], measure_of(study)
+        log.open_study(study.study_name, uuid, config=config, measure=measure, running=running)
+        log.end_stale_runs()
+        return log
 
     @property
     def _decided(self) -> dict[str, str]:
@@ -187,22 +299,145 @@ class StudyLog:
         self._study.records.write(self._step, record)
 
 
-def _log_verdicts(log: "MLflowLog", run_id: str, outcome: "Outcome") -> None:
-    from sat_optuna.evidence.verdicts import claims_of, claims_text
+def _network(outcome: "Outcome", scheme: "Scheme") -> "Network":
+    """Return a network as MLflow knows it: by all roles that have its scheme."""
+    from sat_optuna.tracking import Network
 
-    claims = claims_of(outcome.tickets)
-    keys = {claim.name: claim.name.replace(" ", "_") for claim in claims}
-    log.log_verdicts(
-        run_id,
-        {keys[claim.name]: claim.line() for claim in claims},
+    roles = [role for role, has in outcome.schemes.items() if has == scheme]
+    return Network(", ".join(roles), str(scheme), outcome.fingerprint)
+
+
+def _params(outcome: "Outcome", scheme: "Scheme") -> dict[str, object]:
+    """Return what a network's trainings are made with, and what each block carries."""
+    ticket = outcome.ticket_for(scheme)
+    names = ("none", *(spec.kind for spec in ticket.attention))
+    blocks = zip(Scheme.parameter_names(scheme.stages), scheme.choices, strict=True)
+    return {
+        "epochs": outcome.study.config.retrain.epochs,
+        **{block: names[choice] for block, choice in blocks},
+    }
+
+
+def _log_retraining(
+    log: "MLflowLog", outcome: "Outcome", result: "RetrainResult", summary: str
+) -> None:
+    ticket = outcome.ticket_for(result.scheme)
+    rights = [entry.accuracy for entry in result.history if entry.accuracy is not None]
+    log.log_retraining(
+        _network(outcome, result.scheme),
+        seed=result.seed,
+        summary=summary,
         metrics={
-            f"verdict.{keys[claim.name]}.{what}": value
-            for claim in claims
-            for what in ("effect", "low", "high", "p")
-            if not isnan(value := getattr(claim, what))
+            f"test_{outcome.measure.name}": result.score,
+            **({} if isnan(result.accuracy) else {"test_accuracy": result.accuracy}),
+            **_costs(ticket),
         },
-        note=claims_text(claims),
+        params=_params(outcome, result.scheme),
+        curves={
+            "train_loss": [entry.loss for entry in result.history],
+            **({"train_accuracy": rights} if rights else {}),
+        },
+        started=_moment(result.started),
+        ended=_moment(result.ended),
     )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds)
+
+
+def _costs(ticket: "Ticket") -> dict[str, float]:
+    costs = {"params": float(ticket.params), "macs": float(ticket.macs)}
+    return costs | ({} if ticket.latency_ms is None else {"latency_ms": ticket.latency_ms})
+
+
+def _measured(outcome: "Outcome", scheme: "Scheme") -> dict[str, float]:
+    """Return what a network came to: the mean over the seeds with its interval, and its costs."""
+    from sat_optuna.evidence.statistics import summarise_scores
+
+    results = [outcome.results[scheme, seed] for seed in outcome.study.config.retrain.seeds]
+    spread = summarise_scores(
+        [result.score for result in results], images=results[0].images, measure=outcome.measure
+    )
+    tested, costs = f"test_{outcome.measure.name}", _costs(outcome.ticket_for(scheme))
+    plain, full = (
+        _costs(outcome.ticket_for(outcome.schemes[role]))
+        for role in ("plain", next(r for r in outcome.schemes if r.startswith("full")))
+    )
+    shares = {
+        f"share_of_full.{name}": (value - plain[name]) / (full[name] - plain[name])
+        for name, value in costs.items()
+        if name in plain and name in full and full[name] > plain[name]
+    }
+    found = {
+        tested: spread.mean,
+        f"{tested}_low": spread.low,
+        f"{tested}_high": spread.high,
+        "test_accuracy": fmean(result.accuracy for result in results),
+        "seeds": float(spread.n),
+        "connections": float(scheme.connections),
+        **costs,
+        **shares,
+    }
+    # MLflow shows all digits, and cuts what its columns do not hold.
+    return {name: round(value, 4) for name, value in found.items() if not isnan(value)}
+
+
+def _key(claim: "Claim") -> str:
+    return claim.name.replace(" ", "_")
+
+
+def _numbers(claims: "Sequence[Claim]") -> dict[str, float]:
+    return {
+        f"verdict.{_key(claim)}.{what}": value
+        for claim in claims
+        for what in ("effect", "low", "high", "p")
+        if not isnan(value := getattr(claim, what))
+    }
+
+
+def _told(outcome: "Outcome", role: str, scheme: "Scheme", measured: Mapping[str, float]) -> str:
+    """Return what a network is and what it came to on the test images; a sentence."""
+    measure, tested = outcome.measure, f"test_{outcome.measure.name}"
+    said = f"{role} `{scheme}`: {measure.text(measured[tested])}"
+    if f"{tested}_low" in measured:
+        low, high = (measure.number(measured[f"{tested}_{end}"]) for end in ("low", "high"))
+        said += f" (95 % interval {low} to {high})"
+    seeds = int(measured["seeds"])
+    means = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
+    return (
+        f"{said}, test {measure.title} from scratch, {means}; {scheme.connections} of "
+        f"{len(scheme.choices)} blocks are connected."
+    )
+
+
+def _result(outcome: "Outcome") -> str:
+    """Return what ticket, plain and full came to on the test images; a sentence."""
+    measure, seeds = outcome.measure, len(outcome.study.config.retrain.seeds)
+    said = [
+        f"{role} `{scheme}` {measure.text(_measured(outcome, scheme)[f'test_{measure.name}'])}"
+        for role, scheme in outcome.schemes.items()
+        if role in ("ticket", "plain") or role.startswith("full")
+    ]
+    means = f"means of {seeds} seeds" if seeds > 1 else "one seed"
+    return f"Test {measure.title} from scratch: {'; '.join(said)} ({means})."
+
+
+def _data(outcome: "Outcome") -> "UsedData":
+    from sat_optuna.tracking import UsedData
+
+    ticket = outcome.best
+    images = (outcome.measured or {}).get("images", {})
+    source = f"[data] of studies/{outcome.study.name}/study.toml"
+    return UsedData(ticket.dataset, ticket.dataset_fingerprint, source, images)
+
+
+def _status(error: BaseException) -> str:
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
+def _nowhere(_result: "RetrainResult") -> None:
+    """Log a retraining nowhere."""
 
 
 def _warn(text: str) -> None:

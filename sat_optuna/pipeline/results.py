@@ -146,12 +146,14 @@ class Retrained:
         networks: how many were trained in all.
         new: whether anything was trained, measured or logged now.
         folder: where the trainings keep their results.
+        table: where MLflow has the table of them, in words; empty where they are not logged.
     """
 
     tickets: Mapping[str, Ticket]
     networks: int
     new: bool
     folder: Path
+    table: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The ticket and its controls retrained, what they cost, and the report on them."""
 
 import platform
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from shlex import quote
 from statistics import median
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from sat_optuna.evidence.report import Blocks, Front
+    from sat_optuna.evidence.results import RetrainResult
     from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["report", "retrain", "retrain_searched", "train_missing"]
@@ -52,8 +53,9 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
     if new:
         if outcome.measured is None:
             _measure_costs(outcome, on_event)
-        train_missing(outcome, on_event)
-        run_id = log.log_retrainings(study.optuna_study(), outcome) if log else None
+        with log.retrainings(outcome) if log else nullcontext(_nowhere) as on_result:
+            train_missing(outcome, on_event, on_result)
+        run_id = log.log_retrainings(outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
         _note_verdicts(outcome)
     result = Retrained(
@@ -61,10 +63,15 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
         networks=len(outcome.jobs),
         new=new,
         folder=outcome.folder,
+        table=log.table if log else "",
     )
     total = len(outcome.jobs)
     on_event(Event(step="retrain", done=total, total=total, made=result, finished=True))
     return result
+
+
+def _nowhere(_result: "RetrainResult") -> None:
+    """Log a retraining nowhere."""
 
 
 def _tell_blocks(outcome: Outcome, blocks: "Blocks", ticket: Ticket) -> None:
@@ -137,7 +144,11 @@ def _hardware(device: "torch.device") -> str:
     return f"{platform.machine()} {platform.system()}, {threads} CPU threads{gpu}"
 
 
-def train_missing(outcome: Outcome, on_event: OnEvent) -> None:
+def train_missing(
+    outcome: Outcome,
+    on_event: OnEvent,
+    on_result: "Callable[[RetrainResult], object]" = _nowhere,
+) -> None:
     """Run the jobs without a result; each is noted as it comes."""
     from sat_optuna.evidence.retrain import run_jobs
 
@@ -166,6 +177,7 @@ def train_missing(outcome: Outcome, on_event: OnEvent) -> None:
     with closing(running) as results:  # whatever is raised here ends the processes
         for count, result in enumerate(results, start=done + 1):
             outcome.add(result)
+            on_result(result)
             measured = outcome.measure.text(result.score)
             said = f"{result.scheme} seed {result.seed}: {measured}"
             on_event(Event(step=outcome.step, done=count, total=total, message=said, made=result))
@@ -211,6 +223,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
         study.records.write("report", Done(decided, made, finished=True))
+    StudyLog(study).log_report(outcome, files)
     result = Reported(path=path, tickets=tickets, new=new)
     on_event(Event(step="report", done=1, total=1, made=result, finished=True))
     return result

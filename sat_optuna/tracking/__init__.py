@@ -5,24 +5,31 @@
 which takes seconds.
 """
 
-from sat_optuna.tracking.log import MLflowLog
+from sat_optuna.tracking.log import MLflowLog, Network
 from sat_optuna.tracking.store import (
     MLFLOW_SETTINGS,
     StoreLockedError,
     TrackingError,
+    UsedData,
     check_store,
     stale_runs,
     store_file,
     store_uri,
+    studies_in,
 )
+from sat_optuna.tracking.views import table_link
 
 __all__ = [
     "MLFLOW_SETTINGS",
     "MLflowLog",
+    "Network",
     "StoreLockedError",
     "TrackingError",
+    "UsedData",
     "check_store",
     "stale_runs",
     "store_file",
     "store_uri",
+    "studies_in",
+    "table_link",
 ]

@@ -1,13 +1,15 @@
-"""The child runs of a study's parent run: each is written once and completely.
+"""The runs of a study beside its own: each is written once and completely.
 
 A trial or retraining is logged only when it has ended, in four steps: create the run, write the
 artifact, write the batch of numbers, end the run. The tag `sat.state` comes last in the batch, so
 a run that has this tag is complete. If a process was killed in between, the next one that logs the
-same child completes its run.
+same child completes its run. A summary is begun before its retrainings, which are nested in it,
+and written anew whenever they say something else.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ChildRuns", "Record"]
 
-_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+_SEARCH = "sat.search"  # the study's run, of a run that is not nested in it
+
+
+# MLflow shows what is KILLED with a red cross; a pruned trial has come to the end it should.
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,7 @@ class Record:
         params: the settings that led to them.
         curves: for each name one number an epoch; epochs count from 1 and are MLflow's steps.
         artifact: file name and text, or None.
+        parent: the run that it is nested in; None for the study's, "" for none.
         started: when the trial or retraining began.
         ended: when it ended.
     """
@@ -43,17 +50,18 @@ class Record:
     name: str
     state: str
     tags: Mapping[str, str]
-    metrics: Mapping[str, float]
-    params: Mapping[str, object]
-    curves: Mapping[str, Sequence[float]]
-    artifact: tuple[str, str] | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, object] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    artifact: tuple[str, str] | None = None
+    parent: str | None = None
     started: datetime | None = None
     ended: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.state not in _STATUS:
             states = ", ".join(_STATUS)
-            raise TrackingError(f"{self.name} is {self.state}; log it once it is {states}")
+            raise TrackingError(f"{self.key} is {self.state}; log it once it is {states}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +75,15 @@ class _Child:
 
 
 class ChildRuns:
-    """The child runs of one parent run; the store is asked for them once, at the first use."""
+    """The runs of one study; the store is asked for them once, at the first use."""
 
     def __init__(self, store: RunStore, *, experiment: str, parent: str, uuid: str) -> None:
         self.parent = parent
         self.uuid = uuid
+        self.experiment = experiment
         self._store = store
-        self._experiment = experiment
-        self._of_parent = f"tags.`mlflow.parentRunId` = '{parent}'"
+        # Trials are nested in the study's run; summaries and what is nested in them name it.
+        self._of_study = [f"tags.`{tag}` = '{parent}'" for tag in ("mlflow.parentRunId", _SEARCH)]
         self._known: dict[str, _Child] | None = None
 
     def forget(self) -> None:
@@ -88,18 +97,49 @@ class ChildRuns:
 
     def log(self, record: Record) -> str:
         """Write a child, or complete a run that was left half-written; return the run's id."""
-        with self._store.guarded(f"log {record.name}"):
+        with self._store.guarded(f"log {record.key}"):
             child = self._children().get(record.key) or self._create(record)
             if not (child.done or child.busy):
                 self._complete(child, record)
                 self._children()[record.key] = replace(child, done=True)
         return child.run_id
 
+    def begin(self, record: Record) -> str:
+        """Open the run of a record, RUNNING until `end`, with its params and tags; return its id.
+
+        What MLflow has of it already is kept: params can be written once alone.
+        """
+        with self._store.guarded(f"log {record.key}"):
+            child = self._children().get(record.key)
+            if child is None:
+                child = self._create(record)
+                self._store.write(child.run_id, params=record.params, tags={})
+            else:
+                self._store.resume(child.run_id)
+                tags = {**record.tags, "sat.worker": worker_name()}
+                self._store.write(child.run_id, params={}, tags=tags)
+        return child.run_id
+
+    def end(self, run_id: str, record: Record) -> None:
+        """Write the numbers and tags of a run that `begin` has opened, and end it."""
+        with self._store.guarded(f"log {record.key}"):
+            at = int(1000 * time.time())
+            points = [(key, value, at, 0) for key, value in record.metrics.items()]
+            tags = {**record.tags, "sat.state": record.state}
+            self._store.write(run_id, params={}, points=points, tags=tags)
+            self._store.end(run_id, _STATUS[record.state])
+
+    def retag(self, kind: str, to: str, *, but: Collection[str]) -> None:
+        """Call the study's runs of a kind another one, but for those of these ids."""
+        with self._store.guarded("sort the runs"):
+            for run in self._runs(f" AND tags.`sat.kind` = '{kind}'"):
+                if run.info.run_id not in but:
+                    self._store.write(run.info.run_id, params={}, tags={"sat.kind": to})
+
     def end_stale(self) -> int:
         """End the child runs that a dead process left RUNNING; return their number."""
         with self._store.guarded("end the runs of dead processes"):
-            running = f"{self._of_parent} AND attributes.status = 'RUNNING'"
-            found = list(self._store.runs(self._experiment, running))
+            found = self._runs(" AND attributes.status = 'RUNNING'")
             left = [run for run in found if is_dead(run.data.tags.get("sat.worker", ""))]
             for run in left:
                 status = _STATUS.get(run.data.tags.get("sat.state", ""), "KILLED")
@@ -111,10 +151,18 @@ class ChildRuns:
         if self._known is None:
             known: dict[str, _Child] = {}
             with self._store.guarded("read the runs"):
-                for run in self._store.runs(self._experiment, self._of_parent):
+                for run in self._runs():
                     known.setdefault(run.data.tags.get("sat.key", ""), _seen(run))
             self._known = known
         return self._known
+
+    def _runs(self, more: str = "") -> "list[Run]":
+        """Return the study's runs beside its own that a further condition finds."""
+        return [
+            run
+            for condition in self._of_study
+            for run in self._store.runs(self.experiment, condition + more)
+        ]
 
     def _create(self, record: Record) -> _Child:
         tags = {
@@ -122,10 +170,13 @@ class ChildRuns:
             "sat.key": record.key,
             "sat.study_uuid": self.uuid,
             "sat.worker": worker_name(),
-            "mlflow.parentRunId": self.parent,
         }
+        if record.parent is not None:
+            tags[_SEARCH] = self.parent
+        if parent := self.parent if record.parent is None else record.parent:
+            tags["mlflow.parentRunId"] = parent
         started = _milliseconds(record.started)
-        child = _seen(self._store.create(self._experiment, record.name, tags, started))
+        child = _seen(self._store.create(self.experiment, record.name, tags, started))
         self._children()[record.key] = child
         return child
 

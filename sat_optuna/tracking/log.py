@@ -1,4 +1,13 @@
-"""What of a study is logged to MLflow: a parent run, and child runs of trials and retrainings.
+"""What of a study is logged to MLflow.
+
+    search             the study's run: its trials are nested in it
+      #000 000-000-00
+      #001 101-010-11
+    ticket 100-010-10  a summary of each network that was retrained: its trainings are nested in it
+      seed 0 ticket
+      seed 1 ticket
+    plain 000-000-00
+      ...
 
 study.db holds the study; MLflow holds a copy for reading. So whatever is missing in MLflow can be
 logged again. Each method may be called again, also after a kill -9, and then completes the copy.
@@ -11,7 +20,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,19 +29,55 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sat_optuna.errors import SatOptunaWarning
-from sat_optuna.processes import worker_name
+from sat_optuna.processes import is_dead, worker_name
+from sat_optuna.ticket import ACCURACY, Measure
 from sat_optuna.tracking.child_runs import ChildRuns, Record
 from sat_optuna.tracking.note import with_section
-from sat_optuna.tracking.store import RunStore, StoreLockedError, TrackingError, store_uri
+from sat_optuna.tracking.store import (
+    Point,
+    RunStore,
+    StoreLockedError,
+    TrackingError,
+    UsedData,
+    store_uri,
+)
+from sat_optuna.tracking.views import view_tags
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-__all__ = ["MLflowLog"]
+__all__ = ["MLflowLog", "Network"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_TOLD = "sat.result"  # what of an experiment's description is ours
 _DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that is retrained.
+
+    Attributes:
+        role: ticket, or that of the control; those of one scheme together, "plain, ticket".
+        scheme: the scheme's text form.
+        trained_with: fingerprint of what decides its trainings, beside their seed.
+    """
+
+    role: str
+    scheme: str
+    trained_with: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What its runs are found by."""
+        return {"sat.role": self.role, "scheme": self.scheme}
+
+    @property
+    def params(self) -> dict[str, object]:
+        """What MLflow compares its runs by."""
+        return {"role": self.role, "scheme": self.scheme}
 
 
 class MLflowLog:
@@ -68,6 +114,8 @@ class MLflowLog:
         self._study_name = study_name
         self._lock = threading.RLock()
         self._opened: ChildRuns | None = None
+        self._running = False  # whether the study's run is RUNNING by this log
+        self._best: FrozenTrial | None = None  # of those that were logged
         self._followed: Study | None = None  # the study that this is a callback of
         self._behind = False  # whether finished trials may be missing in the store
         self._try_again = 0.0  # when, where the store took nothing
@@ -94,48 +142,58 @@ class MLflowLog:
         uuid: str,
         *,
         config: Mapping[str, Any] = _NOTHING,
-        metric: str = "",
+        measure: Measure = ACCURACY,
+        running: bool = True,
     ) -> str:
-        """Open the study's parent run and set it RUNNING; return its id.
+        """Open the study's run, and set it RUNNING if it is searched now; return its id.
 
-        The run is made if it is missing.
+        The run is made if it is missing. The experiment gets the view of its summaries that
+        `table_link` opens.
 
         Args:
             name: name of the study and of the experiment.
             uuid: distinguishes this study from others of the same name.
             config: the resolved configuration. Its values become params such as `search.trials`,
                 whose first values MLflow keeps, and the artifact config.json, which is replaced.
-            metric: what is searched for, with its unit and which way is better; a tag.
+            measure: what is searched for; with its unit and which way is better it is a tag.
+            running: whether the study is searched; else its run stays as it ended.
 
         Raises:
             TrackingError: the store cannot be read or written.
         """
         tags = {"sat.kind": "study", "sat.study_uuid": uuid, "sat.worker": worker_name()}
-        tags |= {"sat.metric": metric} if metric else {}
+        tags["sat.metric"] = str(measure)
         with self._lock, self._store.guarded(f"open study {name}"):
             experiment = self._store.experiment(name)
             parents = self._store.runs(experiment, "tags.`sat.kind` = 'study'")
             same = (run for run in parents if run.data.tags.get("sat.study_uuid") == uuid)
-            run = next(same, None) or self._store.create(experiment, name, tags)
+            run = next(same, None)
+            self._running = running or run is None or _was_left(run)
+            run = run or self._store.create(experiment, "search", tags)
             parent = str(run.info.run_id)
-            self._store.resume(parent)
+            if self._running:
+                self._store.resume(parent)
             known = run.data.params
             params = {key: value for key, value in _flat(config).items() if key not in known}
             self._store.write(parent, params=params, tags=tags)
             if config:
                 text = json.dumps(config, indent=2, default=str)
                 self._store.write_text(parent, "config.json", text)
+            self._store.describe(experiment, view_tags(measure))
             self._opened = ChildRuns(self._store, experiment=experiment, parent=parent, uuid=uuid)
+            self._best = None
         return parent
 
     def close_study(self, status: str = "FINISHED") -> None:
-        """End the parent run with an MLflow status: FINISHED, FAILED or KILLED.
+        """End the study's run, where it was RUNNING, with FINISHED, FAILED or KILLED.
 
         Raises:
             TrackingError: no study is open, or the store cannot be written.
         """
         with self._lock, self._store.guarded("close the study"):
-            self._store.end(self._study.parent, status)
+            study = self._study
+            if self._running:
+                self._store.end(study.parent, status)
             self._opened = None
 
     def log_trial(
@@ -148,7 +206,6 @@ class MLflowLog:
         params: Mapping[str, object] = _NOTHING,
         curves: Mapping[str, Sequence[float]] = _NOTHING,
         artifact: tuple[str, str] | None = None,
-        value: float | None = None,
         started: datetime | None = None,
         ended: datetime | None = None,
     ) -> str:
@@ -162,7 +219,6 @@ class MLflowLog:
             params: the trial's parameters.
             curves: for each name one number an epoch; epochs count from 1 and are MLflow's steps.
             artifact: file name and text, for example ("ticket.json", ticket.to_json()).
-            value: the objective's value; it is logged as the metric `value`.
             started: when the trial began (Optuna's datetime_start).
             ended: when the trial ended.
 
@@ -172,13 +228,12 @@ class MLflowLog:
         Raises:
             TrackingError: the store cannot be written, or the trial has not ended.
         """
-        key = _trial_key(number, scheme)
         record = Record(
-            key=key,
-            name=key,
+            key=_trial_key(number, scheme),
+            name=f"#{number:03} {scheme}".rstrip(),
             state=state,
             tags={"sat.kind": "trial", "sat.trial": str(number), "scheme": scheme},
-            metrics=metrics if value is None else {**metrics, "value": value},
+            metrics=_named(metrics),
             params=params,
             curves=curves,
             artifact=artifact,
@@ -188,70 +243,168 @@ class MLflowLog:
         with self._lock:
             return self._study.log(record)
 
-    def log_retraining(
-        self,
-        key: str,
-        *,
-        role: str,
-        seed: int,
-        scheme: str,
-        metrics: Mapping[str, float] = _NOTHING,
-        params: Mapping[str, object] = _NOTHING,
-        curves: Mapping[str, Sequence[float]] = _NOTHING,
-        ticket: str | None = None,
-    ) -> str:
-        """Log a finished retraining as a child run; a complete run is not changed.
+    def begin_summary(self, network: Network, *, params: Mapping[str, object] = _NOTHING) -> str:
+        """Open the summary of a network, before its retrainings, which are nested in it.
 
         Args:
-            key: identifies the retraining within its study; a retraining with another
-                configuration needs another key.
-            role: ticket, or that of the control.
-            seed: of the retraining.
-            scheme: the scheme's text form.
-            metrics: its final numbers.
-            params: the settings of the training.
-            curves: for each name one number an epoch; epochs count from 1.
+            network: which it is.
+            params: the settings of its trainings, and the choice of each block.
+
+        Returns:
+            The run's id, for `log_retraining` and `end_summary`.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        with self._lock:
+            return self._study.begin(_summary(network, params={**network.params, **params}))
+
+    def end_summary(
+        self,
+        run_id: str,
+        network: Network,
+        *,
+        metrics: Mapping[str, float],
+        verdicts: Mapping[str, str] = _NOTHING,
+        sections: Mapping[str, str] = _NOTHING,
+        ticket: str | None = None,
+    ) -> None:
+        """Write what a network came to into its summary, in the place of what it said before.
+
+        Args:
+            run_id: of the summary.
+            network: which it is.
+            metrics: means over the seeds, their intervals, costs.
+            verdicts: by name a line each; they become tags such as `verdict.smaller`.
+            sections: Markdown by title, of the run's description; all else in it is kept.
             ticket: the ticket's JSON, stored as ticket.json.
 
         Raises:
             TrackingError: the store cannot be written.
         """
-        tags = {"sat.kind": "retraining", "sat.role": role, "sat.seed": str(seed)}
-        record = Record(
-            key=f"retraining {key}",
-            name=f"{role} seed {seed} {scheme}",
-            state="COMPLETE",
-            tags={**tags, "scheme": scheme},
-            metrics=metrics,
-            params=params,
-            curves=curves,
-            artifact=None if ticket is None else ("ticket.json", ticket),
-        )
-        with self._lock:
-            return self._study.log(record)
+        tags = {f"verdict.{name}": line for name, line in verdicts.items()}
+        with self._lock, self._store.guarded(f"log {network.role}"):
+            for title, text in sections.items():
+                tags |= self._described(run_id, title, text, tags)
+            if ticket is not None:
+                self._store.write_text(run_id, "ticket.json", ticket)
+            self._study.end(run_id, _summary(network, metrics=_named(metrics), tags=tags))
 
-    def log_verdicts(
-        self, run_id: str, verdicts: Mapping[str, str], *, metrics: Mapping[str, float], note: str
-    ) -> None:
-        """Write what was found of a ticket into its run, in the place of what it said before.
-
-        All else in the run's description is kept, as by `with_section`.
+    def finish_summary(self, run_id: str, status: str = "FINISHED") -> None:
+        """End a summary that `begin_summary` has opened, with what it says.
 
         Args:
-            run_id: the run of the ticket's trial.
-            verdicts: by name a line each; they become tags such as `verdict.smaller`.
-            metrics: their numbers.
-            note: Markdown, the section "Verdicts" of the run's description.
+            run_id: of the summary.
+            status: FINISHED, FAILED or KILLED.
 
         Raises:
             TrackingError: the store cannot be written.
         """
-        tags = {f"verdict.{name}": line for name, line in verdicts.items()}
-        at = int(1000 * time.time())
-        points = [(name, value, at, 0) for name, value in metrics.items()]
-        with self._lock, self._store.guarded("log the verdicts"):
-            tags |= self._described(run_id, "Verdicts", note)
-            self._store.write(run_id, params={}, points=points, tags=tags)
+        with self._lock, self._store.guarded("end a summary"):
+            self._store.end(run_id, status)
+
+    def keep_summaries(self, run_ids: Collection[str]) -> None:
+        """Let these be the study's summaries; others are of tickets that it has left behind.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        with self._lock:
+            self._study.retag("summary", "former summary", but=run_ids)
+            self._study.forget()
+
+    def log_retraining(
+        self,
+        network: Network,
+        *,
+        seed: int,
+        summary: str | None = None,
+        metrics: Mapping[str, float] = _NOTHING,
+        params: Mapping[str, object] = _NOTHING,
+        curves: Mapping[str, Sequence[float]] = _NOTHING,
+        started: datetime | None = None,
+        ended: datetime | None = None,
+    ) -> str:
+        """Log a finished retraining as a child run; a complete run is not changed.
+
+        Args:
+            network: what was trained.
+            seed: of the retraining.
+            summary: the run of the network's summary; None nests it in the study's run.
+            metrics: its final numbers.
+            params: the settings of the training.
+            curves: for each name one number an epoch; epochs count from 1.
+            started: when the training began.
+            ended: when it ended.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        tags = {"sat.kind": "retraining", "sat.seed": str(seed), **network.tags}
+        record = Record(
+            key=f"retraining {network.scheme} seed {seed} {network.trained_with}",
+            name=f"seed {seed} {network.role.partition(',')[0]}",
+            state="COMPLETE",
+            tags=tags,
+            metrics=_named(metrics),
+            params={**network.params, "seed": seed, **params},
+            curves=curves,
+            parent=summary,
+            started=started,
+            ended=ended,
+        )
+        with self._lock:
+            return self._study.log(record)
+
+    def describe_study(self, sections: Mapping[str, str], *, summary: str = "") -> None:
+        """Write sections of the description of the study's run; all else in it is kept.
+
+        Args:
+            sections: Markdown by title.
+            summary: a few sentences, which also stand above the experiment's table of runs.
+
+        Raises:
+            TrackingError: no study is open, or the store cannot be written.
+        """
+        with self._lock, self._store.guarded("describe the study"):
+            study, tags = self._study, dict[str, str]()
+            for title, text in sections.items():
+                tags |= self._described(study.parent, title, text, tags)
+            self._store.write(study.parent, params={}, tags=tags)
+            if summary:
+                known = self._store.experiment_tags(study.experiment)
+                own = known.get(_DESCRIPTION, "").removeprefix(known.get(_TOLD, "")).strip()
+                told = f"{summary}\n\n{own}".strip()
+                self._store.describe(study.experiment, {_DESCRIPTION: told, _TOLD: summary})
+
+    def log_files(self, run_id: str, files: Iterable[Path], *, folder: str = "") -> None:
+        """Copy files into the artifacts of a run; those of the same names are replaced.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        with self._lock, self._store.guarded("log files"):
+            for path in files:
+                self._store.write_file(run_id, path, folder)
+
+    def log_text(self, run_id: str, name: str, text: str) -> None:
+        """Write a text into the artifacts of a run; one of that name is replaced.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        with self._lock, self._store.guarded(f"log {name}"):
+            self._store.write_text(run_id, name, text)
+
+    def log_data(self, run_ids: Iterable[str], data: UsedData) -> None:
+        """Say which data runs used.
+
+        Raises:
+            TrackingError: the store cannot be written.
+        """
+        with self._lock, self._store.guarded("log the data"):
+            for run_id in run_ids:
+                self._store.write_dataset(run_id, data)
 
     def log_blocks(self, text: str, effects: Mapping[str, float]) -> None:
         """Write what each block does into the study's run, in the place of what it said before.
@@ -273,9 +426,11 @@ class MLflowLog:
             tags = self._described(run_id, "Block by block", text)
             self._store.write(run_id, params={}, points=points, tags=tags)
 
-    def _described(self, run_id: str, title: str, text: str) -> dict[str, str]:
-        """Return the tag of a run's description with a section of it replaced."""
-        note = self._store.tags(run_id).get(_DESCRIPTION, "")
+    def _described(
+        self, run_id: str, title: str, text: str, tags: Mapping[str, str] = _NOTHING
+    ) -> dict[str, str]:
+        """Return the tag of a run's description, or that among `tags`, with a section replaced."""
+        note = tags.get(_DESCRIPTION) or self._store.tags(run_id).get(_DESCRIPTION, "")
         return {_DESCRIPTION: with_section(note, title, text)}
 
     def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
@@ -310,6 +465,7 @@ class MLflowLog:
                     self.catch_up(study)
                 else:
                     self.log_optuna(study, trial)
+                    self._follow(study, [trial])
             except TrackingError as error:
                 self._put_off(error)
 
@@ -336,19 +492,20 @@ class MLflowLog:
         from sat_optuna.search.tickets import is_ticket, ticket_of
 
         values = list(trial.values or [])
-        several = {f"value_{i}": value for i, value in enumerate(values)}
+        told = {f"value_{i}": value for i, value in enumerate(values)}
+        if len(values) == 1:  # our objectives tell it as the reward
+            told = {} if "reward" in trial.user_attrs else {"value": values[0]}
         steps = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
         ticket = ticket_of(study, trial).to_json() if is_ticket(study, trial) else None
         return self.log_trial(
             trial.number,
             scheme=_scheme_of(trial),
             state=trial.state.name,
-            metrics=_numbers(trial.user_attrs) | (several if len(values) > 1 else {}),
+            metrics=_numbers(trial.user_attrs) | told,
             params=trial.params,
             # Our objectives report the reward after each epoch; others report what they like.
             curves={"reward by epoch" if ticket else "intermediate": steps} if steps else {},
             artifact=None if ticket is None else ("ticket.json", ticket),
-            value=values[0] if len(values) == 1 else None,
             started=trial.datetime_start,
             ended=trial.datetime_complete,
         )
@@ -370,8 +527,36 @@ class MLflowLog:
             ]
             for trial in missing:
                 self.log_optuna(study, trial)
+            if missing:
+                self._follow(study, missing)
             self._behind = False
         return len(missing)
+
+    def _follow(self, study: "Study", trials: "Sequence[FrozenTrial]") -> None:
+        """Write into the study's run what trials came to, and the best so far, by number."""
+        from sat_optuna.search.tickets import measure_of
+
+        if len(study.directions) > 1:
+            return
+        sign = -1.0 if study.direction.name == "MINIMIZE" else 1.0
+        metric, numbers = measure_of(study).name, {trial.number for trial in trials}
+        best, points = self._best, list[Point]()
+        if best is None:
+            earlier = [t for t in study.get_trials(deepcopy=False) if t.number not in numbers]
+            complete = filter(_is_complete, earlier)
+            best = max(complete, key=lambda trial: sign * trial.values[0], default=None)
+        for trial in filter(_is_complete, trials):
+            if best is None or sign * trial.values[0] > sign * best.values[0]:
+                best = trial
+            at, step = _moment(trial), trial.number
+            for prefix, of in (("", trial), ("best_", best)):
+                points.append((f"{prefix}reward", of.values[0], at, step))
+                if (value := of.user_attrs.get(metric)) is not None:
+                    points.append((f"{prefix}{metric}", value, at, step))
+        self._best = best
+        tags = {} if best is None else {"best scheme": _scheme_of(best)}
+        with self._store.guarded("log the search"):
+            self._store.write(self._study.parent, params={}, points=points, tags=tags)
 
     def end_stale_runs(self) -> int:
         """End the child runs that a dead process left RUNNING; return their number.
@@ -384,6 +569,24 @@ class MLflowLog:
         """
         with self._lock:
             return self._study.end_stale()
+
+    @property
+    def experiment(self) -> str:
+        """The id of the experiment of the study that is open.
+
+        Raises:
+            TrackingError: none is.
+        """
+        return self._study.experiment
+
+    @property
+    def study_run(self) -> str:
+        """The id of the run of the study that is open.
+
+        Raises:
+            TrackingError: none is.
+        """
+        return self._study.parent
 
     @property
     def _study(self) -> ChildRuns:
@@ -414,6 +617,40 @@ class MLflowLog:
 
 def _scheme_of(trial: "FrozenTrial") -> str:
     return str(trial.user_attrs.get("scheme", ""))
+
+
+def _is_complete(trial: "FrozenTrial") -> bool:
+    return trial.state.name == "COMPLETE" and bool(trial.values)
+
+
+def _moment(trial: "FrozenTrial") -> int:
+    ended = trial.datetime_complete
+    return int(1000 * (time.time() if ended is None else ended.timestamp()))
+
+
+def _was_left(run: "Run") -> bool:
+    """Tell whether a dead process left a run RUNNING."""
+    return run.info.status == "RUNNING" and is_dead(run.data.tags.get("sat.worker", ""))
+
+
+def _summary(network: Network, *, tags: Mapping[str, str] = _NOTHING, **more: Any) -> Record:
+    """Return the record of a network's summary, COMPLETE once it is ended."""
+    return Record(
+        key=f"summary {network.role} {network.scheme} {network.trained_with}",
+        name=f"{network.role} {network.scheme}",
+        state="COMPLETE",
+        tags={"sat.kind": "summary", **network.tags, **tags},
+        parent="",
+        **more,
+    )
+
+
+# What a count is called in MLflow, whose pages mean something else by "params".
+_NAMES = {"params": "parameters"}
+
+
+def _named(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {_NAMES.get(name, name): value for name, value in metrics.items()}
 
 
 def _trial_key(number: int, scheme: str) -> str:

@@ -4,12 +4,14 @@ It uses MlflowClient, and not MLflow's fluent functions, whose active run is a h
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from urllib.request import url2pathname
 from sat_optuna.errors import SatOptunaError, errors_as, readable
 from sat_optuna.files import check_writable, sqlite_url
 from sat_optuna.processes import is_dead
+from sat_optuna.tracking.views import has_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,11 +33,13 @@ __all__ = [
     "RunStore",
     "StoreLockedError",
     "TrackingError",
+    "UsedData",
     "bring_artifacts",
     "check_store",
     "stale_runs",
     "store_file",
     "store_uri",
+    "studies_in",
 ]
 
 # Environment variables that MLflow reads. A value that the user has set is not changed.
@@ -49,6 +54,23 @@ MLFLOW_SETTINGS: Mapping[str, str] = MappingProxyType(
 _PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 800  # MLflow's limits: 100 params, 1000 things in all
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
+
+
+@dataclass(frozen=True, slots=True)
+class UsedData:
+    """The data of a study, as MLflow shows them.
+
+    Attributes:
+        name: of the data set.
+        fingerprint: of its bytes and its parts.
+        source: where it is from, in words.
+        images: how many each part has, by name.
+    """
+
+    name: str
+    fingerprint: str
+    source: str
+    images: Mapping[str, int] = field(default_factory=dict)
 
 
 class TrackingError(SatOptunaError, RuntimeError):
@@ -198,6 +220,11 @@ class RunStore:
         """Return the ids of all experiments."""
         return [str(found.experiment_id) for found in self._client.search_experiments()]
 
+    def studies(self) -> dict[str, str]:
+        """Return the ids of the experiments of studies by name; the one made last comes first."""
+        found = self._client.search_experiments(order_by=["creation_time DESC"])
+        return {e.name: str(e.experiment_id) for e in found if has_view(e.tags)}
+
     def runs(self, experiment: str, filters: str) -> "Iterator[Run]":
         """Yield the runs that a filter of MLflow's finds, the oldest first."""
         token: str | None = None
@@ -242,6 +269,35 @@ class RunStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
+    def write_file(self, run_id: str, path: Path, folder: str = "") -> None:
+        """Copy a file into a folder of a run's artifacts; one of that name is replaced."""
+        self._client.log_artifact(run_id, str(path), folder or None)
+
+    def write_dataset(self, run_id: str, dataset: UsedData) -> None:
+        """Say which data a run used; the same again changes nothing."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        known = Dataset(
+            name=dataset.name,
+            digest=dataset.fingerprint[:36],  # all that MLflow stores
+            source_type="code",
+            source=json.dumps({"tags": {"mlflow.source.name": dataset.source}}),
+            profile=json.dumps(dict(dataset.images)),
+        )
+        used = DatasetInput(known, [InputTag("mlflow.data.context", "training")])
+        self._client.log_inputs(run_id, [used])
+
+    def describe(self, experiment: str, tags: Mapping[str, str]) -> None:
+        """Write tags of an experiment, where they are not the same already."""
+        known = self._client.get_experiment(experiment).tags
+        for key, text in tags.items():
+            if known.get(key) != text:
+                self._client.set_experiment_tag(experiment, key, text)
+
+    def experiment_tags(self, experiment: str) -> dict[str, str]:
+        """Return the tags of an experiment."""
+        return dict(self._client.get_experiment(experiment).tags)
+
     def write(
         self,
         run_id: str,
@@ -275,6 +331,17 @@ class RunStore:
         # A study's name may contain a slash or be "..", which must not lead out of the folder.
         folder = quote(name, safe=" ").lstrip(".") or "study"
         return (self._root / "artifacts" / folder).as_uri()
+
+
+def studies_in(root: str | Path) -> dict[str, str]:
+    """Return the ids of the experiments of studies by name; the one made last comes first.
+
+    Raises:
+        TrackingError: the store cannot be read or reached.
+    """
+    store = RunStore(root)
+    with store.guarded("look for studies"):
+        return store.studies()
 
 
 def stale_runs(root: str | Path = "mlruns") -> list[str]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -199,9 +200,36 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road, rows):
     for name in ("faster", "smaller", "accuracy_kept", "over_plain", "over_constant"):
         assert f"\n- {own.data.tags[f'verdict.{name}']}\n" in report
     assert own.data.metrics["verdict.smaller.effect"] < 0
-    assert own.data.tags["mlflow.note.content"].removeprefix("## Verdicts\n\n").strip() in report
+    verdicts = own.data.tags["mlflow.note.content"].partition("## Verdicts\n\n")[2]
+    assert verdicts.strip() in report
+    summaries = {r.data.tags["scheme"]: r for r in runs if r.data.tags["sat.kind"] == "summary"}
+    assert summaries.keys() == distinct
+    assert own is summaries[str(tickets[0].scheme)]
+    for ticket in tickets:
+        numbers = summaries[str(ticket.scheme)].data.metrics
+        scores = [score.value for score in ticket.scores if score.split == "test"]
+        assert numbers["test_accuracy"] == pytest.approx(fmean(scores), abs=1e-4)
+        assert (numbers["parameters"], numbers["macs"]) == (ticket.params, ticket.macs)
+        assert numbers["latency_ms"] == pytest.approx(ticket.latency_ms, abs=1e-4)
+        assert numbers["seeds"] == 3
+    trained = [run for run in runs if run.data.tags["sat.kind"] == "retraining"]
+    parents = {run.info.run_id: run for run in summaries.values()}
+    for run in trained:
+        scheme = parents[run.data.tags["mlflow.parentRunId"]].data.tags["scheme"]
+        assert run.data.tags["scheme"] == scheme == run.data.params["scheme"]
+        assert set(Scheme.parameter_names((2, 2, 2))) <= run.data.params.keys()
     (parent,) = (run for run in runs if run.data.tags["sat.kind"] == "study")
-    assert parent.data.tags["mlflow.note.content"].startswith("## Block by block\n\n- SE ")
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("## Result\n\n**")
+    assert "\n\n## Block by block\n\n- SE " in note
+    told = experiment.tags["mlflow.note.content"]
+    assert told in note
+    for role in ("ticket", "plain", "full"):
+        assert f"{role} `{tickets[ROLES.index(role)].scheme}` " in told
+    logged = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert logged >= {"study.toml", "environment.json", "report.md", "figures"}
+    assert parent.inputs is not None
+    assert [used.dataset.name for used in parent.inputs.dataset_inputs] == [tickets[0].dataset]
     effects = {name for name in parent.data.metrics if name.startswith("effect.")}
     assert effects == {f"effect.{name}.se" for name in Scheme.parameter_names((2, 2, 2))}
     by_scheme = {r.data.tags["scheme"] for r in runs if r.data.tags["sat.kind"] == "trial"}

@@ -1,6 +1,7 @@
 """MLflow's log book against a real SQLite store."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,16 @@ import pytest
 
 from sat_optuna.errors import SatOptunaError, SatOptunaWarning
 from sat_optuna.processes import is_dead, worker_name
-from sat_optuna.tracking import MLflowLog, TrackingError, stale_runs, store_uri
+from sat_optuna.ticket import Measure
+from sat_optuna.tracking import (
+    MLflowLog,
+    Network,
+    TrackingError,
+    UsedData,
+    stale_runs,
+    store_uri,
+    studies_in,
+)
 from tests import forks
 
 if TYPE_CHECKING:
@@ -96,12 +106,11 @@ def test_a_study_is_a_parent_run_and_its_trials_are_children(root):
         params={"s1.b00": "se", "s1.b01": "none"},
         curves={"loss": [2.0, 1.0, 0.5]},
         artifact=("ticket.json", '{"scheme": "110-010-001"}'),
-        value=98.5,
     )
     (study,) = runs_of(root, kind="study")
     assert study.info.run_id == parent
     assert study.info.status == "RUNNING"
-    assert study.info.run_name == "study"
+    assert study.info.run_name == "search"
     assert study.data.params == {
         "seed": "0",
         "search.trials": "60",
@@ -111,24 +120,25 @@ def test_a_study_is_a_parent_run_and_its_trials_are_children(root):
     (trial,) = runs_of(root)
     assert trial.info.run_id == child
     assert trial.info.status == "FINISHED"
-    assert trial.info.run_name == "trial 17 110-010-001"
+    assert trial.info.run_name == "#017 110-010-001"
     tags = trial.data.tags
     assert tags["mlflow.parentRunId"] == parent
     assert (tags["scheme"], tags["sat.trial"]) == ("110-010-001", "17")
     assert tags["sat.study_uuid"] == "u1"
     assert trial.data.params == {"s1.b00": "se", "s1.b01": "none"}
-    assert trial.data.metrics == {"accuracy": 97.5, "params": 12_000, "value": 98.5, "loss": 0.5}
+    assert trial.data.metrics == {"accuracy": 97.5, "parameters": 12_000, "loss": 0.5}
     assert history(root, trial, "loss") == [(1, 2.0), (2, 1.0), (3, 0.5)]
     assert text_of(trial, "ticket.json") == '{"scheme": "110-010-001"}'
 
 
 @pytest.mark.parametrize(
-    ("state", "status"), [("COMPLETE", "FINISHED"), ("PRUNED", "KILLED"), ("FAIL", "FAILED")]
+    ("state", "status"), [("COMPLETE", "FINISHED"), ("PRUNED", "FINISHED"), ("FAIL", "FAILED")]
 )
 def test_status_follows_the_state_of_the_trial(root, state, status):
     opened(root).log_trial(0, scheme="1", state=state)
     (run,) = runs_of(root)
     assert run.info.status == status
+    assert run.data.tags["sat.state"] == state
 
 
 def test_a_trial_that_has_not_ended_is_refused(root):
@@ -148,27 +158,129 @@ def test_a_run_lasts_as_long_as_its_trial(root):
 
 def test_logging_twice_doubles_nothing(root):
     first = opened(root)
-    ids = [first.log_trial(n, scheme="10", state="COMPLETE", value=1.0) for n in range(3)]
-    again = [first.log_trial(n, scheme="10", state="COMPLETE", value=1.0) for n in range(3)]
+    ids = [
+        first.log_trial(n, scheme="10", state="COMPLETE", metrics={"value": 1.0}) for n in range(3)
+    ]
+    again = [
+        first.log_trial(n, scheme="10", state="COMPLETE", metrics={"value": 1.0}) for n in range(3)
+    ]
     other = opened(root)
-    assert other.log_trial(1, scheme="10", state="COMPLETE", value=1.0) == ids[1]
+    assert other.log_trial(1, scheme="10", state="COMPLETE", metrics={"value": 1.0}) == ids[1]
     assert again == ids
     assert len(runs_of(root)) == 3
     assert len(runs_of(root, kind="study")) == 1
 
 
-def test_a_retraining_is_a_child_of_its_own_kind(root):
+PLAIN, TICKET = Network("plain", "00", "f1"), Network("ticket", "10", "f1")
+
+
+def test_retrainings_are_nested_in_the_summary_of_their_network(root):
     log = opened(root)
-    trial = log.log_trial(0, scheme="10", state="COMPLETE")
-    arguments: dict[str, Any] = {"role": "plain", "seed": 2, "scheme": "00", "ticket": "{}"}
-    run_id = log.log_retraining("plain-2", metrics={"test": 97.0}, **arguments)
-    assert log.log_retraining("plain-2", **arguments) == run_id != trial
+    plain = log.begin_summary(PLAIN, params={"epochs": 6, "s1.b00": "none"})
+    (summary,) = runs_of(root, kind="summary")
+    assert (summary.info.run_id, summary.info.status) == (plain, "RUNNING")
+    moment = datetime.now() - timedelta(hours=1)
+    times: dict[str, Any] = {"started": moment, "ended": moment + timedelta(minutes=5)}
+    run_id = log.log_retraining(PLAIN, seed=2, summary=plain, metrics={"params": 7.0}, **times)
+    assert log.log_retraining(PLAIN, seed=2, summary=plain) == run_id
     (run,) = runs_of(root, kind="retraining")
-    assert run.info.run_name == "plain seed 2 00"
+    assert run.info.run_name == "seed 2 plain"
+    assert run.data.tags["mlflow.parentRunId"] == plain
     assert (run.data.tags["sat.role"], run.data.tags["sat.seed"]) == ("plain", "2")
-    assert run.data.tags["scheme"] == "00"
-    assert run.data.metrics == {"test": 97.0}
+    assert run.data.params == {"role": "plain", "scheme": "00", "seed": "2"}
+    assert run.data.metrics == {"parameters": 7.0}
+    assert run.info.end_time - run.info.start_time == 5 * 60 * 1000
+
+
+def test_a_summary_says_what_it_was_told_last_and_one_of_an_earlier_ticket_is_called_so(root):
+    log = opened(root)
+    earlier = log.begin_summary(Network("ticket", "01", "f1"))
+    log.end_summary(earlier, Network("ticket", "01", "f1"), metrics={"test_accuracy": 1.0})
+    run_id = log.begin_summary(TICKET, params={"epochs": 6})
+    for accuracy, verdict in ((97.0, "holds"), (98.0, "fails")):
+        assert log.begin_summary(TICKET, params={"epochs": 6}) == run_id
+        log.end_summary(
+            run_id,
+            TICKET,
+            metrics={"test_accuracy": accuracy, "params": 5.0},
+            verdicts={"faster": verdict},
+            sections={"Result": f"{accuracy} %", "Verdicts": f"- faster: {verdict}"},
+            ticket="{}",
+        )
+    log.keep_summaries([run_id])
+    (run,) = runs_of(root, kind="summary")
+    assert run.info.run_name == "ticket 10"
+    assert run.info.status == "FINISHED"
+    assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.params == {"role": "ticket", "scheme": "10", "epochs": "6"}
+    assert run.data.metrics == {"test_accuracy": 98.0, "parameters": 5.0}
+    assert run.data.tags["verdict.faster"] == "fails"
+    note = "## Result\n\n98.0 %\n\n## Verdicts\n\n- faster: fails\n\n"
+    assert run.data.tags["mlflow.note.content"] == note
     assert text_of(run, "ticket.json") == "{}"
+    (former,) = runs_of(root, kind="former summary")
+    assert former.info.run_id == earlier
+
+
+def test_the_summaries_of_a_dead_process_are_ended(root):
+    from mlflow import MlflowClient
+
+    log = opened(root)
+    run_id = log.begin_summary(TICKET)
+    MlflowClient(store_uri(root)).set_tag(run_id, "sat.worker", f"{worker_name()}0")
+    assert log.end_stale_runs() == 1
+    (run,) = runs_of(root, kind="summary")
+    assert run.info.status == "KILLED"
+    assert log.begin_summary(TICKET) == run_id
+    (run,) = runs_of(root, kind="summary")
+    assert run.info.status == "RUNNING"
+
+
+def test_the_view_of_an_experiment_chooses_the_summaries_the_best_first(root):
+    from mlflow import MlflowClient
+
+    log = MLflowLog(root)
+    log.open_study("study", "u1", measure=Measure("log_loss", "nats", "lower"), running=False)
+    assert studies_in(root) == {"study": log.experiment}
+    assert runs_of(root, kind="study")[0].info.status == "RUNNING"  # made now, so not ended yet
+    log.close_study()
+    log.open_study("study", "u1", running=False)
+    assert runs_of(root, kind="study")[0].info.status == "FINISHED"
+    run_id = log.open_study("study", "u1")
+    MlflowClient(log.uri).set_tag(run_id, "sat.worker", f"{worker_name()}0")  # it was killed
+    log.open_study("study", "u1", running=False)
+    log.close_study()
+    assert runs_of(root, kind="study")[0].info.status == "FINISHED"
+    log.open_study("study", "u1", running=False)
+    log.describe_study({"Result": "It pays."}, summary="It pays.")
+    client = MlflowClient(log.uri)
+    client.set_experiment_tag(log.experiment, "mlflow.note.content", "It pays.\n\nMine.")
+    log.describe_study({"Result": "It does not."}, summary="It does not.")
+    tags = client.get_experiment(log.experiment).tags
+    assert tags["mlflow.note.content"] == "It does not.\n\nMine."
+    state = json.loads(json.loads(tags["mlflow.sharedViewState.tickets"])["state"])
+    assert state["orderByKey"] == "metrics.`test_accuracy`"
+    assert not state["orderByAsc"]
+    found = client.search_runs([log.experiment], state["searchFilter"])
+    assert found == []
+
+
+def test_what_a_study_used_and_wrote_is_in_its_run(root, tmp_path):
+    log = opened(root)
+    for name in ("report.md", "ticket.png"):
+        (tmp_path / name).write_text(name)
+    log.log_files(log.study_run, [tmp_path / "report.md"])
+    log.log_files(log.study_run, [tmp_path / "ticket.png"], folder="figures")
+    log.log_text(log.study_run, "environment.json", "{}")
+    for _ in range(2):
+        log.log_data([log.study_run], UsedData("digits", "a" * 64, "study.toml", {"train": 9}))
+    (run,) = runs_of(root, kind="study")
+    assert text_of(run, "report.md") == "report.md"
+    assert text_of(run, "figures/ticket.png") == "ticket.png"
+    assert text_of(run, "environment.json") == "{}"
+    assert run.inputs is not None
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("digits", "a" * 36)
 
 
 @pytest.mark.parametrize("own", ["", "My own words.", "Mine.\n\n## Also mine\n\nof the trial"])
@@ -177,23 +289,16 @@ def test_what_was_found_is_a_section_of_the_description_and_a_users_words_are_ke
 
     log = MLflowLog(root)
     parent_id = log.open_study("study", "uuid-1")
-    trial_id = log.log_trial(0, scheme="00", state="COMPLETE")
     client = MlflowClient(log.uri)
     if own:
-        for run_id in (parent_id, trial_id):
-            client.set_tag(run_id, "mlflow.note.content", own)
+        client.set_tag(parent_id, "mlflow.note.content", own)
     log.log_blocks("- SE pays at s1.b00", {"s1.b00.se": 0.9})
     log.log_blocks("- SE hurts at s1.b00", {"s1.b00.se": -0.8, "s2.b00.se": 0.1})
-    log.log_verdicts(trial_id, {"faster": "holds"}, metrics={}, note="- faster: holds")
-    log.log_verdicts(trial_id, {"faster": "fails"}, metrics={}, note="- faster: fails")
     log.close_study()
     (parent,) = runs_of(root, kind="study")
     above = f"{own}\n\n" if own else ""
     written = "## Block by block\n\n- SE hurts at s1.b00\n\n"
     assert parent.data.tags["mlflow.note.content"] == above + written
-    (trial,) = runs_of(root, kind="trial")
-    assert trial.data.tags["mlflow.note.content"] == f"{above}## Verdicts\n\n- faster: fails\n\n"
-    assert trial.data.tags["verdict.faster"] == "fails"
     assert parent.data.metrics == {"effect.s1.b00.se": -0.8, "effect.s2.b00.se": 0.1}
 
 
@@ -285,14 +390,14 @@ from mlflow import MlflowClient
 call = sys.argv[2]
 log = MLflowLog(sys.argv[1])
 log.open_study("study", "u1")
-log.log_trial(0, scheme="10", state="COMPLETE", value=1.0)
+log.log_trial(0, scheme="10", state="COMPLETE", metrics={"value": 1.0})
 real = getattr(MlflowClient, call)
 def die(*args, **kwargs):
     if sys.argv[3] == "after":
         real(*args, **kwargs)
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(MlflowClient, call, die)
-log.log_trial(1, scheme="01", state="COMPLETE", value=2.0, params={"s1.b00": "se"},
+log.log_trial(1, scheme="01", state="COMPLETE", metrics={"value": 2.0}, params={"s1.b00": "se"},
               curves={"loss": [3.0, 2.0]}, artifact=("ticket.json", "{}"))
 """
 
@@ -331,7 +436,7 @@ def test_a_log_broken_off_by_kill_is_completed(root, call, when, ended):
             number,
             scheme=scheme,
             state="COMPLETE",
-            value=number + 1.0,
+            metrics={"value": number + 1.0},
             params={"s1.b00": "se"},
             curves={"loss": [3.0, 2.0]},
             artifact=("ticket.json", "{}"),
@@ -435,7 +540,7 @@ def test_the_log_is_a_callback(root, tmp_path):
     log = MLflowLog(root)
     study.optimize(objective, n_trials=4, callbacks=[log], catch=ZeroDivisionError)
     runs = runs_of(root)
-    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED", "FINISHED"]
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED", "FAILED", "FINISHED"]
     assert [run.data.tags["scheme"] for run in runs] == [
         trial.user_attrs["scheme"] for trial in study.trials
     ]
@@ -448,6 +553,10 @@ def test_the_log_is_a_callback(root, tmp_path):
     }
     assert "value" not in runs[2].data.metrics
     assert {run.data.tags["sat.study_uuid"] for run in runs} == {"abc"}
+    (search,) = runs_of(root, kind="study")
+    assert history(root, search, "reward") == [(0, 90.0), (3, 93.0)]
+    assert history(root, search, "best_accuracy") == [(0, 90.0), (3, 90.0)]  # it minimises
+    assert search.data.tags["best scheme"] == study.best_trial.user_attrs["scheme"]
     log.close_study()
 
 
@@ -466,7 +575,7 @@ def test_an_objective_with_two_values_and_no_scheme(root, tmp_path):
     study.optimize(lambda trial: (1.0, 2.0), n_trials=1, callbacks=[MLflowLog(root)])
     (run,) = runs_of(root)
     assert run.data.metrics == {"value_0": 1.0, "value_1": 2.0}
-    assert run.info.run_name == "trial 0"
+    assert run.info.run_name == "#000"
 
 
 def test_threads_share_a_log(root):
@@ -730,4 +839,4 @@ def test_stale_runs_are_those_of_dead_processes(root):
     parent = MLflowLog(root).open_study("mine", "uuid")
     assert stale_runs(root) == []
     MlflowClient(store_uri(root)).set_tag(parent, "sat.worker", f"{worker_name()}0")
-    assert stale_runs(root) == ["mine"]
+    assert stale_runs(root) == ["search"]

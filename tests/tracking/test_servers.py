@@ -99,7 +99,7 @@ def root(tmp_path, monkeypatch):
     log.open_study("small", "u1")
     for number, scheme in enumerate(("110-001", "010-111")):
         artifact = ("ticket.json", f'{{"scheme": "{scheme}"}}')
-        log.log_trial(number, scheme=scheme, state="COMPLETE", value=90.0, artifact=artifact)
+        log.log_trial(number, scheme=scheme, state="COMPLETE", artifact=artifact)
     log.close_study()
     return folder
 
