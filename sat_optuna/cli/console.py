@@ -127,7 +127,7 @@ class Console:
         """Yield an `on_event` that shows progress on stderr while the block runs.
 
         Args:
-            say: gives the line of the result that an event is worth, or None.
+            say: gives the lines of the result that an event is worth, or None.
         """
         from sat_optuna.pipeline.progress import ProgressBar
 
@@ -138,7 +138,7 @@ class Console:
                 raise KeyboardInterrupt
             if bar:
                 bar(event)
-            if line := say(event):
+            for line in (say(event) or "").splitlines():
                 self.result(line)
 
         try:

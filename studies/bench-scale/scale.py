@@ -43,7 +43,8 @@ __all__ = ["main", "table"]
 HERE = Path(__file__).parent
 WORK = HERE / "work"
 STUDY = WORK / "studies" / "scale"
-TRIALS, BATCH, NEAR = 1_000, 8, 50  # the cost at a trial is the mean of the NEAR before it
+TRIALS, BATCH = 1_000, 8
+AT, NEAR = (100, 500, 1_000), 50  # where a trial's cost is looked at: the mean of so many before
 PACKAGES = ("optuna", "optuna-dashboard", "mlflow", "sqlalchemy", "torch")
 GOALS = {  # of the project, on an idle machine
     "search, a trial": "50 ms",
@@ -175,7 +176,7 @@ def searched() -> list[Row]:
     def on_trial(trial: Any) -> None:
         show(Event(step="search", done=trial.number + 1, total=TRIALS, made=trial))
         times.append(here())
-        if (done := len(times) - 1) in (100, 500, 1_000):
+        if (done := len(times) - 1) in AT:
             took = times[-1] - times[-1 - NEAR]
             rows.append(took.row("search, a trial", trials=done, each=NEAR, load=load()))
 
@@ -193,7 +194,7 @@ def searched() -> list[Row]:
         for number, trial in enumerate(study.get_trials(deepcopy=False), start=1):
             times.append(here())
             log_trial(trial)
-            if number in (100, 1_000):
+            if number in (AT[0], AT[-1]):
                 took = here() - times[-NEAR]
                 rows.append(took.row("MLflow, a trial", trials=number, each=NEAR, load=load()))
     return rows
@@ -337,9 +338,10 @@ def table(held: Row) -> str:
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in (row for rows in held["parts"].values() for row in rows):
+        cpu, wall = f"{row['cpu_ms']:,.0f}", f"{row['wall_ms']:,.0f}"
         goal = next((g for what, g in GOALS.items() if row["what"].startswith(what)), "")
         lines.append(
-            f"| {row['what']} | {row['trials']:,} | {row['cpu_ms']:,} | {row['wall_ms']:,} | "
+            f"| {row['what']} | {row['trials']:,} | {cpu} | {wall} | "
             f"{row.get('megabytes', '')} | {row['load']} | {goal} |"
         )
     return "\n".join([*lines, "", "Made by `scale.py` in this folder, from scale.json.", ""])
