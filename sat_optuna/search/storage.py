@@ -174,6 +174,7 @@ class SQLiteStorage(BaseStorage):
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
         with self._lock:
+            self._flush()
             self._rdb.set_trial_intermediate_value(trial_id, step, intermediate_value)
             self._run.pop(trial_id, None)  # it is read again
 

@@ -299,7 +299,7 @@ def ranked() -> list[Row]:
         metric = Metric("test_accuracy", 90.0 + number, 0, 0)
         client.log_batch(run.info.run_id, metrics=[metric])
         client.set_terminated(run.info.run_id)
-    queries = {
+    queries: dict[str, Row] = {
         "the best tickets": {
             "filter_string": "tags.role = 'summary'",
             "order_by": ["metrics.test_accuracy DESC"],

@@ -97,6 +97,12 @@ def test_what_is_written_together_is_in_the_file_whole_or_not_at_all(tmp_path):
     assert rows(db) == [54, 2, 0]
     trial.set_user_attr("alone", 1)
     assert rows(db) == [54, 3, 0]
+    with together(study):
+        trial.set_user_attr("before a report", 1)
+        trial.report(0.5, 0)
+        trial.set_user_attr("after it", 1)
+    assert study.trials[0] == optunas(db)[0]
+    assert rows(db) == [54, 5, 0]
     assert optunas(db)[0].params == trial.params == study.trials[0].params
     with contextlib.suppress(ZeroDivisionError), together(study):
         trial.set_user_attr("before", 1)
