@@ -121,7 +121,7 @@ class Measure:
 
     def number(self, value: float) -> str:
         """Return a value without its unit, with as many digits as tell networks apart."""
-        return f"{value:.2f}" if self.unit == "%" else f"{value:.4f}"
+        return f"{value:z.2f}" if self.unit == "%" else f"{value:z.4f}"
 
     def is_better(self, difference: float) -> bool:
         """Tell whether a difference is for the better."""

@@ -23,6 +23,18 @@ def _seeded():
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """MLflow's database without a run, made once: MLflow takes seconds to make its tables."""
+    from sat_optuna.tracking import MLflowLog
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        root = tmp_path_factory.mktemp("made") / "mlruns"
+        MLflowLog(root)
+    return root / "mlflow.db"
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--device", choices=("cuda", "cpu"), default="cuda", help="where tests marked gpu run"

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sat_optuna.evidence.pages import markdown_table
+
 __all__ = ["evaluation_markdown"]
 
 
@@ -18,15 +20,15 @@ def evaluation_markdown(document: Mapping[str, Any]) -> str:
         "rounds, in brackets the lowest and the highest; one by one is scaled up from the `timed` "
         "schemes.",
         "",
-        f"| {' | '.join(columns)} |",
-        "|" + " --- |" * len(columns),
     ]
+    rows = []
     for row in document["rows"]:
         shown = {k: "-" if v is None else str(v) for k, v in row.items()}
         shown["faster"] += f" ({row['faster_low']} to {row['faster_high']})"
-        lines.append(f"| {' | '.join(shown[name] for name in columns)} |")
+        rows.append([shown[name] for name in columns])
     honest = document["score_over_network"]
     lines += [
+        markdown_table(columns, rows),
         "",
         f"A scheme's score over evaluating the network of that scheme, {honest['pairs']} pairs, "
         "median with its 95 % interval: "

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sat_optuna.cost.timing import interval_text
+from sat_optuna.evidence.pages import markdown_table
 
 __all__ = [
     "COMPILED_COLUMNS",
@@ -62,8 +63,8 @@ def accuracy_line(accuracy: Mapping[str, Any]) -> str:
     return (
         f"accuracy on {accuracy['data']}, {accuracy['network']}, {accuracy['epochs']} epochs, "
         f"{found['n']} seeds: ours ({accuracy['precision']}, {accuracy['memory_format']}) "
-        f"{ours:.2f} %, usual {usual:.2f} %; difference {found['mean']:+.2f} points, 95 % "
-        f"interval {found['low']:+.2f} to {found['high']:+.2f} (Student's t, paired by seed)"
+        f"{ours:.2f} %, usual {usual:.2f} %; difference {found['mean']:+z.2f} points, 95 % "
+        f"interval {found['low']:+z.2f} to {found['high']:+z.2f} (Student's t, paired by seed)"
     )
 
 
@@ -104,5 +105,4 @@ def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    lines = [columns, ["--"] * len(columns), *([str(row[c]) for c in columns] for row in rows)]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+    return markdown_table(columns, [[str(row[c]) for c in columns] for row in rows]) + "\n"

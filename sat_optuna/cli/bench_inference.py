@@ -114,8 +114,8 @@ def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
 
     kept = ("module", "network", "scheme", "batch", "resolution", "threads", "ms")
     return {name: row[name] for name in kept} | {
-        "increment %": interval_text(row, "increment_percent", "{:.1f}"),
-        "share of full": interval_text(row, "share_of_full", "{:.2f}"),
+        "increment %": interval_text(row, "increment_percent", "{:z.1f}"),
+        "share of full": interval_text(row, "share_of_full", "{:z.2f}"),
         "p cheaper than share-full": _p(row["p_cheaper_than_share_full"]),
         "p cheaper than ticket": _p(row["p_cheaper_than_ticket"]),
         "note": row["note"],

@@ -47,9 +47,9 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _said(first: str, entry: "Comparison") -> str:
     spread = entry.difference
-    interval = "" if math.isnan(spread.low) else f" ({spread.low:+.2f} to {spread.high:+.2f})"
+    interval = "" if math.isnan(spread.low) else f" ({spread.low:+z.2f} to {spread.high:+z.2f})"
     told = ", not told from noise" if entry.within_noise else ""
     return (
-        f"ticket of {first} minus ticket of {entry.control}: {spread.mean:+.2f} points{interval}, "
-        f"{spread.n} seeds{told}"
+        f"ticket of {first} minus ticket of {entry.control}: {spread.mean:+z.2f} points"
+        f"{interval}, {spread.n} seeds{told}"
     )

@@ -51,11 +51,13 @@ def _said_of(study: StudyFolder) -> Callable[[Event], str | None]:
                 return f"enumerate: all schemes scored; {page} says which modules can go"
             case Retrained() as retrained:
                 return _retrained(study, retrained)
-            case Reported(path=path, new=new):
+            case Reported(path=path, page=page, new=new):
                 if not new:
-                    return f"report: done already, {path}"
-                ticket = study.tickets / "ticket.json"
-                return f"report: {path} written; next: sat-optuna show {quote(str(ticket))}"
+                    return f"report: done already, {path}; for a browser {page}"
+                ticket = quote(str(study.tickets / "ticket.json"))
+                return (
+                    f"report: {path} written, for a browser {page}; next: sat-optuna show {ticket}"
+                )
         return None
 
     return said

@@ -136,9 +136,9 @@ def _counted(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "": name,
         **{role: row[role] for role in ("plain", "ticket", "full")},
-        "ticket over plain": f"{row['ticket_increment_percent']:+.2f} %",
-        "full over plain": f"{row['full_increment_percent']:+.2f} %",
-        "share of full's increment": None if share is None else f"{share:.2f}",
+        "ticket over plain": f"{row['ticket_increment_percent']:+z.2f} %",
+        "full over plain": f"{row['full_increment_percent']:+z.2f} %",
+        "share of full's increment": None if share is None else f"{share:z.2f}",
     }
 
 
@@ -149,7 +149,7 @@ def _timed(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "": "latency, ms a batch",
         **{role: row[f"{role}_ms"] for role in ("plain", "ticket", "full")},
-        "ticket over plain": interval_text(row, "ticket_increment_percent", "{:+.1f} %"),
-        "full over plain": interval_text(row, "full_increment_percent", "{:+.1f} %"),
-        "share of full's increment": interval_text(row, "share_of_full", "{:.2f}"),
+        "ticket over plain": interval_text(row, "ticket_increment_percent", "{:+z.1f} %"),
+        "full over plain": interval_text(row, "full_increment_percent", "{:+z.1f} %"),
+        "share of full's increment": interval_text(row, "share_of_full", "{:z.2f}"),
     }

@@ -6,7 +6,7 @@ import click
 
 from sat_optuna.cli.console import Console
 from sat_optuna.cli.dashboard import PORT
-from sat_optuna.pipeline.folder import nearest_mlruns
+from sat_optuna.pipeline.folder import STUDIES, nearest_mlruns
 
 __all__ = ["ui"]
 
@@ -24,12 +24,17 @@ _SHOWN = 10  # studies whose links are printed
 def ui(console: Console, *, port: int, mlruns: Path | None) -> None:
     """Compare tickets in the MLflow UI, on this machine only, until Ctrl-C.
 
-    Prints the link to each study's table of tickets, the latest study first.
+    Ends the runs of dead processes, lets their trials wait, and prints the link to each study's
+    table of tickets, the latest study first.
     """
+    from sat_optuna.pipeline.fixing import close_dead
     from sat_optuna.tracking import studies_in, table_link
     from sat_optuna.tracking.servers import serve_mlflow
 
     root = mlruns or nearest_mlruns(Path.cwd()) or Path("mlruns")
+    searched = [db.parent.resolve() for db in sorted(STUDIES.glob("*/study.db"))]
+    for said in close_dead(searched, root):
+        console.remark(said)
 
     def on_ready(url: str) -> None:
         studies = studies_in(root)

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from sat_optuna.evidence.claims import LOOKS, Claim, failed_starts
+from sat_optuna.evidence.pages import markdown_table, write_html
 from sat_optuna.evidence.runs import MeasuredNetwork, MeasuredRuns
 from sat_optuna.evidence.statistics import summarise_scores
 from sat_optuna.evidence.verdicts import row_of
@@ -62,7 +63,7 @@ def write_claims(
     remarks: Sequence[str] = (),
     theory: Sequence[str] = (),
 ) -> tuple[Path, Path]:
-    """Write evidence.md and evidence.json into a study's folder, untouched where they are so.
+    """Write evidence.md, .html and .json into a study's folder, untouched where they are so.
 
     Args:
         folder: the study's.
@@ -75,7 +76,7 @@ def write_claims(
         theory: what the method's own statements come to, a line each.
 
     Returns:
-        Their paths.
+        The paths of evidence.md and evidence.json.
     """
     rows = network_rows(measured)
     document = {
@@ -97,6 +98,7 @@ def write_claims(
         if not (path.is_file() and path.read_text(encoding="utf-8") == text):
             write_text(path, text)
     one, two = texts
+    write_html(one)
     return one, two
 
 
@@ -149,15 +151,15 @@ def _page(
 def _table(rows: Sequence[Mapping[str, Any]], measure: Measure) -> str:
     heads = ["network", "scheme", "seeds", f"test {measure.title} {measure.unit}".rstrip()]
     heads += ["95 % interval", "failed starts", "parameters", "multiply-adds", "latency ms"]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = []
     for row in rows:
         low, high = row["low"], row["high"]
         between = _DASH if low is None else f"{measure.number(low)} to {measure.number(high)}"
         cells = [row["role"], f"`{row['scheme']}`", str(row["seeds"]), measure.number(row["mean"])]
         cells += [between, *(_cell(row[key]) for key in ("failed_starts", "params", "macs"))]
         cells.append(_DASH if row["latency_ms"] is None else f"{row['latency_ms']:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(heads, lines)
 
 
 def _cell(value: int | None) -> str:

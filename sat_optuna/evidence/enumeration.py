@@ -19,6 +19,7 @@ from sat_optuna.evaluate.journal import Journal
 from sat_optuna.evaluate.network import Evaluation
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.evidence.effects import Effect, block_effects, image_counts
+from sat_optuna.evidence.pages import markdown_table, write_page
 from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.files import write_atomically, write_text
 from sat_optuna.scheme import ENUMERATION_LIMIT, Scheme
@@ -350,7 +351,7 @@ class Enumeration:
         return (
             write_atomically(folder / "enumeration.npz", save),
             write_text(folder / "enumeration.json", json.dumps(summary, indent=1) + "\n"),
-            write_text(
+            write_page(
                 folder / "enumeration.md",
                 enumeration_markdown(
                     folder.name, summary, scored=scored, over_images=self.is_sum_over_images
@@ -430,10 +431,11 @@ def _percentile(values: NDArray[np.float64], row: int) -> float:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-    lines += [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in rows]
-    return lines
+    cells = [[_cell(name, row[name]) for name in columns] for row in rows]
+    return markdown_table(columns, cells).splitlines()
 
 
-def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _cell(name: str, value: object) -> str:
+    if name == "scheme":
+        return f"`{value}`"
+    return f"{value:z.3f}" if isinstance(value, float) else str(value)

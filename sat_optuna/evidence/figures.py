@@ -1,22 +1,29 @@
 """The figures of a report, as PNG files that are written whole or not at all.
 
+Beside each lies the same as SVG where that is small, which a page shows sharp at any size.
+
 Networks, and kinds of attention, differ in marker or line as well as in colour. Colours that meet
 in one figure are told apart in deuteranopia and protanopia too (CIEDE2000 of 10 at least).
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, cast
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
@@ -42,11 +49,18 @@ __all__ = [
 ]
 
 _NAMELESS = {"Software": None}  # without matplotlib's version, equal pictures have equal bytes
+_DATELESS = {"Creator": None, "Date": None}
+_LARGEST = 200_000  # bytes of an SVG; of more points than that the PNG is the smaller one
 _INK = "#22303c"
-_OFF = "#e4e8ec"
+_OFF = "#cbd3da"
 _KINDS = ("#d55e00", "#0072b2", "#009e73", "#591600", "#00b6f2", "#f2b600", "#468080", "#315945")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<")  # one a kind, in the same order
 _CLOUD = "#9aa5b1"
+_QUIET = "#46515c"
+_ROW, _PITCH, _WIDEST = 18, 0.44, 8.0  # blocks in a row of a ticket; inches a block, and a row
+_HEAD = 0.4  # inches above a stage
+_LEADER = {"arrowstyle": "-", "color": _INK, "lw": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
+_SMALLEST = 6.0  # points of a text
 _MANY = 12  # blocks whose names stand side by side
 _WRITTEN, _NAMED = 20, 60  # classes up to which counts, and names, can be read
 
@@ -62,7 +76,7 @@ class _Look(NamedTuple):
 
 _LOOKS = {
     "ticket": _Look("#d55e00", "*", "-", 14),
-    "plain": _Look("#3b4a57", "s", "--"),
+    "plain": _Look("#50616f", "s", "--"),
     "full": _Look("#0072b2", "^", "-."),
     "constant": _Look("#009e73", "D", ":"),
     "random": _Look(_CLOUD, "o", (0, (1, 3)), 6),
@@ -76,11 +90,39 @@ def _look(label: str) -> _Look:
 
 
 def _save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, and beside it as SVG where that is small."""
+    _write_png(figure, path)
+    vector = path.with_suffix(".svg")
+    _write_svg(figure, vector)
+    if vector.stat().st_size > _LARGEST:
+        vector.unlink()
+    return path
+
+
+def _write_png(figure: Figure, path: Path) -> Path:
+    _literal(figure)
     FigureCanvasAgg(figure)
     return write_atomically(
         path,
         lambda temporary: figure.savefig(temporary, format="png", dpi=160, metadata=_NAMELESS),
     )
+
+
+def _write_svg(figure: Figure, path: Path) -> Path:
+    FigureCanvasSVG(figure)
+    figure.set_layout_engine("none")  # as it was laid out for the PNG
+    # Names of its parts that hang on the figure alone, and no date.
+    with mpl.rc_context({"svg.hashsalt": "sat_optuna"}):
+        return write_atomically(
+            path,
+            lambda temporary: figure.savefig(temporary, format="svg", metadata=_DATELESS),
+        )
+
+
+def _literal(figure: Figure) -> None:
+    """Let every text stand as it is: names that a user gave may hold dollar signs."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def _bare(axes: Axes) -> None:
@@ -90,72 +132,145 @@ def _bare(axes: Axes) -> None:
     axes.grid(visible=True, axis="y", color="#eef1f4", zorder=0)
 
 
-def draw_ticket(path: Path, scheme: Scheme, *, kinds: Sequence[str], title: str) -> Path:
-    """Draw a network as a row of blocks; those with attention are coloured.
+def draw_ticket(
+    path: Path,
+    scheme: Scheme,
+    *,
+    kinds: Sequence[str],
+    title: str,
+    table: Sequence[Sequence[str]] = (),
+) -> Path:
+    """Draw a network block by block, those with attention coloured, and what it reaches below.
 
-    Where none has any that is written across them.
+    Stages stand side by side where there is room; long ones are wrapped. Where no block has any
+    attention that is said.
 
     Args:
         path: the PNG file.
         scheme: which block carries what.
         kinds: names of the kinds of attention.
         title: of the figure.
+        table: what is told of the network and of others, row by row, the heads first.
     """
-    rows = scheme.by_stage()
-    blocks = len(scheme.choices)
-    units = blocks + 0.6 * (len(rows) - 1)
-    inches = min(14.0, max(5.0, 0.75 * units))
+    rows = _placed(scheme.stages)
+    pitch = max(_PITCH, min(0.62, _WIDEST / max(row[-1].end for row in rows)))
+    wide = pitch * max(row[-1].end for row in rows)
+    columns = [max(map(len, column)) * 0.075 + 0.25 for column in zip(*table, strict=True)]
+    wide = max(wide, sum(columns), 4.6)
+    titles = _wrapped(title, int(wide / 0.105))
     longest = max(len(kind) for kind in kinds)
-    fontsize = min(9.0, 72 * inches / units / longest)  # a bold capital is narrower than 0.8 of it
-    figure = Figure(figsize=(inches, 2.1), layout="constrained")
-    axes = figure.subplots()
-    left = 0.0
-    for stage, choices in enumerate(rows, start=1):
-        end = left + len(choices)
-        axes.add_patch(Rectangle((left - 0.05, -0.12), len(choices), 0.04, color=_INK, lw=0))
-        axes.annotate(
-            f"stage {stage}",
-            (left + len(choices) / 2, -0.12),
-            xytext=(0, -4),  # in points, so the gap does not depend on the size of a block
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            color=_INK,
-            fontsize=9,
-        )
-        for block, choice in enumerate(choices):
-            text = kinds[choice - 1].upper() if choice else "\N{EN DASH}" * any(scheme.choices)
-            _draw_block(axes, left + block, choice, text, fontsize)
-        left = end + 0.6
-    if not any(scheme.choices):
-        axes.text(
-            (left - 0.7) / 2,
-            0.45,
-            "no block carries attention",
-            ha="center",
-            va="center",
-            color=_INK,
-            fontsize=11,
-        )
-    axes.set_title(title, loc="left", color=_INK, fontsize=11, fontweight="bold")
-    axes.set_xlim(-0.3, left - 0.4)
-    axes.set_ylim(-0.2, 1.0)
-    axes.set_aspect("equal")
+    fontsize = min(9.0, 72 * 0.9 * pitch / longest / 0.92)  # of a wide bold letter
+    names, key, empty = [kind.upper() for kind in kinds], "", not any(scheme.choices)
+    if fontsize < _SMALLEST:  # digits as in the scheme's text, which are explained
+        signs, fontsize = [str(Scheme((c,), (1,))) for c in range(1, len(kinds) + 1)], 9.0
+        key = ", ".join(f"{sign} {name}" for sign, name in zip(signs, names, strict=True))
+        names = signs
+    said = ["no block carries attention"] if empty else _wrapped(key, int(wide / 0.08))
+    heads = [_HEAD * any(part.first == 0 for part in row) for row in rows]
+    deep = [head + pitch + 0.17 for head in heads]
+    tall = 0.26 * len(titles) + sum(deep) + 0.2 * len(said) + 0.21 * len(table) + 0.2
+    figure = Figure(figsize=(wide + 0.3, tall + 0.05))
+    axes = figure.add_axes((0, 0, 1, 1))  # in inches from the top left
+    axes.set_xlim(-0.15, wide + 0.15)
+    axes.set_ylim(tall, -0.05)
     axes.axis("off")
+    top = 0.0
+
+    def write(x: float, y: float, text: str, **more: Any) -> None:
+        told: dict[str, Any] = {"va": "center", "color": _INK, "fontsize": 8.5}
+        axes.text(x, y, text, **told | more)
+
+    for line in titles:
+        top += 0.26
+        write(0, top - 0.13, line, fontsize=11, fontweight="bold")
+    start = 0
+    for row, head, height in zip(rows, heads, deep, strict=True):
+        for part in row:
+            left, down = part.left * pitch, top + head
+            if part.first == 0:
+                write(left, down - 0.2, f"stage {part.stage}")
+                bar = (left, down - 0.09), pitch * (part.blocks - 0.1), 0.03
+                axes.add_patch(Rectangle(*bar, color=_INK, lw=0))
+            for block in range(part.blocks):
+                choice = scheme.choices[start + block]
+                text = names[choice - 1] if choice else "\N{EN DASH}" * (not empty)
+                at = left + block * pitch, down
+                _draw_block(axes, at, 0.9 * pitch, choice, text, fontsize)
+                middle = at[0] + 0.45 * pitch, down + 0.9 * pitch + 0.09
+                write(*middle, f"b{part.first + block:02d}", ha="center", fontsize=7)
+            start += part.blocks
+        top += height
+    top += 0.1
+    for line in said:
+        top += 0.2
+        write(0, top - 0.1, line)
+    ends = list(accumulate(columns))
+    for count, cells in enumerate(table):
+        top += 0.21
+        weight = "bold" if count == 1 else "normal"
+        for column, cell in enumerate(cells):
+            x, side = (ends[column], "right") if column else (0, "left")
+            write(x, top - 0.1, cell, ha=side, fontweight=weight)
     return _save(figure, path)
 
 
-def _draw_block(axes: Axes, left: float, choice: int, text: str, fontsize: float) -> None:
+class _Part(NamedTuple):
+    """Blocks of one stage that stand in one row of a ticket's figure."""
+
+    stage: int
+    first: int
+    blocks: int
+    left: float  # in blocks
+
+    @property
+    def end(self) -> float:
+        return self.left + self.blocks
+
+
+def _placed(stages: Sequence[int]) -> list[list[_Part]]:
+    """Return where the stages stand: row by row, left to right, a long stage over several rows."""
+    rows: list[list[_Part]] = [[]]
+    for stage, blocks in enumerate(stages, start=1):
+        left = rows[-1][-1].end + 0.6 if rows[-1] else 0.0
+        if left + blocks <= _ROW:
+            rows[-1].append(_Part(stage, 0, blocks, left))
+            continue
+        if rows[-1]:
+            rows.append([])
+        lines = -(-blocks // _ROW)
+        each = -(-blocks // lines)
+        for first in range(0, blocks, each):
+            rows[-1].append(_Part(stage, first, min(each, blocks - first), 0.0))
+            rows.append([])
+        if lines == 1:  # there is room beside it
+            rows.pop()
+    return [row for row in rows if row]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return a text in lines of at most so many letters, cut after spaces and dashes."""
+    lines: list[str] = []
+    for piece in re.split(r"(?<=[ -])", text):
+        if lines and len(lines[-1] + piece.rstrip()) <= width:
+            lines[-1] += piece
+        else:
+            lines.append(piece)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def _draw_block(
+    axes: Axes, at: tuple[float, float], side: float, choice: int, text: str, fontsize: float
+) -> None:
     colour = _KINDS[(choice - 1) % len(_KINDS)] if choice else _OFF
-    style = "round,pad=0,rounding_size=0.12"
-    axes.add_patch(FancyBboxPatch((left, 0), 0.9, 0.9, boxstyle=style, fc=colour, ec="none"))
+    style = f"round,pad=0,rounding_size={0.13 * side}"
+    axes.add_patch(FancyBboxPatch(at, side, side, boxstyle=style, fc=colour, ec="none"))
     axes.text(
-        left + 0.45,
-        0.45,
+        at[0] + side / 2,
+        at[1] + side / 2,
         text,
         ha="center",
         va="center",
-        color=_ink_on(colour) if choice else "#5d6975",
+        color=_ink_on(colour) if choice else _QUIET,
         fontsize=fontsize,
         fontweight="bold",
     )
@@ -178,6 +293,8 @@ def draw_search(
 ) -> Path:
     """Draw each trial's reward, and the best reward so far, beside those of random search.
 
+    A few trials far below all others stand as arrows at the lower edge, and are counted.
+
     Args:
         path: the PNG file.
         trials: of the search, in their order: Optuna's number, the reward in the metric's unit,
@@ -186,30 +303,80 @@ def draw_search(
         name: of the sampler.
         measure: what the rewards are of.
     """
-    figure = Figure(figsize=(7.0, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.0, 3.8), layout="constrained")
     axes = figure.subplots()
-    for label, rows, colour, line, face in (
-        ("random schemes", random, _CLOUD, "--", "white"),
-        (f"sampler: {name}", trials, _LOOKS["ticket"].colour, "-", None),
+    floor = _floor([reward for _, reward, _ in (*trials, *random)])
+    for label, rows, colour, line, face, at in (
+        ("random schemes", random, _CLOUD, "--", "white", 0.0),
+        (f"sampler: {name}", trials, _LOOKS["ticket"].colour, "-", None, 0.45),
     ):
+        before = len(axes.lines)
         for complete, marker in ((True, "o"), (False, "x")):
-            numbers = [number for number, _, whole in rows if whole is complete]
-            rewards = [reward for _, reward, whole in rows if whole is complete]
-            if not rewards:
-                continue
-            word = None if complete else f"pruned, {label}"
-            (points,) = axes.plot(numbers, rewards, marker, color=colour, alpha=0.6, label=word)
-            points.set(markerfacecolor=face or colour, markersize=3 if complete else 5)
-            if complete:
-                best, word = list(accumulate(rewards, max)), f"best so far, {label}"
+            kept = [(number, reward) for number, reward, whole in rows if whole is complete]
+            seen = [(number, reward) for number, reward in kept if reward >= floor]
+            if seen:
+                word = label if complete else "pruned"
+                (points,) = axes.plot(*zip(*seen, strict=True), marker, color=colour, label=word)
+                points.set(markerfacecolor=face or colour, markersize=3 if complete else 5)
+            if kept and complete:
+                best, word = list(accumulate((r for _, r in kept), max)), "best so far"
+                numbers = [number for number, _ in kept]
                 axes.step(numbers, best, where="post", color=colour, ls=line, lw=1.8, label=word)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _mark_below(axes, [(n, r) for n, r, _ in rows if r < floor], floor, colour, face)
+        drawn = axes.lines[before:]
+        said = [str(artist.get_label()) for artist in drawn]
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (at, 1)}
+        legend = Legend(axes, drawn, said, frameon=False, fontsize=8, **place)
+        axes.add_artist(legend).set_clip_on(False)  # or the layout would not see it
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("trial (Optuna's number, from 0)", color=_INK)
     unit = "points" if measure.unit == "%" else f"{measure.unit}, higher is better"
     axes.set_ylabel(f"reward ({measure.title} {unit})", color=_INK)
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
     _bare(axes)
     return _save(figure, path)
+
+
+def _floor(values: Sequence[float]) -> float:
+    """Return below what values are not drawn in their place, for they would flatten the others.
+
+    That is Tukey's far out, three ranges of the middle half below it, where more than a third of
+    the axis would be for what lies there; minus infinity where nothing does.
+    """
+    known = np.array([value for value in values if np.isfinite(value)])
+    if not known.size:
+        return -np.inf
+    low, high = np.quantile(known, [0.25, 0.75])
+    reach = max(3 * (high - low), known.max() - low)
+    inside = known[known >= low - reach]
+    far = known.max() - known.min() > 1.5 * (known.max() - inside.min())
+    far = (far and np.ptp(inside) > 0) or len(known) < len(values)  # a loss may be infinite
+    return float(inside.min()) if far else -np.inf
+
+
+def _mark_below(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    floor: float,
+    colour: str,
+    face: str | None = None,
+) -> None:
+    """Mark at the lower edge what lies below it, and say how many these are and how far down."""
+    if not points:
+        return
+    drawn = np.concatenate([np.ravel(line.get_ydata()) for line in axes.lines])
+    height = float(drawn[np.isfinite(drawn)].max()) - floor or 1.0
+    edge = floor - 0.08 * height
+    axes.set_ylim(bottom=edge - 0.05 * height)
+    count, lowest = len(points), min(value for _, value in points)
+    axes.plot(
+        [x for x, _ in points],
+        [edge] * count,
+        "v",
+        color=colour,
+        mfc=face or colour,
+        ms=5,
+        label=f"{count} below the axis, the lowest {lowest:.4g}",
+    )
 
 
 def draw_front(
@@ -243,8 +410,11 @@ def draw_front(
         def point(values: Sequence[float], column: int = column) -> tuple[float, float]:
             return values[column], values[row]
 
-        axes.plot(*zip(*map(point, trials), strict=True), ".", color=_CLOUD, alpha=0.5, ms=5)
         along = sorted(map(point, front.values()))
+        tried, named = list(map(point, trials)), [point(v)[1] for v in references.values()]
+        floor = min(_floor([y for _, y in tried]), *named, *(y for _, y in along))
+        seen = [(x, y) for x, y in tried if y >= floor]
+        axes.plot(*zip(*seen, strict=True), ".", color=_CLOUD, ms=5, label="tried")
         axes.plot(*zip(*along, strict=True), "o-", color=_INK, lw=1.4, ms=4, label="front")
         for role, values in references.items():
             look = _look(role)
@@ -252,6 +422,7 @@ def draw_front(
         if ticket in front:
             look = _LOOKS["ticket"]
             axes.plot(*point(front[ticket]), look.marker, color=look.colour, ms=12, label="ticket")
+        _mark_below(axes, [(x, y) for x, y in tried if y < floor], floor, _CLOUD)
         axes.set_xlabel(name, color=_INK)
         axes.set_ylabel(f"validation {measure.title}, {measure.unit}", color=_INK)
         axes.legend(frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
@@ -377,12 +548,29 @@ def draw_costs(
     axes.set_ylabel(f"test {measure.title}{unit}", color=_INK)
     most = max(costs, default=0)
     axes.set_xlim(min(costs, default=0) - 0.1 * width, most + 0.25 * width)
-    seeds = max((len(values) for _, values in networks.values()), default=0)
-    said = f"mean and 95 % interval of {seeds} seeds; a dot is one seed" if seeds > 1 else "1 seed"
-    axes.set_title(said, loc="left", fontsize=8, color=_INK)
+    axes.set_title(_bars(networks, measure), loc="left", fontsize=8, color=_INK)
     _bare(axes)
     _write_labels(axes, labels, taken)
     return _save(figure, path)
+
+
+def _bars(networks: Mapping[str, tuple[float, Sequence[float]]], measure: Measure) -> str:
+    """Return how many seeds a figure is of, and what its bars and dots mean."""
+    counts = {len(values) for _, values in networks.values()}
+    if counts <= {1}:
+        return f"{_seeds(counts)}, so no interval is known"
+    same = any(len(v) > 1 and len(set(v)) == 1 for _, v in networks.values())
+    equal = " (of equal seeds Wilson's over the images)" * (same and measure == ACCURACY)
+    return (
+        f"{_seeds(counts)} a network; large mark: mean; small dot: one seed\n"
+        f"bar: 95 % interval, Student's t over the seeds{equal}"
+    )
+
+
+def _seeds(counts: Iterable[int]) -> str:
+    """Return how many seeds networks have, as in "n = 1 seed" or "n = 3 to 4 seeds"."""
+    ends = sorted(set(counts))[:: max(1, len(set(counts)) - 1)]
+    return f"n = {' to '.join(map(str, ends))} seed{'s' * (ends[-1:] != [1])}"
 
 
 def draw_truth(
@@ -469,7 +657,11 @@ def draw_ranking(
 
 
 def draw_curves(
-    path: Path, curves: Mapping[str, Sequence[Sequence[float]]], *, score: str
+    path: Path,
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    score: str,
+    floor: tuple[str, float] | None = None,
 ) -> Path:
     """Draw what each network reaches epoch by epoch: thin a seed, thick their mean.
 
@@ -477,15 +669,16 @@ def draw_curves(
         path: the PNG file.
         curves: by label, for each seed one number an epoch, from epoch 1.
         score: what it is, for the axis.
+        floor: what is reached without learning anything: its name and number.
     """
-    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.0, 3.8), layout="constrained")
     axes = figure.subplots()
     labels = []
     for label, seeds in curves.items():
         look = _look(label)
         for values in seeds:
             epochs = range(1, len(values) + 1)
-            axes.plot(epochs, values, color=look.colour, ls=look.line, lw=0.7, alpha=0.5)
+            axes.plot(epochs, values, color=look.colour, ls=look.line, lw=0.5)
         mean = [fmean(column) for column in zip(*seeds, strict=True)]
         axes.plot(
             range(1, len(mean) + 1),
@@ -497,15 +690,20 @@ def draw_curves(
             markevery=max(1, len(mean) // 6),
             ms=0.7 * look.size,
         )
-        labels.append(_Label(len(mean), mean[-1], label))
+        labels.append(_Label(len(mean), mean[-1], "\n".join(_wrapped(label, 24))))
     last = max((label.x for label in labels), default=1)
-    axes.set_xlim(1 - 0.03 * last, last + 0.25 * max(last - 1, 1))
+    if floor:
+        axes.plot([1, last], [floor[1]] * 2, color=_INK, lw=1, zorder=1)
+        labels.append(_Label(last, floor[1], floor[0]))
+    axes.set_xlim(1 - 0.03 * last, last + 0.03 * last)
     ticks = MaxNLocator(8, integer=True).tick_values(1, last)
     axes.set_xticks([tick for tick in ticks if 1 <= tick <= last])
     axes.set_xlabel("epoch", color=_INK)
     axes.set_ylabel(score, color=_INK)
+    said = f"{_seeds(map(len, curves.values()))} a network; thin: one seed; thick: their mean"
+    axes.set_title(said, loc="left", fontsize=8, color=_INK)
     _bare(axes)
-    _write_labels(axes, labels, [], right=True)
+    _write_beside(axes, labels)
     return _save(figure, path)
 
 
@@ -592,8 +790,10 @@ class _Label(NamedTuple):
     text: str
 
 
-def _write(axes: Axes, label: _Label, aside: float, up: float) -> Annotation:
-    """Write a label so many points beside its own, with a white rim."""
+def _write(
+    axes: Axes, label: _Label, aside: float, up: float, leader: Mapping[str, Any] | None = None
+) -> Annotation:
+    """Write a label so many points beside its own, with a white rim and maybe a line to it."""
     text = axes.annotate(
         label.text,
         (label.x, label.y),
@@ -604,6 +804,7 @@ def _write(axes: Axes, label: _Label, aside: float, up: float) -> Annotation:
         color=_INK,
         fontsize=9,
         path_effects=[withStroke(linewidth=3, foreground="white")],
+        arrowprops=dict(leader) if leader else None,
         zorder=6,
     )
     text.set_in_layout(False)
@@ -614,8 +815,6 @@ def _write_labels(
     axes: Axes,
     labels: Sequence[_Label],
     taken: Iterable[tuple[float, float, float]],
-    *,
-    right: bool = False,
 ) -> None:
     """Write each label beside its point, where nothing else is as far as there is room.
 
@@ -623,12 +822,12 @@ def _write_labels(
         axes: with all that is drawn.
         labels: the first ones have the first choice.
         taken: x, low and high of what is in the way.
-        right: only at the right of the points.
     """
     figure = axes.get_figure(root=True)
     if figure is None or not labels:
         return
     canvas = FigureCanvasAgg(figure)
+    _literal(figure)
     figure.draw_without_rendering()  # from here on the places of the data are known
     renderer: Any = cast("Any", canvas).get_renderer()
     inside, point = axes.get_window_extent(), figure.dpi / 72
@@ -636,11 +835,7 @@ def _write_labels(
     for x, low, high in (*taken, *((label.x, label.y, label.y) for label in labels)):
         ends = axes.transData.transform([(x, low), (x, high)])
         boxes.append(Bbox([ends[0] - 4 * point, ends[1] + 4 * point]))
-    places = [
-        (aside, 6 * up)
-        for up in sorted(range(-16, 17), key=abs)
-        for aside in ((9,) if right else (9, -9))
-    ]
+    places = [(aside, 6 * up) for up in sorted(range(-16, 17), key=abs) for aside in (9, -9)]
     for label in labels:
         for aside, up in places:
             text = _write(axes, label, aside, up)
@@ -653,6 +848,34 @@ def _write_labels(
         else:
             extent = _write(axes, label, *places[0]).get_window_extent(renderer)
         boxes.append(extent)
+
+
+def _write_beside(axes: Axes, labels: Sequence[_Label]) -> None:
+    """Write labels to the right of where their lines end, in the lines' order, none on another."""
+    figure = axes.get_figure(root=True)
+    if figure is None or not labels:
+        return
+    FigureCanvasAgg(figure)
+    _literal(figure)
+    figure.draw_without_rendering()
+    point, inside = figure.dpi / 72, axes.get_window_extent()
+    order = sorted(labels, key=lambda label: -label.y)[::-1]  # of equal ones the first on top
+    lines = [label.text.split("\n") for label in order]
+    room = 24 + 5.7 * max(len(line) for text in lines for line in text)  # points
+    left, end = axes.get_xlim()[0], max(label.x for label in order)
+    axes.set_xlim(left, left + (end - left) / (1 - min(0.5, room * point / inside.width)))
+    heights = np.array([11.5 * len(text) for text in lines])
+    stacked = np.cumsum(heights) - heights / 2  # where they would stand with no room between
+    wanted = np.array([axes.transData.transform((0, label.y))[1] / point for label in order])
+    low, high = inside.y0 / point, inside.y1 / point - heights.sum()
+    free = np.clip(wanted - stacked, low, max(low, high))
+    # The nearest places in the same order (isotonic regression).
+    count = range(len(order))
+    for one in count:
+        spread = [
+            min(free[first : last + 1].mean() for last in count[one:]) for first in range(one + 1)
+        ]
+        _write(axes, order[one], 18, max(spread) + stacked[one] - wanted[one], _LEADER)
 
 
 def draw_confusion(
@@ -671,11 +894,11 @@ def draw_confusion(
     side = min(12.0, max(3.6, 1.4 + 0.45 * count))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if count <= _WRITTEN:
         for row, column in np.ndindex(count, count):
             if confusion[row, column]:
-                ink = "white" if shares[row, column] > 0.5 else _INK
+                ink = _ink_on(to_hex(picture.cmap(shares[row, column])))
                 text = str(confusion[row, column])
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
     if count <= _NAMED:
@@ -684,4 +907,4 @@ def draw_confusion(
     axes.set_xlabel("the network's answer", color=_INK)
     axes.set_ylabel("true class", color=_INK)
     axes.set_title(title, fontsize=9, color=_INK)
-    return _save(figure, path)
+    return _write_png(figure, path)

@@ -21,6 +21,7 @@ from sat_optuna.evaluate.constants import PrefixConstants
 from sat_optuna.events import OnEvent, ignore
 from sat_optuna.evidence.enumeration import Enumeration
 from sat_optuna.evidence.figures import draw_front
+from sat_optuna.evidence.pages import markdown_table, write_page
 from sat_optuna.evidence.statistics import Summary, paired_by_image
 from sat_optuna.files import write_text
 from sat_optuna.scheme import Scheme
@@ -158,7 +159,7 @@ class Folding:
         )
         return (
             write_text(folder / "folded.json", json.dumps(document, indent=1) + "\n"),
-            write_text(folder / "folded.md", folded_markdown(folder.name, document)),
+            write_page(folder / "folded.md", folded_markdown(folder.name, document)),
             figure,
         )
 
@@ -307,7 +308,7 @@ def folded_markdown(name: str, document: Mapping[str, Any]) -> str:
         name: of the study.
         document: of `Folding.document`, with `times`.
     """
-    kept, uniform = document["kept"], document["uniform"]
+    uniform = document["uniform"]
     modules, times = uniform["full"]["modules"], document["times"]
     lines = [
         f"# Which of {name}'s {modules} attention modules are dead weight",
@@ -330,17 +331,8 @@ def folded_markdown(name: str, document: Mapping[str, Any]) -> str:
             else "there is no test part."
         ),
         "",
-        "| points | modules gone | scheme kept | lost on validation | lost on test | test % | "
-        "time, full = 1 |",
-        "|---|---|---|---|---|---|---|",
+        _kept(document),
     ]
-    for row in kept:
-        accuracy = "" if row["test_accuracy"] is None else f"{row['test_accuracy']:.2f}"
-        lines.append(
-            f"| {row['points']:g} | {row['gone']} of {modules} | `{row['scheme']}` | "
-            f"{_interval(row['lost'])} | {_interval(row['test_lost'])} | {accuracy} | "
-            f"{_time(times, row['scheme'])} |"
-        )
     plain = uniform["plain"]["scheme"]
     if plain in times:
         lines += [
@@ -356,21 +348,46 @@ def folded_markdown(name: str, document: Mapping[str, Any]) -> str:
         "",
         "![front](figures/folded.png)",
         "",
-        "| scheme | modules | accuracy % | cost |",
-        "|---|---|---|---|",
-        *(
-            f"| `{at['scheme']}` | {at['modules']} | {at['accuracy']:.2f} | {at['cost']:,.4g} |"
-            for at in document["front"]
+        markdown_table(
+            ("scheme", "modules", "accuracy %", "cost"),
+            [
+                (
+                    f"`{at['scheme']}`",
+                    str(at["modules"]),
+                    f"{at['accuracy']:.2f}",
+                    f"{at['cost']:,.4g}",
+                )
+                for at in document["front"]
+            ],
         ),
         "",
     ]
     return "\n".join(lines)
 
 
+def _kept(document: Mapping[str, Any]) -> str:
+    """Return the table of how many modules may go."""
+    heads = ["points", "modules gone", "scheme kept", "lost on validation", "lost on test"]
+    heads += ["test %", "time, full = 1"]
+    rows = [
+        [
+            f"{row['points']:g}",
+            f"{row['gone']} of {document['uniform']['full']['modules']}",
+            f"`{row['scheme']}`",
+            _interval(row["lost"]),
+            _interval(row["test_lost"]),
+            "" if row["test_accuracy"] is None else f"{row['test_accuracy']:.2f}",
+            _time(document["times"], row["scheme"]),
+        ]
+        for row in document["kept"]
+    ]
+    return markdown_table(heads, rows)
+
+
 def _interval(spread: Mapping[str, float] | None) -> str:
     if spread is None:
         return ""
-    return f"{spread['mean']:.2f} ({spread['low']:.2f} to {spread['high']:.2f})"
+    return f"{spread['mean']:z.2f} ({spread['low']:z.2f} to {spread['high']:z.2f})"
 
 
 def _time(times: Mapping[str, Mapping[str, float]], scheme: str) -> str:

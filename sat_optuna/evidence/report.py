@@ -29,6 +29,7 @@ from sat_optuna.evidence.figures import (
     draw_ticket,
     shares_by_batch,
 )
+from sat_optuna.evidence.pages import markdown_table, write_page
 from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.evidence.statistics import (
     Summary,
@@ -199,21 +200,29 @@ def results_table(
         beside = {title: values for title, values in both.items() if values}
     columns = ["network", "scheme", f"test {_with_unit(measure)}", "n", "95 % interval", *beside]
     columns += ["parameters", "multiply-adds", "latency ms"]
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    rows = []
     for role, values in _scores(tickets).items():
         ticket = tickets[role]
         spread = summarise_scores(values, images=images, measure=measure)
-        added = ticket.params - tickets["plain"].params
-        extra = f" (+{added:,})" if added else ""
-        latency = _DASH if ticket.latency_ms is None else f"{ticket.latency_ms:.2f}"
-        number = measure.number
-        interval = _DASH if spread.n < 2 else f"{number(spread.low)} to {number(spread.high)}"
-        more = "".join(f" {v[role]:.2f} |" if v else f" {_DASH} |" for v in beside.values())
-        lines.append(
-            f"| {role} | `{ticket.scheme}` | {number(spread.mean)} | {spread.n} | {interval} |"
-            f"{more} {ticket.params:,}{extra} | {ticket.macs:,} | {latency} |"
-        )
-    return "\n".join(lines)
+        mean, interval = _mean_and_interval(spread, measure)
+        params, latency = _cost(ticket, tickets["plain"])
+        more = [f"{v[role]:.2f}" if v else _DASH for v in beside.values()]
+        row = [role, f"`{ticket.scheme}`", mean, str(spread.n), interval, *more]
+        rows.append([*row, params, f"{ticket.macs:,}", latency])
+    return markdown_table(columns, rows)
+
+
+def _mean_and_interval(spread: Summary, measure: Measure) -> tuple[str, str]:
+    number = measure.number
+    interval = _DASH if spread.n < 2 else f"{number(spread.low)} to {number(spread.high)}"
+    return number(spread.mean), interval
+
+
+def _cost(ticket: Ticket, plain: Ticket) -> tuple[str, str]:
+    """Return the parameters of a ticket, with what it has more than plain, and its latency."""
+    added = ticket.params - plain.params
+    latency = _DASH if ticket.latency_ms is None else f"{ticket.latency_ms:.2f}"
+    return f"{ticket.params:,}" + (f" (+{added:,})" if added else ""), latency
 
 
 def _measure(tickets: Mapping[str, Ticket]) -> Measure:
@@ -258,7 +267,7 @@ def write_report(
     curves: Mapping[str, Sequence[Sequence[float]]] | None = None,
     passengers: str = "",
 ) -> Path:
-    """Write report.md, its figures and figures/trials.csv.
+    """Write report.md and report.html, their figures and figures/trials.csv.
 
         write_report(
             "studies/mine",
@@ -295,7 +304,8 @@ def write_report(
     accuracies = _scores(tickets)
     blocks = blocks or blocks_of_trials(ticket, search)
     differences = _paired(tickets, accuracies, images, measure)
-    _draw(folder / "figures", tickets, search, blocks, images, curves or {})
+    largest = tested.part.majority if tested else 0.0
+    _draw(folder / "figures", tickets, search, blocks, images, curves or {}, largest)
     start = _start(ticket.config["retrain"])
     head = [
         claims_text(claims_of(tickets)),
@@ -336,7 +346,7 @@ def write_report(
         "## How it was measured",
         _method(ticket, hardware, measure, search.latency),
     ]
-    return write_text(folder / "report.md", "\n\n".join(parts) + "\n")
+    return write_page(folder / "report.md", "\n\n".join(parts) + "\n")
 
 
 def _measured(measure: Measure) -> str:
@@ -379,7 +389,9 @@ def _draw(
     blocks: Blocks,
     images: int,
     curves: Mapping[str, Sequence[Sequence[float]]],
+    largest: float,
 ) -> None:
+    """Draw all figures; `largest` is the per cent of the largest class of the test images."""
     ticket, measure = tickets["ticket"], _measure(tickets)
     kinds = [spec.kind for spec in ticket.attention]
     draw_ticket(
@@ -387,6 +399,7 @@ def _draw(
         ticket.scheme,
         kinds=kinds,
         title=f"{ticket.backbone} on {ticket.dataset}: ticket {ticket.scheme}",
+        table=_beside_the_ticket(tickets, images),
     )
     if blocks.effects:
         draw_blocks(
@@ -415,8 +428,26 @@ def _draw(
     draw_costs(figures / "accuracy.png", networks, cost=cost, images=images, measure=measure)
     if curves:
         drawn_once = {label: curves[roles[0]] for label, roles in _labels(tickets).items()}
-        draw_curves(figures / "curves.png", drawn_once, score="training accuracy, %")
+        least = max(largest, 100 / ticket.classes)
+        named = "largest class of\nthe test" if largest == least else "chance"
+        floor = (f"{named}, {least:.1f} %", least)
+        score = "training accuracy, %"
+        draw_curves(figures / "curves.png", drawn_once, score=score, floor=floor)
     write_text(figures / "trials.csv", search.to_csv())
+
+
+def _beside_the_ticket(tickets: Mapping[str, Ticket], images: int) -> list[list[str]]:
+    """Return what the ticket's figure tells of it, plain and full, row by row, the heads first."""
+    scores, measure = _scores(tickets), _measure(tickets)
+    n = len(scores["ticket"])
+    heads = ["network", f"test {_with_unit(measure)}", f"95 % interval, n = {n}"]
+    rows = [[*heads, "parameters", "latency ms"]]
+    for label, (role, *_) in _labels(tickets).items():
+        if role.split("-")[0] in ("ticket", "plain", "full"):
+            spread = summarise_scores(scores[role], images=images, measure=measure)
+            told = _mean_and_interval(spread, measure)
+            rows.append([label, *told, *_cost(tickets[role], tickets["plain"])])
+    return rows
 
 
 def _labels(tickets: Mapping[str, Ticket]) -> dict[str, list[str]]:
@@ -600,21 +631,17 @@ def _blocks(blocks: Blocks, ticket: Ticket, measure: Measure) -> list[str]:
     choices = dict(
         zip(Scheme.parameter_names(ticket.scheme.stages), ticket.scheme.choices, strict=True)
     )
-    lines = [
-        f"| block | kind | {_differences(measure)} | 95 % interval | reading | in the ticket |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = ["block", "kind", _differences(measure), "95 % interval", "reading", "in the ticket"]
+    rows = []
     for effect, reading in zip(effects, readings(effects), strict=True):
         choice = choices[effect.block]
         taken = choice > 0 and ticket.attention[choice - 1].kind == effect.kind
-        lines.append(
-            f"| {effect.block} | {effect.kind.upper()} | {signed(effect.points, measure)} | "
-            f"{signed(effect.low, measure)} to {signed(effect.high, measure)} | {reading} | "
-            f"{'yes' * taken} |"
-        )
+        between = f"{signed(effect.low, measure)} to {signed(effect.high, measure)}"
+        row = [effect.block, effect.kind.upper(), signed(effect.points, measure), between]
+        rows.append([*row, reading, "yes" * taken])
     return [
         "![effects of the blocks](figures/blocks.png)",
-        "\n".join(lines),
+        markdown_table(heads, rows),
         f"{_gains(measure)} that a kind adds at a block, in the mean over the other "
         f"blocks' choices. {blocks.measured} Readings are at 5 % for all rows at once (Holm); "
         "intervals are not corrected.",
@@ -690,27 +717,24 @@ def _said(
     measure: Measure,
 ) -> str:
     """Return what the ticket has more than each control, and what can be resolved at all."""
-    lines = [
-        f"| ticket minus | {_differences(measure)} | 95 % interval | n |",
-        "|---|---|---|---|",
-    ]
-    lines += [
+    rows = [
         _difference(role, differences[role], measure)
         if role in differences
-        else f"| {role} | the same network | {_DASH} | {_DASH} |"
+        else (role, "the same network", _DASH, _DASH)
         for role in tickets
         if role != "ticket"
     ]
     mean = summarise(accuracies["plain"]).mean
     told = _resolution(list(differences.values()), mean, images, measure)
-    return "\n".join(lines) + "\n\n" + told
+    heads = ("ticket minus", _differences(measure), "95 % interval", "n")
+    return f"{markdown_table(heads, rows)}\n\n{told}"
 
 
-def _difference(role: str, spread: Summary, measure: Measure) -> str:
+def _difference(role: str, spread: Summary, measure: Measure) -> tuple[str, ...]:
     """Return the row of one control."""
     interval = f"{signed(spread.low, measure)} to {signed(spread.high, measure)}"
     interval = _DASH if math.isnan(spread.low) else interval
-    return f"| {role} | {signed(spread.mean, measure)} | {interval} | {spread.n} |"
+    return role, signed(spread.mean, measure), interval, str(spread.n)
 
 
 def _resolution(differences: Sequence[Summary], mean: float, images: int, measure: Measure) -> str:
@@ -754,16 +778,13 @@ def _front(front: Front, ticket: Ticket, valid: Part | None, measure: Measure) -
     """Return the table of the front with its picture, and how the ticket was chosen of it."""
     names, chosen = front.objectives, str(ticket.scheme)
     cost = next(name for name in names if name != measure.name)
-    lines = [
-        f"| scheme | {' | '.join(names)} | |",
-        f"|---|{'---|' * len(names)}---|",
-    ]
+    lines = []
     rows = [(scheme, values, "") for scheme, values in front.points.items()]
     roles = {scheme: "ticket" for scheme in front.points if scheme == chosen}
     references = [(role, values, "for comparison") for role, values in front.references.items()]
     for what, values, note in (*rows, *references):
-        shown = " | ".join(_shown(name, value) for name, value in zip(names, values, strict=True))
-        lines.append(f"| `{what}` | {shown} | {roles.get(what, note)} |")
+        shown = [_shown(name, value) for name, value in zip(names, values, strict=True)]
+        lines.append([f"`{what}`", *shown, roles.get(what, note)])
     images = f" over the {valid.images:,} validation images" if valid else ""
     rule = f"the one with the highest {measure.title}"
     if measure == ACCURACY:
@@ -777,7 +798,7 @@ def _front(front: Front, ticket: Ticket, valid: Part | None, measure: Measure) -
     return [
         "## The front",
         "![front](figures/front.png)",
-        "\n".join(lines),
+        markdown_table(("scheme", *names, ""), lines),
         f"No scheme that was tried beats one of these in {' and '.join(names)} at once. The "
         f"ticket is {rule}. It alone was trained {_start(ticket.config['retrain'])}; the others "
         "are as the search scored them, on the images that chose them. "
@@ -786,7 +807,7 @@ def _front(front: Front, ticket: Ticket, valid: Part | None, measure: Measure) -
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{value:,.0f}" if name in ("params", "macs") else f"{value:.2f}"
+    return f"{value:,.0f}" if name in ("params", "macs") else f"{value:z.2f}"
 
 
 def _search(search: SearchSummary) -> str:
@@ -800,7 +821,7 @@ def _search(search: SearchSummary) -> str:
             f"{search.spread}."
         )
     best, random = (
-        f"best reward {max(rewards):.3f}" if rewards else "none of them has a reward"
+        f"best reward {max(rewards):z.3f}" if rewards else "none of them has a reward"
         for rewards in (
             [row.reward for row in complete(rows) if row.reward is not None]
             for rows in (search.trials, search.random)

@@ -171,8 +171,8 @@ class Redundancy:
         if not known:
             return "T4: no stage has two blocks whose attention maps vary, so none can be alike"
         return (
-            f"T4: attention maps of two blocks of a stage correlate by {self.mean:.2f} in the "
-            f"mean ({min(known):.2f} to {max(known):.2f}, {len(known)} pairs); the best ticket "
+            f"T4: attention maps of two blocks of a stage correlate by {self.mean:z.2f} in the "
+            f"mean ({min(known):z.2f} to {max(known):z.2f}, {len(known)} pairs); the best ticket "
             f"keeps {self.density:.0%} of the blocks"
         )
 
@@ -207,7 +207,7 @@ class Theory:
             "T1: too few blocks to tell whether dispersion orders the losses"
             if math.isnan(self.tau)
             else f"T1: dispersion against accuracy lost when one module becomes a constant: "
-            f"Kendall's tau {self.tau:.2f} (p = {self.p:.2g}, {len(self.singles)} blocks)"
+            f"Kendall's tau {self.tau:z.2f} (p = {self.p:.2g}, {len(self.singles)} blocks)"
         )
         return [
             self.bound.line,

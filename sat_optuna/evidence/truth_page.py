@@ -24,6 +24,7 @@ from sat_optuna.evidence.contributions import (
 )
 from sat_optuna.evidence.effects import Effect
 from sat_optuna.evidence.figures import draw_ranking, draw_truth
+from sat_optuna.evidence.pages import markdown_table
 from sat_optuna.evidence.ranking import (
     LEAST_SUPERNETS,
     Tau,
@@ -175,11 +176,7 @@ def _text(measure: Measure, value: float, low: float = math.nan, high: float = m
 
 
 def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+    return markdown_table(head, rows).splitlines()
 
 
 def _first(effects: Sequence[Effect], measure: Measure) -> str:
@@ -390,7 +387,7 @@ def _stable(
         each = [main_effects(choices, values[:, [column]], **of) for column in (one, two)]
         tau = agreement(*each)[0]
         if not math.isnan(tau):
-            said.append(f"two training seeds rank the blocks' effects with tau {tau:.2f}")
+            said.append(f"two training seeds rank the blocks' effects with tau {tau:z.2f}")
     return [f"{one[0].upper()}{one[1:]}." for one in said]
 
 
@@ -398,8 +395,8 @@ def _tau(tau: Tau) -> str:
     if math.isnan(tau.tau):
         return ""  # nothing is ranked
     if math.isnan(tau.low):
-        return f"{tau.tau:.2f}"
-    return f"{tau.tau:.2f} ({tau.low:.2f} to {tau.high:.2f})"
+        return f"{tau.tau:z.2f}"
+    return f"{tau.tau:z.2f} ({tau.low:z.2f} to {tau.high:z.2f})"
 
 
 def _supernets(

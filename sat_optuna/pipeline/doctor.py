@@ -6,8 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sat_optuna.errors import SatOptunaError, readable
+
+if TYPE_CHECKING:
+    from sat_optuna.pipeline.folder import StudyFolder
 
 __all__ = ["Finding", "examine"]
 
@@ -29,7 +33,7 @@ class Finding:
 
     Attributes:
         subject: what was looked at.
-        state: `ok`, or `look` where something wants a hand.
+        state: `ok`, `look` where something wants a hand, or `fixed`.
         finding: what was found, and what to do.
     """
 
@@ -83,7 +87,7 @@ def _store(mlruns: Path) -> Iterator[Finding]:
         return
     yield Finding("mlflow store", "ok", uri)
     if stale:
-        remedy = "the next search or retrain of their study ends them"
+        remedy = "end them with: sat-optuna doctor --fix"
         yield Finding("mlflow store", "look", f"runs of dead processes: {stale}; {remedy}")
 
 
@@ -97,6 +101,7 @@ def _study(folder: Path) -> Iterator[Finding]:
 
     looked_at = StudyFolder(folder)
     db = looked_at.db
+    yield from _owed(looked_at)
     try:
         if not looked_at.has_search():
             remedy = f"not searched yet; run: sat-optuna run {looked_at.argument}"
@@ -125,3 +130,17 @@ def _study(folder: Path) -> Iterator[Finding]:
         for blocker in blocking_trials(study):
             advice = f"wait for it, or end the process and finish it with: {remedy}"
             yield Finding(subject, "look", f"{blocker}; {advice}")
+
+
+def _owed(study: "StudyFolder") -> Iterator[Finding]:
+    """Look for what MLflow lacks of a study, whose command was killed or whose store failed."""
+    from sat_optuna.pipeline.owed import Owed
+
+    owed = Owed(study)
+    subject = f"study {study.name}"
+    if (debt := owed.here) and debt.is_left:
+        yield Finding(subject, "look", f"{debt}; log them with: sat-optuna doctor --fix")
+    for debt in owed.elsewhere:
+        if debt.is_left:
+            remedy = "set MLFLOW_TRACKING_URI to that store and run: sat-optuna doctor --fix"
+            yield Finding(subject, "look", f"{debt}; {remedy}")

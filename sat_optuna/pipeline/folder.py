@@ -162,14 +162,18 @@ class StudyFolder:
         return self.work / "supernet.safetensors"
 
     @property
+    def project(self) -> Path:
+        """The folder that holds studies/; of a study outside of one, the folder it lies in."""
+        parent = self.folder.parent
+        return parent.parent if parent.name == STUDIES.name else parent
+
+    @property
     def mlruns(self) -> Path:
         """The project's mlruns/: of the nearest parent that has one, else beside studies/.
 
         That of a study outside of a studies/ lies beside the study.
         """
-        parent = self.folder.parent
-        beside = parent.parent if parent.name == STUDIES.name else parent
-        return nearest_mlruns(parent) or beside / "mlruns"
+        return nearest_mlruns(self.folder.parent) or self.project / "mlruns"
 
     @cached_property
     def records(self) -> Records:
@@ -304,6 +308,13 @@ class StudyFolder:
             )
         return load_study(self.storage, self.search_name + suffix)
 
+    @property
+    def search_id(self) -> int:
+        """Optuna's number of the search in its database, which the dashboard's pages have."""
+        from sat_optuna.sampler.storage import backend_of
+
+        return backend_of(self.optuna_study())[1]
+
     def unfinished(self, suffix: str = "") -> int:
         """Return how many trials nobody has begun, or a dead process has left unfinished."""
         from optuna.trial import TrialState
@@ -313,6 +324,36 @@ class StudyFolder:
         opened = self.optuna_study(suffix)
         waiting = opened.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return len(waiting) + len(stale_trials(opened))
+
+    def release_dead(self) -> dict[str, list[int]]:
+        """Let the trials that dead processes left RUNNING wait for the next run of their step.
+
+        Nothing is done to the trials of a step that another process is at work on.
+
+        Returns:
+            Their numbers, by the name of the command that finishes them: search, retrain, truth.
+        """
+        from filelock import FileLock, Timeout
+
+        from sat_optuna.search.storage import writing
+        from sat_optuna.search.study import load_study
+        from sat_optuna.search.unfinished import release_stale
+
+        if not self.db.exists():
+            return {}
+        import optuna
+
+        released = {}
+        names = optuna.get_all_study_names(self.storage)
+        commands = dict.fromkeys(names, "retrain")
+        commands |= {self.search_name: "search", self.truth_name: "truth"}
+        self.work.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            lock = "truth.lock" if commands[name] == "truth" else "lock"
+            with suppress(Timeout), FileLock(self.work / lock, timeout=0), writing(name):
+                if numbers := release_stale(load_study(self.storage, name)):
+                    released[commands[name]] = numbers
+        return released
 
     def ticket(self, trial: int | None = None) -> "Ticket":
         """Return a trial of the search as a ticket, without retrained scores.

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
-from functools import partial
 from math import isnan
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from sat_optuna.errors import SatOptunaWarning, readable
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done, digest_of
+from sat_optuna.pipeline.owed import Owed
 from sat_optuna.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -33,20 +33,31 @@ __all__ = ["SERVED_AT", "StudyLog", "trials_digest"]
 
 SERVED_AT = "http://127.0.0.1:5000"  # by `sat-optuna ui`, unless its --port says otherwise
 
+_LATER = (
+    "the study goes on without it, and what it lacks is logged later: by the same command, or by "
+    "sat-optuna doctor --fix"
+)
+
 
 class StudyLog:
     """What of a study is in the MLflow store that would be used now.
 
-    A study that is logged already need not import MLflow to find that out.
+    A study that is logged already need not import MLflow to find that out. A store that fails ends
+    no search and no retraining: what it lacks is noted, and logged by a later command.
 
     Args:
         study: the study's folder.
+        hurry: whether somebody waits, so that a store that is slow is left for later.
+
+    Attributes:
+        owed: what the store lacks.
     """
 
-    def __init__(self, study: "StudyFolder") -> None:
+    def __init__(self, study: "StudyFolder", *, hurry: bool = True) -> None:
         from sat_optuna.tracking import store_file, store_uri
 
-        self._study = study
+        self.owed = Owed(study)
+        self._study, self._hurry = study, hurry
         # A digest, since a store's address may hold a password.
         self._uri = store_uri(study.mlruns)
         self._step = f"mlflow-{digest_of(self._uri)[:12]}"
@@ -54,11 +65,13 @@ class StudyLog:
 
     def has_trials(self, trials: "Sequence[FrozenTrial]") -> bool:
         """Tell whether all these trials are in the store."""
-        return self._made().get("trials") == trials_digest(trials)
+        logged = self._made().get("trials") == trials_digest(trials)
+        return logged and not self.owed.lacks("trials")
 
     def has_retrainings(self, outcome: "Outcome") -> bool:
         """Tell whether all retrainings of an outcome are in the store."""
-        return self._made().get("retrainings") == digest_of(outcome.decided)
+        logged = self._made().get("retrainings") == digest_of(outcome.decided)
+        return logged and not self.owed.lacks("retrainings")
 
     @property
     def table(self) -> str:
@@ -75,39 +88,46 @@ class StudyLog:
     def trials(self, study: "optuna.Study") -> "Iterator[Callable[[FrozenTrial], object]]":
         """Yield what logs a finished trial; trials that nobody has logged are logged first.
 
-        A store that takes a trial no more, or is locked, does not end the search: what it lacks is
-        logged later in the search, at its end, or by the next one.
+        What the store does not take is logged later in the search, at its end, or by the next one.
 
         Args:
             study: the Optuna study of this folder.
-
-        Raises:
-            TrackingError: the store cannot be opened, and is not locked.
         """
         from sat_optuna.search.study import finished_trials
-        from sat_optuna.tracking import StoreLockedError, TrackingError
+        from sat_optuna.tracking import MLflowLog, Patience, TrackingError
 
         log: MLflowLog | None = None
-        begun = False
+        wait, searched = Patience(), False
         try:
             with ExitStack() as stack:
-                try:
-                    log = stack.enter_context(self._opened(study))
-                    log.catch_up(study)
-                except StoreLockedError as error:
-                    _warn(f"{error.what}; the search goes on, and its trials are logged later")
-                begun = True
-                yield (lambda _: None) if log is None else partial(log.log_or_later, study)
+
+                def log_trial(trial: "FrozenTrial | None") -> None:
+                    nonlocal log, searched
+                    searched = trial is not None
+                    if log is None:
+                        if not wait.is_over:
+                            return
+                        try:
+                            log = stack.enter_context(self._opened(study, "trials"))
+                        except TrackingError as error:
+                            wait.failed(MLflowLog.patience)
+                            _warn(f"{error.what}; {_LATER}")
+                            return
+                        trial = None
+                    log.log_or_later(study, trial)
+
+                log_trial(None)
+                yield log_trial
+                if log is None and not searched:  # it has just been tried
+                    return
                 if log is None:
-                    log = stack.enter_context(self._opened(study))
+                    log = stack.enter_context(self._opened(study, "trials"))
                     log.catch_up(study)
                 elif log.is_behind:
                     log.catch_up(study)
                 self._log_search(log, study)
         except TrackingError as error:
-            if not begun:
-                raise
-            _warn(f"{error.what}; nothing else is missing, and the same command logs it later")
+            _warn(f"{error.what}; {_LATER}")
         else:
             self._note(trials=trials_digest(finished_trials(study)))
 
@@ -135,9 +155,11 @@ class StudyLog:
         """
         from sat_optuna.tracking import TrackingError
 
-        def warn(error: TrackingError) -> None:
+        def put_off(error: TrackingError) -> None:
+            self.owed.owe("retrainings", error.what)
             _warn(f"{error.what}; the retrainings go on, and are logged at their end")
 
+        self.owed.begin("retrainings")
         try:
             log = self._open(outcome.study.optuna_study(), running=False)
             summaries = {
@@ -147,7 +169,7 @@ class StudyLog:
                 for scheme in outcome.distinct
             }
         except TrackingError as error:
-            warn(error)
+            put_off(error)
             yield _nowhere
             return
         failed = False
@@ -159,14 +181,19 @@ class StudyLog:
                     _log_retraining(log, outcome, result, summaries[result.scheme])
                 except TrackingError as error:
                     failed = True
-                    warn(error)
+                    put_off(error)
 
         try:
             yield on_result
         except BaseException as error:
-            with suppress(TrackingError):
+            try:
                 for run_id in summaries.values():
                     log.finish_summary(run_id, _status(error))
+            except TrackingError as lost:
+                self.owed.owe("retrainings", lost.what)
+            else:  # those that are finished are logged, and the others are not made yet
+                if not failed:
+                    self.owed.pay("retrainings")
             raise
 
     def log_retrainings(self, outcome: "Outcome") -> str | None:
@@ -183,14 +210,14 @@ class StudyLog:
         try:
             return self._log_retrainings(outcome)
         except TrackingError as error:
-            _warn(f"{error.what}; nothing else is missing, and the same command logs it later")
+            _warn(f"{error.what}; {_LATER}")
             return None
 
     def _log_retrainings(self, outcome: "Outcome") -> str:
         from sat_optuna.evidence.verdicts import claims_of, claims_text, headline
 
         claims, summaries = claims_of(outcome.tickets), dict[Scheme, str]()
-        with self._opened(outcome.study.optuna_study(), running=False) as log:
+        with self._opened(outcome.study.optuna_study(), "retrainings", running=False) as log:
             for scheme in outcome.distinct:
                 network = _network(outcome, scheme)
                 run_id = log.begin_summary(network, params=_params(outcome, scheme))
@@ -230,7 +257,7 @@ class StudyLog:
         pages = [path for path in files.values() if path.parent == self._study.folder]
         drawn = [path for path in files.values() if path.parent != self._study.folder]
         try:
-            with self._opened(outcome.study.optuna_study(), running=False) as log:
+            with self._opened(outcome.study.optuna_study(), "report", running=False) as log:
                 study = log.study_run
                 log.log_files(study, pages)
                 log.log_files(study, drawn, folder="figures")
@@ -252,25 +279,46 @@ class StudyLog:
         from sat_optuna.tracking import TrackingError
 
         try:
-            with self._opened(study, running=False) as log:
+            with self._opened(study, "report", running=False) as log:
                 log.log_blocks(text, {f"{e.block}.{e.kind}": e.points for e in effects})
         except TrackingError as error:
             _warn(f"{error.what}; the report has what each block does")
 
     @contextmanager
-    def _opened(self, study: "optuna.Study", *, running: bool = True) -> "Iterator[MLflowLog]":
-        """Open the study's run in MLflow, and close it, if it runs, with how the block ended."""
+    def _opened(
+        self, study: "optuna.Study", part: str, *, running: bool = True
+    ) -> "Iterator[MLflowLog]":
+        """Open the study's run in MLflow, and close it, if it runs, with how the block ended.
+
+        Args:
+            study: the Optuna study of this folder.
+            part: what the block logs; it is owed until the block has ended well.
+            running: whether the study is searched.
+        """
         from sat_optuna.tracking import TrackingError
 
-        log = self._open(study, running=running)
+        log: MLflowLog | None = None
+        self.owed.begin(part)
         try:
-            yield log
-        except BaseException as error:
-            # Closing may fail for the same reason; the first reason is the one to tell.
-            with suppress(TrackingError):
-                log.close_study(_status(error))
+            log = self._open(study, running=running)
+            try:
+                yield log
+            except BaseException as error:
+                # Closing may fail for the same reason; the first reason is the one to tell.
+                with suppress(TrackingError):
+                    log.close_study(_status(error))
+                raise
+            log.close_study()
+        except TrackingError as error:
+            self.owed.owe(part, error.what)
             raise
-        log.close_study()
+        except BaseException:
+            if log is None or log.is_behind:
+                self.owed.owe(part, "the command was broken off")
+            else:
+                self.owed.pay(part)
+            raise
+        self.owed.pay(part)
 
     def _open(self, study: "optuna.Study", *, running: bool) -> "MLflowLog":
         from sat_optuna.search.study import UUID_KEY
@@ -278,8 +326,16 @@ class StudyLog:
         from sat_optuna.tracking import MLflowLog
 
         log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
-        uuid, measure = study.user_attrs[UUID_KEY], measure_of(study)
-        log.open_study(study.study_name, uuid, config=config, measure=measure, running=running)
+        if not self._hurry:
+            log.slow = float("inf")
+        log.open_study(
+            study.study_name,
+            study.user_attrs[UUID_KEY],
+            config=config,
+            measure=measure_of(study),
+            running=running,
+            place=self._study.project.name,
+        )
         log.end_stale_runs()
         return log
 
@@ -433,6 +489,11 @@ def _data(outcome: "Outcome") -> "UsedData":
 
 
 def _status(error: BaseException) -> str:
+    """Return how a run ended that this error ended; a failure of MLflow's own ends nothing."""
+    from sat_optuna.tracking import TrackingError
+
+    if isinstance(error, TrackingError):
+        return "FINISHED"
     return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 

@@ -162,11 +162,13 @@ class Reported:
 
     Attributes:
         path: of report.md.
+        page: of report.html, the same for a browser.
         tickets: by role, what it tells of.
         new: whether it was written now.
     """
 
     path: Path
+    page: Path
     tickets: Mapping[str, Ticket]
     new: bool
 

@@ -12,6 +12,7 @@ from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
+from sat_optuna.pipeline.dashboard import refresh
 from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.latency import kept_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
@@ -58,6 +59,7 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
         run_id = log.log_retrainings(outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
         _note_verdicts(outcome)
+        refresh(study)
     result = Retrained(
         tickets={role: Ticket.load(path) for role, path in outcome.paths.items()},
         networks=len(outcome.jobs),
@@ -184,11 +186,15 @@ def train_missing(
 
 
 def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
-    """Write the report, unless it is there and of these tickets.
+    """Write the report, unless it is there and of these tickets; and its page for a browser.
+
+    report.html is always of the report.md beside it, whoever wrote that.
 
     Raises:
         StudyError: the retrainings are not finished.
     """
+    from sat_optuna.evidence.pages import write_html
+
     trials, outcome = searched_trials(study), read_outcome(study)
     if not outcome.is_written:
         raise StudyError(
@@ -209,7 +215,9 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     }
     # A report that somebody has written into is left as it is.
     drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
-    optional = [study.folder / "figures" / name for name in drawn]
+    pictures = [name for name in (*names, *drawn) if name.endswith(".png")]
+    vectors = [f"{name.removesuffix('.png')}.svg" for name in pictures]  # where they are small
+    optional = [study.folder / "figures" / name for name in (*drawn, *vectors)]
     record = study.records.get("report")
     files |= {file.name: file for file in optional if record and file.name in record.made}
     new = not study.records.is_finished("report", decided) or not all(
@@ -222,9 +230,14 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         files |= {file.name: file for file in optional}
         files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
-        study.records.write("report", Done(decided, made, finished=True))
-    StudyLog(study).log_report(outcome, files)
-    result = Reported(path=path, tickets=tickets, new=new)
+    else:
+        made = dict(record.made) if record else {}
+    page = write_html(path)  # costs little, and is not written where it is so already
+    study.records.write(
+        "report", Done(decided, {**made, page.name: sha256_of(page)}, finished=True)
+    )
+    StudyLog(study).log_report(outcome, {**files, page.name: page})
+    result = Reported(path=path, page=page, tickets=tickets, new=new)
     on_event(Event(step="report", done=1, total=1, made=result, finished=True))
     return result
 
@@ -288,6 +301,7 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         hardware=outcome.measured["hardware"],
         curves=_curves(outcome),
     )
+    refresh(study, blocks.effects)
 
 
 def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:

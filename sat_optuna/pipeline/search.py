@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sat_optuna.errors import StudyError
 from sat_optuna.events import GETTING_READY, Event, OnEvent
+from sat_optuna.pipeline.dashboard import note_references, refresh
 from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.latency import measure_latency
 from sat_optuna.pipeline.mlflow_log import StudyLog
@@ -45,6 +46,8 @@ def search(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Searched
     )
     if not result.left and result.best:
         find_passengers(study, on_event=on_event)
+    if result.new:
+        refresh(study)
     return result
 
 
@@ -354,6 +357,8 @@ def _score(
         on_batch=objective.score_ahead if isinstance(objective, SupernetObjective) else None,
         on_trial=on_trial,
     )
+    if step == "search" and isinstance(objective, SupernetObjective):
+        note_references(opened, objective)
 
 
 def _is_complete(trial: "FrozenTrial") -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sat_optuna.config.config import decided
-from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.errors import SatOptunaError, SatOptunaWarning
 from sat_optuna.events import GETTING_READY, Event, OnEvent
 from sat_optuna.files import check_writable, sha256_of
 from sat_optuna.pipeline.ahead import training_ahead
@@ -33,14 +33,12 @@ __all__ = ["pretrain", "report", "retrain", "run", "score_all", "search"]
 
 def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
     """Go the whole road; where search.timeout ends the search, it ends there."""
-    from sat_optuna.tracking import check_store
-
     if not study.has_search():  # where it was begun: no torch for nothing
         first = "pretrain" if study.uses_supernet else "search"
         on_event(Event(step=first, done=0, total=1, message=GETTING_READY))
         check_writable(study.db)
         if mlflow:
-            check_store(study.mlruns)
+            _look_at_store(study)
         measure_latency(study, on_event)  # while the machine does nothing else
         study.parts.check_search()
     with training_ahead(study):
@@ -64,6 +62,21 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
     reported = report(study, on_event=on_event)
     tickets = reported.tickets
     return RunResult(ticket=tickets["ticket"], tickets=tickets, report=reported.path)
+
+
+def _look_at_store(study: "StudyFolder") -> None:
+    """Say at once, before hours of training, what the search would say of MLflow's store."""
+    from sat_optuna.tracking import check_store
+
+    try:
+        check_store(study.mlruns)
+    except SatOptunaError as error:
+        warnings.warn(
+            f"nothing can be logged to MLflow now: {error}; the study goes on, and is logged "
+            "later: by the same command, or by sat-optuna doctor --fix",
+            SatOptunaWarning,
+            stacklevel=2,
+        )
 
 
 def _run_folded(study: "StudyFolder", on_event: OnEvent) -> RunResult:

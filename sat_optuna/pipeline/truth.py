@@ -32,12 +32,12 @@ from sat_optuna.events import Event, OnEvent
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.controls import full_roles
 from sat_optuna.evidence.effects import noise_of
+from sat_optuna.evidence.pages import write_page
 from sat_optuna.evidence.retrain import in_processes, metric_of, processes_for
 from sat_optuna.evidence.supernet_scores import SupernetScores
 from sat_optuna.evidence.truth import TruthTable
 from sat_optuna.evidence.truth_page import draw_truth_figures, truth_markdown
 from sat_optuna.evidence.truth_runs import TruthJob, TruthResult, seconds_of, train_entries
-from sat_optuna.files import write_text
 from sat_optuna.pipeline.latency import hardware_of
 from sat_optuna.pipeline.results import CheckedEntry, TruthMade
 from sat_optuna.pipeline.truth_supernets import score_supernets, telling_of_kills
@@ -46,6 +46,7 @@ from sat_optuna.sampler.storage import id_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import WORKER_KEY, scheme_space, suggest_scheme
 from sat_optuna.search.storage import writing
+from sat_optuna.search.study import name_objectives
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.materialise import supernet_of
@@ -118,7 +119,7 @@ def _write_page(study: "StudyFolder", table: TruthTable) -> Path | None:
     scores = held.by_recipe if held else None
     draw_truth_figures(study.folder, table, scores)
     text = truth_markdown(table, scores, command=command)
-    return write_text(study.folder / "truth.md", text)
+    return write_page(study.folder / "truth.md", text)
 
 
 def _train(plan: "_Plan", runs: "_Runs", *, workers: int, on_event: OnEvent) -> int:
@@ -414,6 +415,7 @@ def _begin(plan: _Plan, held: "Mapping[Key, Row]") -> optuna.Study:
             sampler=optuna.samplers.RandomSampler(seed=0),
             direction="maximize" if plan.metric.measure.better == "higher" else "minimize",
         )
+        name_objectives(opened, (plan.metric.name,))
         if _DECIDED_KEY not in opened.user_attrs:
             opened.set_user_attr(_DECIDED_KEY, plan.decided)
         known = {_key_of(trial) for trial in opened.get_trials(deepcopy=False)}

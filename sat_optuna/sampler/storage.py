@@ -124,7 +124,7 @@ def given_to(trial: Trial | FixedTrial) -> Mapping[str, Any]:
     return given
 
 
-def id_of(trial: FrozenTrial) -> int:
+def id_of(trial: Trial | FrozenTrial) -> int:
     """Return the id of a trial in its storage, which is not its number."""
     return trial._trial_id
 

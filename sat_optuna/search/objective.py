@@ -37,7 +37,7 @@ from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import COUNTS_KEY, WORKER_KEY, AnyTrial, suggest_scheme
 from sat_optuna.search.storage import together
-from sat_optuna.search.study import hold_to, note_machine
+from sat_optuna.search.study import REWARD, hold_to, name_objectives, note_machine
 from sat_optuna.seeds import seed_for
 from sat_optuna.supernet.folding import check_foldable, check_trained, folded_network
 from sat_optuna.supernet.materialise import materialise
@@ -89,6 +89,7 @@ class _SchemeObjective:
             )
         self.objectives, self.latency = tuple(objectives), latency
         self.task.check_targets(self.data.targets, of=f"data {self.data.name!r}")
+        self._rewarded = ""  # the study whose objective was named last
         self._way: dict[str, Any] = {}  # how a scheme is scored; each objective says its own
         self.stages = net.stages
         self.kinds = tuple(spec.kind for spec in net.specs)
@@ -180,7 +181,9 @@ class _SchemeObjective:
             self._valid_counts and COUNTS_KEY not in trial.study.user_attrs
         ):  # what an accuracy is to be compared with
             trial.study.set_user_attr(COUNTS_KEY, self._valid_counts)
-        self._name_reward(trial.study)
+        if self._rewarded != trial.study.study_name:
+            self._name_reward(trial.study)
+            self._rewarded = trial.study.study_name
         trial.set_user_attr(WORKER_KEY, worker_name())
         scheme = suggest_scheme(trial, self.stages, self.kinds)
         cost: Cost = self.costs.cost(scheme)
@@ -195,14 +198,13 @@ class _SchemeObjective:
 
     def _name_reward(self, study: optuna.Study) -> None:
         """Say what the reward is of, where optuna-dashboard shows it; else it is of accuracy."""
-        if self.metric.name == "accuracy" or len(study.directions) > 1 or study.metric_names:
+        if len(study.directions) > 1 or (study.metric_names or [REWARD]) != [REWARD]:
             return
         measure = self.metric.measure
         minus = "" if measure.better == "higher" else "-"
         unit = f", {measure.unit}" if measure.unit else ""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([f"reward: {minus}{measure.title} + sparsity bonus{unit}"])
+        named = f"{REWARD}: {minus}{measure.title} + sparsity bonus{unit}"
+        name_objectives(study, () if self.metric.name == "accuracy" else (named,))
 
     def finish(
         self, trial: AnyTrial, scheme: Scheme, evaluation: Evaluation

@@ -23,7 +23,14 @@ from sat_optuna.files import sqlite_url
 from sat_optuna.sampler.storage import backend_of
 from sat_optuna.search import tables
 
-__all__ = ["SQLiteStorage", "open_storage", "show_warnings_alone", "together", "writing"]
+__all__ = [
+    "SQLiteStorage",
+    "open_storage",
+    "show_warnings_alone",
+    "still_there",
+    "together",
+    "writing",
+]
 
 
 @dataclass(slots=True)
@@ -337,6 +344,28 @@ def writing(name: str) -> Iterator[None]:
         raise StudyError(
             f"cannot write the database of study {name!r} ({str(reason).splitlines()[0]}); what "
             "it held is kept: make room, or end what uses it, and run the same command again"
+        ) from error
+
+
+@contextmanager
+def still_there(study: optuna.Study) -> Iterator[None]:
+    """Turn a study that somebody deletes or renames while it is used into one sentence.
+
+    optuna-dashboard renames a study by copying it and deleting the one there was.
+
+    Raises:
+        StudyError: it is gone.
+    """
+    name, storage = study.study_name, study._storage
+    try:
+        yield
+    except KeyError as error:  # of Optuna's; or of a plugin, where the study is there
+        if name in optuna.get_all_study_names(storage):
+            raise
+        raise StudyError(
+            f"study {name!r} was deleted from its database, or renamed, while it was run; bring "
+            "study.db back from a copy, or run the same command again: a renamed one goes on, and "
+            "one that was deleted begins anew"
         ) from error
 
 

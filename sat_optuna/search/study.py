@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -20,7 +20,7 @@ from sat_optuna.config.objectives import directions_of
 from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler import PolicyGradientSampler
-from sat_optuna.sampler.storage import SamplerSettingsError, claim_study, id_of
+from sat_optuna.sampler.storage import SamplerSettingsError, backend_of, claim_study, id_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.baselines import NumberSeededSampler
 from sat_optuna.search.hub import HubSampler
@@ -33,7 +33,7 @@ from sat_optuna.search.space import (
     scheme_space,
     suggest_scheme,
 )
-from sat_optuna.search.storage import SQLiteStorage, together, writing
+from sat_optuna.search.storage import SQLiteStorage, still_there, together, writing
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.tasks import MetricError
 from sat_optuna.ticket import Setting
@@ -43,6 +43,7 @@ __all__ = [
     "CONFIG_KEY",
     "HUB",
     "MACHINE_KEY",
+    "REWARD",
     "UUID_KEY",
     "StudySampler",
     "build_pruner",
@@ -64,6 +65,10 @@ Objective: TypeAlias = Callable[[optuna.Trial], float | tuple[float, ...]]
 StudySampler: TypeAlias = PolicyGradientSampler | NumberSeededSampler | HubSampler
 HUB = "optunahub:"  # begins the names of OptunaHub's samplers
 
+REWARD = "reward"  # the name of the one objective, where there are not several
+
+# What is known of a study lies in user attributes, and stays there: when optuna-dashboard renames
+# a study it makes a new one, which gets these alone.
 CONFIG_KEY = "sat:config"
 UUID_KEY = "sat:uuid"
 # What machine, versions, threads and device the first trials were scored with.
@@ -141,7 +146,7 @@ def create_study(
             directions=directions_of(objectives),
             load_if_exists=True,
         )
-        if objectives:
+        if objectives or not study.metric_names:
             name_objectives(study, objectives)
         if UUID_KEY not in study.user_attrs:
             study.set_user_attr(UUID_KEY, str(uuid.uuid4()))
@@ -197,11 +202,15 @@ def hold_to(study: optuna.Study, scored_with: Mapping[str, Any]) -> None:
 
 
 def name_objectives(study: optuna.Study, objectives: Sequence[str]) -> None:
-    """Store the names of a study's objectives, which Optuna's plots and its dashboard show."""
-    if study.metric_names != list(objectives):
+    """Store the names of a study's objectives, which Optuna's plots and its dashboard show.
+
+    Without any there is one, the reward.
+    """
+    names = list(objectives or (REWARD,))
+    if study.metric_names != names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names(list(objectives))
+            study.set_metric_names(names)
 
 
 def note_machine(study: optuna.Study, device: str) -> None:
@@ -285,6 +294,9 @@ def run_trials(
     same rule, so an interrupted search equals an unbroken one. Enqueued trials are run all, in the
     places of their numbers; one with choices that are none of a scheme becomes FAIL.
 
+    A trial's start is when its scoring begins, not when it was asked: that of its batch where
+    `on_batch` scores the batch together, else its own turn.
+
     Args:
         study: opened by `create_study`.
         objective: an Optuna objective; a TrainingError or MetricError of it makes its trial FAIL.
@@ -301,7 +313,7 @@ def run_trials(
         The number of trials finished now.
 
     Raises:
-        StudyError: a trial belongs to a worker that is alive.
+        StudyError: a trial belongs to a worker that is alive, or the study was deleted.
     """
     stages, kinds = tuple(stages), tuple(kinds)
     space = scheme_space(stages, kinds)
@@ -324,15 +336,19 @@ def run_trials(
 
     deadline = time.monotonic() + timeout if timeout else float("inf")
     done = 0
-    with writing(study.study_name):
+    with writing(study.study_name), still_there(study):
         while True:
             in_time = time.monotonic() < deadline
             asked = _next_batch(study, suggested, trials=trials, batch=batch, in_time=in_time)
             if not asked:
                 return done
             if on_batch:
+                for trial in asked:
+                    _start_now(study, trial)
                 on_batch([scheme for trial in asked if (scheme := suggested(trial))])
             for trial in asked:
+                if not on_batch:
+                    _start_now(study, trial)
                 finished = _finish(study, trial, scored)
                 done += 1
                 if on_trial:
@@ -365,7 +381,20 @@ def _next_batch(
             trial.set_user_attr(WORKER_KEY, worker_name())
             suggest(trial)  # before the next is asked, which shall not repeat it
         taken.append(trial)
-    return taken
+    # Those that wait come after the taken ones above, and may have smaller numbers.
+    return sorted(taken, key=lambda trial: trial.number)
+
+
+def _start_now(study: optuna.Study, trial: optuna.Trial) -> None:
+    """Let a trial begin at this moment.
+
+    Optuna sets the start of a trial that was waiting. One that a kill leaves waiting between the
+    two lines is asked first by the next run, with the parameters that it has.
+    """
+    backend, _ = backend_of(study)
+    with suppress(UpdateFinishedTrialError):  # it is told when it is the trial's turn
+        backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
+        backend.set_trial_state_values(id_of(trial), TrialState.RUNNING)
 
 
 def _take_over(study: optuna.Study) -> list[optuna.Trial]:
@@ -384,9 +413,14 @@ def _take_over(study: optuna.Study) -> list[optuna.Trial]:
 
 
 def _finish(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> FrozenTrial:
-    """Score one trial and tell the study how it ended."""
+    """Score one trial and tell the study how it ended.
+
+    One that somebody ended meanwhile, by a button of optuna-dashboard for example, stays as it is.
+    """
     try:
         value = objective(trial)
+    except UpdateFinishedTrialError:
+        return _as_ended(study, trial)
     except optuna.TrialPruned:
         return study.tell(trial, state=TrialState.PRUNED)
     except (ChoiceError, MetricError, TrainingError) as error:
@@ -394,4 +428,23 @@ def _finish(study: optuna.Study, trial: optuna.Trial, objective: Objective) -> F
             warnings.warn(f"{error}; the trial becomes FAIL", SatOptunaWarning, stacklevel=2)
         trial.set_user_attr("error", str(error))
         return study.tell(trial, state=TrialState.FAIL)
-    return study.tell(trial, value)
+    try:
+        return study.tell(trial, value)
+    except (UpdateFinishedTrialError, ValueError):
+        backend, _ = backend_of(study)
+        if not backend.get_trial(id_of(trial)).state.is_finished():
+            raise
+        return _as_ended(study, trial)
+
+
+def _as_ended(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial:
+    """Return a trial as it is stored, and warn that somebody ended it."""
+    backend, _ = backend_of(study)
+    ended = backend.get_trial(id_of(trial))
+    warnings.warn(
+        f"trial {trial.number} was ended as {ended.state.name} while it was being scored, in "
+        "optuna-dashboard perhaps; it stays so, and the search goes on",
+        SatOptunaWarning,
+        stacklevel=3,
+    )
+    return ended

@@ -8,10 +8,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sat_optuna.processes import is_dead, worker_name
-from sat_optuna.sampler.storage import POLICY_KEY
+from sat_optuna.sampler.storage import POLICY_KEY, backend_of, id_of
 from sat_optuna.search.space import WORKER_KEY
 
-__all__ = ["Blocker", "blocking_trials", "stale_trials"]
+__all__ = ["Blocker", "blocking_trials", "release_stale", "stale_trials"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,22 @@ def stale_trials(study: optuna.Study) -> list[FrozenTrial]:
     """
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [t for t in running if not _at_work(t)]
+
+
+def release_stale(study: optuna.Study) -> list[int]:
+    """Let the trials that dead processes left RUNNING wait, and return their numbers.
+
+    A waiting trial keeps its number and its parameters. The next search asks it before it makes a
+    new one, and finishes it as if nothing had happened: FAIL would lose its place in its batch.
+
+    Call it while no other process works on the study, for a trial is RUNNING for a moment before
+    it names its worker: `StudyFolder.release_dead` holds the study's locks.
+    """
+    backend, _ = backend_of(study)
+    stale = stale_trials(study)
+    for trial in stale:
+        backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
+    return [trial.number for trial in stale]
 
 
 def blocking_trials(study: optuna.Study) -> list[Blocker]:

@@ -19,7 +19,7 @@ from sat_optuna.tracking.store import Point, RunStore, TrackingError
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["ChildRuns", "Record"]
+__all__ = ["ChildRuns", "Record", "status_of"]
 
 _SEARCH = "sat.search"  # the study's run, of a run that is not nested in it
 
@@ -142,8 +142,7 @@ class ChildRuns:
             found = self._runs(" AND attributes.status = 'RUNNING'")
             left = [run for run in found if is_dead(run.data.tags.get("sat.worker", ""))]
             for run in left:
-                status = _STATUS.get(run.data.tags.get("sat.state", ""), "KILLED")
-                self._store.end(run.info.run_id, status)
+                self._store.end(run.info.run_id, status_of(run.data.tags))
         self.forget()
         return len(left)
 
@@ -202,6 +201,11 @@ def _seen(run: "Run") -> _Child:
         done=ended and "sat.state" in tags,
         busy=not ended and worker != worker_name() and not is_dead(worker),
     )
+
+
+def status_of(tags: Mapping[str, str]) -> str:
+    """Return how a run ended that was left RUNNING: as its trial where it is complete."""
+    return _STATUS.get(tags.get("sat.state", ""), "KILLED")
 
 
 def _milliseconds(moment: datetime | None) -> int | None:

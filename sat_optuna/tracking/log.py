@@ -32,7 +32,9 @@ from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.processes import is_dead, worker_name
 from sat_optuna.ticket import ACCURACY, Measure
 from sat_optuna.tracking.child_runs import ChildRuns, Record
+from sat_optuna.tracking.limits import cut
 from sat_optuna.tracking.note import with_section
+from sat_optuna.tracking.patience import Patience
 from sat_optuna.tracking.store import (
     Point,
     RunStore,
@@ -89,15 +91,19 @@ class MLflowLog:
 
     As a callback it opens the study at its first call and logs the trials that earlier processes
     finished but did not log; then it logs each trial when it ends. Where the store does not take a
-    trial, locked by another process for example, that is said and the trial is logged with a later
-    one, or when the process exits: no search ends for the sake of its copy. The parent run is
-    closed when the process exits. Threads may share one log; each process makes its own.
+    trial, locked by another process or lost for example, that is said and the trial is logged with
+    a later one, or when the process exits: no search ends for the sake of its copy. The parent run
+    is closed when the process exits. Threads may share one log; each process makes its own.
 
     Attributes:
-        patience: seconds after which a store that took nothing is tried again.
+        patience: seconds after which a store that took nothing is tried again; twice as many each
+            time that it takes nothing again.
+        slow: seconds that a trial may take to be logged; where it takes more, trials are logged as
+            in a store that takes nothing.
     """
 
     patience = 60.0
+    slow = 5.0
 
     def __init__(self, root: str | Path = "mlruns", *, study_name: str | None = None) -> None:
         """Connect to the store: root/mlflow.db and root/artifacts/STUDY, made at the first use.
@@ -122,7 +128,7 @@ class MLflowLog:
         self._behind = False  # whether finished trials may be missing in the store
         self._unfollowed: list[FrozenTrial] = []  # logged trials that the study's run lacks
         self._followed_at = 0.0  # when it was last written
-        self._try_again = 0.0  # when, where the store took nothing
+        self._wait = Patience()  # where the store took nothing
         with contextlib.suppress(StoreLockedError):
             _ = self._store
 
@@ -136,6 +142,15 @@ class MLflowLog:
         """The URL of the database or of the server that has the runs."""
         return store_uri(self._root)
 
+    @property
+    def store(self) -> RunStore:
+        """The store, for what is logged by other means.
+
+        Raises:
+            TrackingError: it cannot be made, read or reached.
+        """
+        return self._store
+
     @cached_property
     def _store(self) -> RunStore:
         return RunStore(self._root)
@@ -148,6 +163,7 @@ class MLflowLog:
         config: Mapping[str, Any] = _NOTHING,
         measure: Measure = ACCURACY,
         running: bool = True,
+        place: str = "",
     ) -> str:
         """Open the study's run, and set it RUNNING if it is searched now; return its id.
 
@@ -161,6 +177,7 @@ class MLflowLog:
                 whose first values MLflow keeps, and the artifact config.json, which is replaced.
             measure: what is searched for; with its unit and which way is better it is a tag.
             running: whether the study is searched; else its run stays as it ended.
+            place: tells the study from others of its name, the name of its project for example.
 
         Raises:
             TrackingError: the store cannot be read or written.
@@ -168,7 +185,7 @@ class MLflowLog:
         tags = {"sat.kind": "study", "sat.study_uuid": uuid, "sat.worker": worker_name()}
         tags["sat.metric"] = str(measure)
         with self._lock, self._store.guarded(f"open study {name}"):
-            experiment = self._store.experiment(name)
+            experiment = self._store.experiment(name, uuid, place=place)
             parents = self._store.runs(experiment, "tags.`sat.kind` = 'study'")
             same = (run for run in parents if run.data.tags.get("sat.study_uuid") == uuid)
             run = next(same, None)
@@ -441,47 +458,61 @@ class MLflowLog:
         return {_DESCRIPTION: with_section(note, title, text)}
 
     def __call__(self, study: "Study", trial: "FrozenTrial") -> None:
-        """Log one finished trial, or later; at the first call all earlier ones too.
-
-        Raises:
-            TrackingError: the study cannot be opened in the store, which is not locked; Optuna
-                has stored the trial already.
-        """
+        """Log one finished trial, or later; at the first call all earlier ones too."""
         uuid = str(study.user_attrs.get("sat:uuid", study.study_name))
         with self._lock:
             if self._opened is None or self._opened.uuid != uuid:
                 if self._followed is None:
                     atexit.register(self._close_at_exit)
                 self._followed, self._behind = study, True
-                if time.monotonic() < self._try_again:
+                if not self._wait.is_over:
                     return
                 try:
                     self.open_study(self._study_name or study.study_name, uuid)
-                except StoreLockedError as error:
+                except TrackingError as error:
                     self._put_off(error)
                     return
             self.log_or_later(study, trial)
 
-    def log_or_later(self, study: "Study", trial: "FrozenTrial") -> None:
-        """Log a finished trial; one that the store does not take is logged with a later one."""
+    def log_or_later(self, study: "Study", trial: "FrozenTrial | None" = None) -> None:
+        """Log a finished trial, or all that are missing where there are any.
+
+        What the store does not take is logged with a later one.
+
+        Args:
+            study: the Optuna study.
+            trial: None for those alone that are missing.
+        """
         with self._lock:
-            if time.monotonic() < self._try_again:
+            if not self._wait.is_over:
+                self._behind = True
                 return
             try:
-                if self._behind:
+                if self._behind or trial is None:
                     self.catch_up(study)
                 else:
-                    self.log_optuna(study, trial)
+                    self._log_in_time(study, trial)
                     self._unfollowed.append(trial)
                     self._searched = study
                     waited = time.monotonic() - self._followed_at
                     if waited > _FOLLOWED_S or len(self._unfollowed) >= _LAST:
                         self._follow(study)
+                self._wait.worked()
             except TrackingError as error:
                 self._put_off(error)
 
+    def _log_in_time(self, study: "Study", trial: "FrozenTrial") -> None:
+        began = time.monotonic()
+        self.log_optuna(study, trial)
+        if (took := time.monotonic() - began) > self.slow:
+            raise TrackingError(
+                f"MLflow's store {self.uri} took {took:.0f} s to log trial {trial.number}",
+                "the study itself has lost nothing",
+            )
+
     def _put_off(self, error: TrackingError) -> None:
-        self._behind, self._try_again = True, time.monotonic() + self.patience
+        self._behind = True
+        self._wait.failed(self.patience)
         warnings.warn(
             f"{error.what}; the search goes on, and its trials are logged later",
             SatOptunaWarning,
@@ -525,7 +556,7 @@ class MLflowLog:
         """Log the finished trials that no process has logged yet; return their number.
 
         Raises:
-            TrackingError: no study is open, or the store cannot be written.
+            TrackingError: no study is open, or the store cannot be written, or is slow.
         """
         finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         with self._lock:
@@ -537,7 +568,7 @@ class MLflowLog:
                 t for t in finished if not self._study.has(_trial_key(t.number, _scheme_of(t)))
             ]
             for trial in missing:
-                self.log_optuna(study, trial)
+                self._log_in_time(study, trial)
             # A process that was killed may have logged the last ones and told the study's run
             # nothing of them; what is there already is not written twice.
             lacking = {t.number for t in (*missing, *self._unfollowed, *finished[-_LAST:])}
@@ -613,7 +644,7 @@ class MLflowLog:
         raised = getattr(sys, "last_value", None) is not None
         study = self._followed
         try:
-            if self._opened is None and study is not None and self._behind:  # locked until now
+            if self._opened is None and study is not None and self._behind:  # not to be opened yet
                 uuid = str(study.user_attrs.get("sat:uuid", study.study_name))
                 self.open_study(self._study_name or study.study_name, uuid)
             if self._opened is not None:
@@ -631,7 +662,7 @@ class MLflowLog:
 
 
 def _scheme_of(trial: "FrozenTrial") -> str:
-    return str(trial.user_attrs.get("scheme", ""))
+    return cut(trial.user_attrs.get("scheme", ""), 1000)  # it is part of a tag
 
 
 def _is_complete(trial: "FrozenTrial") -> bool:

@@ -32,8 +32,26 @@ def with_section(note: str, title: str, text: str) -> str:
     return "".join(f"{part.rstrip()}\n\n" for part in parts)
 
 
-def write_note(study: "Study", title: str, text: str) -> None:
-    """Write a section of a study's note in optuna-dashboard, as of `with_section`."""
+def write_note(study: "Study", title: str, text: str, *, last: bool = False) -> None:
+    """Write a section of a study's note in optuna-dashboard, as of `with_section`.
+
+    Nothing is written where it is there already: each write is a new version of the note, and who
+    is editing it meanwhile cannot save.
+
+    Args:
+        study: opened for writing.
+        title: of the section.
+        text: Markdown.
+        last: put it at the end, also where there is one of that title.
+    """
     from optuna_dashboard import get_note, save_note
 
-    save_note(study, with_section(get_note(study), title, text))
+    note = get_note(study)
+    written = with_section(_without(note, title) if last else note, title, text)
+    if written != note:
+        save_note(study, written)
+
+
+def _without(note: str, title: str) -> str:
+    parts = re.split(r"(?m)^(?=## )", note)
+    return "".join(part for part in parts if not part.startswith(f"## {title}\n"))

@@ -6,6 +6,7 @@ Both functions block until Ctrl-C, SIGTERM or SIGHUP and then return; call them 
 import contextlib
 import errno
 import ipaddress
+import json
 import os
 import signal
 import socket
@@ -29,14 +30,17 @@ from sat_optuna.tracking.store import MLFLOW_SETTINGS, bring_artifacts, store_fi
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from optuna.artifacts._protocol import ArtifactStore
     from optuna.storages import BaseStorage
 
-__all__ = ["serve_dashboard", "serve_mlflow"]
+__all__ = ["dashboard_app", "serve_dashboard", "serve_mlflow"]
 
 _START_SECONDS = 180.0  # on a busy machine MLflow's imports alone take 10 s
 _STOP_SECONDS = 10.0
 # No other page may show this one within itself, where a user would click on what is not seen.
 _UNFRAMED = (("X-Frame-Options", "DENY"), ("Content-Security-Policy", "frame-ancestors 'none'"))
+# A page that somebody uploaded as an artifact must run nothing here.
+_UPLOADED = (("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "sandbox"))
 # By the header Host. MLflow's own list has 10.*, which 10.evil.example matches.
 _HERE = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*", "[::1]", "[[]::1]:*")
 # Kills a group of processes once its own input ends, as it does when the parent is gone.
@@ -50,6 +54,7 @@ def _ignore(_url: str) -> None:
 def serve_dashboard(
     storage: "BaseStorage | str",
     *,
+    artifacts: "ArtifactStore | None" = None,
     host: str = "127.0.0.1",
     port: int = 8080,
     on_ready: Callable[[str], object] = _ignore,
@@ -58,7 +63,9 @@ def serve_dashboard(
 
     Args:
         storage: an open storage of Optuna's, or the URL of an existing one, for example
-            `sqlite:///studies/mnist5k-se/study.db`.
+            `sqlite:///studies/mnist5k-se/study.db`; or a `ShownStudies`, which of several
+            databases is only read.
+        artifacts: where the artifacts of its studies are; None for none.
         host: a loopback address, or localhost.
         port: the port to listen on; 0 takes a free one.
         on_ready: called with the server's URL when it listens.
@@ -71,7 +78,8 @@ def serve_dashboard(
     with _until_told_to_end():
         server_class = _ServerV6 if ":" in host else _Server
         try:
-            server = make_server(host, port, _dashboard(storage), server_class, _SilentHandler)
+            dashboard = dashboard_app(storage, artifacts)
+            server = make_server(host, port, dashboard, server_class, _SilentHandler)
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from error
         with server:
@@ -158,23 +166,51 @@ class _SilentHandler(WSGIRequestHandler):
         """Do nothing: no line is printed for a request."""
 
 
-def _dashboard(storage: "BaseStorage | str") -> "WSGIApplication":
+def dashboard_app(
+    storage: "BaseStorage | str", artifacts: "ArtifactStore | None" = None
+) -> "WSGIApplication":
+    """Return optuna-dashboard as `serve_dashboard` serves it, which pages of this machine may ask.
+
+    Args:
+        storage: as of `serve_dashboard`.
+        artifacts: as of `serve_dashboard`.
+
+    Raises:
+        ServerError: the storage cannot be read.
+    """
     import sqlalchemy.exc
     from optuna.storages import RDBStorage
     from optuna_dashboard import wsgi
+
+    from sat_optuna.tracking.several import ShownStudies
 
     try:
         if isinstance(storage, str):
             # A running search locks SQLite for short times, so wait up to 60 s instead of 5 s.
             patience = {"timeout": 60} if storage.startswith("sqlite") else {}
             storage = RDBStorage(storage, engine_kwargs={"connect_args": patience})
-        return _only_from_here(wsgi(storage))
+        shown = storage if isinstance(storage, ShownStudies) else ShownStudies({"": storage})
+        served = wsgi(shown, artifact_store=artifacts)
+        return _only_from_here(served if shown.is_one else _reading_alone(served))
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ServerError(
             f"optuna-dashboard cannot read {storage}: {reason}; "
             "give the folder of a study that this version has written"
         ) from error
+
+
+def _reading_alone(dashboard: "WSGIApplication") -> "WSGIApplication":
+    """Refuse what would change a study, with a sentence that the pages show."""
+    from sat_optuna.tracking.several import READ_ONLY
+
+    def guarded(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return dashboard(environ, start)
+        start("403 Forbidden", [("Content-Type", "application/json")])
+        return [json.dumps({"reason": READ_ONLY}).encode()]
+
+    return guarded
 
 
 def _only_from_here(dashboard: "WSGIApplication") -> "WSGIApplication":
@@ -186,7 +222,9 @@ def _only_from_here(dashboard: "WSGIApplication") -> "WSGIApplication":
 
     def guarded(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         def unframed(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            return start(status, [*headers, *_UNFRAMED], *more)
+            asked = environ.get("PATH_INFO", "")
+            extra = _UPLOADED if asked.startswith("/artifacts/") else ()
+            return start(status, [*headers, *_UNFRAMED, *extra], *more)
 
         host, origin = f"//{environ.get('HTTP_HOST', '')}", environ.get("HTTP_ORIGIN")
         if _is_loopback(_hostname(host)) and (origin is None or _is_loopback(_hostname(origin))):

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from sat_optuna.errors import SatOptunaError, errors_as, readable
+from sat_optuna.errors import SatOptunaError, errors_as, one_line, readable
 from sat_optuna.files import check_writable, sqlite_url
-from sat_optuna.processes import is_dead
+from sat_optuna.tracking.limits import BATCH, NAME, PARAM, POINTS, TAG, cut, finite, keys_of
 from sat_optuna.tracking.views import has_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 __all__ = [
     "MLFLOW_SETTINGS",
@@ -36,10 +37,10 @@ __all__ = [
     "UsedData",
     "bring_artifacts",
     "check_store",
-    "stale_runs",
     "store_file",
     "store_uri",
     "studies_in",
+    "titles_of",
 ]
 
 # Environment variables that MLflow reads. A value that the user has set is not changed.
@@ -48,10 +49,20 @@ MLFLOW_SETTINGS: Mapping[str, str] = MappingProxyType(
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with MLflow's 7, a lost server costs 4 minutes
+        # With MLflow's own 120 s, 7 retries and waits that the server chooses, a lost server would
+        # hold up a search for minutes at each trial; here what it does not take is logged later.
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     }
 )
-_PARAMS_A_BATCH, _METRICS_A_BATCH = 100, 800  # MLflow's limits: 100 params, 1000 things in all
+_PLACES = (  # table and column of each path below that of an experiment
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_STUDY = "sat.study_uuid"  # the tag of an experiment that says whose it is
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
@@ -129,11 +140,12 @@ def bring_artifacts(root: str | Path) -> None:
                     "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
                     (f"{here}/{name}", old),
                 )
-                connection.execute(
-                    "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?)"
-                    " WHERE substr(artifact_uri, 1, ?) = ?",
-                    (f"{here}/{name}", len(old) + 1, len(old) + 1, f"{old}/"),
-                )
+                for table, column in _PLACES:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
+                        f" WHERE substr({column}, 1, ?) = ?",
+                        (f"{here}/{name}", len(old) + 1, len(old) + 1, f"{old}/"),
+                    )
 
 
 def check_store(root: str | Path) -> None:
@@ -187,10 +199,16 @@ class RunStore:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
+        known = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
         try:
             yield
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            reason = str(error).partition("\n")[0].strip().rstrip(".")[:300]
+        except SatOptunaError:
+            raise
+        except Exception as error:  # artifacts may lie anywhere, behind anybody's code
+            said = str(error) if isinstance(error, known) else one_line(error)
+            if "(Caused by " in said:  # after a server's address, told three times over
+                said = said.rpartition("(Caused by ")[2].rstrip(")'\"")
+            reason = said.partition("\n")[0].strip().rstrip(".")[:300]
             what = f"cannot {doing} in MLflow's store {self.uri}: {reason}"
             advice = (
                 "the study itself has lost nothing: run the same command again, or add "
@@ -199,20 +217,79 @@ class RunStore:
             kind = StoreLockedError if "database is locked" in reason else TrackingError
             raise kind(what, advice) from error
 
-    def experiment(self, name: str) -> str:
-        """Return the id of the experiment of that name, which is made if it is missing.
+    @property
+    def client(self) -> "MlflowClient":
+        """MLflow's client of this store, for calls inside `guarded`."""
+        return self._client
 
-        Its artifacts are in root/artifacts/NAME, unless a tracking server keeps them.
+    def experiment(self, name: str, uuid: str, *, place: str = "") -> str:
+        """Return the id of a study's own experiment, which is made if it is missing.
+
+        It is known by its tag, also where it was renamed. The first study of a name gives it that
+        name. That of another one is called NAME (PLACE), and where that is taken as well, or no
+        place is given, NAME with the first letters of the study's uuid. Its artifacts are in a
+        folder of that name in root/artifacts, unless a tracking server keeps them.
+
+        Args:
+            name: of the study.
+            uuid: of the study.
+            place: tells the study from others of its name, the name of its project for example.
         """
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            served = re.match(r"https?:|databricks|uc:", self.uri)
-            return self._client.create_experiment(name, None if served else self._artifacts(name))
+        for found in self._of_studies():
+            if found.tags[_STUDY] == uuid:
+                return self._active(found)
+        titles = titles_of(name, uuid, place)
+        for title in titles:
+            named = self._client.get_experiment_by_name(title)
+            if named is None:
+                served = re.match(r"https?:|databricks|uc:", self.uri)
+                location = None if served else self._artifacts(title)
+                return self._client.create_experiment(title, location, {_STUDY: uuid})
+            if not self._is_of_another(named, uuid):
+                self._client.set_experiment_tag(self._active(named), _STUDY, uuid)
+                return str(named.experiment_id)
+        raise TrackingError(
+            f"experiment {titles[-1]} of MLflow's store {self.uri} is of another study",
+            "rename it there, or add --no-mlflow to go on without",
+        )
+
+    def _of_studies(self) -> "Iterator[Experiment]":
+        """Yield the experiments that say whose they are, those deleted too."""
+        from mlflow.entities import ViewType
+
+        token: str | None = None
+        while True:
+            page = self._client.search_experiments(
+                ViewType.ALL, filter_string=f"tags.`{_STUDY}` != ''", page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _is_of_another(self, found: "Experiment", uuid: str) -> bool:
+        """Tell whether another study has logged to an experiment, and this one has not.
+
+        Earlier versions wrote no tag, and all studies of a name into one experiment.
+        """
+        if _STUDY in found.tags:
+            return True
+        parents = self.runs(found.experiment_id, "tags.`sat.kind` = 'study'")
+        uuids = {run.data.tags.get("sat.study_uuid") for run in parents}
+        return bool(uuids) and uuid not in uuids
+
+    def _active(self, found: "Experiment") -> str:
         if found.lifecycle_stage != "active":
+            # Without the variable, MLflow's own command looks at ./mlflow.db.
+            told = (
+                ""
+                if "MLFLOW_TRACKING_URI" in os.environ
+                else f"MLFLOW_TRACKING_URI={shlex.quote(self.uri)} "
+            )
+            command = f"{told}mlflow experiments restore --experiment-id {found.experiment_id}"
             raise TrackingError(
-                f"experiment {name} was deleted in MLflow; bring it back with: "
-                f"mlflow experiments restore --experiment-id {found.experiment_id}, "
-                "or add --no-mlflow to go on without"
+                f"experiment {found.name} was deleted in MLflow (bring it back with: {command})",
+                "or add --no-mlflow to go on without",
             )
         return str(found.experiment_id)
 
@@ -241,7 +318,9 @@ class RunStore:
         self, experiment: str, name: str, tags: Mapping[str, str], started_ms: int | None = None
     ) -> "Run":
         """Make a run with the status RUNNING; return it."""
-        tags = {**tags, "mlflow.source.name": "sat-optuna"}
+        tags = {key: cut(text, TAG) for key, text in tags.items()}
+        tags["mlflow.source.name"] = "sat-optuna"
+        name = cut(name, NAME)
         made = self._client.create_run(experiment, start_time=started_ms, tags=tags, run_name=name)
         self._folders[made.info.run_id] = made.info.artifact_uri
         return made
@@ -316,20 +395,23 @@ class RunStore:
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        rows = [Param(_key(key), str(value)) for key, value in params.items()]
-        metrics = [Metric(_key(key), float(value), at, step) for key, value, at, step in points]
-        last = max((len(rows) - 1) // _PARAMS_A_BATCH, (len(metrics) - 1) // _METRICS_A_BATCH, 0)
+        keys = keys_of(params)
+        rows = [Param(keys[key], cut(value, PARAM)) for key, value in params.items()]
+        keys = keys_of(dict.fromkeys(key for key, *_ in points))
+        metrics = [Metric(keys[key], finite(value), at, step) for key, value, at, step in points]
+        texts = [RunTag(key, cut(text, TAG)) for key, text in tags.items()]
+        last = max((len(rows) - 1) // BATCH, (len(metrics) - 1) // POINTS, 0)
         for i in range(last + 1):
             self._client.log_batch(
                 run_id,
-                metrics=metrics[i * _METRICS_A_BATCH : (i + 1) * _METRICS_A_BATCH],
-                params=rows[i * _PARAMS_A_BATCH : (i + 1) * _PARAMS_A_BATCH],
-                tags=[RunTag(key, text) for key, text in tags.items()] if i == last else [],
+                metrics=metrics[i * POINTS : (i + 1) * POINTS],
+                params=rows[i * BATCH : (i + 1) * BATCH],
+                tags=texts if i == last else [],
             )
 
     def _artifacts(self, name: str) -> str:
         # A study's name may contain a slash or be "..", which must not lead out of the folder.
-        folder = quote(name, safe=" ").lstrip(".") or "study"
+        folder = quote(name, safe=" ()").lstrip(".") or "study"
         return (self._root / "artifacts" / folder).as_uri()
 
 
@@ -344,20 +426,18 @@ def studies_in(root: str | Path) -> dict[str, str]:
         return store.studies()
 
 
-def stale_runs(root: str | Path = "mlruns") -> list[str]:
-    """Return the names of the runs that a dead process of this machine left RUNNING.
+def titles_of(name: str, uuid: str, place: str = "") -> list[str]:
+    """Return what a study may be called in a store, best first, where others may have its name.
 
-    Raises:
-        TrackingError: the store cannot be read or reached.
+    >>> titles_of("mine", "4f3c9a1e-77", "home")
+    ['mine', 'mine (home)', 'mine (4f3c9a1e)']
+
+    Args:
+        name: of the study.
+        uuid: of the study.
+        place: tells the study from others of its name; "" for none.
     """
-    store = RunStore(root)
-    with store.guarded("look for the runs of dead processes"):
-        return [
-            str(run.info.run_name)
-            for experiment in store.experiments()
-            for run in store.runs(experiment, "attributes.status = 'RUNNING'")
-            if is_dead(run.data.tags.get("sat.worker", ""))
-        ]
+    return [name, *([f"{name} ({place})"] if place else []), f"{name} ({uuid[:8]})"]
 
 
 def _database(root: str | Path) -> Path:
@@ -374,7 +454,8 @@ def _connect(uri: str, database: Path) -> "MlflowClient":
             _make_database(database)
         # MLflow itself would try for minutes to open a file that is no database.
         _check_database(database)
-    return MlflowClient(uri)
+    # The registry that a program may have chosen for all of MLflow is not this study's.
+    return MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
 def _make_database(database: Path) -> None:
@@ -391,8 +472,3 @@ def _make_database(database: Path) -> None:
         store.engine.dispose()
         with contextlib.suppress(FileExistsError):
             database.hardlink_to(made)
-
-
-def _key(name: str) -> str:
-    # MLflow refuses other characters, and a user's own objective may use them.
-    return re.sub(r"[^\w\-. :/]", "_", name)

@@ -28,6 +28,7 @@ from sat_optuna.evaluate.tree import walk
 from sat_optuna.evidence.enumeration import Enumeration
 from sat_optuna.evidence.figures import draw_front
 from sat_optuna.evidence.folding import POINTS, costs_of, fold_report, front_of, times_of
+from sat_optuna.evidence.pages import markdown_table, write_page
 from sat_optuna.evidence.statistics import paired_by_image, summarise
 from sat_optuna.files import write_text
 from sat_optuna.supernet.batchnorm import evaluating
@@ -203,7 +204,7 @@ def report(asked: argparse.Namespace) -> None:
         "networks": networks,
     }
     write_text(asked.out / "report.json", json.dumps(document, indent=1) + "\n")
-    write_text(asked.out / "report.md", page(document))
+    write_page(asked.out / "report.md", page(document))
     sys.stdout.write(f"{asked.out / 'report.md'} written\n")
 
 
@@ -241,29 +242,23 @@ def page(document: dict[str, Any]) -> str:
         "the test images, which chose nothing: mean over networks with its 95 % interval "
         "(Student's t); the next table has each network's own, over the images.",
         "",
-        f"| points | gone of {modules}, each network | mean | lost on test |",
-        "|---|---|---|---|",
     ]
+    heads, rows = ["points", f"gone of {modules}, each network", "mean", "lost on test"], []
     for points, kept in zip(POINTS, choices, strict=True):
         gone = [each["gone"] for each in kept.values()]
         lost = [each["test_lost"]["mean"] for each in kept.values()]
-        lines.append(
-            f"| {points:g} | {', '.join(map(str, gone))} | {summary(gone)} | {summary(lost)} |"
-        )
-    lines += [
-        "",
-        "| points | seed | stays | lost on validation | lost on test | time, full = 1 |",
-        "|---|---|---|---|---|---|",
-    ]
+        each_gone = ", ".join(map(str, gone))
+        rows.append([f"{points:g}", each_gone, summary(gone), summary(lost)])
+    lines += [markdown_table(heads, rows), ""]
+    heads, rows = ["points", "seed", "stays", "lost on validation", "lost on test"], []
     for points, kept in zip(POINTS, choices, strict=True):
         for seed, each in kept.items():
             time = times.get(each["scheme"])
-            lines.append(
-                f"| {points:g} | {seed} | `{each['scheme']}` | {each['lost']['mean']:.2f} | "
-                f"{interval(each['test_lost'])} | "
-                + (f"{time[0]:.3f} ({time[1]:.3f} to {time[2]:.3f}) |" if time else "1 |")
-            )
+            lost = [f"{each['lost']['mean']:z.2f}", interval(each["test_lost"])]
+            told = f"{time[0]:.3f} ({time[1]:.3f} to {time[2]:.3f})" if time else "1"
+            rows.append([f"{points:g}", str(seed), f"`{each['scheme']}`", *lost, told])
     lines += [
+        markdown_table([*heads, "time, full = 1"], rows),
         "",
         f"Time: of a batch of {BATCH} on one thread of a CPU, {ROUNDS} passes in turn, shares of "
         "the same round, 95 % interval of the median. The network without any module takes "
@@ -274,25 +269,25 @@ def page(document: dict[str, Any]) -> str:
         "The most accurate scheme of each number on the validation images, and what it loses on "
         "the test images: mean over networks with its 95 % interval.",
         "",
-        "| modules that stay | lost on test |",
-        "|---|---|",
     ]
-    for rows in zip(*(each["curve"] for each in networks.values()), strict=True):
-        lost = [row["test_lost"]["mean"] for row in rows]
-        lines.append(f"| {rows[0]['modules']} | {summary(lost)} |")
+    curve = [
+        [str(at[0]["modules"]), summary([row["test_lost"]["mean"] for row in at])]
+        for at in zip(*(each["curve"] for each in networks.values()), strict=True)
+    ]
     lines += [
+        markdown_table(["modules that stay", "lost on test"], curve),
         "",
         "## Which stay",
         "",
         f"How many of the {len(networks)} networks keep the module of each block:",
         "",
-        f"| points | {' | '.join(sat.Scheme.parameter_names(full.stages))} |",
-        "|---|" + "---|" * modules,
     ]
+    heads, rows = ["points", *sat.Scheme.parameter_names(full.stages)], []
     for points, kept in zip(POINTS, choices, strict=True):
         counts = np.sum([sat.Scheme.parse(k["scheme"]).choices for k in kept.values()], axis=0)
-        lines.append(f"| {points:g} | {' | '.join(map(str, counts))} |")
-    seed, rows = next(iter(document["fronts"].items()))
+        rows.append([f"{points:g}", *map(str, counts)])
+    lines.append(markdown_table(heads, rows))
+    seed, front = next(iter(document["fronts"].items()))
     apart = {name: max(n["apart"][name] for n in networks.values()) for name in first["apart"]}
     lines += [
         "",
@@ -304,12 +299,17 @@ def page(document: dict[str, Any]) -> str:
         "",
         "![front](figures/folded.png)",
         "",
-        "| scheme | modules | validation accuracy % | ms |",
-        "|---|---|---|---|",
-        *(
-            f"| `{row['scheme']}` | {sat.Scheme.parse(row['scheme']).connections} | "
-            f"{row['accuracy']:.2f} | {row['ms']:.1f} |"
-            for row in rows
+        markdown_table(
+            ["scheme", "modules", "validation accuracy %", "ms"],
+            [
+                [
+                    f"`{row['scheme']}`",
+                    str(sat.Scheme.parse(row["scheme"]).connections),
+                    f"{row['accuracy']:.2f}",
+                    f"{row['ms']:.1f}",
+                ]
+                for row in front
+            ],
         ),
         "",
         "## Checked",
@@ -326,13 +326,13 @@ def page(document: dict[str, Any]) -> str:
 
 def interval(spread: dict[str, float]) -> str:
     """Return a mean with its interval."""
-    return f"{spread['mean']:.2f} ({spread['low']:.2f} to {spread['high']:.2f})"
+    return f"{spread['mean']:z.2f} ({spread['low']:z.2f} to {spread['high']:z.2f})"
 
 
 def summary(values: Sequence[float]) -> str:
     """Return a mean with the 95 % interval over networks."""
     spread = summarise(values)
-    return interval(asdict(spread)) if spread.n > 1 and spread.sd else f"{spread.mean:.2f}"
+    return interval(asdict(spread)) if spread.n > 1 and spread.sd else f"{spread.mean:z.2f}"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sat_optuna.ticket import Ticket
 from tests.studies import command, environment, make_study, sat_optuna
 
 CHROMIUM = shutil.which("chromium")
@@ -54,6 +55,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_study(project, text=STUDY)
     sat_optuna("run", "tiny", cwd=project)
     return project
+
+
+@pytest.fixture(scope="session")
+def tickets(project: Path) -> dict[str, Ticket]:
+    """The networks that every study retrains."""
+    folder = project / "studies" / "tiny" / "tickets"
+    return {role: Ticket.load(folder / f"{role}.json") for role in ("ticket", "plain", "full")}
 
 
 Serve = Callable[..., list[str]]

@@ -1,13 +1,10 @@
 """In the MLflow UI: which scheme has which accuracy, parameters and latency, in 30 seconds?"""
 
 import re
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
-
-from sat_optuna.ticket import Ticket
 
 pytestmark = pytest.mark.browser
 
@@ -21,12 +18,6 @@ def link(serve: Any) -> str:
     assert name == "tiny"
     assert link.startswith("http://127.0.0.1:5713/#/experiments/")
     return link
-
-
-@pytest.fixture(scope="module")
-def tickets(project: Path) -> dict[str, Ticket]:
-    folder = project / "studies" / "tiny" / "tickets"
-    return {role: Ticket.load(folder / f"{role}.json") for role in ("ticket", "plain", "full")}
 
 
 def opened(page: Any, link: str, name: str) -> Any:

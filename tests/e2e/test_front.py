@@ -87,12 +87,13 @@ def test_the_dashboard_shows_the_front_and_the_names_of_both_axes(road):
     ) as server:
         try:
             assert server.stdout is not None
-            (url,) = re.findall(r"http://[\d.:]+", server.stdout.readline())
+            (url, page) = re.findall(r"(http://[\d.:]+)(\S*)", server.stdout.readline())[0]
             studies = requests.get(f"{url}/api/studies", timeout=60).json()["study_summaries"]
             number = next(s["study_id"] for s in studies if s["study_name"] == "front")
             shown = requests.get(f"{url}/api/studies/{number}?after=0", timeout=60).json()
         finally:
             server.send_signal(signal.SIGTERM)
+    assert page == f"/dashboard/studies/{number}"
     assert shown["directions"] == ["maximize", "minimize"]
     assert shown["objective_names"] == ["accuracy", "latency_ms"]
     front = {row["number"] for row in rows if not beaten(row, rows)}

@@ -117,9 +117,11 @@ def test_the_dashboards_note_has_the_verdicts_and_the_blocks(road):
     study = load_study(open_storage(folder / "study.db"), "tiny")
     note = get_note(study)
     report = (folder / "report.md").read_text()
-    verdicts, _, blocks = note.removeprefix("## Verdicts\n\n").partition("## Block by block\n\n")
-    assert verdicts.strip() in report
-    lines, _, measured = blocks.strip().partition("\n\n")
+    parts = {part.partition("\n")[0]: part.partition("\n")[2] for part in note.split("## ")[1:]}
+    assert list(parts) == ["This study", "Best schemes", "Verdicts", "Block by block", "Next"]
+    assert parts["Verdicts"].strip() in report
+    assert parts["Next"].strip() == f"`sat-optuna show {folder / 'tickets' / 'ticket.json'}`"
+    lines, _, measured = parts["Block by block"].strip().partition("\n\n")
     assert measured in report
     assert len(lines.splitlines()) == 6
     for line in lines.splitlines():

@@ -140,9 +140,10 @@ def test_the_files_hold_all_of_it_and_the_table_is_a_problem(given, scores, tmp_
     assert json.loads(summary.read_text()) == json.loads(json.dumps(scores.summary(top=4)))
     text = page.read_text()
     assert text.count("| best") == 0
-    assert f"| {scores.best(1)[0].scheme} |" in text
+    assert f"| `{scores.best(1)[0].scheme}` |" in text
     assert "95 % interval over the images" in text
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "enumeration.html",
         "enumeration.json",
         "enumeration.md",
         "enumeration.npz",

@@ -1,18 +1,27 @@
 """Figures are real pictures, with something on them, the same bytes each time."""
 
+import re
 from itertools import combinations, product
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.text import Text
 
 from sat_optuna.errors import WriteError
 from sat_optuna.evidence import figures
 from sat_optuna.evidence.effects import Effect
 from sat_optuna.evidence.figures import (
     draw_blocks,
+    draw_confusion,
     draw_connections,
     draw_costs,
     draw_curves,
@@ -37,8 +46,16 @@ NETWORKS = {
 TRUTH = np.array([90.0, 90.5, 91.0, 91.0, 95.0, np.nan])
 
 
-def ticket(path, text="110-010-001", kinds=("se",)):
-    return draw_ticket(path, Scheme.parse(text), kinds=kinds, title=f"ticket {text}")
+TABLE = [
+    ["network", "test accuracy %", "95 % interval, n = 3", "parameters", "latency ms"],
+    ["ticket", "97.13", "96.51 to 97.76", "17,700 (+700)", "3.21"],
+    ["plain", "96.93", "96.17 to 97.69", "17,000", "2.50"],
+]
+
+
+def ticket(path, text="110-010-001", kinds=("se",), table=TABLE):
+    title = f"ticket {text}"
+    return draw_ticket(path, Scheme.parse(text), kinds=kinds, title=title, table=table)
 
 
 def search(path, rewards=(90.0, 92.0, 91.0), random=(90.5, 90.0), pruned=()):
@@ -60,6 +77,11 @@ def blocks(path, text="110-010-001", kinds=("se",), half=0.4):
     return draw_blocks(path, effects, scheme, kinds=kinds)
 
 
+def confusion(path):
+    counts = np.array([[50, 0, 1], [5, 5, 10], [7, 3, 0]])
+    return draw_confusion(path, counts, ["a", "b", "c"], title="answers")
+
+
 def costs(path, networks=NETWORKS):
     return draw_costs(path, networks, cost="parameters more than plain", images=100)
 
@@ -76,7 +98,8 @@ def ranking(path, tau=(0.5, 0.4, 0.6)):
 
 def curves(path):
     seeds = {"ticket": [[50, 80, 95], [40, 70, 90]], "plain": [[30, 40, 41]]}
-    return draw_curves(path, seeds, score="training accuracy, %")
+    floor = ("chance, 10.0 %", 10.0)
+    return draw_curves(path, seeds, score="training accuracy, %", floor=floor)
 
 
 def connections(path, text="110-010-001"):
@@ -108,7 +131,8 @@ DRAWN = [ticket, search, blocks, costs, truth, ranking, curves, connections, fro
 def seen(monkeypatch) -> list[Figure]:
     """The figures that were drawn, as matplotlib has them; none is written."""
     kept: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, _path: kept.append(figure))
+    for write in ("_save", "_write_png"):
+        monkeypatch.setattr(figures, write, lambda figure, _path: kept.append(figure))
     return kept
 
 
@@ -116,7 +140,7 @@ def pixels(path):
     """The picture as (H, W, 4), in 0..1."""
     picture = imread(path)
     assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
-    assert 200 <= picture.shape[0] <= 1200
+    assert 200 <= picture.shape[0] <= 1300
     assert 600 <= picture.shape[1] <= 2400
     return picture
 
@@ -135,7 +159,20 @@ def test_a_figure_is_a_picture_of_the_same_bytes_each_time(tmp_path, draw):
     picture = pixels(first)
     assert share_of(picture, "#ffffff") > 0.3
     assert share_of(picture, "#ffffff") < 0.99
-    assert len(list(first.parent.iterdir())) == 1
+    # Beside it the same as SVG, and nothing else.
+    drawn = first.with_suffix(".svg").read_bytes()
+    assert sorted(first.parent.iterdir()) == [first, first.with_suffix(".svg")]
+    assert drawn == second.with_suffix(".svg").read_bytes()
+    assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+    assert b"<dc:date>" not in drawn
+    assert len(drawn) < 200_000
+
+
+def test_a_picture_of_very_many_points_is_no_svg(tmp_path):
+    search(tmp_path / "search.png")
+    assert (tmp_path / "search.svg").exists()
+    search(tmp_path / "search.png", np.linspace(90, 95, 3000).tolist())
+    assert [path.name for path in tmp_path.iterdir()] == ["search.png"]
 
 
 @pytest.mark.parametrize("draw", DRAWN)
@@ -180,14 +217,58 @@ def test_a_ticket_without_attention_says_so_and_is_no_row_of_dashes(
     assert written.count("\N{EN DASH}") == (0 if said else text.count("0"))
 
 
-@pytest.mark.parametrize("stages", [(1,), (1, 1), (3, 4, 6, 3), (18, 18, 18)])
+SIZES = [(1,), (1, 1), (3, 4, 6, 3), (18, 18, 18), (3, 4, 23, 3), (36, 36, 38)]
+
+
+def texts(axes):
+    """What is written into a figure, in its order."""
+    return [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize("stages", SIZES[::2])
 def test_networks_of_any_size_fit(tmp_path, stages):
-    scheme = Scheme.uniform(stages, 1)
-    path = draw_ticket(tmp_path / "ticket.png", scheme, kinds=("sge",), title="any")
-    picture = pixels(path)
+    picture = pixels(ticket(tmp_path / "ticket.png", str(Scheme.uniform(stages, 1)), ("sge",)))
     assert share_of(picture, "#d55e00") > 0.01
     assert np.all(picture[:, [0, -1], :3] == 1)  # nothing touches the sides
     assert np.all(picture[[0, -1], :, :3] == 1)
+    assert share_of(picture, "#ffffff") < (0.93 if len(stages) > 1 else 0.96)
+
+
+@pytest.mark.parametrize("stages", SIZES)
+@pytest.mark.parametrize("kind", ["se", "cbam", "timm:gather_excite"])
+def test_every_block_has_its_number_and_its_kind_and_room_for_both(tmp_path, seen, stages, kind):
+    scheme = Scheme.of([block % 2 for block in range(sum(stages))], stages)
+    ticket(tmp_path / "ticket.png", str(scheme), (kind,))
+    axes = seen[0].axes[0]
+    numbers = [text for text in texts(axes) if re.fullmatch(r"b\d\d", text)]
+    assert numbers == [f"b{block:02d}" for size in stages for block in range(size)]
+    shown = kind.upper() if len(kind) < 5 else "1"  # a long name stands once, below
+    assert texts(axes).count(shown) == scheme.connections
+    assert ("1 TIMM:GATHER_EXCITE" in texts(axes)) == (len(kind) > 5 and shown in texts(axes))
+    renderer = FigureCanvasAgg(seen[0]).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    whole = seen[0].bbox
+    assert all(whole.x0 <= box.x0 and box.x1 <= whole.x1 for box in boxes)
+    assert min(text.get_fontsize() for text in axes.texts) >= 6
+
+
+def test_a_ticket_tells_what_it_reaches_beside_the_others(tmp_path, seen):
+    ticket(tmp_path / "ticket.png")
+    assert texts(seen[0].axes[0])[-15:] == [cell for row in TABLE for cell in row]
+    bold = [text for text in seen[0].axes[0].texts if text.get_fontweight() == "bold"]
+    assert "97.13" in [text.get_text() for text in bold]
+    assert "96.93" not in [text.get_text() for text in bold]
+
+
+@pytest.mark.parametrize("name", ["$x$ and $y$", "$\\frac$", "_{a}^b"])
+def test_names_that_a_user_gave_stand_as_they_are(tmp_path, name):
+    path = draw_ticket(tmp_path / "a.png", Scheme.parse("1-0"), kinds=("se",), title=name)
+    draw_confusion(tmp_path / "b.png", np.eye(2, dtype=np.int64), [name, "b"], title=name)
+    draw_search(tmp_path / "c.png", [(0, 1.0, True)], [(0, 1.0, True)], name=name)
+    # Of each letter the SVG has a comment with the text that it is of.
+    assert f"<!-- {name} -->" in path.with_suffix(".svg").read_text()
+    assert f"<!-- sampler: {name} -->" in (tmp_path / "c.svg").read_text()
 
 
 def test_random_search_has_its_own_line(tmp_path):
@@ -206,7 +287,62 @@ def test_pruned_trials_are_drawn_and_are_never_the_best(tmp_path):
     assert 0 < share_of(pruned, "#d55e00") < whole
     none = pixels(search(tmp_path / "none.png", rewards=(), random=(90.0,)))
     assert share_of(none, "#d55e00") == 0
-    assert share_of(pixels(search(tmp_path / "each.png", pruned={0, 1, 2})), "#d55e00") == 0
+
+
+@pytest.mark.parametrize(
+    ("rewards", "pruned", "below"),
+    [
+        ((90.0, 92.0, 91.0, 90.5), (), []),
+        ((90.0, 10.0, 92.0, 91.0, 90.5), (), [1]),
+        ((90.0, 10.0, 92.0, 91.0, 12.0, 90.5, 91.5, 90.7, 91.2), (1,), [1, 4]),
+        ((90.0, 92.0, 91.0, 80.0, 79.0, 81.0), (3, 4, 5), []),  # half of them are no outliers
+        ((-0.3, -0.25, -0.2, -40.0), (), [3]),  # minus a loss
+        ((90.0, 90.0, 90.0, 10.0), (), []),  # nothing else would be flattened
+        ((-0.3, -np.inf, -0.2), (), [1]),
+        ((-0.3, -np.inf, -0.3), (), [1]),
+    ],
+)
+def test_a_few_trials_far_below_stand_at_the_edge_and_are_counted(
+    tmp_path, seen, rewards, pruned, below
+):
+    search(tmp_path / "search.png", rewards, random=rewards[:1], pruned=pruned)
+    axes = seen[0].axes[0]
+    marked = points(axes, "v")
+    assert [x for x, _ in marked] == below
+    inside = [reward for at, reward in enumerate(rewards) if at not in below]
+    low, high = axes.get_ylim()
+    assert low < min(inside) <= max(inside) < high
+    assert all(low < y < min(inside) for _, y in marked)
+    assert high - low < 1.5 * (max(inside) - min(inside) or 1) or not below
+    crosses = [x for x, _ in points(axes, "x")]
+    assert crosses == [at for at in pruned if at not in below]
+    said = [text.get_text() for one in axes.findobj(Legend) for text in one.get_texts()]
+    lowest = f"{min(rewards):.4g}"
+    assert (f"{len(below)} below the axis, the lowest {lowest}" in said) == bool(below)
+    assert ("pruned" in said) == bool(crosses)
+    # The legends stand above the points.
+    renderer = FigureCanvasAgg(seen[0]).get_renderer()
+    seen[0].draw(renderer)
+    top = axes.get_window_extent(renderer).y1
+    assert all(one.get_window_extent(renderer).y0 >= top for one in axes.findobj(Legend))
+
+
+def test_one_bad_trial_does_not_flatten_a_front_and_plain_is_always_in_it(tmp_path, seen):
+    trials = [(90 + n / 10, 3.0 + n / 10) for n in range(8)] + [(10.0, 2.0)]
+    objectives = ("accuracy", "latency_ms")
+    for plain in (88.0, 40.0):
+        draw_front(
+            tmp_path / "front.png",
+            trials,
+            {"10": trials[7]},
+            {"plain": (plain, 2.0)},
+            objectives=objectives,
+            measure=ACCURACY,
+            ticket="10",
+        )
+        low, _ = seen[-1].axes[0].get_ylim()
+        assert plain - 10 < low < plain
+        assert [x for x, _ in points(seen[-1].axes[0], "v")] == [2.0]
 
 
 def test_each_kind_at_each_block_has_its_interval(tmp_path):
@@ -240,7 +376,23 @@ def test_networks_stand_at_their_cost_and_mean_with_their_seeds(tmp_path, seen):
     assert sorted(y for _, y in points(axes, ".")) == sorted([*listed, 90.0])
     texts = {text.get_text() for text in axes.texts}
     assert {"ticket, 97.1 %", "plain, 97.0 %", "constant, 97.2 %", "random schemes"} <= texts
-    assert "mean and 95 % interval of 3 seeds" in axes.get_title(loc="left")
+    assert axes.get_title(loc="left") == (
+        "n = 1 to 3 seeds a network; large mark: mean; small dot: one seed\nbar: 95 % interval, "
+        "Student's t over the seeds (of equal seeds Wilson's over the images)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([90.0], "n = 1 seed, so no interval is known"),
+        ([90.0, 91.0], "n = 2 seeds a network; large mark: mean; small dot: one seed\nbar: 95 % "
+         "interval, Student's t over the seeds"),
+    ],
+)  # fmt: skip
+def test_how_many_seeds_a_figure_is_of_and_what_its_bars_are(tmp_path, seen, seeds, said):
+    costs(tmp_path / "costs.png", {"ticket": (1, seeds), "plain": (0, seeds)})
+    assert seen[0].axes[0].get_title(loc="left") == said
 
 
 def test_labels_hide_neither_one_another_nor_a_point(tmp_path, seen):
@@ -258,7 +410,7 @@ def test_labels_hide_neither_one_another_nor_a_point(tmp_path, seen):
 @pytest.mark.parametrize("values", [[97.0, 97.0, 97.0], [97.0]])
 def test_equal_accuracies_and_single_ones_are_drawn(tmp_path, values):
     path = costs(tmp_path / "costs.png", {"ticket": (0, values), "plain": (0, [97.0])})
-    assert share_of(pixels(path), "#3b4a57") > 0
+    assert share_of(pixels(path), "#50616f") > 0
 
 
 def test_the_truth_has_all_known_schemes_and_a_line_for_each_network(tmp_path, seen):
@@ -296,7 +448,48 @@ def test_curves_are_thin_for_seeds_and_thick_for_their_mean(tmp_path, seen):
     assert thick["*"].get_linestyle() != thick["s"].get_linestyle()
     thin = [list(line.get_ydata()) for line in axes.lines if line.get_linewidth() < 1]
     assert thin == [[50, 80, 95], [40, 70, 90], [30, 40, 41]]
-    assert [text.get_text() for text in axes.texts] == ["ticket", "plain"]
+    (floor,) = (line for line in axes.lines if line.get_linewidth() == 1)
+    assert list(floor.get_ydata()) == [10, 10]
+    assert (
+        axes.get_title(loc="left")
+        == "n = 1 to 2 seeds a network; thin: one seed; thick: their mean"
+    )
+
+
+ENDS = {"ticket": 99.0, "random scheme": 98.0, "full": 98.9, "plain": 50.0, "constant": 50.5}
+FLOOR = "largest class, 11.0 %"
+LONG = "ticket = plain = random scheme = random-best"
+
+
+@pytest.mark.parametrize(
+    ("ends", "order"),
+    [
+        (ENDS, [FLOOR, "plain", "constant", "random scheme", "full", "ticket"]),
+        (dict.fromkeys(ENDS, 100.0), [FLOOR, *reversed(ENDS)]),
+        (dict.fromkeys([*ENDS, "a", "b"], 10.5), ["b", "a", *reversed(ENDS), FLOOR]),
+        ({LONG: 90.0, "full": 91.0}, [FLOOR, LONG, "full"]),
+    ],
+)
+@pytest.mark.parametrize("epochs", [1, 2, 30])
+def test_labels_of_curves_stand_in_the_order_of_their_ends_and_apart(
+    tmp_path, seen, ends, order, epochs
+):
+    draw_curves(
+        tmp_path / "curves.png",
+        {label: [[20.0] * (epochs - 1) + [end]] for label, end in ends.items()},
+        score="%",
+        floor=("largest class,\n11.0 %", 11.0),
+    )
+    labels = seen[0].axes[0].texts
+    assert [text.get_text().replace("\n", " ") for text in labels] == order
+    renderer = FigureCanvasAgg(seen[0]).get_renderer()
+    seen[0].draw(renderer)
+    boxes = [Text.get_window_extent(text, renderer) for text in labels]  # without their lines
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert [box.y0 for box in boxes] == sorted(box.y0 for box in boxes)
+    whole, axes = seen[0].bbox, seen[0].axes[0].get_window_extent(renderer)
+    assert all(box.x1 < whole.x1 for box in boxes)
+    assert all(axes.y0 - 2 < box.y0 and box.y1 < axes.y1 + 2 for box in boxes)
 
 
 def test_connections_are_the_shares_of_each_batch(tmp_path, seen):
@@ -413,9 +606,106 @@ def test_colours_that_meet_in_a_figure_are_told_apart(vision):
         assert min(ciede2000(a, b) for a, b in combinations(seen, 2)) >= 10
 
 
+EVERY = {role: (n, [90.0 + n, 91.0]) for n, role in enumerate([*figures._LOOKS, "first-k"])}
+EIGHT = tuple("abcdefgh")
+WHOLE = [
+    lambda path: ticket(path, "12345678-0", EIGHT),
+    lambda path: blocks(path, "123456780", EIGHT),
+    lambda path: search(path, (90.0, 92.0, 91.0, 10.0, 89.0), pruned={4}),
+    lambda path: costs(path, EVERY),
+    lambda path: draw_curves(
+        path, {k: [v] for k, (_, v) in EVERY.items()}, score="%", floor=("chance", 10.0)
+    ),
+    lambda path: draw_truth(path, TRUTH, {k: float(n) for k, (n, _) in EVERY.items()}, score="%"),
+    lambda path: draw_ranking(
+        path,
+        np.arange(6.0),
+        np.arange(6.0),
+        {k: n for k, (n, _) in EVERY.items()},
+        tau=(0.1, 0.0, 0.2),
+        score="a",
+        truth="b",
+    ),
+    front,
+    connections,
+    confusion,
+]
+
+
+def colours(axes):
+    """The colours of what is drawn, as they look on white, and white."""
+    found = {"#ffffff"}
+    for one in (*axes.lines, *axes.patches, *axes.collections):
+        if isinstance(one, Line2D):
+            own = [one.get_color()] * (one.get_linestyle() != "None")
+            own += [one.get_markeredgecolor(), one.get_markerfacecolor()] * (
+                one.get_marker() not in ("None", None, "")
+            )
+        else:
+            own = [*np.atleast_2d(one.get_facecolor()), *np.atleast_2d(one.get_edgecolor())]
+        for colour in own:  # nothing at all is white
+            *rgb, alpha = to_rgba(colour, one.get_alpha())
+            red, green, blue = (alpha * value + 1 - alpha for value in rgb)
+            found.add(to_hex((red, green, blue)))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("number", range(len(WHOLE)))
+def test_all_that_meets_in_a_figure_is_told_apart_whatever_cones_one_has(tmp_path, seen, number):
+    WHOLE[number](tmp_path / "a.png")
+    for axes, vision in product(seen[0].axes, VISIONS):
+        pairs = combinations(colours(axes), 2)
+        near = {pair: ciede2000(*(lab(colour, vision) for colour in pair)) for pair in pairs}
+        assert {pair: round(d, 1) for pair, d in near.items() if d < 10} == {}, vision
+
+
+def luminance(colour):
+    c = np.array(to_rgba(colour)[:3])
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(one, other):
+    """WCAG 2: 1 to 21."""
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def ground(axes, text):
+    """The colour that a text of a figure stands on."""
+    x, y = text.get_position()
+    for patch in axes.patches if text in axes.texts else ():
+        box = patch.get_bbox() if isinstance(patch, FancyBboxPatch) else None
+        if (
+            box is not None
+            and box.x0 < x < box.x1
+            and min(box.y0, box.y1) < y < max(box.intervaly)
+        ):
+            return patch.get_facecolor()
+    for image in axes.images if text in axes.texts else ():
+        return image.cmap(image.norm(image.get_array()[int(y), int(x)]))
+    return "white"
+
+
+@pytest.mark.parametrize("number", range(len(WHOLE)))
+def test_every_text_can_be_read_on_what_it_stands_on(tmp_path, seen, number):
+    assert contrast("black", "white") == pytest.approx(21)
+    assert contrast("#767676", "white") == pytest.approx(4.54, abs=0.01)  # WCAG's own example
+    WHOLE[number](tmp_path / "a.png")
+    seen[0].draw_without_rendering()
+    told = [
+        (text.get_text(), contrast(text.get_color(), ground(axes, text)))
+        for axes in seen[0].axes
+        for text in axes.findobj(Text)
+        if text.get_visible() and text.get_text()
+    ]
+    assert told
+    assert [one for one in told if one[1] < 4.5] == []
+
+
 def test_a_front_has_its_line_ticket_plain_and_full_and_a_panel_for_each_cost(tmp_path):
     one, two = front(tmp_path / "1.png"), front(tmp_path / "2.png", ("latency_ms", "params"))
     for path in (one, two):
-        for colour in ("#d55e00", "#3b4a57", "#0072b2", "#22303c"):
+        for colour in ("#d55e00", "#50616f", "#0072b2", "#22303c"):
             assert share_of(pixels(path), colour) > 0.0003
     assert pixels(two).shape[1] > 1.6 * pixels(one).shape[1]

@@ -28,6 +28,7 @@ from sat_optuna.evidence.report import (
 from sat_optuna.evidence.spread import Part
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import AttentionSpec, Measure, Score, Ticket
+from tests.evidence.test_pages import Parsed
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -154,7 +155,7 @@ def test_the_table_of_differences_describes_and_leaves_the_verdicts_to_the_head(
     table = text.partition("## What can be said\n\n")[2].partition("\n\n")[0].splitlines()
     assert table == [
         "| ticket minus | points | 95 % interval | n |",
-        "|---|---|---|---|",
+        "|---|---:|---:|---:|",
         "| plain | +7.00 | +6.75 to +7.25 | 3 |",
         f"| full | +0.03 | {MINUS}0.54 to +0.61 | 3 |",
         f"| constant | +0.10 | {MINUS}0.15 to +0.35 | 3 |",
@@ -443,11 +444,22 @@ def test_seeds_that_do_not_differ_are_no_certainty(tmp_path):
     assert "+0.00 to +0.00" not in text
 
 
-def test_all_that_the_report_shows_lies_beside_it(tmp_path):
-    text = report(tmp_path, drawn=True)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder above a report with its pictures, and what the report says."""
+    above = tmp_path_factory.mktemp("drawn")
+    return above, report(above, drawn=True)
+
+
+def test_all_that_the_report_shows_lies_beside_it(drawn):
+    tmp_path, text = drawn
     for name in ("ticket", "blocks", "search", "accuracy", "connections", "curves"):
         assert f"](figures/{name}.png)" in text
         assert imread(tmp_path / "quickstart" / "figures" / f"{name}.png").ndim == 3
+    page = Parsed.of(tmp_path / "quickstart" / "report.html")
+    assert [alt for alt, _ in page.pictures] == re.findall(r"!\[(.*?)\]", text)
+    assert all(source.startswith("data:image/svg+xml;base64,") for _, source in page.pictures)
+    assert page.title == "quickstart: in which blocks of resnet20 does SE pay?"
     written = (tmp_path / "quickstart" / "figures" / "trials.csv").read_text()
     rows = list(csv.DictReader(io.StringIO(written)))
     assert [row["search"] for row in rows] == ["policy"] * 5 + ["random-control"] * 2
@@ -463,13 +475,46 @@ def test_all_that_the_report_shows_lies_beside_it(tmp_path):
     }
 
 
-def test_the_same_tickets_give_the_same_files(tmp_path):
-    report(tmp_path / "a", drawn=True)
-    report(tmp_path / "b", drawn=True)
-    files = sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 8
+@pytest.mark.parametrize(
+    ("same", "labels"),
+    [
+        ((), ["ticket", "plain", "full"]),
+        (("plain", "random-density"), ["ticket = plain = random scheme", "full"]),
+        (("full",), ["ticket = full", "plain"]),
+    ],
+)
+def test_a_network_of_several_roles_stands_once_in_the_figures(tmp_path, same, labels):
+    rows = {role: row for role, row in NOISY.items() if role not in ("constant", "random-best")}
+    given = tickets(rows | dict.fromkeys(same, rows["ticket"]))
+    with (
+        patch("sat_optuna.evidence.report.draw_costs") as costs,
+        patch("sat_optuna.evidence.report.draw_curves") as curves,
+        patch("sat_optuna.evidence.report.draw_ticket") as drawn,
+    ):
+        report(tmp_path, given, drawn=True)
+    others = [] if "random-density" in same else ["random scheme"]
+    for figure in (costs, curves):
+        _, networks = figure.call_args.args
+        assert sorted(networks) == sorted(labels + others)
+    head, *table = drawn.call_args.kwargs["table"]
+    assert head[2:] == ["95 % interval, n = 3", "parameters", "latency ms"]
+    assert sorted(row[0] for row in table) == sorted(labels)
+    name, mean, interval, _, latency = table[0]
+    assert (name.split(" ")[0], mean, interval, latency) == (
+        "ticket", "97.13", "96.51 to 97.76", "3.21"
+    )  # fmt: skip
+    assert curves.call_args.kwargs["floor"] == ("largest class of\nthe test, 11.0 %", 11.0)
+
+
+def test_the_same_tickets_give_the_same_files(drawn, tmp_path):
+    first, _ = drawn
+    report(tmp_path, drawn=True)
+    files = sorted(path for path in first.rglob("*") if path.is_file())
+    pictures = ("accuracy", "blocks", "connections", "curves", "search", "ticket")
+    named = [f"{name}.{kind}" for name in pictures for kind in ("png", "svg")]
+    assert {path.name for path in files} == {"report.md", "report.html", "trials.csv", *named}
     for path in files:
-        again = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        again = tmp_path / path.relative_to(first)
         assert path.read_bytes() == again.read_bytes()
 
 
@@ -528,7 +573,8 @@ FRONT = replace(
 def test_a_front_is_told_with_plain_full_and_the_rule_that_chose_its_ticket(tmp_path):
     text = report(tmp_path, search=FRONT, drawn=True)
     for line in (
-        "| scheme | accuracy | latency_ms | |",
+        "| scheme | accuracy | latency_ms |  |",
+        "|---|---:|---:|---|",
         "| `110-010-001` | 96.30 | 3.00 | ticket |",
         "| `000-000-000` | 95.00 | 2.50 |  |",
         "| `plain` | 95.00 | 2.50 | for comparison |",

@@ -401,7 +401,7 @@ def made_by_report(folder):
     """Return what the record says that the report made, once it is true of the files."""
     made = json.loads((folder / "work" / "done" / "report.json").read_text())["made"]
     for name, digest in made.items():
-        path = folder / name if name == "report.md" else folder / "figures" / name
+        path = folder / name if name.startswith("report.") else folder / "figures" / name
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, name
     return made
 
@@ -410,17 +410,36 @@ def test_the_picture_of_the_blocks_is_part_of_what_the_report_made(copy):
     """Gone, it is drawn again as it was; of the trials the report is decided by their results."""
     _, folder = copy
     made = made_by_report(folder)
-    assert made.keys() == {
-        "report.md", "ticket.png", "blocks.png", "search.png", "accuracy.png", "trials.csv",
-        "connections.png",
-    }  # fmt: skip
+    pictures = ("ticket", "blocks", "search", "accuracy", "connections")
+    drawn = {f"{name}.{kind}" for name in pictures for kind in ("png", "svg")}
+    assert made.keys() == {"report.md", "report.html", "trials.csv", *drawn}
     assert not sat.open_study(folder).report().new
-    (folder / "figures" / "blocks.png").unlink()
-    assert sat.open_study(folder).report().new
-    assert made_by_report(folder) == made
+    for gone in ("blocks.png", "ticket.svg"):
+        (folder / "figures" / gone).unlink()
+        assert sat.open_study(folder).report().new
+        assert made_by_report(folder) == made
     page = (folder / "report.md").read_text()
     assert "figures/blocks.png" in page
     assert "| s1.b00 | SE |" in page
+
+
+def test_the_page_for_a_browser_is_of_the_report_that_lies_beside_it(copy):
+    """Gone or changed it is written again; what somebody wrote into the report is in it."""
+    _, folder = copy
+    made, page, report = made_by_report(folder), folder / "report.html", folder / "report.md"
+    before = page.read_bytes()
+    for spoil in (page.unlink, lambda: page.write_bytes(before[:-9])):
+        spoil()
+        again = sat.open_study(folder).report()
+        assert (again.page, again.new) == (page, False)
+        assert page.read_bytes() == before
+        assert made_by_report(folder) == made
+    with report.open("a") as stream:
+        stream.write("\nI doubt this.\n")
+    written = report.read_bytes()
+    assert not sat.open_study(folder).report().new
+    assert report.read_bytes() == written
+    assert "<p>I doubt this.</p>" in page.read_text()
 
 
 @pytest.mark.slow

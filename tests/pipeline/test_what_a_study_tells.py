@@ -58,7 +58,8 @@ def test_a_study_in_which_nothing_can_differ_says_so_at_every_step(tmp_path):
     # The report that is written now is of the enumeration.
     sat_optuna("report", "tiny", cwd=tmp_path)
     assert "choices of all 16 schemes" in (folder / "report.md").read_text()
-    assert "done already" in sat_optuna("report", "tiny", cwd=tmp_path).stdout
+    again = sat_optuna("report", "tiny", cwd=tmp_path).stdout
+    assert f"done already, {folder}/report.md; for a browser {folder}/report.html" in again
 
 
 @pytest.mark.slow

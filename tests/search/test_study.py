@@ -1,5 +1,6 @@
 """A search that is killed at any write ends as one that never was; and what a study refuses."""
 
+import itertools
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from datetime import datetime
 
 import optuna
 import pytest
@@ -16,6 +18,7 @@ from optuna.trial import TrialState
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.errors import SatOptunaWarning, StudyError, TrainingError
 from sat_optuna.processes import worker_name
+from sat_optuna.sampler.storage import backend_of, id_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, ChoiceError, suggest_scheme
 from sat_optuna.search.storage import open_storage
@@ -29,6 +32,7 @@ from sat_optuna.search.study import (
     run_trials,
 )
 from sat_optuna.search.tickets import best_ticket
+from sat_optuna.search.unfinished import release_stale
 from tests import forks
 
 STAGES = (2, 2, 2)
@@ -86,7 +90,7 @@ def told(db):
     ]
 
 
-def killed_again_and_again(tmp_path, sampler, strides):
+def killed_again_and_again(tmp_path, sampler, strides, between=lambda study: None):
     assert search(tmp_path / "unbroken.db", sampler, -1).returncode == 0
     broken, kills = tmp_path / "broken.db", 0
     for stride in strides:
@@ -94,6 +98,7 @@ def killed_again_and_again(tmp_path, sampler, strides):
         if ended.returncode == 0:
             break
         assert ended.returncode == -9, ended.stderr
+        between(load_study(open_storage(broken), "s"))
         kills += 1
     else:
         assert search(broken, sampler, -1).returncode == 0
@@ -111,6 +116,16 @@ def test_a_search_killed_at_any_write_equals_an_unbroken_one(tmp_path):
 @pytest.mark.parametrize("sampler", ["policy", "paper", "tpe", "random", "nsga2"])
 def test_every_sampler_continues_after_kills(tmp_path, sampler):
     killed_again_and_again(tmp_path, sampler, (3, 11, 23, 47, 61))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["policy", "tpe"])
+def test_what_is_released_after_each_kill_ends_the_same(tmp_path, sampler):
+    def release(study):
+        running = [t.number for t in study.trials if t.state is TrialState.RUNNING]
+        assert release_stale(study) == running
+
+    killed_again_and_again(tmp_path, sampler, (3, 11, 23, 47, 61), release)
 
 
 def score(trial):
@@ -152,6 +167,140 @@ def test_total_counts_finished_trials_of_all_runs(tmp_path):
     seen = []
     assert run(make(tmp_path), trials=9, on_trial=lambda trial: seen.append(trial.number)) == 2
     assert seen == [7, 8]
+
+
+def interrupted_at(number, objective=score):
+    """An objective that is interrupted once, in the trial of that number."""
+    left = [number]
+
+    def interrupting(trial):
+        if trial.number in left:
+            left.clear()
+            raise KeyboardInterrupt
+        return objective(trial)
+
+    return interrupting
+
+
+def times(study):
+    return [(t.datetime_start, t.datetime_complete) for t in finished_trials(study)]
+
+
+def test_a_trial_begins_when_it_is_its_turn(tmp_path):
+    """Not when it was asked with its batch, and after an interruption not before that."""
+    study = make(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, interrupted_at(5))
+    asked = datetime.now()
+    run(make(tmp_path))
+    seen = times(study)
+    assert len(seen) == 8
+    assert all(start <= end for start, end in seen)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(seen))
+    assert [start > asked for start, _ in seen] == [number >= 5 for number in range(8)]
+
+
+def test_trials_that_are_scored_together_begin_together(tmp_path):
+    study, scored = make(tmp_path), []
+    with pytest.raises(KeyboardInterrupt):
+        run(study, interrupted_at(5), on_batch=lambda _: scored.append(datetime.now()))
+    run(make(tmp_path), on_batch=lambda _: scored.append(datetime.now()))
+    first, second, third = scored
+    starts = [start for start, _ in times(study)]
+    assert all(start <= first for start in starts[:4])
+    assert first < starts[4] <= second  # the batch is scored again but for what was finished
+    assert all(second < start <= third for start in starts[5:])
+    ends = [end for _, end in times(study)]
+    assert max(starts[:4]) < min(ends[:4])
+
+
+@pytest.mark.parametrize("sampler", ["policy", "tpe"])
+@pytest.mark.parametrize("waiting", [(0,), (2,), (1, 3), (0, 1, 2, 3)])
+def test_a_trial_left_waiting_is_finished_as_if_nothing_had_happened(tmp_path, sampler, waiting):
+    """A kill may leave one so between two writes; the dashboard leaves all of a dead process."""
+    for folder in (unbroken := tmp_path / "unbroken", broken := tmp_path / "broken"):
+        folder.mkdir()
+    run(make(unbroken, sampler), trials=10)
+    with pytest.raises(KeyboardInterrupt):
+        run(make(broken, sampler), interrupted_at(4), trials=10)
+    study, order = make(broken, sampler), []
+    backend, _ = backend_of(study)
+    for trial in study.get_trials(deepcopy=False)[4:]:
+        assert trial.state is TrialState.RUNNING
+        if trial.number - 4 in waiting:
+            backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
+    assert run(study, trials=10, on_trial=lambda trial: order.append(trial.number)) == 6
+    assert order == [4, 5, 6, 7, 8, 9]
+    ends, expected = (
+        [(t.number, t.params, t.value) for t in finished_trials(one)]
+        for one in (study, make(unbroken, sampler))
+    )
+    assert ends == expected
+
+
+@pytest.mark.parametrize("before", ["suggest", "score", "tell"])
+def test_a_study_that_is_deleted_while_it_runs_is_one_sentence(tmp_path, before):
+    study = make(tmp_path)
+
+    def delete(*_):
+        optuna.delete_study(study_name="s", storage=open_storage(tmp_path / "study.db"))
+        return 1.0
+
+    def score_late(trial):
+        delete()
+        trial.set_user_attr("scheme", "11-11-11")
+        return 1.0
+
+    objective = {"suggest": score, "score": score_late, "tell": delete}[before]
+    said = "study 's' was deleted from its database, or renamed, .*run the same command again"
+    with pytest.raises(StudyError, match=said):
+        run(study, objective, on_batch=delete if before == "suggest" else None)
+    assert run(make(tmp_path), trials=3) == 3
+
+
+@pytest.mark.parametrize("when", ["before its turn", "while it is scored", "before it is told"])
+def test_a_trial_that_is_ended_in_the_dashboard_stays_so_and_the_search_goes_on(tmp_path, when):
+    study = make(tmp_path)
+    ended = {"before its turn": 2}.get(when, 1)
+
+    def objective(trial):
+        if trial.number == 1:
+            other = open_storage(tmp_path / "study.db")  # as the dashboard's button does it
+            number = id_of(study.get_trials(deepcopy=False)[ended])
+            other.set_trial_state_values(number, TrialState.FAIL)
+        if trial.number == ended and when != "before it is told":
+            trial.set_user_attr("scheme", "11-11-11")
+        return score(trial)
+
+    said = f"trial {ended} was ended as FAIL while it was being scored"
+    with pytest.warns(SatOptunaWarning, match=said):
+        assert run(study, objective, trials=8) == 8
+    assert [t.number for t in finished_trials(study) if t.state is TrialState.FAIL] == [ended]
+
+
+def test_an_error_of_the_objective_is_not_taken_for_a_deleted_study(tmp_path):
+    def objective(_):
+        raise KeyError("its own")
+
+    with pytest.raises(KeyError, match="its own"):
+        run(make(tmp_path), objective)
+
+
+@pytest.mark.parametrize(
+    "objectives", [(), ("accuracy", "params"), ("accuracy", "macs", "params")]
+)
+def test_objectives_have_names(tmp_path, objectives):
+    search = replace(StudyConfig().search, objectives=objectives)
+    config = replace(StudyConfig(), search=search)
+    study = make(tmp_path, "nsga2", config=config)
+    assert study.metric_names == list(objectives or ("reward",))
+
+
+def test_a_study_of_a_version_that_named_nothing_is_named_when_it_is_opened(tmp_path):
+    optuna.create_study(
+        study_name="s", storage=open_storage(tmp_path / "study.db"), direction="maximize"
+    )
+    assert make(tmp_path).metric_names == ["reward"]
 
 
 def test_timeout_begins_no_new_batch(tmp_path):
@@ -297,6 +446,11 @@ def test_any_other_error_is_raised_and_the_trial_can_be_taken_over(tmp_path):
         run(study, objective)
     assert run(make(tmp_path), trials=4) == 4  # by the process itself, under the same numbers
     assert [t.number for t in finished_trials(study)] == [0, 1, 2, 3]
+
+
+def test_a_key_that_an_objective_lacks_is_no_deleted_study(tmp_path):
+    with pytest.raises(KeyError, match="of a user's own"):
+        run(make(tmp_path), lambda trial: dict[str, float]()["of a user's own"])
 
 
 def test_trials_of_another_process_at_work_are_left_to_it(tmp_path):

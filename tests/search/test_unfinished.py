@@ -10,7 +10,13 @@ from optuna.trial import TrialState
 from sat_optuna.processes import worker_name
 from sat_optuna.sampler import PolicyGradientSampler
 from sat_optuna.search.space import WORKER_KEY
-from sat_optuna.search.unfinished import Blocker, blocking_trials, stale_trials
+from sat_optuna.search.storage import open_storage
+from sat_optuna.search.unfinished import (
+    Blocker,
+    blocking_trials,
+    release_stale,
+    stale_trials,
+)
 
 
 @pytest.fixture
@@ -26,8 +32,8 @@ def study():
     return study_with(PolicyGradientSampler(seed=0))
 
 
-def study_with(sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+def study_with(sampler: optuna.samplers.BaseSampler, storage=None) -> optuna.Study:
+    study = optuna.create_study(direction="maximize", sampler=sampler, storage=storage)
     tell(study, asked(study))
     return study
 
@@ -91,3 +97,16 @@ def test_a_sampler_of_optunas_waits_for_no_trial(other):
     asked(study, worker_name(other.pid))
     tell(study, asked(study))
     assert blocking_trials(study) == []
+
+
+def test_released_trials_wait_under_their_numbers_and_live_ones_are_left_alone(tmp_path, other):
+    study = study_with(PolicyGradientSampler(seed=0), open_storage(tmp_path / "study.db"))
+    asked(study, worker_name(other.pid))
+    for worker in (None, "an-earlier-container/1/2"):
+        asked(study, worker)
+    before = [(t.number, t.params) for t in study.trials]
+    assert release_stale(study) == [2, 3]
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "RUNNING", "WAITING", "WAITING"]
+    assert [(t.number, t.params) for t in study.trials] == before
+    assert release_stale(study) == []
+    assert [study.ask().number for _ in range(3)] == [2, 3, 4]

@@ -12,7 +12,7 @@ import sat_optuna as sat
 from sat_optuna.data import DATASETS
 from sat_optuna.errors import ConfigError, SatOptunaError
 from sat_optuna.pipeline.folder import open_study
-from sat_optuna.search.study import run_trials
+from sat_optuna.search.study import UUID_KEY, run_trials
 from sat_optuna.tasks import METRICS
 from sat_optuna.tracking import MLflowLog
 from tests.studies import STUDY, make_study
@@ -114,7 +114,8 @@ def test_a_study_comes_to_a_report_in_its_metric(tmp_path, monkeypatch, task, me
     assert best.value == pytest.approx(measure.points(best.user_attrs[metric]) + sparsity)
     assert ("accuracy" in best.user_attrs) == (task == "classification")
     log = MLflowLog(opened.mlruns)
-    (parent,) = log._store.runs(log._store.experiment("own"), "tags.`sat.kind` = 'study'")
+    experiment = log._store.experiment("own", study.user_attrs[UUID_KEY])
+    (parent,) = log._store.runs(experiment, "tags.`sat.kind` = 'study'")
     assert parent.data.tags["sat.metric"] == f"{said} the better"
     # All schemes in one table, as the trials scored them.
     found = opened.enumerate()

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import optuna
 import pytest
@@ -23,26 +25,21 @@ from sat_optuna.ticket import Measure
 from sat_optuna.tracking import (
     MLflowLog,
     Network,
+    Patience,
     TrackingError,
     UsedData,
+    end_stale_runs,
     stale_runs,
     store_uri,
     studies_in,
 )
 from tests import forks
+from tests.tracking.lost_servers import KINDS, lost_server
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A store that is made once: MLflow takes seconds to make its tables."""
-    root = tmp_path_factory.mktemp("made") / "mlruns"
-    MLflowLog(root)
-    return root / "mlflow.db"
 
 
 @pytest.fixture
@@ -78,7 +75,7 @@ def history(root: Path, run: "Run", key: str) -> list[tuple[int, float]]:
 
 
 def text_of(run: "Run", name: str) -> str:
-    return Path(run.info.artifact_uri.removeprefix("file://"), name).read_text()
+    return Path(unquote(run.info.artifact_uri.removeprefix("file://")), name).read_text()
 
 
 def opened(root: Path, name: str = "study", uuid: str = "u1") -> MLflowLog:
@@ -324,12 +321,56 @@ def test_a_config_may_change_where_a_param_may_not(root):
     assert '"trials": 40' in text_of(run, "config.json")
 
 
-def test_studies_of_one_name_do_not_mix(root):
-    first, second = opened(root, uuid="u1"), opened(root, uuid='it\'s "u2"')
-    one = first.log_trial(0, scheme="1", state="COMPLETE")
-    two = second.log_trial(0, scheme="1", state="COMPLETE")
-    assert one != two
-    assert len(runs_of(root, kind="study")) == 2
+@pytest.mark.parametrize(
+    ("place", "names"),
+    [
+        ("", ["study", "study (it's \"u2)", "study (third-st)"]),
+        ("other", ["study", "study (other)", "study (third-st)"]),
+    ],
+)
+def test_studies_of_one_name_do_not_mix(root, place, names):
+    for uuid in ("u1", 'it\'s "u2"', "third-study", "u1"):
+        log = MLflowLog(root)
+        log.open_study("study", uuid, place=place)
+        log.log_trial(0, scheme="1", state="COMPLETE", artifact=("ticket.json", uuid))
+    for name, uuid in zip(names, ("u1", 'it\'s "u2"', "third-study"), strict=True):
+        (parent,) = runs_of(root, name, kind="study")
+        assert parent.data.tags["sat.study_uuid"] == uuid
+        (trial,) = runs_of(root, name)
+        assert text_of(trial, "ticket.json") == uuid
+    assert len(list((root / "artifacts").iterdir())) == 3
+
+
+def test_a_renamed_experiment_is_the_studys_all_the_same(root):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store_uri(root))
+    opened(root).log_trial(0, scheme="1", state="COMPLETE")
+    named = client.get_experiment_by_name("study")
+    assert named is not None
+    client.rename_experiment(named.experiment_id, "my own name")
+    opened(root).log_trial(1, scheme="1", state="COMPLETE")
+    assert client.get_experiment_by_name("study") is None
+    assert numbers(root, "my own name") == ["0", "1"]
+    opened(root, uuid="u2")  # the name is free for another study
+    assert client.get_experiment_by_name("study") is not None
+    assert len(runs_of(root, "my own name", kind="study")) == 1
+
+
+@pytest.mark.parametrize("uuids", [(), ("u1",), ("u0",), ("u0", "u1")])
+def test_an_experiment_that_says_not_whose_it_is_is_asked(root, uuids):
+    """One that a user made, or an earlier version, which wrote no tag and let studies share."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store_uri(root))
+    made = client.create_experiment("study")
+    for uuid in uuids:
+        client.create_run(made, tags={"sat.kind": "study", "sat.study_uuid": uuid})
+    opened(root, uuid="u1").log_trial(0, scheme="1", state="COMPLETE")
+    ours = "study (u1)" if uuids == ("u0",) else "study"
+    assert numbers(root, ours) == ["0"]
+    studies = {run.data.tags["sat.study_uuid"] for run in runs_of(root, ours, kind="study")}
+    assert studies == ({"u1"} if ours != "study" else {"u1", *uuids})
 
 
 def test_more_than_one_request_holds_arrives_whole(root):
@@ -576,6 +617,62 @@ def test_what_a_killed_process_kept_from_the_run_of_the_search_is_told_by_the_ne
         assert history(root, search, "best_reward") == [(0, 90.0), (3, 93.0), (4, 94.0)]
 
 
+LONG = "x" * 9000
+
+
+def test_what_is_over_mlflows_limits_is_cut_with_a_mark_and_the_rest_is_kept(root):
+    """Keys of 250 letters, params of 6,000 and tags of 8,000; paths; two names that become one."""
+    numbers = {
+        "k" * 300: 1.0,
+        "k" * 299: 2.0,
+        "a//b": 3.0,
+        "a__b": 4.0,
+        "../up": 5.0,
+        "/": 6.0,
+        "": 7.0,
+        "lone \ud800": 8.0,
+        "odd (%)": 9.0,
+        "odd [%]": 10.0,
+        "huge": 10**400,
+        "small": -(10**400),
+    }
+
+    def of_a_user(trial: optuna.Trial) -> float:
+        trial.suggest_categorical("p" * 300, (LONG, "b"))
+        trial.suggest_categorical("surrogate", ("\ud800 text",))
+        for number in range(150):
+            trial.suggest_float(f"x{number}", 0, 1)
+        trial.set_user_attr("scheme", LONG)
+        for name, value in numbers.items():
+            trial.set_user_attr(name, value)
+        return 1.0
+
+    sampler = optuna.samplers.RandomSampler(seed=3)
+    study = optuna.create_study(study_name="study" * 60, sampler=sampler)
+    study.enqueue_trial({"p" * 300: LONG})
+    log = MLflowLog(root, study_name="study")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SatOptunaWarning)
+        study.optimize(of_a_user, n_trials=2, callbacks=[log])
+        log.close_study()
+    assert not log.is_behind
+    runs = runs_of(root)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    for run in runs:
+        assert len(run.data.params) == 152
+        assert max(map(len, (*run.data.params, *run.data.metrics))) == 250
+        told = {value for key, value in run.data.metrics.items() if not key.startswith("value")}
+        assert told >= {float(number) for number in range(1, 11)}
+        assert run.data.metrics["huge"] > 1e308
+        assert run.data.metrics["small"] < -1e308
+        assert run.data.metrics["odd ___"] == 9.0
+        assert run.data.tags["scheme"].endswith("... (cut by sat_optuna from 9,000 characters)")
+    (param,) = [value for key, value in runs[0].data.params.items() if key.startswith("ppp")]
+    assert (len(param), param[-45:]) == (6000, "... (cut by sat_optuna from 9,000 characters)")
+    assert runs[0].data.params["surrogate"] == r"\ud800 text"
+    assert opened(root, uuid="study" * 60).catch_up(study) == 0  # they are known by their keys
+
+
 def test_the_callback_logs_what_an_earlier_process_did_not(root, tmp_path):
     study = study_in(tmp_path)
     study.optimize(objective, n_trials=1, callbacks=[MLflowLog(root)])
@@ -707,7 +804,7 @@ def test_a_locked_store_ends_no_search_from_python(root, at):
     def letting_go(study: optuna.Study, trial: Any) -> None:
         if trial.number == max(at, 0):
             other.execute("ROLLBACK")
-            log.patience, log._try_again = 0.0, 0.0
+            log.patience, log._wait = 0.0, Patience()
 
     with pytest.warns(SatOptunaWarning, match=r"database is locked; the search goes on"):
         study.optimize(scored, n_trials=3, callbacks=[locking, log, letting_go])
@@ -806,10 +903,13 @@ def test_a_deleted_experiment_says_how_to_bring_it_back(root):
     assert experiment is not None
     number = experiment.experiment_id
     client.delete_experiment(number)
-    with pytest.raises(
-        TrackingError, match=f"mlflow experiments restore --experiment-id {number}"
-    ):
+    command = f"mlflow experiments restore --experiment-id {number}"
+    with pytest.raises(TrackingError) as caught:
         opened(root)
+    assert caught.value.what == (
+        "experiment study was deleted in MLflow (bring it back with: "
+        f"MLFLOW_TRACKING_URI=sqlite:///{root}/mlflow.db {command})"
+    )
 
 
 def test_the_old_file_store_is_refused_in_one_sentence(root, tmp_path, monkeypatch):
@@ -819,13 +919,24 @@ def test_the_old_file_store_is_refused_in_one_sentence(root, tmp_path, monkeypat
     assert "\n" not in str(caught.value)
 
 
-def test_a_lost_server_is_one_sentence_without_its_password(root, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    log = MLflowLog(root)
-    with pytest.raises(SatOptunaError, match=r"cannot open study study .*--no-mlflow") as caught:
-        log.open_study("study", "u1")
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lost_server_is_one_sentence_and_ends_no_search(root, monkeypatch, kind):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0" if kind == "sleeps" else "1")
+    study = optuna.create_study(study_name="study")
+    with lost_server(kind) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        log = MLflowLog(root)
+        with pytest.raises(SatOptunaError, match=r"cannot open study study .*--no-mlflow") as told:
+            log.open_study("study", "u1")
+        assert "\n" not in str(told.value)
+        assert "secret" not in str(told.value)
+        with pytest.warns(SatOptunaWarning, match=r"; the search goes on, and its ") as warned:
+            study.optimize(scored, n_trials=5, callbacks=[log])
+    assert len(warned) == 1  # it is left alone after that
+    assert len(study.trials) == 5
+    assert log.is_behind
+    log._followed = None  # nothing more to say at the exit of the tests
 
 
 @pytest.mark.slow
@@ -849,10 +960,37 @@ def test_what_the_user_has_set_stays(tmp_path, empty_store):
     assert done.stdout.split() == ["ERROR", "true"]
 
 
-def test_stale_runs_are_those_of_dead_processes(root):
+def test_stale_runs_are_those_of_dead_processes_in_all_experiments(root):
     from mlflow import MlflowClient
 
-    parent = MLflowLog(root).open_study("mine", "uuid")
-    assert stale_runs(root) == []
-    MlflowClient(store_uri(root)).set_tag(parent, "sat.worker", f"{worker_name()}0")
-    assert stale_runs(root) == ["search"]
+    client = MlflowClient(store_uri(root))
+    dead = f"{worker_name()}0"
+    living, elsewhere = worker_name(), "another-machine/1/x"
+    parents = {}
+    for name, worker in (("a", dead), ("b", living), ("c", elsewhere), ("d", dead)):
+        parents[name] = MLflowLog(root).open_study(name, f"uuid-{name}")
+        client.set_tag(parents[name], "sat.worker", worker)
+    log = opened(root, "b", "uuid-b")
+    trial = log.log_trial(0, scheme="1", state="FAIL")
+    client.set_tag(trial, "sat.worker", dead)  # killed after its last number, before its end
+    client.update_run(trial, status="RUNNING")
+    foreign = client.create_run(client.create_experiment("a user's own")).info.run_id
+    left = ["#000 1", "search", "search"]
+    assert sorted(stale_runs(root)) == left
+    assert sorted(end_stale_runs(root)) == left
+    assert (stale_runs(root), end_stale_runs(root)) == ([], [])
+    ids = (*parents.values(), trial, foreign)
+    assert [client.get_run(run_id).info.status for run_id in ids] == [
+        *("KILLED", "RUNNING", "RUNNING", "KILLED", "FAILED", "RUNNING")
+    ]
+
+
+def test_a_store_without_running_runs_is_looked_at_without_mlflow(root, tmp_path):
+    code = (
+        "import sys; from sat_optuna.tracking import end_stale_runs, stale_runs\n"
+        "print([*end_stale_runs(sys.argv[1]), *stale_runs(sys.argv[2])], 'mlflow' in sys.modules)"
+    )
+    asked = [sys.executable, "-c", code, str(root), str(tmp_path / "none")]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stdout == "[] False\n"
+    assert not (tmp_path / "none").exists()
