@@ -11,12 +11,15 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from sat_optuna.errors import SatOptunaWarning, readable
 from sat_optuna.events import Event, OnEvent
+
+if TYPE_CHECKING:
+    from sat_optuna.pipeline.progress import ProgressBar
 
 __all__ = ["FORMAT", "INTERRUPTED", "Console", "wrapped"]
 
@@ -43,6 +46,7 @@ class Console:
 
     def __init__(self, *, quiet: bool, verbose: bool) -> None:
         self.quiet, self.verbose = quiet, verbose
+        self._bar: ProgressBar | None = None  # while one is shown
         logging.basicConfig(level=logging.INFO if verbose else logging.ERROR)
         if not verbose:
             warnings.showwarning = self._warn
@@ -52,15 +56,21 @@ class Console:
     ) -> None:
         # Ours are sentences for the user; the libraries' are for their developers.
         if issubclass(category, SatOptunaWarning) and not self.quiet:
-            click.echo(wrapped(readable(f"Warning: {message}"), sys.stderr), err=True)
+            self.remark(f"Warning: {message}")
+
+    def _leave_bar(self) -> None:
+        if self._bar:  # else a line would be printed into it
+            self._bar.pause()
 
     def result(self, text: str) -> None:
         """Print a line of the result."""
+        self._leave_bar()
         click.echo(wrapped(text, sys.stdout))
 
     def remark(self, text: str) -> None:
         """Print a line that is not the result."""
         if not self.quiet:
+            self._leave_bar()
             click.echo(wrapped(readable(text), sys.stderr), err=True)
 
     def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], format: str) -> None:
@@ -117,23 +127,24 @@ class Console:
         """Yield an `on_event` that shows progress on stderr while the block runs.
 
         Args:
-            say: gives the line of the result that an event is worth, or None.
+            say: gives the lines of the result that an event is worth, or None.
         """
         from sat_optuna.pipeline.progress import ProgressBar
 
-        bar = None if self.quiet else ProgressBar()
+        bar = self._bar = None if self.quiet else ProgressBar()
 
         def on_event(event: Event) -> None:
             if INTERRUPTED.is_set():  # Ctrl-C was pressed and nobody heard it
                 raise KeyboardInterrupt
             if bar:
                 bar(event)
-            if line := say(event):
+            for line in (say(event) or "").splitlines():
                 self.result(line)
 
         try:
             yield on_event
         finally:
+            self._bar = None
             if bar:
                 bar.close()
 

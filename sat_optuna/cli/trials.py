@@ -57,16 +57,18 @@ def _best_first(study: "Study", rows: list[dict[str, Any]]) -> None:
         rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
 
 
-@click.command(epilog="Example: sat-optuna trials mine --format csv > trials.csv")
+@click.command(
+    epilog="Examples: sat-optuna trials mine --top 20; trials mine --format csv > trials.csv"
+)
 @click.argument("study")
 @click.option(
-    "--best",
-    is_flag=True,
-    help="Highest reward, or the front, first, not in number order.",
+    "--top",
+    type=click.IntRange(min=1),
+    help="Only so many: the highest rewards, or the front, first. Default: all in number order.",
 )
 @FORMAT
 @click.pass_obj
-def trials(console: Console, *, study: str, best: bool, format: str) -> None:
+def trials(console: Console, *, study: str, top: int | None, format: str) -> None:
     """List the trials; a RUNNING one whose process is dead is shown as DEAD.
 
     Below the list is said why a trial became FAIL, and which trials of live processes hold up the
@@ -79,8 +81,9 @@ def trials(console: Console, *, study: str, best: bool, format: str) -> None:
     stale = {trial.number for trial in stale_trials(opened)}
     columns = _columns(opened)
     rows = [_row(trial, stale, columns) for trial in opened.get_trials(deepcopy=False)]
-    if best:
+    if top:
         _best_first(opened, rows)
+        rows = rows[:top]
     console.rows(rows, columns if format == "table" else (*columns, _ERROR), format)
     for row in rows:
         if row[_ERROR] and format == "table":

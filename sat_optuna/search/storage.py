@@ -1,25 +1,293 @@
 """Optuna's storage of a study: a SQLite file that is opened, and written, with one sentence."""
 
+import copy
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from typing_extensions import override
 
 from sat_optuna.errors import StudyError
 from sat_optuna.files import sqlite_url
+from sat_optuna.sampler.storage import backend_of
+from sat_optuna.search import tables
 
-__all__ = ["open_storage", "show_warnings_alone", "still_there", "writing"]
+__all__ = [
+    "SQLiteStorage",
+    "open_storage",
+    "show_warnings_alone",
+    "still_there",
+    "together",
+    "writing",
+]
 
 
-def open_storage(db: Path) -> RDBStorage:
+@dataclass(slots=True)
+class _Read:
+    """The trials of a study, by id, as they were read last."""
+
+    trials: dict[int, FrozenTrial] = field(default_factory=dict)
+    first: int = 0  # the smallest id that may have changed since
+    spaces: dict[str, BaseDistribution] = field(default_factory=dict)  # by parameter
+
+
+class SQLiteStorage(BaseStorage):
+    """A file of Optuna's, as RDBStorage keeps it, with fewer and larger reads and writes.
+
+    The file is the same, and any other process may use it at the same time. Finished trials are
+    read once. A trial that is run by this process is kept in memory too, and is not read again
+    until it has ended; another process that ends it is seen. Inside of `together` what is written
+    of trials goes into one transaction. Threads may share it; a process that is forked opens its
+    own.
+
+    Args:
+        rdb: Optuna's storage of the file.
+
+    Attributes:
+        path: of the file.
+    """
+
+    def __init__(self, rdb: RDBStorage) -> None:
+        self.path = Path(rdb.engine.url.database or "")
+        self._rdb = rdb
+        self._lock = threading.RLock()
+        self._read: defaultdict[int, _Read] = defaultdict(_Read)
+        self._run: dict[int, tuple[int, FrozenTrial]] = {}  # by id: study and trial, RUNNING here
+        self._rows: list[tables.Row] = []  # not in the file yet
+        self._depth = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write all that the block writes of trials in one transaction: at its end, or earlier.
+
+        Earlier is before other trials are read, for another process may be waiting to see these.
+        A process that is killed before has written nothing of it.
+        """
+        with self._lock:
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self._flush()
+
+    def _write(self, trial_id: int, row: tables.Row) -> None:
+        study_id, trial = self._found(trial_id)
+        self.check_trial_is_updatable(trial_id, trial.state)
+        if trial.state is TrialState.RUNNING:
+            self._run[trial_id] = study_id, tables.with_row(trial, row)
+        else:  # it waits; it is read again when it is asked for
+            self._read[study_id].trials.pop(trial_id, None)
+        self._rows.append(row)
+        if not self._depth:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        if not rows:
+            return
+        try:
+            with self._rdb.engine.begin() as connection:
+                tables.write(connection, rows)
+        except Exception:
+            self._run.clear()  # the file knows better
+            raise
+
+    def _found(self, trial_id: int) -> tuple[int, FrozenTrial]:
+        """Return a trial and the id of its study: from memory where it cannot have changed.
+
+        Raises:
+            KeyError: there is no such trial.
+        """
+        if trial_id in self._run:
+            return self._run[trial_id]
+        for study_id, read in self._read.items():
+            trial = read.trials.get(trial_id)
+            if trial is not None and trial.state.is_finished():
+                return study_id, trial
+        with self._rdb.engine.connect() as connection:
+            study_id, trial = tables.trials_of(connection, [trial_id])[trial_id]
+        if trial.state.is_finished():
+            self._read[study_id].trials[trial_id] = trial
+        return study_id, trial
+
+    def _refresh(self, study_id: int) -> None:
+        """Read what is new of a study, and what other processes run."""
+        read = self._read[study_id]
+        with self._rdb.engine.connect() as connection:
+            states = tables.states_from(connection, study_id, read.first)
+            changed = []
+            for trial_id, state in states.items():
+                known = read.trials.get(trial_id)
+                if state is not TrialState.RUNNING:
+                    self._run.pop(trial_id, None)  # it was ended, perhaps by another process
+                    if known is None or known.state is not state:
+                        changed.append(trial_id)
+                elif trial_id not in self._run:
+                    changed.append(trial_id)
+            found = tables.trials_of(connection, changed)
+        read.trials |= {trial_id: trial for trial_id, (_, trial) in found.items()}
+        read.trials |= {t: self._run[t][1] for t in states if t in self._run}
+        unfinished = (t for t, state in states.items() if not state.is_finished())
+        read.first = min(unfinished, default=max(read.trials, default=0) + 1)
+
+    @override
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        return self._rdb.create_new_trial(study_id, template_trial)
+
+    @override
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        with self._lock:
+            study_id, _ = self._found(trial_id)
+            spaces = self._read[study_id].spaces
+            if param_name not in spaces:
+                with self._rdb.engine.connect() as connection:
+                    stored = tables.stored_space(connection, study_id, param_name)
+                spaces[param_name] = stored or distribution
+            check_distribution_compatibility(spaces[param_name], distribution)
+            row = tables.parameter(trial_id, param_name, param_value_internal, distribution)
+            self._write(trial_id, row)
+
+    @override
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        with self._lock:
+            self._write(trial_id, tables.attribute(trial_id, "user", key, value))
+
+    @override
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        with self._lock:
+            self._write(trial_id, tables.attribute(trial_id, "system", key, value))
+
+    @override
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
+        with self._lock:
+            self._flush()
+            self._rdb.set_trial_intermediate_value(trial_id, step, intermediate_value)
+            self._run.pop(trial_id, None)  # it is read again
+
+    @override
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        with self._lock:
+            self._flush()
+            self._run.pop(trial_id, None)
+            return self._rdb.set_trial_state_values(trial_id, state, values)
+
+    @override
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        with self._lock:
+            if trial_id not in self._run:
+                self._flush()
+            _, trial = self._found(trial_id)
+            return trial if trial.state.is_finished() else _copied(trial)
+
+    @override
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        with self._lock:
+            self._flush()
+            self._refresh(study_id)
+            trials = self._read[study_id].trials.values()
+            asked = [t for t in trials if states is None or t.state in states]
+        asked.sort(key=lambda trial: trial.number)
+        return copy.deepcopy(asked) if deepcopy else asked
+
+    @override
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        with self._rdb.engine.connect() as connection:
+            return tables.study_attributes(connection, study_id, "user")
+
+    @override
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        with self._rdb.engine.connect() as connection:
+            return tables.study_attributes(connection, study_id, "system")
+
+    # All else is Optuna's own.
+
+    @override
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        return self._rdb.create_new_study(directions, study_name)
+
+    @override
+    def delete_study(self, study_id: int) -> None:
+        with self._lock:
+            self._rdb.delete_study(study_id)
+            self._read.pop(study_id, None)
+            self._run = {t: kept for t, kept in self._run.items() if kept[0] != study_id}
+
+    @override
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._rdb.set_study_user_attr(study_id, key, value)
+
+    @override
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._rdb.set_study_system_attr(study_id, key, value)
+
+    @override
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self._rdb.get_study_id_from_name(study_name)
+
+    @override
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return self._rdb.get_study_name_from_id(study_id)
+
+    @override
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self._rdb.get_study_directions(study_id)
+
+    @override
+    def get_all_studies(self) -> list[Any]:
+        return self._rdb.get_all_studies()
+
+    @override
+    def remove_session(self) -> None:
+        self._rdb.remove_session()
+
+
+def _copied(trial: FrozenTrial) -> FrozenTrial:
+    """Return a copy that its owner may write to, as Optuna's Trial does."""
+    copied = copy.copy(trial)
+    copied.params, copied.distributions = dict(trial.params), dict(trial.distributions)
+    copied.user_attrs, copied.system_attrs = dict(trial.user_attrs), dict(trial.system_attrs)
+    copied.intermediate_values = dict(trial.intermediate_values)
+    return copied
+
+
+def together(study: optuna.Study) -> AbstractContextManager[None]:
+    """Return `SQLiteStorage.together` of a study's storage; nothing for one of another kind."""
+    backend, _ = backend_of(study)
+    return backend.together() if isinstance(backend, SQLiteStorage) else nullcontext()
+
+
+def open_storage(db: Path) -> SQLiteStorage:
     """Open a SQLite file: a long wait for locks, and one fsync a checkpoint instead of each write.
-
-    A search writes once a parameter; see the measured cost of a commit in Optuna's own storage.
 
     Raises:
         StudyError: it cannot be opened.
@@ -52,7 +320,7 @@ def open_storage(db: Path) -> RDBStorage:
 
     sqlalchemy.event.listen(storage.engine, "connect", fast)
     storage.engine.dispose()
-    return storage
+    return SQLiteStorage(storage)
 
 
 def _is_writable(place: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -33,7 +33,7 @@ from sat_optuna.search.space import (
     scheme_space,
     suggest_scheme,
 )
-from sat_optuna.search.storage import still_there, writing
+from sat_optuna.search.storage import SQLiteStorage, still_there, together, writing
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.tasks import MetricError
 from sat_optuna.ticket import Setting
@@ -124,7 +124,7 @@ def build_pruner(name: str) -> optuna.pruners.BasePruner:
 
 
 def create_study(
-    storage: RDBStorage,
+    storage: BaseStorage,
     name: str,
     *,
     config: StudyConfig,
@@ -246,13 +246,13 @@ def warn_of_other_machine(what: str, begun: Mapping[str, Any], device: str) -> N
         )
 
 
-def name_of(storage: RDBStorage, uuid: str) -> str | None:
+def name_of(storage: BaseStorage, uuid: str) -> str | None:
     """Return the name of the study that has a uuid, whatever its folder is called now."""
     studies = storage.get_all_studies()
     return next((s.study_name for s in studies if s.user_attrs.get(UUID_KEY) == uuid), None)
 
 
-def load_study(storage: RDBStorage, name: str) -> optuna.Study:
+def load_study(storage: SQLiteStorage, name: str) -> optuna.Study:
     """Open a study for reading.
 
     Raises:
@@ -265,8 +265,7 @@ def load_study(storage: RDBStorage, name: str) -> optuna.Study:
     except KeyError as error:
         known = ", ".join(optuna.get_all_study_names(storage)) or "none"
         raise StudyError(
-            f"{storage.engine.url.database} holds no study {name!r}; it holds: {known}; give one "
-            "of these names"
+            f"{storage.path} holds no study {name!r}; it holds: {known}; give one of these names"
         ) from error
 
 
@@ -318,20 +317,22 @@ def run_trials(
     """
     stages, kinds = tuple(stages), tuple(kinds)
     space = scheme_space(stages, kinds)
+    schemes: dict[int, Scheme | None] = {}
 
     def suggest(trial: optuna.Trial) -> Scheme:
-        check_names(trial, space, given_choices(trial))
-        return suggest_scheme(trial, stages, kinds)
+        with together(study):
+            check_names(trial, space, given_choices(trial))
+            return suggest_scheme(trial, stages, kinds)
 
     def suggested(trial: optuna.Trial) -> Scheme | None:
-        try:
-            return suggest(trial)
-        except ChoiceError:
-            return None  # it is told when it is the trial's turn
+        if trial.number not in schemes:
+            schemes[trial.number] = None  # it is told when it is the trial's turn
+            with suppress(ChoiceError):
+                schemes[trial.number] = suggest(trial)
+        return schemes[trial.number]
 
     def scored(trial: optuna.Trial) -> float | tuple[float, ...]:
-        suggest(trial)
-        return objective(trial)
+        return objective(trial) if suggested(trial) else suggest(trial).sparsity
 
     deadline = time.monotonic() + timeout if timeout else float("inf")
     done = 0
@@ -375,9 +376,10 @@ def _next_batch(
     end = min((first // batch + 1) * batch, max(trials, count))
     # An ask takes the first waiting trial, and makes a new one where none waits.
     for _ in range(sum(number < end for number in waiting) + max(0, end - count)):
-        trial = study.ask()
-        trial.set_user_attr(WORKER_KEY, worker_name())
-        suggest(trial)  # before the next is asked, which shall not repeat it
+        with together(study):
+            trial = study.ask()
+            trial.set_user_attr(WORKER_KEY, worker_name())
+            suggest(trial)  # before the next is asked, which shall not repeat it
         taken.append(trial)
     # Those that wait come after the taken ones above, and may have smaller numbers.
     return sorted(taken, key=lambda trial: trial.number)

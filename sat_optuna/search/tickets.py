@@ -41,13 +41,13 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
     Raises:
         StudyError: the trial is of no objective of this package.
     """
-    if NETWORK_KEY not in study.user_attrs or "scheme" not in trial.user_attrs:
+    noted = study.user_attrs  # read once: each time is a query
+    if NETWORK_KEY not in noted or "scheme" not in trial.user_attrs:
         raise StudyError(
             f"trial {trial.number} of study {study.study_name!r} has no scheme; give one that "
             "SupernetObjective or TrainObjective has scored"
         )
-    network = study.user_attrs[NETWORK_KEY]
-    config = study.user_attrs.get(CONFIG_KEY, {})
+    network, config = noted[NETWORK_KEY], noted.get(CONFIG_KEY, {})
     attention = tuple(AttentionSpec(**spec) for spec in network["attention"])
     return Ticket(
         role="ticket",
@@ -63,9 +63,9 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
         params=trial.user_attrs["params"],
         macs=trial.user_attrs["macs"],
         latency_ms=trial.user_attrs.get("latency_ms"),
-        scores=_valid_score(trial, config, measure_of(study)),
+        scores=_valid_score(trial, config, _measure(network)),
         study=study.study_name,
-        study_uuid=study.user_attrs.get(UUID_KEY),
+        study_uuid=noted.get(UUID_KEY),
         trial=trial.number,
         versions=versions(),
         config=config,
@@ -75,7 +75,11 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
 
 def measure_of(study: optuna.Study) -> Measure:
     """Return what the schemes of a study are measured in."""
-    named = study.user_attrs.get(NETWORK_KEY, {}).get("metric")
+    return _measure(study.user_attrs.get(NETWORK_KEY, {}))
+
+
+def _measure(network: Mapping[str, Any]) -> Measure:
+    named = network.get("metric")
     return Measure(**named) if named else ACCURACY
 
 

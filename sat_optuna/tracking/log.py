@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 __all__ = ["MLflowLog", "Network"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_FOLLOWED_S = 1.0  # at least, between two writes into the run of a search that goes on
+_LAST = 100  # trials that such a write, lost by a kill, may have been of
 _TOLD = "sat.result"  # what of an experiment's description is ours
 _DESCRIPTION = "mlflow.note.content"  # the tag that MLflow's pages show as a run's description
 
@@ -121,9 +123,11 @@ class MLflowLog:
         self._lock = threading.RLock()
         self._opened: ChildRuns | None = None
         self._running = False  # whether the study's run is RUNNING by this log
-        self._best: FrozenTrial | None = None  # of those that were logged
+        self._searched: Study | None = None  # of which trials are logged as they end
         self._followed: Study | None = None  # the study that this is a callback of
         self._behind = False  # whether finished trials may be missing in the store
+        self._unfollowed: list[FrozenTrial] = []  # logged trials that the study's run lacks
+        self._followed_at = 0.0  # when it was last written
         self._wait = Patience()  # where the store took nothing
         with contextlib.suppress(StoreLockedError):
             _ = self._store
@@ -198,7 +202,7 @@ class MLflowLog:
                 self._store.write_text(parent, "config.json", text)
             self._store.describe(experiment, view_tags(measure))
             self._opened = ChildRuns(self._store, experiment=experiment, parent=parent, uuid=uuid)
-            self._best = None
+            self._unfollowed, self._searched = [], None
         return parent
 
     def close_study(self, status: str = "FINISHED") -> None:
@@ -209,6 +213,9 @@ class MLflowLog:
         """
         with self._lock, self._store.guarded("close the study"):
             study = self._study
+            if self._unfollowed and self._searched is not None:
+                with contextlib.suppress(TrackingError):  # the next process writes it
+                    self._follow(self._searched)
             if self._running:
                 self._store.end(study.parent, status)
             self._opened = None
@@ -485,7 +492,11 @@ class MLflowLog:
                     self.catch_up(study)
                 else:
                     self._log_in_time(study, trial)
-                    self._follow(study, [trial])
+                    self._unfollowed.append(trial)
+                    self._searched = study
+                    waited = time.monotonic() - self._followed_at
+                    if waited > _FOLLOWED_S or len(self._unfollowed) >= _LAST:
+                        self._follow(study)
                 self._wait.worked()
             except TrackingError as error:
                 self._put_off(error)
@@ -558,36 +569,40 @@ class MLflowLog:
             ]
             for trial in missing:
                 self._log_in_time(study, trial)
-            if missing:
-                self._follow(study, missing)
+            # A process that was killed may have logged the last ones and told the study's run
+            # nothing of them; what is there already is not written twice.
+            lacking = {t.number for t in (*missing, *self._unfollowed, *finished[-_LAST:])}
+            self._unfollowed = [t for t in finished if t.number in lacking]
+            self._follow(study)
             self._behind = False
         return len(missing)
 
-    def _follow(self, study: "Study", trials: "Sequence[FrozenTrial]") -> None:
+    def _follow(self, study: "Study") -> None:
         """Write into the study's run what trials came to, and the best so far, by number."""
         from sat_optuna.search.tickets import measure_of
 
-        if len(study.directions) > 1:
+        trials, self._followed_at = self._unfollowed, time.monotonic()
+        if not trials or len(study.directions) > 1:
+            self._unfollowed = []
             return
         sign = -1.0 if study.direction.name == "MINIMIZE" else 1.0
         metric, numbers = measure_of(study).name, {trial.number for trial in trials}
-        best, points = self._best, list[Point]()
-        if best is None:
-            earlier = [t for t in study.get_trials(deepcopy=False) if t.number not in numbers]
-            complete = filter(_is_complete, earlier)
-            best = max(complete, key=lambda trial: sign * trial.values[0], default=None)
-        for trial in filter(_is_complete, trials):
+        best: FrozenTrial | None = None
+        points: list[Point] = []
+        for trial in filter(_is_complete, study.get_trials(deepcopy=False)):
             if best is None or sign * trial.values[0] > sign * best.values[0]:
                 best = trial
+            if trial.number not in numbers:
+                continue
             at, step = _moment(trial), trial.number
             for prefix, of in (("", trial), ("best_", best)):
                 points.append((f"{prefix}reward", of.values[0], at, step))
                 if (value := of.user_attrs.get(metric)) is not None:
                     points.append((f"{prefix}{metric}", value, at, step))
-        self._best = best
         tags = {} if best is None else {"best scheme": _scheme_of(best)}
         with self._store.guarded("log the search"):
             self._store.write(self._study.parent, params={}, points=points, tags=tags)
+        self._unfollowed = []
 
     def end_stale_runs(self) -> int:
         """End the child runs that a dead process left RUNNING; return their number.

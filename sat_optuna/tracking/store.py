@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 from sat_optuna.errors import SatOptunaError, errors_as, one_line, readable
 from sat_optuna.files import check_writable, sqlite_url
@@ -184,6 +185,7 @@ class RunStore:
         """
         self.uri = store_uri(root)
         self._root = Path(root).resolve()
+        self._folders: dict[str, str] = {}  # by run, of those made here: where its artifacts lie
         for name, value in MLFLOW_SETTINGS.items():
             os.environ.setdefault(name, value)
         with self.guarded("open the log"):
@@ -319,7 +321,9 @@ class RunStore:
         tags = {key: cut(text, TAG) for key, text in tags.items()}
         tags["mlflow.source.name"] = "sat-optuna"
         name = cut(name, NAME)
-        return self._client.create_run(experiment, start_time=started_ms, tags=tags, run_name=name)
+        made = self._client.create_run(experiment, start_time=started_ms, tags=tags, run_name=name)
+        self._folders[made.info.run_id] = made.info.artifact_uri
+        return made
 
     def resume(self, run_id: str) -> None:
         """Set a run RUNNING again."""
@@ -335,7 +339,14 @@ class RunStore:
 
     def write_text(self, run_id: str, file: str, text: str) -> None:
         """Write a text as an artifact of a run; an artifact of that name is replaced."""
-        self._client.log_text(run_id, text, file)
+        folder = urlsplit(self._folders.get(run_id, ""))
+        if folder.scheme != "file":
+            self._client.log_text(run_id, text, file)
+            return
+        # MLflow would read the whole run for the folder, which takes longer than all else here.
+        path = Path(url2pathname(folder.path)) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
     def write_file(self, run_id: str, path: Path, folder: str = "") -> None:
         """Copy a file into a folder of a run's artifacts; one of that name is replaced."""

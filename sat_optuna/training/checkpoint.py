@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -59,13 +60,18 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
+            found[name] = _version(name)
     return found
+
+
+@cache  # read from a file; a process keeps what it has imported
+def _version(name: str) -> str:
+    return version(name)
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Return what a training's bits depend on beside its seed: versions, machine, threads."""
-    kept = {name: version(name) for name in ("torch", "numpy")}
+    kept = {name: _version(name) for name in ("torch", "numpy")}
     machine = f"{platform.machine()} {platform.system()} {os.cpu_count()} cores"
     return {"versions": kept, "machine": machine, "device": device, "threads": threads}
 

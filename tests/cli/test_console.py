@@ -85,4 +85,5 @@ show(Event(step="search", done=2, total=2, finished=True))
 def test_a_bar_moves_within_a_unit_and_shows_the_best():
     frames = [f for f in re.split("[\r\n]", in_terminal(BAR, 80)) if f.startswith("search")]
     assert len({frame[: frame.index("/")] for frame in frames}) == 4  # 0, 0 and a half, 1, 2
-    assert f"  best reward 98.333: {SCHEME}" in in_terminal(BAR, 80)
+    dots = " ".join("".join("○●"[int(digit)] for digit in stage) for stage in SCHEME.split("-"))
+    assert f"  best reward 98.333: {dots}" in in_terminal(BAR, 80)

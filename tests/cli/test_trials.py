@@ -118,3 +118,24 @@ def test_doctor_names_it_too_and_says_what_to_do(held):
     process.wait()
     (finding,) = looks(project)
     assert finding.startswith("a dead process left the trials [2] unfinished")
+
+
+@pytest.mark.parametrize(
+    ("top", "numbers"), [(1, [2]), (3, [2, 4, 1]), (99, [2, 4, 1, 0, 3])], ids=str
+)
+def test_the_top_are_the_highest_rewards_first(tmp_path, monkeypatch, top, numbers):
+    """Of equal rewards the earlier trial comes first, and one without a reward last."""
+    monkeypatch.chdir(tmp_path)
+    db = make_study(tmp_path) / "study.db"
+    sampler = build_sampler("random", seed=0, batch=4)
+    study = create_study(open_storage(db), "tiny", config=StudyConfig(), sampler=sampler)
+    for reward in (1.0, 2.0, 5.5, None, 5.5):
+        trial = study.ask()
+        if reward is not None:
+            trial.set_user_attr("reward", reward)
+        study.tell(trial, reward or 0.0)
+    rows = json.loads(run("trials", "tiny", "--top", str(top), "--format", "json").stdout)
+    assert [row["number"] for row in rows] == numbers
+    table = run("trials", "tiny", "--top", str(top)).stdout.splitlines()[1:]
+    assert [int(line.split()[0]) for line in table] == numbers
+    assert "0 is not in the range x>=1" in run("trials", "tiny", "--top", "0", code=2).stderr

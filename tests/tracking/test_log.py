@@ -594,11 +594,27 @@ def test_the_log_is_a_callback(root, tmp_path):
     }
     assert "value" not in runs[2].data.metrics
     assert {run.data.tags["sat.study_uuid"] for run in runs} == {"abc"}
+    log.close_study()  # a search's run is written once a second, and at its end
     (search,) = runs_of(root, kind="study")
     assert history(root, search, "reward") == [(0, 90.0), (3, 93.0)]
     assert history(root, search, "best_accuracy") == [(0, 90.0), (3, 90.0)]  # it minimises
     assert search.data.tags["best scheme"] == study.best_trial.user_attrs["scheme"]
-    log.close_study()
+
+
+def test_what_a_killed_process_kept_from_the_run_of_the_search_is_told_by_the_next(root, tmp_path):
+    """It had logged the trials themselves; and nothing is told twice."""
+    study = study_in(tmp_path, direction="maximize")
+    study.optimize(objective, n_trials=5, catch=ZeroDivisionError)
+    log = opened(root, uuid="study")
+    for trial in study.trials:
+        log.log_optuna(study, trial)
+    (search,) = runs_of(root, kind="study")
+    assert history(root, search, "reward") == []
+    for _ in range(2):
+        log = opened(root, uuid="study")
+        assert log.catch_up(study) == 0
+        assert history(root, search, "reward") == [(0, 90.0), (3, 93.0), (4, 94.0)]
+        assert history(root, search, "best_reward") == [(0, 90.0), (3, 93.0), (4, 94.0)]
 
 
 LONG = "x" * 9000

@@ -1,0 +1,167 @@
+"""SQLiteStorage and Optuna's own RDBStorage: the same file, read and written the same."""
+
+import contextlib
+import math
+import sqlite3
+
+import optuna
+import pytest
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from sat_optuna.files import sqlite_url
+from sat_optuna.search.storage import open_storage, together
+
+
+def optunas(db):
+    """The trials as Optuna itself reads them."""
+    return optuna.load_study(study_name="s", storage=RDBStorage(sqlite_url(db))).trials
+
+
+def made(storage, objectives=1):
+    return optuna.create_study(
+        storage=storage,
+        study_name="s",
+        directions=["maximize"] * objectives,
+        load_if_exists=True,
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
+
+
+def all_kinds(study):
+    """Trials of each state, with each kind of parameter, attribute and number."""
+    study.enqueue_trial({"choice": "se"}, user_attrs={"whose": "mine"})
+    study.enqueue_trial({"choice": "none"})
+    first = study.ask()
+    first.suggest_categorical("choice", ("none", "se", None, 1.5, True))
+    first.suggest_float("rate", 1e-4, 1.0, log=True)
+    first.suggest_int("width", 1, 9, step=2)
+    first.set_user_attr("scheme", "100-01")
+    first.set_user_attr("scheme", "100-10")  # replaces
+    first.set_user_attr("nested", {"a": [1, None, (2, "ü")], 3: math.inf})
+    first.set_constraint("limit", 0.5)
+    for step, value in enumerate((0.5, math.nan, math.inf, -math.inf)):
+        first.report(value, step)
+    study.tell(first, -math.inf)
+    pruned, failed, running = study.ask(), study.ask(), study.ask()
+    pruned.report(2.0, 7)
+    study.tell(pruned, state=TrialState.PRUNED)
+    study.tell(failed, state=TrialState.FAIL)
+    running.suggest_categorical("choice", ("none", "se", None, 1.5, True))
+    running.set_user_attr("worker", "a/1/2")
+    study.enqueue_trial({"choice": "se"})
+
+
+@pytest.mark.parametrize("writer", ["ours", "optuna's"])
+def test_all_that_a_trial_can_hold_is_read_as_optuna_reads_it(tmp_path, writer):
+    db = tmp_path / "study.db"
+    storage = open_storage(db) if writer == "ours" else RDBStorage(sqlite_url(db))
+    study = made(storage)
+    all_kinds(study)
+    read = made(open_storage(db)).trials
+    assert [t.state.name for t in read] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING", "WAITING"]
+    # By their texts, for NaN equals nothing.
+    assert [repr(t) for t in read] == [repr(t) for t in optunas(db)]
+    assert [repr(t) for t in study.trials] == [repr(t) for t in read]
+    assert [list(t.params) for t in read] == [list(t.params) for t in optunas(db)]
+
+
+def test_several_objectives_keep_their_places(tmp_path):
+    study = made(open_storage(tmp_path / "study.db"), objectives=3)
+    study.tell(study.ask(), (3.0, math.inf, 1.0))
+    assert study.trials[0].values == optunas(tmp_path / "study.db")[0].values == [3, math.inf, 1]
+
+
+def rows(db):
+    with sqlite3.connect(db) as connection:
+        return [
+            connection.execute(f"SELECT count(*) FROM {part}").fetchone()[0]
+            for part in ("trial_params", "trial_user_attributes", "trial_system_attributes")
+        ]
+
+
+def test_what_is_written_together_is_in_the_file_whole_or_not_at_all(tmp_path):
+    db = tmp_path / "study.db"
+    study = made(open_storage(db))
+    trial = study.ask()
+    with together(study):
+        for k in range(54):
+            trial.suggest_categorical(f"s1.b{k:02d}", ("none", "se"))
+        trial.set_user_attr("scheme", "1")
+        assert rows(db) == [0, 0, 0]
+        assert len(study.ask().params) == 0  # asks for all trials, so these are written before
+        assert rows(db) == [54, 1, 0]
+        trial.set_user_attr("late", 1)
+        assert rows(db) == [54, 1, 0]
+    assert rows(db) == [54, 2, 0]
+    trial.set_user_attr("alone", 1)
+    assert rows(db) == [54, 3, 0]
+    with together(study):
+        trial.set_user_attr("before a report", 1)
+        trial.report(0.5, 0)
+        trial.set_user_attr("after it", 1)
+    assert study.trials[0] == optunas(db)[0]
+    assert rows(db) == [54, 5, 0]
+    assert optunas(db)[0].params == trial.params == study.trials[0].params
+    with contextlib.suppress(ZeroDivisionError), together(study):
+        trial.set_user_attr("before", 1)
+        trial.set_user_attr("after", 1 / 0)
+    assert optunas(db)[0].user_attrs["before"] == 1
+
+
+def test_what_another_process_does_is_seen(tmp_path):
+    """It asks, tells, enqueues, and ends a trial of ours, which then takes no more."""
+    db = tmp_path / "study.db"
+    study, other = made(open_storage(db)), made(RDBStorage(sqlite_url(db)))
+    ours, theirs = study.ask(), other.ask()
+    ours.set_user_attr("mine", 1)
+    assert [t.number for t in study.get_trials(deepcopy=False)] == [0, 1]
+    theirs.set_user_attr("policy", 2)
+    assert study.trials[1].user_attrs == {"policy": 2}
+    other.enqueue_trial({"choice": "se"})
+    assert study.trials[2].state is TrialState.WAITING
+    other.tell(1, 4.0)
+    assert (study.trials[1].value, study.best_value) == (4.0, 4.0)
+    other.tell(0, state=TrialState.FAIL)
+    assert study.trials[0].state is TrialState.FAIL
+    for write in (lambda: ours.set_user_attr("late", 1), lambda: study.tell(ours, 1.0)):
+        with pytest.raises((UpdateFinishedTrialError, ValueError)):
+            write()
+    assert "late" not in optunas(db)[0].user_attrs
+    assert study.ask().number == 2  # the enqueued one
+    assert study.trials == optunas(db)
+
+
+def test_a_trial_that_was_ended_behind_our_back_takes_no_more(tmp_path):
+    db = tmp_path / "study.db"
+    study, other = made(open_storage(db)), made(RDBStorage(sqlite_url(db)))
+    ours = study.ask()
+    ours.set_user_attr("mine", 1)
+    other.tell(0, state=TrialState.FAIL)
+    with pytest.raises(UpdateFinishedTrialError, match="is FAIL and changes no more"):
+        ours.set_user_attr("late", 1)
+    assert study.trials == optunas(db)
+
+
+def test_a_parameter_keeps_its_choices_in_all_trials(tmp_path):
+    for _ in range(2):  # in the process that first asked for it, and in a later one
+        study = made(open_storage(tmp_path / "study.db"))
+        study.ask().suggest_categorical("s1.b00", ("none", "se"))
+        with pytest.raises(ValueError, match="does not support dynamic value space"):
+            study.ask().suggest_categorical("s1.b00", ("none", "sge"))
+
+
+def test_trials_and_studies_that_are_gone(tmp_path):
+    db = tmp_path / "study.db"
+    storage = open_storage(db)
+    study, other = made(storage), made(RDBStorage(sqlite_url(db)))
+    trial = study.ask()
+    with pytest.raises(KeyError):
+        storage.get_trial(99)
+    optuna.delete_study(study_name="s", storage=other._storage)
+    for read in (lambda: study.trials, lambda: study.user_attrs):
+        with pytest.raises(KeyError, match="there is no study of the id 1"):
+            read()
+    with pytest.raises(KeyError):
+        trial.set_user_attr("late", 1)
