@@ -20,6 +20,7 @@ from sat_optuna.scheme import ENUMERATION_LIMIT
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import BaseStorage
 
     from sat_optuna.pipeline.parts import StudyParts
     from sat_optuna.pipeline.results import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         Searched,
         TruthMade,
     )
-    from sat_optuna.search.storage import SQLiteStorage
     from sat_optuna.ticket import Ticket
 
 __all__ = ["STUDIES", "StudyFolder", "find_study", "nearest_mlruns", "open_study", "run_study"]
@@ -205,7 +205,7 @@ class StudyFolder:
         return {**keys, "the supernet's bytes": made.get(self.supernet_path.name, "none")[:16]}
 
     @cached_property
-    def storage(self) -> "SQLiteStorage":
+    def storage(self) -> "BaseStorage":
         """Optuna's storage of this study, opened once; made where there is none."""
         from sat_optuna.search.storage import open_storage
 

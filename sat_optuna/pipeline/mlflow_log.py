@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sat_optuna.errors import SatOptunaWarning, readable
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done, digest_of
+from sat_optuna.pipeline.mlflow_model import log_best_model
 from sat_optuna.pipeline.owed import Owed
 from sat_optuna.scheme import Scheme
 
@@ -236,11 +237,13 @@ class StudyLog:
                     ticket=outcome.ticket_for(scheme).to_json(),
                 )
             log.keep_summaries(summaries.values())
+            ticket = summaries[outcome.schemes["ticket"]]
+            log_best_model(self._study, outcome, log.store, ticket)
             log.log_data(summaries.values(), _data(outcome))
             told = f"{headline(claims)} {_result(outcome)}"
             log.describe_study({"Result": told}, summary=told)
             self._note(retrainings=digest_of(outcome.decided), experiment=log.experiment)
-        return summaries[outcome.schemes["ticket"]]
+        return ticket
 
     def log_report(self, outcome: "Outcome", files: "Mapping[str, Path]") -> None:
         """Log a report and its figures into the study's run, and the ticket's into its own.

@@ -26,6 +26,7 @@ from sat_optuna.search import tables
 __all__ = [
     "SQLiteStorage",
     "open_storage",
+    "place_of",
     "show_warnings_alone",
     "still_there",
     "together",
@@ -286,8 +287,17 @@ def together(study: optuna.Study) -> AbstractContextManager[None]:
     return backend.together() if isinstance(backend, SQLiteStorage) else nullcontext()
 
 
-def open_storage(db: Path) -> SQLiteStorage:
+def place_of(storage: BaseStorage) -> str:
+    """Return where a storage keeps its studies, for messages."""
+    if isinstance(storage, RDBStorage):
+        return str(storage.engine.url.database)
+    return str(storage.path) if isinstance(storage, SQLiteStorage) else "this storage"
+
+
+def open_storage(db: Path) -> "RDBStorage | SQLiteStorage":
     """Open a SQLite file: a long wait for locks, and one fsync a checkpoint instead of each write.
+
+    A file whose tables a later Optuna has changed is kept by that Optuna's own storage.
 
     Raises:
         StudyError: it cannot be opened.
@@ -320,7 +330,8 @@ def open_storage(db: Path) -> SQLiteStorage:
 
     sqlalchemy.event.listen(storage.engine, "connect", fast)
     storage.engine.dispose()
-    return SQLiteStorage(storage)
+    with storage.engine.connect() as connection:
+        return SQLiteStorage(storage) if tables.are_known(connection) else storage
 
 
 def _is_writable(place: Path) -> bool:

@@ -33,7 +33,7 @@ from sat_optuna.search.space import (
     scheme_space,
     suggest_scheme,
 )
-from sat_optuna.search.storage import SQLiteStorage, still_there, together, writing
+from sat_optuna.search.storage import place_of, still_there, together, writing
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.tasks import MetricError
 from sat_optuna.ticket import Setting
@@ -252,7 +252,7 @@ def name_of(storage: BaseStorage, uuid: str) -> str | None:
     return next((s.study_name for s in studies if s.user_attrs.get(UUID_KEY) == uuid), None)
 
 
-def load_study(storage: SQLiteStorage, name: str) -> optuna.Study:
+def load_study(storage: BaseStorage, name: str) -> optuna.Study:
     """Open a study for reading.
 
     Raises:
@@ -265,7 +265,8 @@ def load_study(storage: SQLiteStorage, name: str) -> optuna.Study:
     except KeyError as error:
         known = ", ".join(optuna.get_all_study_names(storage)) or "none"
         raise StudyError(
-            f"{storage.path} holds no study {name!r}; it holds: {known}; give one of these names"
+            f"{place_of(storage)} holds no study {name!r}; it holds: {known}; give one of these "
+            "names"
         ) from error
 
 

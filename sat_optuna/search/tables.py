@@ -3,7 +3,7 @@
 RDBStorage makes an object of each row and looks each trial up again for each of its parameters: 54
 blocks cost it 2 ms to read and 80 ms to write a trial, most of it in Python. This is the only file
 that knows the tables; what it reads and writes is compared with RDBStorage's in the tests. Their
-form is Optuna's to change, and RDBStorage refuses a file of another form before this sees it.
+form is Optuna's to change: `are_known` tells whether it is the one that this file was written for.
 """
 
 import copy
@@ -28,6 +28,7 @@ from sqlalchemy.engine import Connection
 
 __all__ = [
     "Row",
+    "are_known",
     "attribute",
     "parameter",
     "states_from",
@@ -62,7 +63,14 @@ _ATTRIBUTES = {
 _AT_ONCE = 500  # trials a query; SQLite takes some thousand variables
 _SPECIAL = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 
+_FORM, _KNOWN = table("alembic_version", column("version_num")), "v3.2.0.a"
+
 Row: TypeAlias = tuple[TableClause, dict[str, Any]]
+
+
+def are_known(connection: Connection) -> bool:
+    """Tell whether the tables have the form that this file knows."""
+    return connection.execute(select(_FORM.c.version_num)).scalar() == _KNOWN
 
 
 def study_attributes(connection: Connection, study_id: int, whose: str) -> dict[str, Any]:

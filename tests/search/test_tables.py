@@ -9,9 +9,11 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy import create_engine
 
 from sat_optuna.files import sqlite_url
-from sat_optuna.search.storage import open_storage, together
+from sat_optuna.search import tables
+from sat_optuna.search.storage import SQLiteStorage, open_storage, together
 
 
 def optunas(db):
@@ -165,3 +167,18 @@ def test_trials_and_studies_that_are_gone(tmp_path):
             read()
     with pytest.raises(KeyError):
         trial.set_user_attr("late", 1)
+
+
+def test_tables_of_a_later_optuna_are_left_to_its_own_storage(tmp_path):
+    made = open_storage(tmp_path / "study.db")
+    assert isinstance(made, SQLiteStorage)
+    assert tables_known(tmp_path / "study.db")
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute("UPDATE alembic_version SET version_num = 'v9.0.0.a'")
+    assert not tables_known(tmp_path / "study.db")
+
+
+def tables_known(db):
+    """Whether our own storage would open a file; RDBStorage itself refuses what it cannot read."""
+    with create_engine(f"sqlite:///{db}").connect() as connection:
+        return tables.are_known(connection)
