@@ -57,9 +57,7 @@ def _best_first(study: "Study", rows: list[dict[str, Any]]) -> None:
         rows.sort(key=lambda row: -(row["reward"] if row["reward"] is not None else -1e9))
 
 
-@click.command(
-    epilog="Examples: sat-optuna trials mine --top 20; trials mine --format csv > trials.csv"
-)
+@click.command(epilog="Example: sat-optuna trials mine --top 20 --format csv > trials.csv")
 @click.argument("study")
 @click.option(
     "--top",

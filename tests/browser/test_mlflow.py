@@ -80,3 +80,15 @@ def test_the_trials_are_nested_in_the_search_and_begin_with_their_numbers(page, 
     row("search").get_by_role("button").first.click()
     for number in range(4):
         row(f"#00{number}").wait_for()
+
+
+def test_the_tickets_network_is_a_model_and_the_best_of_its_study(page, link, tickets):
+    server, _, experiment = link.partition("/runs?")[0].partition("/#/experiments/")
+    page.goto(f"{server}/#/experiments/{experiment}/models?workflowType=machine_learning")
+    name = re.compile(rf"^ticket.* {tickets['ticket'].scheme}$")
+    page.get_by_role("link", name=name).first.wait_for()
+    page.get_by_text("Ready").first.wait_for()
+    page.goto(f"{server}/#/models")
+    row = page.get_by_role("row").filter(has=page.get_by_role("link", name="tiny", exact=True))
+    row.wait_for()
+    assert re.search(r"Version 1\s+@ best", row.inner_text())

@@ -118,7 +118,21 @@ def test_the_dashboards_note_has_the_verdicts_and_the_blocks(road):
     note = get_note(study)
     report = (folder / "report.md").read_text()
     parts = {part.partition("\n")[0]: part.partition("\n")[2] for part in note.split("## ")[1:]}
-    assert list(parts) == ["This study", "Best schemes", "Verdicts", "Block by block", "Next"]
+    assert list(parts) == [
+        "This study",
+        "Best schemes",
+        "Verdicts",
+        "From scratch",
+        "Block by block",
+        "Next",
+    ]
+    for role in ROLES:  # the same ticket is the same text in note, file and report
+        ticket = Ticket.load(folder / "tickets" / f"{role}.json")
+        scores = [score.value for score in ticket.scores if score.split == "test"]
+        (row,) = (r for r in parts["From scratch"].splitlines() if r.startswith(f"| {role} |"))
+        assert f"| `{ticket.scheme}` | {fmean(scores):.2f} % | 3 | {ticket.params:,} |" in row
+        (row,) = (r for r in report.splitlines() if r.startswith(f"| {role} | `"))
+        assert f"| `{ticket.scheme}` | {fmean(scores):.2f} | 3 |" in row
     assert parts["Verdicts"].strip() in report
     assert parts["Next"].strip() == f"`sat-optuna show {folder / 'tickets' / 'ticket.json'}`"
     lines, _, measured = parts["Block by block"].strip().partition("\n\n")

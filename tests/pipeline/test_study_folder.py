@@ -182,7 +182,8 @@ def test_each_thing_is_opened_built_and_read_a_few_times_at_most(road):
     assert counts["open_storage"] == 1
     assert counts["Outcome"] <= 2
     assert counts.get("read_result", 0) <= 15  # each result file once
-    assert counts["Supernet"] <= 4  # one of them with the kinds of the constant control
+    # One of them with the kinds of the constant control, two for the model in MLflow.
+    assert counts["Supernet"] <= 6
     assert counts.get("check_split", 0) <= 3
 
 

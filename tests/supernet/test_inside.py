@@ -1,5 +1,6 @@
 """A ticket is the user's own network: its type, its forward, its hooks, and the walk's bits."""
 
+import contextlib
 import copy
 import multiprocessing
 import pickle
@@ -309,7 +310,9 @@ def _registered():
     split = BlockSplit(
         lambda block, x: (block.attention(x), x), lambda _, features, x: x + features, lambda _: 4
     )
-    add_block(Named, split)
+    # A worker that was handed these tests in two parts comes here twice.
+    with contextlib.suppress(BackboneError):
+        add_block(Named, split)
     add_network(
         Twice,
         stem=lambda _, x: x,
