@@ -94,11 +94,9 @@ def performance(
         raise DataError("no image given to evaluate on; give at least one")
     task.check_targets(images.targets)
     kept: dict[str, NDArray[Any]] = {}
-    outputs, targets = _seen(network, images, batch)
-    kept["state"] = task.state(outputs, targets).cpu().numpy()
-    labels = targets.cpu().numpy()
+    labels, kept["state"], answers = _seen(network, images, task, batch)
     if task.targets == "labels":
-        kept["right"] = (outputs.argmax(1) == targets).cpu().numpy()
+        kept["right"] = answers == labels
     metrics: list[Measured] = []
     remarks: list[str] = []
     names = sorted(metrics_of(task.name), key=lambda name: name != task.metric)
@@ -109,7 +107,7 @@ def performance(
             remarks.append(str(error))
     if task.targets != "labels":
         return Performance(metrics=tuple(metrics), remarks=tuple(remarks))
-    answers, count = outputs.argmax(1).cpu().numpy(), len(class_names)
+    count = len(class_names)
     pairs = np.bincount(labels * count + answers, minlength=count * count)
     confusion = pairs.reshape(count, count).astype(np.int64)
     return Performance(
@@ -124,13 +122,19 @@ def performance(
     )
 
 
-def _seen(network: nn.Module, images: "Images", batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the outputs for all images, (N, outputs) float32, and their targets."""
+def _seen(
+    network: nn.Module, images: "Images", task: Task, batch: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the targets of all images, what the task keeps of them, and the largest output."""
     room = memory_for(f"scoring in batches of {batch} images", "give a smaller batch")
+    seen: list[tuple[torch.Tensor, ...]] = []
     with room, evaluating(network), torch.inference_mode():
-        pairs = [(network(x).float(), targets) for x, targets in images.batches(None, batch)]
-    outputs, targets = zip(*pairs, strict=True)
-    return torch.cat(outputs), torch.cat(targets)
+        for x, targets in images.batches(None, batch):
+            outputs = network(x).float()
+            answers = outputs.argmax(1) if task.targets == "labels" else targets.new_empty(0)
+            seen.append((targets, task.state(outputs, targets), answers))
+    targets, state, answers = (torch.cat(each).cpu().numpy() for each in zip(*seen, strict=True))
+    return targets, state, answers
 
 
 def _measured(metric: Metric, kept: NDArray[Any], targets: NDArray[Any], *, seed: int) -> Measured:
