@@ -6,8 +6,8 @@ depends on something far away. A gate of a whole channel in an early block can t
 places at once; a few convolutions cannot. The truth is known by construction: this is no natural
 data set, and what helps here need not help elsewhere.
 
-As `cued-seg` the same images are a segmentation: the pixels of the digit that the lamp asks for have
-its class, all others, those of the other two digits too, are background.
+As `cued-seg` the same images are a segmentation: the pixels of the digit that the lamp asks for
+have its class, all others, those of the other two digits too, are background.
 
 Images of train are made of other digits than those of valid, and those of test of mnist5k's test
 digits. The 3,000 test images use each of these 1,000 digits about nine times, so that intervals

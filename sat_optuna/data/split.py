@@ -371,7 +371,8 @@ def _class_names(given: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]
     if len(counts) > len(given):
         raise DataError(
             f"{'an' if where == 'image' else 'a'} {where} has the label {len(counts) - 1} and "
-            f"classes names {len(given)}; number them 0 to {len(given) - 1}, or name all in classes"
+            f"classes names {len(given)}; number them 0 to {len(given) - 1}, or name all in "
+            "classes"
         )
     return tuple(given)
 

@@ -249,8 +249,8 @@ class Task:
         if not counts:
             raise DataError(
                 f"class_weights is 'balanced', and how many {'pixels' if self.maps else 'images'} "
-                "each class of a Dataset or DataLoader has is not known before it is read; give arrays "
-                "(sat.Split.from_arrays), or set it to 'none'"
+                "each class of a Dataset or DataLoader has is not known before it is read; give "
+                "arrays (sat.Split.from_arrays), or set it to 'none'"
             )
         classes = sum(count > 0 for count in counts)
         known = [sum(counts) / (classes * count) if count else 0.0 for count in counts]

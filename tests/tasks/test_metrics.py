@@ -50,7 +50,8 @@ def torchmetrics_of(kind, of=None, **settings):
     return wanted
 
 
-# What scikit-learn, and of masks torchmetrics, say of the outputs of a network, (N, outputs), and the targets.
+# What scikit-learn, of masks torchmetrics, says of the outputs of a network, (N, outputs), and the
+# targets.
 WANTED = {
     "accuracy": lambda z, y: 100 * theirs.accuracy_score(y, z.argmax(1)),
     "balanced_accuracy": lambda z, y: 100 * theirs.balanced_accuracy_score(y, z.argmax(1)),
