@@ -34,6 +34,9 @@ DATASETS.add("fashion-mnist", "sat_optuna.data.fashion_mnist:FashionMnist")
 DATASETS.add("cifar10", "sat_optuna.data.cifar:Cifar10")
 DATASETS.add("cifar100", "sat_optuna.data.cifar:Cifar100")
 DATASETS.add("stl10", "sat_optuna.data.stl10:Stl10")
+DATASETS.add("landcover-seg", "sat_optuna.data.tiles:LandcoverSeg")
+DATASETS.add("coast-seg", "sat_optuna.data.tiles:CoastSeg")
+DATASETS.add("trees", "sat_optuna.data.tiles:Trees")
 DATASETS.add("imagefolder", "sat_optuna.data.imagefolder:ImageFolder")
 
 
