@@ -16,6 +16,7 @@ over images, which take them as independent, are too short.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +130,7 @@ class CuedSeg(CuedDigits):
 
 def _composed(
     digits: Arrays, count: int, part: str
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]], NDArray[np.float32]]:
     """Make images of digits; the same digits and count give the same images.
 
     Args:

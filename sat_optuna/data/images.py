@@ -319,12 +319,6 @@ def check_outputs(outputs: Tensor, targets: str, shape: tuple[int, int, int]) ->
     """
     found = tuple(outputs.shape)
     if targets not in MAPS:
-        if len(found) == 4:
-            raise DataError(
-                f"the network returns shape {found} for one image, a map, and the images come "
-                f"with {targets}; give a classifier, which returns (N, classes): network.head = "
-                "'linear'"
-            )
         if len(found) != 2:
             raise DataError(
                 f"the network returns shape {found} for one image; give a classifier, which "

@@ -80,7 +80,7 @@ class Tiles:
     def touching(self, held: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Tell which tiles are among some, or touch one of them, at a corner too."""
         apart = np.abs(self.places[:, None] - self.places[held]).max(axis=2, initial=0)
-        return (apart <= 1).any(axis=1)
+        return np.asarray((apart <= 1).any(axis=1))
 
 
 class TileSource(Source):
@@ -327,7 +327,7 @@ def _cut(picture: NDArray[Any], side: int) -> NDArray[Any]:
 
 def _places(size: tuple[int, ...], side: int) -> NDArray[np.int64]:
     """Return the row and column of each tile that `_cut` makes, (N, 2)."""
-    return np.stack(np.mgrid[: size[0] // side, : size[1] // side], axis=-1).reshape(-1, 2)
+    return np.argwhere(np.ones((size[0] // side, size[1] // side)))
 
 
 def _drawn(

@@ -133,8 +133,8 @@ def _seen(
             outputs = network(x).float()
             answers = outputs.argmax(1) if task.targets == "labels" else targets.new_empty(0)
             seen.append((targets, task.state(outputs, targets), answers))
-    targets, state, answers = (torch.cat(each).cpu().numpy() for each in zip(*seen, strict=True))
-    return targets, state, answers
+    labels, state, named = (torch.cat(each).cpu().numpy() for each in zip(*seen, strict=True))
+    return labels, state, named
 
 
 def _measured(metric: Metric, kept: NDArray[Any], targets: NDArray[Any], *, seed: int) -> Measured:

@@ -40,7 +40,8 @@ def _pixel_cross_entropy(
         return (each.sum((1, 2)) / known.sum((1, 2)).clamp_min(1)).sum()
     weights = known if weight is None else weight[torch.where(known, targets, 0)] * known
     total = weights.sum()
-    return each.sum() / torch.where(total > 0, total, 1)
+    mean: Tensor = each.sum() / torch.where(total > 0, total, 1)
+    return mean
 
 
 def _confusion(outputs: "Tensor", targets: "Tensor") -> "Tensor":
@@ -52,7 +53,8 @@ def _confusion(outputs: "Tensor", targets: "Tensor") -> "Tensor":
     cells = torch.where(targets != IGNORED, cells, classes * classes).flatten(1)
     counts = torch.zeros(len(cells), classes * classes + 1, device=cells.device)
     counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=counts.dtype))  # exact to 2**24
-    return counts[:, :-1].unflatten(1, (classes, classes))
+    made: Tensor = counts[:, :-1].reshape(-1, classes, classes)
+    return made
 
 
 SEGMENTATION = Task(
@@ -70,7 +72,8 @@ def _ious(confusions: Values) -> NDArray[np.float64]:
     hits = np.diag(pixels)
     union = pixels.sum(axis=0) + pixels.sum(axis=1) - hits
     shares = np.full(len(hits), np.nan)
-    return np.divide(100 * hits, union, out=shares, where=union > 0)
+    np.divide(100 * hits, union, out=shares, where=union > 0)
+    return shares
 
 
 def _miou(confusions: Values, _masks: Values) -> float:
