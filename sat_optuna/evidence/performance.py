@@ -15,6 +15,7 @@ from sat_optuna.errors import DataError
 from sat_optuna.evidence.statistics import wilson
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.tasks import METRICS, Metric, MetricError, Task, as_task, metrics_of
+from sat_optuna.tasks.segmentation import SEGMENTATION, class_ious
 
 if TYPE_CHECKING:
     from sat_optuna.data.images import Images
@@ -51,7 +52,8 @@ class Performance:
 
     Attributes:
         metrics: of its task, the usual one first.
-        classes: the accuracy on the images of each class; of a classification alone.
+        classes: the accuracy on the images of each class, of a segmentation the intersection over
+            union of each class; of these two alone.
         confusion: (K, K) images by class, a row for the true one, a column for the network's
             answer; of a classification alone.
         remarks: why a metric is missing, a sentence each.
@@ -106,7 +108,9 @@ def performance(
         except MetricError as error:
             remarks.append(str(error))
     if task.targets != "labels":
-        return Performance(metrics=tuple(metrics), remarks=tuple(remarks))
+        by_confusion = task.state is SEGMENTATION.state
+        ious = _class_ious(kept["state"], class_names, seed=seed) if by_confusion else ()
+        return Performance(metrics=tuple(metrics), classes=ious, remarks=tuple(remarks))
     count = len(class_names)
     pairs = np.bincount(labels * count + answers, minlength=count * count)
     confusion = pairs.reshape(count, count).astype(np.int64)
@@ -160,6 +164,31 @@ def _bootstrap(
         return math.nan, math.nan
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _class_ious(
+    confusions: NDArray[Any], class_names: Sequence[str], *, seed: int
+) -> tuple[Measured, ...]:
+    """Return the IoU of each class that has one, with percentiles over resampled images."""
+    n, rng = len(confusions), np.random.default_rng([seed, len(confusions)])
+    values = class_ious(confusions.sum(axis=0, dtype=np.float64))
+    # How often an image is drawn times its counts: nothing is copied.
+    drawn = (np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES))
+    flat = confusions.reshape(n, -1).astype(np.float64)
+    resampled = np.array(
+        [class_ious((times @ flat).reshape(confusions.shape[1:])) for times in drawn]
+    )
+    ious = []
+    for k, name in enumerate(class_names):
+        known = resampled[~np.isnan(resampled[:, k]), k]
+        low, high = (
+            np.percentile(known, [2.5, 97.5])
+            if len(known) >= (1 - _LOST) * RESAMPLES
+            else (math.nan, math.nan)
+        )
+        if not math.isnan(values[k]):
+            ious.append(Measured(name, float(values[k]), float(low), float(high), "%", n))
+    return tuple(ious)
 
 
 def _share(name: str, hits: int, n: int) -> Measured:

@@ -18,7 +18,7 @@ from sat_optuna.tasks.contract import Metric, MetricError, Task, Values
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MIOU", "PIXEL_ACCURACY", "SEGMENTATION", "class_iou"]
+__all__ = ["MIOU", "PIXEL_ACCURACY", "SEGMENTATION", "class_iou", "class_ious"]
 
 _OF = ("segmentation",)
 
@@ -66,14 +66,27 @@ SEGMENTATION = Task(
 )
 
 
-def _ious(confusions: Values) -> NDArray[np.float64]:
-    """Return the intersection over union of each class, per cent; NaN without a union."""
-    pixels = confusions.sum(axis=0, dtype=np.float64)
+def class_ious(pixels: Values) -> NDArray[np.float64]:
+    """Return the intersection over union of each class, per cent.
+
+    >>> class_ious(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    array([75., 80., nan])
+
+    Args:
+        pixels: (classes, classes), by true class and answer.
+
+    Returns:
+        (classes,), NaN for a class in no mask and no answer.
+    """
     hits = np.diag(pixels)
     union = pixels.sum(axis=0) + pixels.sum(axis=1) - hits
     shares = np.full(len(hits), np.nan)
-    np.divide(100 * hits, union, out=shares, where=union > 0)
+    np.divide(100.0 * hits, union, out=shares, where=union > 0)
     return shares
+
+
+def _ious(confusions: Values) -> NDArray[np.float64]:
+    return class_ious(confusions.sum(axis=0, dtype=np.float64))
 
 
 def _miou(confusions: Values, _masks: Values) -> float:
