@@ -237,7 +237,7 @@ class Trees(TileSource):
     name = "trees"
     side = 128
     class_names = ("density",)
-    sigma: ClassVar[float] = 8.0  # of the Gaussians, in pixels: a fifth of a crown
+    sigma: ClassVar[float] = 4.0  # of the Gaussians, in pixels: a tenth of a crown
     columns: ClassVar[int] = 12  # of tiles that may be trained on
     wheels = (
         Packaged(
