@@ -238,7 +238,7 @@ class Split:
 
     @property
     def targets(self) -> str:
-        """What each image comes with: "labels", one of `arrays.TARGETS`."""
+        """What each image comes with, one of `arrays.TARGETS`."""
         return self.valid.targets
 
     @property
