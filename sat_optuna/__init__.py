@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sat_optuna.cost.latency import LatencyModel, fit_latency
     from sat_optuna.cost.operations import Cost, CostModel, measure
     from sat_optuna.data import load_dataset
+    from sat_optuna.data.density import density_map
     from sat_optuna.data.split import Split
     from sat_optuna.errors import SatOptunaError
     from sat_optuna.evaluate import Evaluator, accuracy, evaluate_network
@@ -79,6 +80,7 @@ __all__ = [
     "constant_ticket",
     "control_schemes",
     "cost_limit",
+    "density_map",
     "enumerate_schemes",
     "evaluate_network",
     "evidence_of",
@@ -139,6 +141,7 @@ _HOMES = {
     "constant_ticket": "evidence.constants",
     "control_schemes": "evidence.controls",
     "cost_limit": "search.space",
+    "density_map": "data.density",
     "enumerate_schemes": "evidence.enumeration",
     "evaluate_network": "evaluate",
     "evidence_of": "pipeline.evidence",

@@ -100,8 +100,10 @@ def build_backbone(name: str, *, in_channels: int, classes: int, **settings: Any
         name: a name of `BACKBONES`.
         in_channels: channels of the images.
         classes: number of logits.
-        **settings: the backbone's own settings. The CIFAR ResNets have `width`, `stem_stride` and
-            `blocks` (number of blocks of each stage; None for the default).
+        **settings: the backbone's own settings. The CIFAR ResNets have `width`, `stem_stride`,
+            `blocks` (number of blocks of each stage; None for the default), `head` (a name of
+            `heads.HEADS`) and `dilated_stages` (how many of the last stages keep the side of the
+            one before).
 
     Returns:
         A network of which `backbones.view.view_of` makes a view.

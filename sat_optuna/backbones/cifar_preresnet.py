@@ -11,7 +11,8 @@ first block of each stage has a projection, which is a single 1x1 convolution, a
 the first 1x1 convolution of the branch, both as in the authors' code.
 
 Differs from the paper: half of the zero channels are added on each side, as in `cifar_resnet`;
-input channels, width, stem stride and the number of blocks of each stage can be chosen.
+input channels, width, stem stride and the number of blocks of each stage can be chosen, and
+for maps of an image's size another head and dilation.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +27,10 @@ from sat_optuna.backbones.cifar_stages import (
     he_normal,
     option_a,
     option_a_padding,
+    output_stride,
 )
 from sat_optuna.backbones.contract import Backbone, Block, check_counts
+from sat_optuna.backbones.heads import HEADS
 
 __all__ = ["PreActBasic", "PreActBottleneck", "basic_preresnet", "bottleneck_preresnet"]
 
@@ -39,15 +42,21 @@ torch.fx.wrap("option_a")  # it looks at the memory format, which has no value w
 class PreActBasic(Block):
     """Two pre-activated 3x3 convolutions beside a shortcut without parameters."""
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int, first: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, *, stride: int, first: bool, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.stride = stride
         self.first = first
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(
+            in_channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(
+            channels, channels, 3, padding=dilation, dilation=dilation, bias=False
+        )
         self.padding = option_a_padding(in_channels, channels)
 
     @property
@@ -75,14 +84,16 @@ class PreActBasic(Block):
 class PreActBottleneck(Block):
     """A 3x3 convolution between two of 1x1, all pre-activated, beside a shortcut."""
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int, first: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, *, stride: int, first: bool, dilation: int = 1
+    ) -> None:
         super().__init__()
         self.channels = channels
         inner = channels // _EXPANSION
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, inner, 1, stride, bias=False)
         self.bn2 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(inner, inner, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn3 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
         self.projection = (
@@ -120,6 +131,8 @@ def _preresnet(
     width: int = 16,
     stem_stride: int = 1,
     blocks: Sequence[int],
+    head: str = "linear",
+    dilated_stages: int = 0,
 ) -> Backbone:
     check_counts(in_channels=in_channels, classes=classes, width=width, stem_stride=stem_stride)
     stages = cifar_stages(
@@ -128,18 +141,15 @@ def _preresnet(
         inputs=width,
         channels=expansion * width,
         blocks=blocks,
+        dilated_stages=dilated_stages,
     )
     last = stages[-1][-1].channels
-    head = nn.Sequential(
-        nn.BatchNorm2d(last),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(last, classes),
-    )
+    end = HEADS.get(head)(last, classes, output_stride(stem_stride, dilated_stages))
+    end = nn.Sequential(nn.BatchNorm2d(last), nn.ReLU(inplace=True), *end)
     stem = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
-    backbone = Backbone(stem=stem, stages=stages, head=head)
-    he_normal(backbone)
+    backbone = Backbone(stem=stem, stages=stages, head=end)
+    for part in (backbone.stem, backbone.stages):
+        he_normal(part)
     return backbone
 
 

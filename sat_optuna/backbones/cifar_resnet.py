@@ -8,7 +8,7 @@ every second pixel, zero channels added). resnet164 has n = 18 post-activation b
 Differs from the paper: option A adds half of the zero channels on each side, as the common
 re-implementations do (the paper does not say where); resnet164 comes from the sequel
 (arXiv:1603.05027) and is post-activation here; input channels, width, stem stride and the number
-of blocks of each stage can be chosen.
+of blocks of each stage can be chosen, and for maps of an image's size another head and dilation.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,10 @@ from sat_optuna.backbones.cifar_stages import (
     he_normal,
     option_a,
     option_a_padding,
+    output_stride,
 )
 from sat_optuna.backbones.contract import Backbone, Block, check_counts
+from sat_optuna.backbones.heads import HEADS
 
 __all__ = ["BasicBlock", "Bottleneck", "basic_resnet", "bottleneck_resnet"]
 
@@ -36,13 +38,17 @@ torch.fx.wrap("option_a")  # it looks at the memory format, which has no value w
 class BasicBlock(Block):
     """Two 3x3 convolutions beside a shortcut without parameters."""
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, *, stride: int, dilation: int = 1) -> None:
         super().__init__()
         self.channels = channels
         self.stride = stride
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(
+            in_channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(
+            channels, channels, 3, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(channels)
         self.padding = option_a_padding(in_channels, channels)
 
@@ -69,13 +75,15 @@ class BasicBlock(Block):
 class Bottleneck(Block):
     """A 3x3 convolution between two of 1x1, and a shortcut, projected if the shapes differ."""
 
-    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, *, stride: int, dilation: int = 1) -> None:
         super().__init__()
         self.channels = channels
         inner = channels // _EXPANSION
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(
+            inner, inner, 3, stride, padding=dilation, dilation=dilation, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
@@ -114,6 +122,8 @@ def _resnet(
     width: int = 16,
     stem_stride: int = 1,
     blocks: Sequence[int],
+    head: str = "linear",
+    dilated_stages: int = 0,
 ) -> Backbone:
     check_counts(in_channels=in_channels, classes=classes, width=width, stem_stride=stem_stride)
     stem = nn.Sequential(
@@ -121,11 +131,19 @@ def _resnet(
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     )
-    stages = cifar_stages(block, block, inputs=width, channels=expansion * width, blocks=blocks)
+    stages = cifar_stages(
+        block,
+        block,
+        inputs=width,
+        channels=expansion * width,
+        blocks=blocks,
+        dilated_stages=dilated_stages,
+    )
     last = stages[-1][-1].channels
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes))
-    backbone = Backbone(stem=stem, stages=stages, head=head)
-    he_normal(backbone)
+    end = HEADS.get(head)(last, classes, output_stride(stem_stride, dilated_stages))
+    backbone = Backbone(stem=stem, stages=stages, head=end)
+    for part in (backbone.stem, backbone.stages):
+        he_normal(part)
     return backbone
 
 

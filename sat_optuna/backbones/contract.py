@@ -106,7 +106,7 @@ class Backbone(nn.Module):
             x: (N, C, H, W) images.
 
         Returns:
-            (N, classes) logits.
+            (N, classes) logits; of a head that makes maps (N, classes, H, W).
         """
         x = self.stem(x)
         for blocks in self.blocks:

@@ -59,9 +59,10 @@ def evaluate(
     console.remark("reading the network and the images")
     done = evaluate_ticket(ticket, data=data, weights=weights, seed=seed, figure=figure)
     found = done.found
+    kind = "accuracy" if found.confusion is not None else "iou"
     rows = [
         *({"of": "all images", **_row(m)} for m in found.metrics),
-        *({"of": f"class {m.name}", **_row(m), "metric": "accuracy"} for m in found.classes),
+        *({"of": f"class {m.name}", **_row(m), "metric": kind} for m in found.classes),
     ]
     shown = [_cells(row) for row in rows] if format == "table" else rows
     console.rows(shown, tuple(shown[0]), format)

@@ -15,6 +15,7 @@ from sat_optuna.config.limits import Checked
 from sat_optuna.ticket import AttentionSpec, Setting
 
 __all__ = [
+    "IGNORED",
     "MOST_SIZE",
     "AttentionConfig",
     "DataConfig",
@@ -55,6 +56,7 @@ def _key(default: Any, comment: str, **metadata: Any) -> Any:
 
 
 MOST_SIZE = 4096  # pixels a side: a batch of 64 such images takes 13 GB
+IGNORED = 255  # in a mask: a pixel without a class, which is neither learnt nor scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ class TaskConfig(Checked):
     """[task]: what the network learns to do."""
 
     name: str = _key(
-        "classification", "or 'multi-label', 'regression', or a plugin's", registry="tasks"
+        "classification",
+        "or 'multi-label', 'regression', 'segmentation', 'counting', or a plugin's",
+        registry="tasks",
     )
     class_weights: str = _key(
         "none",
@@ -103,6 +107,11 @@ class NetworkConfig(Checked):
     blocks: tuple[int, ...] = _key(
         tuple, "CIFAR ResNets: blocks of each stage; empty: the backbone's own", least=1
     )
+    head: str = _key(
+        "linear",
+        "CIFAR ResNets: or 'fcn' for segmentation, 'density' for counting",
+        registry="heads",
+    )
     settings: Mapping[str, Any] = _key(
         dict, "more that its builder takes, such as { drop_path_rate = 0.1 }"
     )
@@ -124,6 +133,7 @@ class NetworkConfig(Checked):
             "width": self.width,
             "stem_stride": self.stem_stride,
             "blocks": list(self.blocks),
+            "head": "" if self.head == "linear" else self.head,
         }
         return {name: value for name, value in asked.items() if value} | dict(self.settings)
 

@@ -29,10 +29,14 @@ __all__ = [
 DATASETS: Registry["type[Source]"] = Registry("data set")
 DATASETS.add("mnist5k", "sat_optuna.data.mnist5k:Mnist5k")
 DATASETS.add("cued-digits", "sat_optuna.data.cued_digits:CuedDigits")
+DATASETS.add("cued-seg", "sat_optuna.data.cued_digits:CuedSeg")
 DATASETS.add("fashion-mnist", "sat_optuna.data.fashion_mnist:FashionMnist")
 DATASETS.add("cifar10", "sat_optuna.data.cifar:Cifar10")
 DATASETS.add("cifar100", "sat_optuna.data.cifar:Cifar100")
 DATASETS.add("stl10", "sat_optuna.data.stl10:Stl10")
+DATASETS.add("landcover-seg", "sat_optuna.data.tiles:LandcoverSeg")
+DATASETS.add("coast-seg", "sat_optuna.data.tiles:CoastSeg")
+DATASETS.add("trees", "sat_optuna.data.tiles:Trees")
 DATASETS.add("imagefolder", "sat_optuna.data.imagefolder:ImageFolder")
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sat_optuna.config.config import IGNORED
 from sat_optuna.errors import DataError, errors_as
 
 __all__ = [
+    "MAPS",
     "TARGETS",
     "UserArray",
     "UserPair",
@@ -23,8 +25,12 @@ UserArray: TypeAlias = Tensor | np.ndarray[Any, np.dtype[Any]]
 UserPair: TypeAlias = tuple[UserArray, UserArray | Sequence[int]]
 """Images and their labels, as a user gives them."""
 
-TARGETS = ("labels", "multi-hot", "numbers")
-"""What an image may come with: its class, a column a class of 0 and 1, or a number."""
+TARGETS = ("labels", "multi-hot", "numbers", "masks", "density")
+"""What an image may come with: its class, a column a class of 0 and 1, a number, or a map of its
+own height and width: the class of each pixel, or a density whose sum is a count."""
+
+MAPS = ("masks", "density")
+"""Those that are maps (H, W)."""
 
 _CHANNELS = (1, 3, 4)  # of images as files hold them: grey, colour, colour with transparency
 
@@ -47,6 +53,12 @@ def checked_pair(
     if len(images) != len(labels):
         raise DataError(
             f"x{of} has {len(images)} images and y{of} {len(labels)} labels; give a label for each"
+        )
+    if targets in MAPS and labels.shape[1:] != images.shape[2:]:
+        height, width = images.shape[2:]
+        raise DataError(
+            f"x{of} has images of {height} x {width} pixels and y{of} {targets} of "
+            f"{labels.shape[1]} x {labels.shape[2]}; bring both to one size"
         )
     return images, labels
 
@@ -101,12 +113,13 @@ def checked_targets(y: object, what: str, targets: str) -> Tensor:
 
     Args:
         y: of "labels" as in `checked_labels`; of "multi-hot" (N, classes) of 0 and 1; of "numbers"
-            (N,) finite numbers.
+            (N,) finite numbers; of "masks" (N, H, W) whole numbers, the class of each pixel from 0
+            to 254, or 255 for none; of "density" (N, H, W) finite numbers of at least 0.
         what: their name, for messages.
         targets: one of TARGETS.
 
     Returns:
-        int64 of labels, else float32.
+        int64 of labels, uint8 of masks, else float32.
 
     Raises:
         DataError: they are something else.
@@ -117,19 +130,17 @@ def checked_targets(y: object, what: str, targets: str) -> Tensor:
         raise DataError(f"targets is {targets!r}; write one of {', '.join(map(repr, TARGETS))}")
     array = _array(y, what)
     shape, kind = tuple(array.shape), _type_of(array)
-    wanted, dimensions = (
-        ("(N, classes), a column of 0 and 1 for each class", 2)
-        if targets == "multi-hot"
-        else ("(N,), a number for each image", 1)
-    )
+    wanted, dimensions = _WANTED[targets]
     if len(shape) != dimensions or not all(shape):
         raise DataError(f"{what} has shape {shape}; give {wanted}, for targets = {targets!r}")
     if not kind.startswith(("int", "uint", "float", "bool", "bfloat")):
         raise DataError(f"{what} is {kind}; give {wanted}, for targets = {targets!r}")
     tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, None, "W"))
+    if targets == "masks":
+        return _checked_masks(tensor, what)
     numbers = tensor.float()
     if not numbers.isfinite().all():
-        broken = (~numbers.isfinite()).flatten(1 if dimensions == 2 else 0).nonzero()
+        broken = (~numbers.isfinite()).flatten(1 if dimensions > 1 else 0).nonzero()
         raise DataError(
             f"{what} has a value that is not finite for image {int(broken[0][0])}; correct it, or "
             "leave the image out"
@@ -137,7 +148,35 @@ def checked_targets(y: object, what: str, targets: str) -> Tensor:
     if targets == "multi-hot" and not ((numbers == 0) | (numbers == 1)).all():
         odd = numbers[(numbers != 0) & (numbers != 1)][0].item()
         raise DataError(f"{what} has the value {odd:g}; give {wanted}, for targets = 'multi-hot'")
+    if targets == "density" and (numbers < 0).any():
+        raise DataError(
+            f"{what} has the density {numbers.min():g}; give {wanted}, for targets = 'density'"
+        )
     return numbers
+
+
+_WANTED = {
+    "multi-hot": ("(N, classes), a column of 0 and 1 for each class", 2),
+    "numbers": ("(N,), a number for each image", 1),
+    "masks": (f"(N, H, W), the class of each pixel from 0, or {IGNORED} where it has none", 3),
+    "density": ("(N, H, W), densities of at least 0 whose sum is an image's count", 3),
+}
+
+
+def _checked_masks(given: Tensor, what: str) -> Tensor:
+    if given.is_floating_point() or given.dtype == torch.bool:
+        raise DataError(
+            f"{what} is {_type_of(given)}; give whole numbers, the classes numbered from 0, for "
+            "example y.astype('uint8')"
+        )
+    low, high = int(given.min()), int(given.max())
+    if low < 0 or high > IGNORED:
+        odd = low if low < 0 else high
+        raise DataError(
+            f"{what} has a pixel of class {odd}; number the classes from 0 to {IGNORED - 1}, and "
+            f"write {IGNORED} where a pixel has none"
+        )
+    return given.to(torch.uint8)
 
 
 def checked_labels(y: object, what: str) -> Tensor:
@@ -165,10 +204,8 @@ def checked_labels(y: object, what: str) -> Tensor:
             "several"
         )
     if len(shape) != 1:
-        mask = "one a pixel, which no task here learns from" if len(shape) > 2 else ""
-        raise DataError(
-            f"{what} has shape {shape}{mask and ', ' + mask}; give (N,), a label for each image"
-        )
+        mask = ", or targets='masks' for a class a pixel" if len(shape) > 2 else ""
+        raise DataError(f"{what} has shape {shape}; give (N,), a label for each image{mask}")
     kind = _type_of(array)
     if kind == "bool" or not kind.startswith(("int", "uint")):
         raise DataError(

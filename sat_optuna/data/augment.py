@@ -6,11 +6,12 @@ with 0 before normalisation (black), not after it (the mean).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
 
+from sat_optuna.config.config import IGNORED
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import seeded
 
@@ -40,31 +41,64 @@ class Draws:
     centres: Tensor
 
 
+@overload
 def augment(
-    images: Tensor, generator: torch.Generator, *, shift: int, flip: bool, cutout: int
-) -> Tensor:
+    images: Tensor,
+    generator: torch.Generator,
+    maps: None = None,
+    *,
+    shift: int,
+    flip: bool,
+    cutout: int,
+) -> Tensor: ...
+@overload
+def augment(
+    images: Tensor,
+    generator: torch.Generator,
+    maps: Tensor,
+    *,
+    shift: int,
+    flip: bool,
+    cutout: int,
+) -> tuple[Tensor, Tensor]: ...
+def augment(
+    images: Tensor,
+    generator: torch.Generator,
+    maps: Tensor | None = None,
+    *,
+    shift: int,
+    flip: bool,
+    cutout: int,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Shift, flip and cut each image of a batch by draws of its own, in that order.
+
+    A map of an image is shifted and flipped as the image is, and not cut: what comes in has no
+    class in a mask, 255, and the density 0.
 
     Args:
         images: (N, C, H, W), uint8 or finite floats; not changed.
         generator: source of the draws, on any device; the same three draws are made whatever is
             switched on, so that switching one thing off leaves the others as they were.
+        maps: (N, H, W) masks, uint8 or int64, or densities, float32; not changed.
         shift: up to how many pixels an image moves along each axis; what comes in is 0.
         flip: mirror left and right with probability 1/2.
         cutout: side in pixels of a square that is set to 0, centred on any pixel and clipped at
             the borders; 0 for none.
 
     Returns:
-        (N, C, H, W) of the same dtype; `images` itself where nothing is switched on.
+        (N, C, H, W) of the same dtype; `images` itself where nothing is switched on. With maps
+        both.
     """
-    if not (shift or flip or cutout):
-        return images
-    draws = draw(images, generator, shift)
-    if shift or flip:
-        images = _moved(images, draws, flip=flip)
-    if cutout:
-        images = _cut(images, draws.centres, cutout)
-    return images
+    if shift or flip or cutout:
+        draws = draw(images, generator, shift)
+        if shift or flip:
+            images = _moved(images, draws, flip=flip)
+            if maps is not None:
+                outside = 0 if maps.is_floating_point() else IGNORED
+                maps = _moved(maps[:, None], draws, flip=flip, outside=outside)[:, 0]
+        if cutout:
+            images = _cut(images, draws.centres, cutout)
+    return images if maps is None else (images, maps)
 
 
 def draw(images: Tensor, generator: torch.Generator, shift: int) -> Draws:
@@ -79,7 +113,7 @@ def draw(images: Tensor, generator: torch.Generator, shift: int) -> Draws:
     return Draws(whole[:, :2] - shift, uniform[:, 4] < 0.5, whole[:, 2:])
 
 
-def _moved(images: Tensor, draws: Draws, *, flip: bool) -> Tensor:
+def _moved(images: Tensor, draws: Draws, *, flip: bool, outside: int = 0) -> Tensor:
     _, channels, height, width = images.shape
     across = torch.arange(width, device=images.device)
     if flip:
@@ -91,6 +125,8 @@ def _moved(images: Tensor, draws: Draws, *, flip: bool) -> Tensor:
     flat = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     source = flat.flatten(1)[:, None, :].expand(-1, channels, -1)
     moved = images.flatten(2).gather(2, source).view_as(images)
+    if outside:
+        return moved.masked_fill_(~inside[:, None], outside)
     # A product with a bool keeps the dtype and takes a thirtieth of masked_fill's time on bytes.
     return moved.mul_(inside[:, None])
 

@@ -6,6 +6,9 @@ depends on something far away. A gate of a whole channel in an early block can t
 places at once; a few convolutions cannot. The truth is known by construction: this is no natural
 data set, and what helps here need not help elsewhere.
 
+As `cued-seg` the same images are a segmentation: the pixels of the digit that the lamp asks for
+have its class, all others, those of the other two digits too, are background.
+
 Images of train are made of other digits than those of valid, and those of test of mnist5k's test
 digits. The 3,000 test images use each of these 1,000 digits about nine times, so that intervals
 over images, which take them as independent, are too short.
@@ -13,6 +16,7 @@ over images, which take them as independent, are too short.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +32,7 @@ from sat_optuna.data.split import Split, stratified_split
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import seed_for
 
-__all__ = ["CuedDigits"]
+__all__ = ["CuedDigits", "CuedSeg"]
 
 _IMAGES, _TEST_IMAGES = 6000, 3000
 _FEWEST = 500  # with fewer a class may have no image
@@ -37,6 +41,7 @@ _LAMP = 4  # pixels a side
 _LEVELS = np.array([0, 115, 230])  # of the lamp, by the plane that it asks for
 _INK = 0.9  # of a digit's own brightness
 _NOISE = 4.0  # standard deviation, of 255
+_STROKE = 57  # brightness from which on a pixel is the digit's, a quarter of the brightest ink
 
 
 class CuedDigits(ArraySource):
@@ -59,7 +64,12 @@ class CuedDigits(ArraySource):
 
     @override
     def test_part(self, root: Path) -> Arrays:
-        return _composed(Mnist5k().test_part(root), _TEST_IMAGES, "test")
+        return self._composed(Mnist5k().test_part(root), _TEST_IMAGES, "test")
+
+    def _composed(self, digits: Arrays, count: int, part: str) -> Arrays:
+        """Make images of digits, and what is learnt of each."""
+        images, labels, _ = _composed(digits, count, part)
+        return images, labels
 
     @override
     def load(self, options: Options) -> Split:
@@ -73,11 +83,11 @@ class CuedDigits(ArraySource):
         names = self.class_names(options.root)
         digits, classes = self.training_part(options.root)
         rows = stratified_split(
-            torch.from_numpy(classes), options.valid, options.seed, names=names
+            torch.from_numpy(classes), options.valid, options.seed, names=tuple("0123456789")
         )
         held_back = round(options.valid * count)
         parts = [
-            _composed((digits[drawn], classes[drawn]), number, part)
+            self._composed((digits[drawn], classes[drawn]), number, part)
             for drawn, number, part in zip(
                 (r.numpy() for r in rows),
                 (count - held_back, held_back),
@@ -102,7 +112,25 @@ class CuedDigits(ArraySource):
         )
 
 
-def _composed(digits: Arrays, count: int, part: str) -> Arrays:
+class CuedSeg(CuedDigits):
+    """The images of cued-digits, each with a mask of 11 classes: background and the digit."""
+
+    name = "cued-seg"
+
+    @override
+    def class_names(self, root: Path) -> tuple[str, ...]:
+        return ("background", *"0123456789")
+
+    @override
+    def _composed(self, digits: Arrays, count: int, part: str) -> Arrays:
+        images, labels, asked = _composed(digits, count, part)
+        strokes = _reduced(asked[:, None])[:, 0] >= _STROKE
+        return images, np.where(strokes, labels[:, None, None] + 1, 0).astype(np.uint8)
+
+
+def _composed(
+    digits: Arrays, count: int, part: str
+) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]], NDArray[np.float32]]:
     """Make images of digits; the same digits and count give the same images.
 
     Args:
@@ -111,7 +139,8 @@ def _composed(digits: Arrays, count: int, part: str) -> Arrays:
         part: what they are for, which seeds the draws.
 
     Returns:
-        (count, 4, 16, 16) images and the label of each.
+        (count, 4, 16, 16) images, the label of each, and (count, 28, 28) the brightness of the
+        digit that is asked for.
     """
     x, labels = digits[0][:, 0], digits[1]
     rng = np.random.default_rng(seed_for("cued-digits", part))
@@ -124,11 +153,12 @@ def _composed(digits: Arrays, count: int, part: str) -> Arrays:
     rows, columns = (top[:, None] + spot)[:, :, None], (left[:, None] + spot)[:, None, :]
     planes[np.arange(count)[:, None, None], 3, rows, columns] = _LEVELS[which][:, None, None]
     planes += np.asarray(rng.normal(0, _NOISE, planes.shape), np.float32)
-    return _reduced(planes), labels[chosen[which, np.arange(count)]]
+    asked = chosen[which, np.arange(count)]
+    return _reduced(planes), labels[asked], np.asarray(_INK * x[asked], np.float32)
 
 
 def _reduced(planes: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Bring (N, 4, 28, 28) brightnesses to 16 x 16 bytes."""
+    """Bring (N, C, 28, 28) brightnesses to 16 x 16 bytes."""
     small: Tensor = F.interpolate(
         torch.from_numpy(planes), (_SIDE, _SIDE), mode="bilinear", antialias=True
     )

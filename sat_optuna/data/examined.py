@@ -16,7 +16,7 @@ class Examined:
         counts: images of each class, by part (train, valid, test) and by the class's name, as far
             as the files are there.
         shape: (C, H, W) of an image; None where it is not known.
-        targets: what each image comes with: "labels", "multi-hot" or "numbers".
+        targets: what each image comes with, one of `arrays.TARGETS`.
     """
 
     faults: tuple[str, ...] = ()

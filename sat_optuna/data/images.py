@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from sat_optuna.config.config import IGNORED
+from sat_optuna.data.arrays import MAPS
 from sat_optuna.device import memory_for
 from sat_optuna.errors import DataError, errors_as
 from sat_optuna.seeds import generator_for
@@ -18,14 +20,19 @@ __all__ = [
     "Images",
     "IndexedImages",
     "TensorImages",
+    "augmented_pair",
     "channel_statistics",
     "check_labels",
+    "check_outputs",
     "count_classes",
+    "highest_class",
     "labels_of",
     "pixel_counts",
 ]
 
-Augment: TypeAlias = Callable[[Tensor], Tensor]
+Augment: TypeAlias = Callable[..., Any]
+"""From a batch (n, C, H, W) to the same; of images with maps called as `augment(images, maps)`,
+(n, H, W) of them, it returns both, moved alike."""
 
 
 class Images(ABC):
@@ -61,6 +68,13 @@ class Images(ABC):
         """
         return ()
 
+    def pixel_counts(self) -> tuple[int, ...]:
+        """Return how many pixels each class has in masks, in label order; empty without masks.
+
+        Empty too where the masks are not known without reading the images.
+        """
+        return ()
+
     def majority_share(self) -> float | None:
         """Return the share of the largest class, 0..1: what a constant answer would score.
 
@@ -81,7 +95,8 @@ class Images(ABC):
             augment: changes a batch (n, C, H, W) before it is normalised.
 
         Yields:
-            Float32 (n, C, H, W), normalised, and labels (n,) int64, both on `device`.
+            Float32 (n, C, H, W), normalised, and labels (n,) int64, both on `device`; in the place
+            of labels what `targets` says: masks (n, H, W) int64, all others float32.
 
         Raises:
             DataError: an image or a label is missing or broken.
@@ -132,7 +147,8 @@ class IndexedImages(Images):
     """Images whose labels are known and which are read row by row.
 
     Attributes:
-        labels: (N,) int64; of other tasks (N, classes) or (N,) float32.
+        labels: (N,) int64; of other tasks (N, classes) or (N,) float32; masks (N, H, W) uint8, or
+            densities (N, H, W) float32.
         mean: per channel, of pixels in [0, 1]; empty for floats, which are taken as they are.
         std: per channel, of pixels in [0, 1]; empty for floats.
         white: the number that becomes 1 before mean and deviation are taken, 255 of bytes.
@@ -151,7 +167,9 @@ class IndexedImages(Images):
         super().__init__(shape=shape, device=device)
         self.labels = labels.to(device)
         if labels.is_floating_point():
-            self.targets = "numbers" if labels.ndim == 1 else "multi-hot"
+            self.targets = ("numbers", "multi-hot", "density")[labels.ndim - 1]
+        elif labels.ndim == 3:
+            self.targets = "masks"
         self.mean = mean
         self.std = std
         self.white = white
@@ -168,13 +186,22 @@ class IndexedImages(Images):
     @cached_property
     def highest_label(self) -> int:
         """The highest label, -1 where there is no image, or none has a label."""
-        return int(self.labels.max()) if len(self) and self.targets == "labels" else -1
+        if not len(self) or self.targets not in ("labels", "masks"):
+            return -1
+        return highest_class(self.labels)
 
     @override
     def class_counts(self) -> tuple[int, ...]:
         if self.targets != "labels":
             return ()
         return tuple(torch.bincount(self.labels).tolist())
+
+    @override
+    def pixel_counts(self) -> tuple[int, ...]:
+        if self.targets != "masks":
+            return ()
+        counts = torch.bincount(self.labels.flatten(), minlength=IGNORED + 1)
+        return tuple(counts[: self.highest_label + 1].tolist())
 
     def inputs(self) -> dict[str, Any]:
         """Return how pixels become what a network takes, as fields of `Inputs`."""
@@ -188,10 +215,10 @@ class IndexedImages(Images):
         rows = rows.to(self.device, non_blocking=True)  # once, not batch by batch
         chunks = torch.split(rows, batch_size) if len(rows) else ()
         for chunk, raw in zip(chunks, self._raw(chunks), strict=True):
-            x = raw if augment is None else augment(raw)
+            x, labels = augmented_pair(augment, raw, self.labels[chunk], self.targets)
             if self.mean:
                 x = x.float().mul_(self._scale).add_(self._offset)
-            yield x, self.labels[chunk]
+            yield x, labels.long() if self.targets == "masks" else labels
 
     @abstractmethod
     def subset(self, index: Tensor) -> Self:
@@ -214,7 +241,7 @@ class TensorImages(IndexedImages):
     Args:
         images: (N, C, H, W), uint8, or float32 without `mean` and `std`; its device is the device
             of the batches.
-        labels: (N,) int64; of other tasks (N, classes) or (N,) float32.
+        labels: as of `IndexedImages`.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
     """
@@ -265,14 +292,10 @@ def count_classes(forward: Callable[[Tensor], Tensor], images: Images) -> int:
     room = memory_for("one image in the network", "take a narrower network")
     with errors_as(DataError, what, remedy), room, torch.no_grad():
         logits = forward(blank)
-    if logits.ndim != 2:
-        raise DataError(
-            f"the network returns shape {tuple(logits.shape)} for one image; give a classifier, "
-            "which returns (N, classes)"
-        )
+    check_outputs(logits, images.targets, images.shape)
     classes = logits.shape[1]
     check_labels(images, classes)
-    if images.targets != "labels":
+    if images.targets not in ("labels", "masks"):
         _, targets = next(images.batches(torch.zeros(1, dtype=torch.int64), 1))
         wanted = targets.shape[1] if targets.ndim == 2 else 1
         if classes != wanted:
@@ -281,6 +304,59 @@ def count_classes(forward: Callable[[Tensor], Tensor], images: Images) -> int:
                 f"network has {classes} outputs; build it with classes={wanted}"
             )
     return classes
+
+
+def check_outputs(outputs: Tensor, targets: str, shape: tuple[int, int, int]) -> None:
+    """Make sure that what a network returns for one image is of the form that targets need.
+
+    Args:
+        outputs: for one image.
+        targets: what images come with, one of `arrays.TARGETS`.
+        shape: (C, H, W) of the image.
+
+    Raises:
+        DataError: it is not.
+    """
+    found = tuple(outputs.shape)
+    if targets not in MAPS:
+        if len(found) != 2:
+            raise DataError(
+                f"the network returns shape {found} for one image; give a classifier, which "
+                "returns (N, classes)"
+            )
+        return
+    if len(found) != 4:
+        head = "fcn" if targets == "masks" else "density"
+        raise DataError(
+            f"the network returns shape {found} for one image, and the images come with "
+            f"{targets}; give one that returns (N, outputs, H, W), as a CIFAR ResNet with "
+            f"network.head = {head!r} does"
+        )
+    if found[2:] != shape[1:]:
+        raise DataError(
+            f"the network returns maps of {found[2]} x {found[3]} for images of {shape[1]} x "
+            f"{shape[2]}; give images whose sides are multiples of its output stride"
+        )
+
+
+def augmented_pair(
+    augment: Augment | None, images: Tensor, labels: Tensor, targets: str
+) -> tuple[Tensor, Tensor]:
+    """Return a batch augmented, and its labels; maps are moved as their images are."""
+    if augment is None:
+        return images, labels
+    if targets not in MAPS:
+        return augment(images), labels
+    moved: tuple[Tensor, Tensor] = augment(images, labels)
+    return moved
+
+
+def highest_class(labels: Tensor) -> int:
+    """Return the highest class in labels, or in masks (N, H, W); -1 where no pixel has one."""
+    if labels.ndim == 1:
+        return int(labels.max())
+    known = labels[labels != IGNORED]
+    return int(known.max()) if len(known) else -1
 
 
 def check_labels(images: Images, classes: int) -> None:
@@ -297,14 +373,15 @@ def check_labels(images: Images, classes: int) -> None:
 
 
 def labels_of(images: Images) -> Tensor:
-    """Return the labels, or other targets, of all images in their order, (N,) int64.
+    """Return the labels, or other targets, of all images in their order; masks are uint8.
 
     Raises:
         DataError: they must be read for it, and cannot be.
     """
     if isinstance(images, IndexedImages):
         return images.labels
-    return torch.cat([labels for _, labels in images.batches(None, 500)])
+    read = torch.cat([labels for _, labels in images.batches(None, 500)])
+    return read.to(torch.uint8) if images.targets == "masks" else read
 
 
 def pixel_counts(images: Tensor) -> Tensor:

@@ -25,7 +25,13 @@ from torch.utils.data import (
 from typing_extensions import override
 
 from sat_optuna.data.arrays import checked_pair
-from sat_optuna.data.images import Augment, Images, TensorImages
+from sat_optuna.data.images import (
+    Augment,
+    Images,
+    TensorImages,
+    augmented_pair,
+    highest_class,
+)
 from sat_optuna.errors import DataError, errors_as
 from sat_optuna.seeds import seeded
 
@@ -98,7 +104,7 @@ def read_once(
     parts = zip(torch.split(x, _READ), images.batches(None, _READ), strict=True)
     for x_part, (x_read, labels_read) in parts:
         x_part.copy_(x_read)
-        labels.append(labels_read)
+        labels.append(labels_read.to(torch.uint8) if targets == "masks" else labels_read)
     return TensorImages(x, torch.cat(labels))
 
 
@@ -201,10 +207,12 @@ class DatasetImages(Images):
                     f"the {self._kind} has images of shape {self.shape} and of shape "
                     f"{tuple(x.shape[1:])}; bring all to one size"
                 )
-            if self.targets == "labels":
-                self._highest = max(self._highest, int(labels.max()))
+            if self.targets in ("labels", "masks"):
+                self._highest = max(self._highest, highest_class(labels))
             x = x.to(self.device, non_blocking=True)
-            yield x if augment is None else augment(x), labels.to(self.device, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
+            x, labels = augmented_pair(augment, x, labels, self.targets)
+            yield x, labels.long() if self.targets == "masks" else labels
 
     def _items(self, loader: DataLoader[Any]) -> Iterator[Any]:
         with errors_as(

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from sat_optuna.errors import DataError
 
 __all__ = ["ArraySource", "Arrays", "Options", "Source", "limited"]
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Images (N, C, H, W) and labels (N,)."""
+Arrays = tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]
+"""Images (N, C, H, W) and labels (N,), or masks (N, H, W) uint8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from sat_optuna.data.images import (
     IndexedImages,
     TensorImages,
     channel_statistics,
+    highest_class,
     pixel_counts,
 )
 from sat_optuna.data.loaders import UserData, joined_images, read_once, training_images
@@ -68,7 +69,7 @@ class Split:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.classes < 2 and self.targets == "labels":
+        if self.classes < 2 and self.targets in ("labels", "masks"):
             raise DataError(
                 f"data {self.name!r} have {self.classes} class, too few to tell apart; give "
                 "images of two classes at least"
@@ -110,7 +111,9 @@ class Split:
             name: what tickets call these data.
             device: where the images shall live; None leaves them where they are. They are copied.
             targets: what `y` holds, by the task: "labels"; "multi-hot", (N, classes) of 0 and 1,
-                for an image of several classes; or "numbers", (N,), to learn a number.
+                for an image of several classes; "numbers", (N,), to learn a number; "masks",
+                (N, H, W), the class of each pixel, 255 where it has none; or "density", (N, H, W)
+                of `density_map`, to count.
 
         Raises:
             DeviceError: there is no such device here.
@@ -235,7 +238,7 @@ class Split:
 
     @property
     def targets(self) -> str:
-        """What each image comes with: "labels", "multi-hot" or "numbers"."""
+        """What each image comes with, one of `arrays.TARGETS`."""
         return self.valid.targets
 
     @property
@@ -246,7 +249,8 @@ class Split:
         >>> Split.from_arrays(x, y, valid=0.5, classes=["cat", "dog"]).class_counts
         {'train': {'cat': 3, 'dog': 2}, 'valid': {'cat': 3, 'dog': 2}}
 
-        A part whose labels are not known without reading its images, a Dataset's, is left out.
+        A part whose labels are not known without reading its images, a Dataset's, is left out, and
+        one without labels, such as one of masks.
         The test part is asked itself: `data.test.class_counts()`.
         """
         known = {"train": self.train.class_counts(), "valid": self.valid.class_counts()}
@@ -325,7 +329,7 @@ def _further(
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise DataError(f"{part} is a {type(given).__name__}; give images and labels (x, y)")
     x, y = checked_pair(*given, of=f" of {part}", targets=targets)
-    if y.shape[1:] != labels.shape[1:]:
+    if targets == "multi-hot" and y.shape[1:] != labels.shape[1:]:
         raise DataError(
             f"y of {part} has {y.shape[1]} columns and that to train on {labels.shape[1]}; give "
             "both the same classes"
@@ -351,13 +355,14 @@ def _class_names(given: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]
                 f"classes names {len(given)} and the targets have {outputs} values an image; give "
                 "a name for each"
             )
-        usual = ("number",) if labels.ndim == 1 else map(str, range(outputs))
+        usual = {1: ("number",), 2: map(str, range(outputs)), 3: ("density",)}[labels.ndim]
         return tuple(usual if given is None else given)
-    counts = torch.bincount(labels.cpu())
+    where = "image" if labels.ndim == 1 else "pixel"
+    counts = torch.bincount(labels.cpu().flatten())[: highest_class(labels) + 1]
     if given is None:
         if missing := (counts == 0).nonzero().flatten().tolist():
             raise DataError(
-                f"no image has the label {missing[0]} and one has {len(counts) - 1}; number the "
+                f"no {where} has the label {missing[0]} and one has {len(counts) - 1}; number the "
                 "classes 0, 1, 2, ... without a gap, or name all in classes"
             )
         return tuple(str(number) for number in range(len(counts)))
@@ -365,14 +370,15 @@ def _class_names(given: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]
         raise DataError(f"classes is {given!r}; give a list with a name for each class")
     if len(counts) > len(given):
         raise DataError(
-            f"an image has the label {len(counts) - 1} and classes names {len(given)}; number "
-            f"them 0 to {len(given) - 1}, or name all in classes"
+            f"{'an' if where == 'image' else 'a'} {where} has the label {len(counts) - 1} and "
+            f"classes names {len(given)}; number them 0 to {len(given) - 1}, or name all in "
+            "classes"
         )
     return tuple(given)
 
 
 def _check_known(labels: Tensor, names: Sequence[str], part: str) -> None:
-    if not labels.is_floating_point() and (top := int(labels.max())) >= len(names):
+    if not labels.is_floating_point() and (top := highest_class(labels)) >= len(names):
         raise DataError(
             f"y of {part} has the label {top} and there are {len(names)} classes; number them 0 "
             f"to {len(names) - 1}, or name all in classes"

@@ -349,7 +349,8 @@ class Evaluator:
         if self.metric.keeps == "right":
             return 0
         _, targets = next(self.images.batches(torch.zeros(1, dtype=torch.int64), 1))
-        blank = torch.zeros(1, self.classes, device=targets.device)
+        shape = self.task.outputs_shape(self.classes, self.images.shape)
+        blank = torch.zeros(1, *shape, device=targets.device)
         return 4 * self.task.state(blank, targets).numel()
 
     @cached_property

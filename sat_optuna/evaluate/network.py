@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sat_optuna.data.images import Images
 
 _NONE: Mapping[str, float] = MappingProxyType({})
+_MAPS_AT_ONCE = 64  # images
 
 __all__ = [
     "Evaluation",
@@ -204,7 +205,7 @@ def judge(
     """Return which images are classified right, (N,) bool, and the sum of their losses.
 
     Args:
-        outputs: (N, outputs), of a classification its logits.
+        outputs: (N, outputs), of a classification its logits; (N, outputs, H, W) of maps.
         targets: (N, ...); in a task without labels no image is right.
         task: whose loss it is.
     """
@@ -231,12 +232,17 @@ def check_metric(metric: Metric, task: Task, images: "Images", *, outputs: int) 
     if task.loss is CLASSIFICATION.loss and metric.name == "accuracy":
         return
     targets = labels_of(images)
-    drawn = torch.randn(len(targets), outputs, generator=generator_for("metric", len(targets)))
-    drawn = drawn.to(targets.device)
-    task.check_loss(drawn, targets)
-    right, _ = judge(drawn, targets, task=task)
-    kept = right if metric.keeps == "right" else task.state(drawn, targets)
-    metric.value(kept.cpu().numpy(), targets.cpu().numpy())
+    generator, shape = generator_for("metric", len(targets)), images.shape
+    # Maps in pieces: all of them at once may not fit the memory.
+    pieces = images.batches(None, _MAPS_AT_ONCE) if task.maps else [(None, targets)]
+    kept: list[Tensor] = []
+    for _, piece in pieces:
+        drawn = torch.randn(len(piece), *task.outputs_shape(outputs, shape), generator=generator)
+        drawn = drawn.to(piece.device)
+        task.check_loss(drawn, piece)
+        right, _ = judge(drawn, piece, task=task)
+        kept.append(right if metric.keeps == "right" else task.state(drawn, piece))
+    metric.value(torch.cat(kept).cpu().numpy(), targets.cpu().numpy())
 
 
 def score_scheme(

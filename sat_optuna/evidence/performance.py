@@ -15,6 +15,7 @@ from sat_optuna.errors import DataError
 from sat_optuna.evidence.statistics import wilson
 from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.tasks import METRICS, Metric, MetricError, Task, as_task, metrics_of
+from sat_optuna.tasks.segmentation import SEGMENTATION, class_ious
 
 if TYPE_CHECKING:
     from sat_optuna.data.images import Images
@@ -51,7 +52,8 @@ class Performance:
 
     Attributes:
         metrics: of its task, the usual one first.
-        classes: the accuracy on the images of each class; of a classification alone.
+        classes: the accuracy on the images of each class, of a segmentation the intersection over
+            union of each class; of these two alone.
         confusion: (K, K) images by class, a row for the true one, a column for the network's
             answer; of a classification alone.
         remarks: why a metric is missing, a sentence each.
@@ -94,11 +96,9 @@ def performance(
         raise DataError("no image given to evaluate on; give at least one")
     task.check_targets(images.targets)
     kept: dict[str, NDArray[Any]] = {}
-    outputs, targets = _seen(network, images, batch)
-    kept["state"] = task.state(outputs, targets).cpu().numpy()
-    labels = targets.cpu().numpy()
+    labels, kept["state"], answers = _seen(network, images, task, batch)
     if task.targets == "labels":
-        kept["right"] = (outputs.argmax(1) == targets).cpu().numpy()
+        kept["right"] = answers == labels
     metrics: list[Measured] = []
     remarks: list[str] = []
     names = sorted(metrics_of(task.name), key=lambda name: name != task.metric)
@@ -108,8 +108,10 @@ def performance(
         except MetricError as error:
             remarks.append(str(error))
     if task.targets != "labels":
-        return Performance(metrics=tuple(metrics), remarks=tuple(remarks))
-    answers, count = outputs.argmax(1).cpu().numpy(), len(class_names)
+        by_confusion = task.state is SEGMENTATION.state
+        ious = _class_ious(kept["state"], class_names, seed=seed) if by_confusion else ()
+        return Performance(metrics=tuple(metrics), classes=ious, remarks=tuple(remarks))
+    count = len(class_names)
     pairs = np.bincount(labels * count + answers, minlength=count * count)
     confusion = pairs.reshape(count, count).astype(np.int64)
     return Performance(
@@ -124,13 +126,19 @@ def performance(
     )
 
 
-def _seen(network: nn.Module, images: "Images", batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the outputs for all images, (N, outputs) float32, and their targets."""
+def _seen(
+    network: nn.Module, images: "Images", task: Task, batch: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the targets of all images, what the task keeps of them, and the largest output."""
     room = memory_for(f"scoring in batches of {batch} images", "give a smaller batch")
+    seen: list[tuple[torch.Tensor, ...]] = []
     with room, evaluating(network), torch.inference_mode():
-        pairs = [(network(x).float(), targets) for x, targets in images.batches(None, batch)]
-    outputs, targets = zip(*pairs, strict=True)
-    return torch.cat(outputs), torch.cat(targets)
+        for x, targets in images.batches(None, batch):
+            outputs = network(x).float()
+            answers = outputs.argmax(1) if task.targets == "labels" else targets.new_empty(0)
+            seen.append((targets, task.state(outputs, targets), answers))
+    labels, state, named = (torch.cat(each).cpu().numpy() for each in zip(*seen, strict=True))
+    return labels, state, named
 
 
 def _measured(metric: Metric, kept: NDArray[Any], targets: NDArray[Any], *, seed: int) -> Measured:
@@ -156,6 +164,31 @@ def _bootstrap(
         return math.nan, math.nan
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _class_ious(
+    confusions: NDArray[Any], class_names: Sequence[str], *, seed: int
+) -> tuple[Measured, ...]:
+    """Return the IoU of each class that has one, with percentiles over resampled images."""
+    n, rng = len(confusions), np.random.default_rng([seed, len(confusions)])
+    values = class_ious(confusions.sum(axis=0, dtype=np.float64))
+    # How often an image is drawn times its counts: nothing is copied.
+    drawn = (np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(RESAMPLES))
+    flat = confusions.reshape(n, -1).astype(np.float64)
+    resampled = np.array(
+        [class_ious((times @ flat).reshape(confusions.shape[1:])) for times in drawn]
+    )
+    ious = []
+    for k, name in enumerate(class_names):
+        known = resampled[~np.isnan(resampled[:, k]), k]
+        low, high = (
+            np.percentile(known, [2.5, 97.5])
+            if len(known) >= (1 - _LOST) * RESAMPLES
+            else (math.nan, math.nan)
+        )
+        if not math.isnan(values[k]):
+            ious.append(Measured(name, float(values[k]), float(low), float(high), "%", n))
+    return tuple(ious)
 
 
 def _share(name: str, hits: int, n: int) -> Measured:

@@ -27,7 +27,7 @@ from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
 from sat_optuna.data.examined import Examined
-from sat_optuna.data.images import IndexedImages, labels_of
+from sat_optuna.data.images import IndexedImages, check_outputs, labels_of
 from sat_optuna.data.split import Split, stratified_subset
 from sat_optuna.device import DeviceError, memory_for
 from sat_optuna.errors import (
@@ -50,6 +50,7 @@ from sat_optuna.search.objective import FoldedObjective, SupernetObjective, Trai
 from sat_optuna.search.space import cost_limit, scheme_space
 from sat_optuna.search.study import HUB, StudySampler, build_sampler
 from sat_optuna.seeds import generator_for
+from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.folding import FoldError, check_foldable
 from sat_optuna.supernet.placement import placement_faults
 from sat_optuna.supernet.start import warn_of_blind_start
@@ -361,6 +362,9 @@ class StudyParts:
                 with torch.device(device):
                     net = self._supernet(in_channels=shape[0], classes=2)
                     net.check_input(shape)
+                    with evaluating(net), torch.no_grad():
+                        outputs = net(torch.zeros(1, *shape), Scheme.uniform(net.stages, 0))
+                    check_outputs(outputs, self.task.targets, shape)
             self._check_single(shape)
         except SatOptunaError as error:
             return [str(error)]

@@ -33,6 +33,7 @@ def read_study(folder: Path) -> StudyConfig:
     """
     from sat_optuna.attention import DEFAULT_SHARING
     from sat_optuna.backbones import BACKBONES
+    from sat_optuna.backbones.heads import HEADS
     from sat_optuna.data import DATASETS
     from sat_optuna.tasks import METRICS, TASKS, as_metric, build_task
 
@@ -41,6 +42,7 @@ def read_study(folder: Path) -> StudyConfig:
     load_plugins(plugin_files(folder))
     known: dict[str, Names] = {
         "backbones": BACKBONES,
+        "heads": HEADS,
         "datasets": DATASETS,
         "metrics": METRICS,
         "modules": _Kinds(),

@@ -55,7 +55,7 @@ def walk(
         x: (N, C, H, W) images.
 
     Returns:
-        (N, classes) logits.
+        (N, classes) logits; of a head that makes maps (N, classes, H, W).
     """
     x = view.stem(x)
     stages = zip(view.blocks, attention, scheme.by_stage(), strict=True)

@@ -23,6 +23,8 @@ TASKS: Registry[Task] = Registry("task")
 TASKS.add("classification", "sat_optuna.tasks.classification:CLASSIFICATION")
 TASKS.add("multi-label", "sat_optuna.tasks.multilabel:MULTI_LABEL")
 TASKS.add("regression", "sat_optuna.tasks.regression:REGRESSION")
+TASKS.add("segmentation", "sat_optuna.tasks.segmentation:SEGMENTATION")
+TASKS.add("counting", "sat_optuna.tasks.counting:COUNTING")
 
 METRICS: Registry[Metric] = Registry("metric")
 METRICS.add("accuracy", "sat_optuna.tasks.classification:ACCURACY")
@@ -35,6 +37,9 @@ METRICS.add("macro_auroc", "sat_optuna.tasks.multilabel:MACRO_AUROC")
 METRICS.add("mae", "sat_optuna.tasks.regression:MAE")
 METRICS.add("rmse", "sat_optuna.tasks.regression:RMSE")
 METRICS.add("r2", "sat_optuna.tasks.regression:R2")
+METRICS.add("miou", "sat_optuna.tasks.segmentation:MIOU")
+METRICS.add("pixel_accuracy", "sat_optuna.tasks.segmentation:PIXEL_ACCURACY")
+METRICS.add_family("iou_", "sat_optuna.tasks.segmentation:class_iou")
 METRICS.add_family("class_accuracy_", "sat_optuna.tasks.classification:class_accuracy")
 
 

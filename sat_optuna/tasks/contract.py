@@ -5,9 +5,9 @@ it keeps must add up over images: a task says what it keeps of each image (`Task
 all chunks are put together in the images' order, and a metric is a function of all rows and
 targets. So any task that can be told from a row an image is scored by the same tree.
 
-A task with masks fits here as it is: its `state` is each image's confusion counts, (N, classes,
-classes), of which a metric takes the sum over N, so that no mask is kept; `targets` gets a further
-kind, "masks". Counting keeps its (N,) estimates, as regression does.
+So no map is kept of a task whose outputs are maps: of a segmentation each image's confusion
+counts, (N, classes, classes), of which a metric takes the sum over N; of a counting the estimated
+and the true count of each image.
 
 This file imports neither torch nor NumPy: study.toml is checked without.
 """
@@ -38,7 +38,10 @@ _TARGETS = {
     "labels": "the number of each image's class, (N,) whole numbers",
     "multi-hot": "a column for each class, (N, classes) floats of 0 and 1",
     "numbers": "a number for each image, (N,) floats",
+    "masks": "the class of each pixel, (N, H, W) whole numbers",
+    "density": "a density whose sum is an image's count, (N, H, W) floats",
 }
+_MAPS = ("masks", "density")  # of which a network has outputs (N, outputs, H, W)
 
 
 class MetricError(SatOptunaError, ValueError):
@@ -143,19 +146,22 @@ class Task:
 
     Attributes:
         name: its name in TASKS.
-        targets: what each image comes with: "labels", "multi-hot" or "numbers"; a network has an
-            output for each class, or one for a number.
+        targets: what each image comes with: "labels", "multi-hot", "numbers", "masks" or
+            "density"; a network has an output for each class, or one for a number or a density, of
+            the last two as maps of the images' size.
         metric: the metric that is meant where none is named.
-        loss: called as `loss(outputs, targets, reduction=...)` with (N, outputs) and the targets;
+        loss: called as `loss(outputs, targets, reduction=...)` with (N, outputs), of maps with
+            (N, outputs, H, W), and the targets;
             reduction "mean" trains, "sum" over the images is what evaluations add up.
         state: what an evaluation keeps of each image, from the same two: (N, ...) floats.
         class_weights: "none", or "balanced" for a loss in which all classes weigh the same,
-            however many images they have: images / (classes x images of the class). Labels alone
-            have it; `loss` then gets these weights as `weight`. Evaluations are not weighted.
+            however many images they have: images / (classes x images of the class); of masks the
+            same with pixels. Labels and masks alone have it; `loss` then gets these weights as
+            `weight`. Evaluations are not weighted.
     """
 
     name: str
-    targets: Literal["labels", "multi-hot", "numbers"]
+    targets: Literal["labels", "multi-hot", "numbers", "masks", "density"]
     metric: str
     loss: "Callable[..., Tensor]"
     state: "Callable[[Tensor, Tensor], Tensor]" = _outputs
@@ -169,7 +175,7 @@ class Task:
             )
         if self.class_weights not in ("none", "balanced"):
             raise DataError(f"class_weights is {self.class_weights!r}; write 'none' or 'balanced'")
-        if self.class_weights != "none" and self.targets != "labels":
+        if self.class_weights != "none" and self.targets not in ("labels", "masks"):
             raise DataError(
                 f"class_weights is {self.class_weights!r} and the task {self.name} has no single "
                 "class an image to weigh; set it to 'none'"
@@ -179,7 +185,7 @@ class Task:
         """Make sure that images come with what this task learns from.
 
         Args:
-            found: "labels", "multi-hot" or "numbers".
+            found: a kind of targets.
             of: what has them, for the message.
 
         Raises:
@@ -190,6 +196,20 @@ class Task:
                 f"{of} come with {_TARGETS[found]}, and the task {self.name} learns from "
                 f"{_TARGETS[self.targets]}; give such targets, or name another task"
             )
+
+    @property
+    def maps(self) -> bool:
+        """Whether outputs and targets are maps of the images' size."""
+        return self.targets in _MAPS
+
+    def outputs_shape(self, outputs: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of what a network returns for one image, without N.
+
+        Args:
+            outputs: number of them.
+            shape: (C, H, W) of an image.
+        """
+        return (outputs, *shape[1:]) if self.maps else (outputs,)
 
     def check_loss(self, outputs: "Tensor", targets: "Tensor") -> None:
         """Make sure that the loss is called as it is meant and returns one number.
@@ -218,7 +238,7 @@ class Task:
         """Return the weight of each class in the loss; empty where all images weigh the same.
 
         Args:
-            counts: images of each class; empty where they are not known.
+            counts: images, or pixels, of each class; empty where they are not known.
             outputs: of the network.
 
         Raises:
@@ -228,9 +248,9 @@ class Task:
             return ()
         if not counts:
             raise DataError(
-                "class_weights is 'balanced', and how many images each class of a Dataset or "
-                "DataLoader has is not known before it is read; give arrays "
-                "(sat.Split.from_arrays), or set it to 'none'"
+                f"class_weights is 'balanced', and how many {'pixels' if self.maps else 'images'} "
+                "each class of a Dataset or DataLoader has is not known before it is read; give "
+                "arrays (sat.Split.from_arrays), or set it to 'none'"
             )
         classes = sum(count > 0 for count in counts)
         known = [sum(counts) / (classes * count) if count else 0.0 for count in counts]

@@ -1,10 +1,13 @@
 """Regression: a number an image. Mean squared error; metrics are scikit-learn's.
 
 The network has one output; it is what is kept of each image. MAE and RMSE are in the unit of the
-targets, which is not known here.
+targets, which is not known here. They are counting's metrics too, of which the estimated and the
+true count are kept: papers on counting call this RMSE, the root, "MSE".
 """
 
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from sat_optuna.tasks.contract import Metric, Task, Values
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAE", "R2", "REGRESSION", "RMSE"]
 
-_OF = ("regression",)
+_OF = ("regression", "counting")
 
 
 def _squared_error(outputs: "Tensor", targets: "Tensor", *, reduction: str) -> "Tensor":
@@ -31,22 +34,27 @@ REGRESSION = Task(
 )
 
 
-def _mae(predicted: Values, targets: Values) -> float:
+def _pairs(kept: Values, targets: Values) -> tuple[Values, Values]:
+    """Return the true and the predicted numbers, (N,) each."""
+    return (kept[:, 1], kept[:, 0]) if np.ndim(kept) == 2 else (targets, kept)
+
+
+def _mae(kept: Values, targets: Values) -> float:
     from sklearn.metrics import mean_absolute_error
 
-    return float(mean_absolute_error(targets, predicted))
+    return float(mean_absolute_error(*_pairs(kept, targets)))
 
 
-def _rmse(predicted: Values, targets: Values) -> float:
+def _rmse(kept: Values, targets: Values) -> float:
     from sklearn.metrics import root_mean_squared_error
 
-    return float(root_mean_squared_error(targets, predicted))
+    return float(root_mean_squared_error(*_pairs(kept, targets)))
 
 
-def _r2(predicted: Values, targets: Values) -> float:
+def _r2(kept: Values, targets: Values) -> float:
     from sklearn.metrics import r2_score
 
-    return float(r2_score(targets, predicted))
+    return float(r2_score(*_pairs(kept, targets)))
 
 
 MAE = Metric(name="mae", unit="", better="lower", tasks=_OF, of=_mae)

@@ -331,6 +331,11 @@ class _Loop:
                 f"label_smoothing is {config.label_smoothing} and the task {task.name} has no "
                 "labels to smooth; set train.label_smoothing to 0"
             )
+        if config.augment != "none" and task.maps:
+            raise DataError(
+                f"augment is {config.augment!r} and the task is {task.name}, whose maps it would "
+                "not move with the images; set train.augment to 'none'"
+            )
         if (config.mixup or config.cutmix) and task.loss is not CLASSIFICATION.loss:
             raise DataError(
                 f"{'mixup' if config.mixup else 'cutmix'} is {config.mixup or config.cutmix} and "
@@ -349,12 +354,14 @@ class _Loop:
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
         if task.loss is not CLASSIFICATION.loss:
             _, targets = next(images.batches(torch.zeros(1, dtype=torch.int64), 1))
-            task.check_loss(torch.zeros(1, self.classes, device=targets.device), targets)
+            shape = task.outputs_shape(self.classes, images.shape)
+            task.check_loss(torch.zeros(1, *shape, device=targets.device), targets)
         if isinstance(net, Supernet):
             net.check_input(images.shape)
             if draw:
                 warn_of_blind_start(net, images.shape)
-        weights = task.weights(images.class_counts(), self.classes)
+        counts = images.pixel_counts() if task.maps else images.class_counts()
+        weights = task.weights(counts, self.classes)
         self.step = TrainingStep(
             net,
             config,
@@ -394,16 +401,17 @@ class _Loop:
     def _epoch(self, epoch: int) -> Generator[None, None, None]:
         """Train one epoch, note its record and save; stop after each step."""
         self.net.train()
-        jitter: Callable[[Tensor], Tensor] = partial(
-            augment,
-            generator=generator_for("augment", self.seed, epoch, device=self.device),
-            shift=self.config.shift,
-            flip=self.config.flip,
-            cutout=self.config.cutout,
-        )
+        generator = generator_for("augment", self.seed, epoch, device=self.device)
+        amounts = {key: getattr(self.config, key) for key in ("shift", "flip", "cutout")}
+
+        def jitter(images: Tensor, maps: Tensor | None = None) -> Any:
+            return augment(images, generator, maps, **amounts)
+
         if self.config.augment != "none":
-            jitter = augmented(self.config.augment, jitter, key=("policy", self.seed, epoch))
-        batches = self.images.epoch(epoch, seed=self.seed, batch=self.config.batch, augment=jitter)
+            change = augmented(self.config.augment, jitter, key=("policy", self.seed, epoch))
+        else:
+            change = jitter
+        batches = self.images.epoch(epoch, seed=self.seed, batch=self.config.batch, augment=change)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         taken, seen, told = 0, 0, time.monotonic()

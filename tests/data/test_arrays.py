@@ -98,8 +98,8 @@ def test_images_of_another_kind_are_one_sentence(x, said):
         ),
         (
             torch.zeros(3, 8, 8, dtype=torch.int64),
-            "y has shape (3, 8, 8), one a pixel, which no task here learns from; give (N,), a "
-            "label for each image",
+            "y has shape (3, 8, 8); give (N,), a label for each image, or targets='masks' for a "
+            "class a pixel",
         ),
         (Y[:, None], "y has shape (20, 1); give (N,), a label for each image"),
         (3, "y has shape (); give (N,), a label for each image"),

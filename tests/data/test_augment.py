@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sat_optuna.data.augment import augment, draw
+from sat_optuna.data.images import TensorImages
 from sat_optuna.seeds import generator_for
 
 
@@ -100,3 +101,42 @@ def test_flipping_is_its_own_inverse_and_loses_nothing(shift):
     changed = (mirrored != images).flatten(1).any(dim=1)
     assert 10 < changed.sum() < 54
     assert torch.equal(torch.where(changed[:, None, None, None], mirrored.flip(3), images), images)
+
+
+@given(
+    shift=st.integers(0, 8),
+    flip=st.booleans(),
+    cutout=st.integers(0, 10),
+    kind=st.sampled_from([torch.uint8, torch.int64, torch.float32]),
+    seed=st.integers(0, 999),
+)
+def test_a_map_moves_as_its_image_and_is_not_cut(shift, flip, cutout, kind, seed):
+    images = batch(6).clamp(1, 254)
+    maps = images[:, 0].to(kind)
+    before = maps.clone()
+    amounts = {"shift": shift, "flip": flip}
+    got, moved = augment(images, generator_for(seed), maps, **amounts, cutout=cutout)
+    assert torch.equal(maps, before)
+    assert moved.dtype == kind
+    # The image as without a map, and the map as a plane of the image that nothing is cut from.
+    assert torch.equal(got, augment(images, generator_for(seed), **amounts, cutout=cutout))
+    plane = augment(images, generator_for(seed), **amounts, cutout=0)[:, 0].to(kind)
+    outside = 0 if kind == torch.float32 else 255
+    # The planes have no 0 of their own: a 0 comes in from outside, where a map knows nothing.
+    assert torch.equal(moved, torch.where(plane == 0, outside, plane))
+
+
+def test_the_maps_of_an_epoch_are_moved_by_seed_and_place():
+    images = batch(24, channels=1, height=8, width=8) - 1  # 0..254
+    data = TensorImages(images, images[:, 0].clone(), (0.0,), (1.0,))
+
+    def change(x, maps):
+        return augment(x, generator_for("epoch"), maps, shift=2, flip=True, cutout=0)
+
+    first, again = (list(data.epoch(0, seed=3, batch=8, augment=change)) for _ in range(2))
+    for (x, masks), (same_x, same_masks) in zip(first, again, strict=True):
+        assert torch.equal(x, same_x)
+        assert torch.equal(masks, same_masks)
+        inside = masks != 255
+        assert inside.any()
+        assert torch.equal((255 * x[:, 0]).round().long()[inside], masks[inside])

@@ -84,3 +84,28 @@ def test_classes_are_drawn_evenly():
     counts = np.bincount(split.test.labels.numpy(), minlength=10)
     assert counts.min() > 240
     assert counts.max() < 360
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_mask_is_the_strokes_of_the_digit_that_the_lamp_asks_for(part):
+    split = load_dataset("cued-seg")
+    assert (split.shape, split.targets, split.class_names[:2]) == (
+        (4, 16, 16),
+        "masks",
+        ("background", "0"),
+    )
+    images, digits = getattr(split, part), getattr(probe(), part)
+    assert torch.equal(pixels(images), pixels(digits))
+    masks = images.labels[:200]
+    # Nothing but background and the digit's class.
+    assert torch.equal(masks.amax((1, 2)), digits.labels[:200] + 1)
+    assert set(masks.unique().tolist()) == set(range(11))
+    own = digits.labels[:200, None, None] + 1
+    assert ((masks == 0) | (masks == own)).all()
+    # The plane that is asked for, but for noise, is bright there and dark elsewhere.
+    x = pixels(images)[:200].float()
+    asked = (x[:, 3].amax((1, 2)) / 115).round().long()
+    plane = x[torch.arange(len(x)), asked]
+    assert plane[masks > 0].min() > 57 - 12
+    assert plane[masks == 0].max() < 57 + 12
+    assert 0.15 < (masks > 0).float().mean() < 0.25

@@ -100,3 +100,47 @@ def test_no_image_is_refused(drawn):
     none = images(logits, labels).subset(torch.arange(0))
     with pytest.raises(DataError, match="no image given"):
         performance(nn.Flatten(), none, class_names=NAMES)
+
+
+def test_a_segmentation_has_the_iou_of_each_class_over_all_pixels():
+    rng = np.random.default_rng(2)
+    masks = torch.from_numpy(rng.integers(0, 3, (N, 4, 5)))
+    x = torch.from_numpy(rng.normal(size=(N, 4, 4, 5)).astype(np.float32))
+    x[:, :3] += 2 * nn.functional.one_hot(masks, 3).permute(0, 3, 1, 2)
+    x[:, 3] = -9  # the fourth class is in no mask, and is never named
+    masks[:, 0] = 255
+    data = TensorDataset(x, masks)
+    seen = scored_images(data, device=torch.device("cpu"), targets="masks")
+    names = (*NAMES, "emu")
+    found = performance(nn.Identity(), seen, class_names=names, task="segmentation", batch=50)
+    known = masks != 255
+    answers, true = x.argmax(1)[known], masks[known]
+    wanted = 100 * metrics.jaccard_score(true, answers, average=None)
+    assert [m.name for m in found.classes] == list(NAMES)
+    assert [m.value for m in found.classes] == pytest.approx(list(wanted))
+    by_name = {m.name: m for m in found.metrics}
+    assert set(by_name) == {"miou", "pixel_accuracy"}
+    assert by_name["miou"].value == pytest.approx(wanted.mean())
+    assert by_name["pixel_accuracy"].value == pytest.approx(100 * (answers == true).numpy().mean())
+    for measured in (*found.metrics, *found.classes):
+        assert measured.low < measured.value < measured.high
+        assert measured.high - measured.low < 10
+    assert found.confusion is None
+
+
+def test_a_counting_has_the_metrics_of_its_counts():
+    rng = np.random.default_rng(2)
+    x = torch.from_numpy(rng.random((N, 1, 4, 5)).astype(np.float32))
+    truth = torch.from_numpy(rng.random((N, 4, 5)).astype(np.float32))
+    seen = scored_images(TensorDataset(x, truth), device=torch.device("cpu"), targets="density")
+    found = performance(nn.Identity(), seen, class_names=("density",), task="counting")
+    counts, estimates = truth.sum((1, 2)), x.sum((1, 2, 3))
+    assert {m.name: m.value for m in found.metrics} == pytest.approx(
+        {
+            "mae": metrics.mean_absolute_error(counts, estimates),
+            "rmse": metrics.root_mean_squared_error(counts, estimates),
+            "r2": metrics.r2_score(counts, estimates),
+        },
+        rel=1e-4,
+    )
+    assert (found.classes, found.confusion) == ((), None)

@@ -13,7 +13,9 @@ from scipy.special import expit, softmax
 from sklearn import metrics as theirs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+from sat_optuna.backbones.weights import head_of
 from sat_optuna.data.images import TensorImages
 from sat_optuna.errors import DataError, SatOptunaError, UnknownName
 from sat_optuna.evaluate import Evaluation, Evaluator, SchemeResult, evaluate_network
@@ -36,7 +38,20 @@ from sat_optuna.ticket import ACCURACY
 
 N, CLASSES = 43, 3
 
-# What scikit-learn says of the outputs of a network, (N, outputs), and the targets.
+
+def torchmetrics_of(kind, of=None, **settings):
+    """Return torchmetrics' value over all pixels, of one class where it is named."""
+
+    def wanted(z, y):
+        index = kind(CLASSES, ignore_index=255, **settings)
+        value = index(torch.tensor(z).argmax(1), torch.tensor(y))
+        return 100 * float(value if of is None else value[of])
+
+    return wanted
+
+
+# What scikit-learn, of masks torchmetrics, says of the outputs of a network, (N, outputs), and the
+# targets.
 WANTED = {
     "accuracy": lambda z, y: 100 * theirs.accuracy_score(y, z.argmax(1)),
     "balanced_accuracy": lambda z, y: 100 * theirs.balanced_accuracy_score(y, z.argmax(1)),
@@ -51,12 +66,20 @@ WANTED = {
     "mae": lambda z, y: theirs.mean_absolute_error(y, z[:, 0]),
     "rmse": lambda z, y: theirs.root_mean_squared_error(y, z[:, 0]),
     "r2": lambda z, y: theirs.r2_score(y, z[:, 0]),
+    "miou": torchmetrics_of(MulticlassJaccardIndex, average="macro"),
+    "iou_1": torchmetrics_of(MulticlassJaccardIndex, 1, average="none"),
+    "pixel_accuracy": torchmetrics_of(MulticlassAccuracy, average="micro"),
 }
 # What torch says of the loss, summed over the images.
 LOSSES = {
     "classification": lambda z, y: torch.nn.CrossEntropyLoss(reduction="sum")(z, y),
     "multi-label": lambda z, y: torch.nn.BCEWithLogitsLoss(reduction="sum")(z, y) / z.shape[1],
     "regression": lambda z, y: torch.nn.MSELoss(reduction="sum")(z[:, 0], y),
+    "segmentation": lambda z, y: sum(
+        torch.nn.CrossEntropyLoss(ignore_index=255)(*pair)
+        for pair in zip(z.split(1), y.long().split(1), strict=True)
+    ),
+    "counting": lambda z, y: 100**2 * torch.nn.MSELoss(reduction="sum")(z[:, 0], y) / 64,
 }
 
 
@@ -67,8 +90,14 @@ def images_of(targets: str, seed: int = 0) -> TensorImages:
         "labels": torch.randint(0, CLASSES, (N,), generator=chance),
         "multi-hot": (torch.rand(N, CLASSES, generator=chance) > 0.6).float(),
         "numbers": torch.rand(N, generator=chance),
+        "masks": torch.randint(0, CLASSES, (N, 8, 8), generator=chance, dtype=torch.uint8),
+        "density": torch.rand(N, 8, 8, generator=chance) / 10,
     }
+    made["masks"][torch.rand(N, 8, 8, generator=chance) > 0.9] = 255
     return TensorImages(x, made[targets])
+
+
+HEADS = {"masks": "fcn", "density": "density"}
 
 
 @cache
@@ -78,24 +107,28 @@ def net_of(task: Task) -> Supernet:
         "resnet20",
         attention=["se"],
         in_channels=2,
-        classes=1 if task.targets == "numbers" else CLASSES,
+        classes=1 if task.targets in ("numbers", "density") else CLASSES,
         seed=0,
         blocks=(1, 1, 1),
         width=4,
+        **({"head": HEADS[task.targets]} if task.maps else {}),
     )
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None  # its statistics are those of the next batch
     x, full = images_of("labels").images, Scheme.parse("1-1-1")
-    head = cast("nn.Linear", net.get_submodule("backbone.head.2"))
+    head = cast("nn.Linear", net.get_submodule(f"backbone.{head_of(net.backbone)}"))
     with torch.no_grad():
         net.train()(x, full)
-        head.bias.sub_(net.eval()(x, full).mean(0))  # so that each class is named for some
+        outputs = net.eval()(x, full).transpose(0, 1).flatten(1)
+        head.bias.sub_(outputs.mean(1))  # so that each class is named for some
     return net
 
 
-@pytest.mark.parametrize("name", WANTED)
-def test_a_metric_is_scikit_learns_of_the_raw_outputs_of_the_same_network(name):
-    (task,) = (TASKS.get(t) for t in METRICS.get(name).tasks)
+@pytest.mark.parametrize(
+    ("name", "task"), [(name, task) for name in WANTED for task in METRICS.get(name).tasks]
+)
+def test_a_metric_is_scikit_learns_of_the_raw_outputs_of_the_same_network(name, task):
+    task = TASKS.get(task)
     net, images = net_of(task), images_of(task.targets)
     evaluator = Evaluator(net, images, chunk=10, task=task, metric=name)
     found = evaluator.score_many(map(Scheme.parse, ("0-0-0", "0-1-1", "1-0-1", "1-1-1")))
@@ -103,7 +136,10 @@ def test_a_metric_is_scikit_learns_of_the_raw_outputs_of_the_same_network(name):
         alone = evaluate_network(net, images, scheme=scheme, batch=10, task=task, metrics=[name])
         with evaluating(net), torch.inference_mode():
             outputs = torch.cat([net(x, scheme) for x, _ in images.batches(None, 10)])
-        wanted = WANTED[name](outputs.double().numpy(), images.labels.numpy())
+        z, y = outputs.double().numpy(), images.labels.numpy()
+        if task.name == "counting":
+            z, y = z.sum((2, 3)), y.sum((1, 2))
+        wanted = WANTED[name](z, y)
         assert score.score(name) == pytest.approx(wanted, rel=1e-5)
         assert alone.score(name) == score.score(name)
         assert score.loss == alone.loss
@@ -113,7 +149,7 @@ def test_a_metric_is_scikit_learns_of_the_raw_outputs_of_the_same_network(name):
 
 def test_each_metric_of_a_registered_task_is_tested():
     named = {name for task in TASKS.names() for name in metrics_of(task)}
-    assert named | {"class_accuracy_1"} == set(WANTED)
+    assert named | {"class_accuracy_1", "iou_1"} == set(WANTED)
 
 
 def test_two_classes_have_the_auroc_of_the_second():
@@ -272,6 +308,10 @@ def test_multi_label_metrics_want_images_with_and_without_each_class():
         ("multi-hot", "classification", "the images come with a column for each class, (N, cl"),
         ("labels", "regression", "the images come with the number of each image's class, (N,)"),
         ("labels", "multi-label", "the images come with the number of each image's class, (N,)"),
+        ("labels", "segmentation", "the images come with the number of each image's class, (N,)"),
+        ("masks", "counting", "the images come with the class of each pixel, (N, H, W) whole "),
+        ("density", "segmentation", "the images come with a density whose sum is an image's "),
+        ("masks", "classification", "the images come with the class of each pixel, (N, H, W)"),
     ],
 )
 def test_targets_of_another_task_are_one_sentence(found, task, said):
@@ -296,13 +336,51 @@ def test_a_network_with_another_number_of_outputs_is_one_sentence():
     )
 
 
-def test_datasets_and_loaders_come_with_targets_too():
-    images, net = images_of("numbers"), net_of(TASKS.get("regression"))
+@pytest.mark.parametrize("task", ["regression", "segmentation", "counting"])
+def test_datasets_and_loaders_come_with_targets_too(task):
+    net = net_of(TASKS.get(task))
+    images = images_of(TASKS.get(task).targets)
     items = TensorDataset(images.images, images.labels)
-    wanted = Evaluator(net, images, task="regression").score(Scheme.parse("1-0-0"))
+    wanted = Evaluator(net, images, task=task).score(Scheme.parse("1-0-0"))
     for given in (items, DataLoader(items, batch_size=7)):
-        found = Evaluator(net, given, task="regression").score(Scheme.parse("1-0-0"))
+        found = Evaluator(net, given, task=task).score(Scheme.parse("1-0-0"))
         assert found.scores == wanted.scores
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_the_mean_iou_leaves_out_classes_that_are_in_no_mask_and_no_answer(ignored):
+    chance = torch.Generator().manual_seed(1)
+    answers = torch.randint(0, 5, (6, 9, 7), generator=chance)
+    masks = torch.randint(1, 6, (6, 9, 7), generator=chance)  # 6 and 7 are nowhere
+    if ignored:
+        masks[torch.rand(masks.shape, generator=chance) > 0.5] = 255
+    outputs = torch.nn.functional.one_hot(answers, 8).permute(0, 3, 1, 2).float()
+    kept = TASKS.get("segmentation").state(outputs, masks)
+    assert kept.shape == (6, 8, 8)
+    assert kept.sum((1, 2)).tolist() == (masks != 255).sum((1, 2)).tolist()
+    index = MulticlassJaccardIndex(8, average="macro", ignore_index=255)
+    wanted = pytest.approx(100 * float(index(answers, masks)), rel=1e-6)
+    assert METRICS.get("miou").value(kept.numpy(), masks.numpy()) == wanted
+    # Each image's counts add up, in whatever parts they are kept.
+    parts = torch.stack([kept[:2].sum(0), kept[2:].sum(0)])
+    assert METRICS.get("miou").value(parts.numpy(), masks.numpy()[:2]) == wanted
+
+
+def test_masks_without_a_class_have_no_score_and_no_loss():
+    masks, task = torch.full((2, 4, 4), 255), TASKS.get("segmentation")
+    kept = task.state(torch.rand(2, 3, 4, 4), masks).numpy()
+    for name, said in (
+        ("miou", "miou needs pixels with a class, and the masks of these 2 images have none but"),
+        ("pixel_accuracy", "pixel_accuracy needs pixels with a class, and the masks of these 2 "),
+        ("iou_1", "iou_1 needs pixels of class 1, and these 2 images have none, nor has the netw"),
+    ):
+        with pytest.raises(MetricError, match=f"^{said}"):
+            METRICS.get(name).value(kept, masks.numpy())
+    outputs = torch.rand(2, 3, 4, 4, requires_grad=True)
+    for reduction in ("mean", "sum"):
+        loss = task.loss(outputs, masks, reduction=reduction, weight=torch.ones(3))
+        (slope,) = torch.autograd.grad(loss, outputs)
+        assert loss == 0 == slope.abs().sum()
 
 
 def _worst(kept, _targets):
@@ -315,6 +393,7 @@ def _worst(kept, _targets):
         (lambda: as_metric("mae", TASKS.get("classification")), "'mae' is no metric of the task "),
         (lambda: METRICS.get("acuracy"), "no metric 'acuracy'; did you mean 'accuracy'?"),
         (lambda: METRICS.get("class_accuracy_x"), "no metric 'class_accuracy_x'; write the class"),
+        (lambda: METRICS.get("iou_road"), "no metric 'iou_road'; write the class by its number"),
         (lambda: TASKS.get("clasification"), "no task 'clasification'; did you mean 'classifi"),
         (
             lambda: build_task("regression", class_weights="balanced"),

@@ -30,7 +30,14 @@ class Own(Source):
     def load(self, options):
         drawn = np.random.default_rng(0)
         x = drawn.integers(0, 255, (90, 1, 12, 12), dtype=np.uint8)
-        y = {"multi-hot": x[:, 0, 0, :3] > 127, "numbers": x.mean((1, 2, 3)) / 255}["TARGETS"]
+        y = {
+            "multi-hot": x[:, 0, 0, :3] > 127,
+            "numbers": x.mean((1, 2, 3)) / 255,
+            "masks": np.where(x[:, 0] > 250, 255, x[:, 0] // 100),
+            "density": np.stack(
+                [sat.density_map(drawn.uniform(0, 11, (n % 4, 2)), (12, 12)) for n in range(90)]
+            ),
+        }["TARGETS"]
         more = {"targets": "TARGETS", "valid": options.valid, "seed": options.seed}
         return sat.Split.from_arrays(x[:60], y[:60], test=(x[60:], y[60:]), name="own", **more)
 
@@ -45,12 +52,18 @@ SMALL = STUDY.replace("blocks = [2, 2, 2]", "blocks = [1, 1, 1]").replace(
 )
 
 
+HEADS = {"masks": "fcn", "density": "density"}
+
+
 def study_of(tmp_path, task, metric, *, weights="none", data="", bonus=0.001):
     text = SMALL.replace(
         "[search]\n",
         f'[task]\nname = "{task}"\nclass_weights = "{weights}"\n[search]\nmetric = "{metric}"\n'
         f"sparsity_weight = {bonus}\n",
     )
+    if data in HEADS:
+        text = text.replace("[network]", f'[network]\nhead = "{HEADS[data]}"')
+        text = text.replace("stem_stride = 4", "stem_stride = 1")
     if data:
         text = text.replace("limit = 300", f'name = "own-{data}"')
         text += '[plugins]\nmodules = ["own.py"]\n'
@@ -78,6 +91,8 @@ def _known_again():
         ),
         ("multi-label", "map", "multi-hot", "map in %, the higher"),
         ("regression", "mae", "numbers", "mae, the lower"),
+        ("segmentation", "miou", "masks", "miou in %, the higher"),
+        ("counting", "mae", "density", "mae, the lower"),
     ],
 )
 def test_a_study_comes_to_a_report_in_its_metric(tmp_path, monkeypatch, task, metric, data, said):

@@ -24,10 +24,25 @@ NUMBERS = torch.linspace(0, 1, 24)
 WEIGHTS = torch.tensor(compute_class_weight("balanced", classes=np.arange(3), y=LABELS.numpy()))
 
 
-def net_of(outputs):
+MASKS = torch.randint(0, 3, (24, 8, 8), generator=torch.Generator().manual_seed(0))
+MASKS[:, :3] = 255
+MASKS[:, 3:5] = 0
+PIXEL_WEIGHTS = torch.tensor(
+    compute_class_weight("balanced", classes=np.arange(3), y=MASKS[MASKS < 255].numpy())
+)
+DENSITIES = torch.rand(24, 8, 8, generator=torch.Generator().manual_seed(1)) / 50
+
+
+def net_of(outputs, maps=False):
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
+        if maps:
+            return nn.Sequential(nn.Conv2d(3, outputs, 3, padding=1))
         return nn.Sequential(nn.Flatten(), nn.Linear(192, outputs))
+
+
+def same(x, maps=None):
+    return x if maps is None else (x, maps)
 
 
 @pytest.mark.parametrize(
@@ -48,16 +63,38 @@ def net_of(outputs):
         ),
         (build_task("multi-label"), HOT, CONFIG, nn.BCEWithLogitsLoss()),
         (build_task("regression"), NUMBERS, CONFIG, nn.MSELoss()),
+        (build_task("segmentation"), MASKS, CONFIG, nn.CrossEntropyLoss(ignore_index=255)),
+        (
+            build_task("segmentation", class_weights="balanced"),
+            MASKS,
+            CONFIG,
+            nn.CrossEntropyLoss(weight=PIXEL_WEIGHTS.float(), ignore_index=255),
+        ),
+        (
+            build_task("counting"),
+            DENSITIES,
+            replace(CONFIG, optimizer="adamw"),  # its steps are small where the loss is large
+            lambda z, y: 100**2 * F.mse_loss(z[:, 0], y),
+        ),
     ],
-    ids=["classification", "weighted", "weighted and smoothed", "multi-label", "regression"],
+    ids=[
+        "classification",
+        "weighted",
+        "weighted and smoothed",
+        "multi-label",
+        "regression",
+        "segmentation",
+        "weighted segmentation",
+        "counting",
+    ],
 )
 def test_what_is_trained_on_is_torchs_loss(task, y, config, loss):
     data = sat.Split.from_arrays(X, y, targets=task.targets, valid=0.5, classes=None)
     images = data.train_and_valid
-    net = net_of(data.classes)
+    net = net_of(data.classes, maps=task.maps)
     (record,) = sat.fit(net, images, epochs=1, seed=0, config=config, task=task)
     seen = []
-    for x, targets in images.epoch(0, seed=0, batch=12, augment=lambda x: x):
+    for x, targets in images.epoch(0, seed=0, batch=12, augment=same):
         outputs = net(x)  # so small a rate changes nothing
         seen.append(loss(outputs[:, 0] if task.targets == "numbers" else outputs, targets))
     assert record.loss == pytest.approx(float(torch.stack(seen).mean().detach()), rel=1e-5)
@@ -117,6 +154,35 @@ def test_a_supernet_is_pretrained_and_its_network_trained_for_any_task():
             TrainConfig(batch=12, mixup=0.2),
             "mixup is 0.2 and the task is regression, whose loss takes no shares of classes; set "
             "train.mixup and train.cutmix to 0",
+        ),
+        (
+            TensorDataset(X, MASKS),
+            build_task("segmentation"),
+            TrainConfig(batch=12, mixup=0.2),
+            "mixup is 0.2 and the task is segmentation, whose loss takes no shares of classes; "
+            "set train.mixup and train.cutmix to 0",
+        ),
+        (
+            TensorDataset(X, MASKS),
+            build_task("segmentation"),
+            TrainConfig(batch=12, label_smoothing=0.1),
+            "label_smoothing is 0.1 and the task segmentation has no labels to smooth; set "
+            "train.label_smoothing to 0",
+        ),
+        (
+            TensorDataset(X, DENSITIES),
+            build_task("counting"),
+            TrainConfig(batch=12, augment="trivialaugment"),
+            "augment is 'trivialaugment' and the task is counting, whose maps it would not move "
+            "with the images; set train.augment to 'none'",
+        ),
+        (
+            TensorDataset(X, MASKS),
+            build_task("segmentation", class_weights="balanced"),
+            CONFIG,
+            "the network returns shape (1, 1) for one image, and the images come with masks; give "
+            "one that returns (N, outputs, H, W), as a CIFAR ResNet with network.head = 'fcn' "
+            "does",
         ),
         (
             TensorDataset(X, LABELS),
