@@ -313,12 +313,12 @@ def _registered():
     # A worker that was handed these tests in two parts comes here twice.
     with contextlib.suppress(BackboneError):
         add_block(Named, split)
-    add_network(
-        Twice,
-        stem=lambda _, x: x,
-        stages=lambda model: [[model.block] * (1 + model.twice)],
-        head=lambda _, x: x.mean((2, 3)),
-    )
+        add_network(
+            Twice,
+            stem=lambda _, x: x,
+            stages=lambda model: [[model.block] * (1 + model.twice)],
+            head=lambda _, x: x.mean((2, 3)),
+        )
 
 
 def test_a_block_that_has_an_attention_keeps_it_and_a_block_run_twice_is_walked():
