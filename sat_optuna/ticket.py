@@ -121,6 +121,7 @@ class Measure:
 
     def number(self, value: float) -> str:
         """Return a value without its unit, with as many digits as tell networks apart."""
+        value = round(value, 9)  # means that were added up in another order are the same text
         return f"{value:z.2f}" if self.unit == "%" else f"{value:z.4f}"
 
     def is_better(self, difference: float) -> bool:

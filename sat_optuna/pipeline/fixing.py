@@ -49,24 +49,24 @@ def _pay(study: StudyFolder) -> Iterator[Finding]:
     subject, parts = f"study {study.name}", " and ".join(debt.parts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SatOptunaWarning)  # what is still owed says why
-        _log_all(study, log)
+        remedy = _log_all(study, log)
     if left := log.owed.here:
-        yield Finding(subject, "look", f"{left}; see to that store and run the same command again")
+        yield Finding(subject, "look", f"{left}; {remedy}")
     else:
         yield Finding(subject, "fixed", f"logged its {parts} to {debt.store}")
 
 
-def _log_all(study: StudyFolder, log: StudyLog) -> None:
-    """Log what is finished; a retraining or a report that is under way logs itself."""
+def _log_all(study: StudyFolder, log: StudyLog) -> str:
+    """Log what is finished; return what to do where something is still owed then."""
+    again = "see to that store and run the same command again"
     with log.trials(study.optuna_study()):
         pass
     if (left := log.owed.here) is None or "trials" in left.parts:
-        return
+        return again
     outcome = read_outcome(study)
-    if not outcome.is_written:  # the next `retrain` goes on, and logs
-        for part in left.parts:
-            log.owed.pay(part)
-        return
+    if not outcome.is_written:
+        missing = f"{len(outcome.missing)} of {len(outcome.jobs)} retrainings are missing"
+        return f"{missing}, and all are logged by: sat-optuna retrain {study.argument}"
     log.log_retrainings(outcome)
     record = study.records.get("report")
     places = (study.folder, study.folder / "figures")
@@ -78,6 +78,7 @@ def _log_all(study: StudyFolder, log: StudyLog) -> None:
     }
     if files:
         log.log_report(outcome, files)
+    return again if files else f"the report is logged by: sat-optuna report {study.argument}"
 
 
 def close_dead(studies: Iterable[Path], mlruns: Path) -> Iterator[str]:

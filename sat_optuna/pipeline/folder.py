@@ -344,11 +344,16 @@ class StudyFolder:
         import optuna
 
         released = {}
-        names = optuna.get_all_study_names(self.storage)
-        commands = dict.fromkeys(names, "retrain")
-        commands |= {self.search_name: "search", self.truth_name: "truth"}
+        from sat_optuna.pipeline.outcome import RANDOM
+
+        commands = {
+            self.search_name: "search",
+            self.search_name + RANDOM: "retrain",
+            self.truth_name: "truth",
+        }
         self.work.mkdir(parents=True, exist_ok=True)
-        for name in names:
+        # The file may hold studies of somebody's own too.
+        for name in commands.keys() & set(optuna.get_all_study_names(self.storage)):
             lock = "truth.lock" if commands[name] == "truth" else "lock"
             with suppress(Timeout), FileLock(self.work / lock, timeout=0), writing(name):
                 if numbers := release_stale(load_study(self.storage, name)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sat_optuna.errors import SatOptunaWarning, readable
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done, digest_of
-from sat_optuna.pipeline.mlflow_model import log_best_model
+from sat_optuna.pipeline.mlflow_model import DIGITS, log_best_model
 from sat_optuna.pipeline.owed import Owed
 from sat_optuna.scheme import Scheme
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from sat_optuna.evidence.claims import Claim
-    from sat_optuna.evidence.effects import Effect
     from sat_optuna.evidence.results import RetrainResult
     from sat_optuna.pipeline.folder import StudyFolder
     from sat_optuna.pipeline.outcome import Outcome
     from sat_optuna.ticket import Ticket
     from sat_optuna.tracking import MLflowLog, Network, UsedData
 
-__all__ = ["SERVED_AT", "StudyLog", "trials_digest"]
+__all__ = ["BLOCKS", "SERVED_AT", "StudyLog", "trials_digest"]
 
+BLOCKS = "blocks.json"  # in work/: what each block does, as the report told it
 SERVED_AT = "http://127.0.0.1:5000"  # by `sat-optuna ui`, unless its --port says otherwise
 
 _LATER = (
@@ -165,7 +165,9 @@ class StudyLog:
             log = self._open(outcome.study.optuna_study(), running=False)
             summaries = {
                 scheme: log.begin_summary(
-                    _network(outcome, scheme), params=_params(outcome, scheme)
+                    _network(outcome, scheme),
+                    params=_params(outcome, scheme),
+                    started=_span(outcome, scheme)[0],
                 )
                 for scheme in outcome.distinct
             }
@@ -221,7 +223,10 @@ class StudyLog:
         with self._opened(outcome.study.optuna_study(), "retrainings", running=False) as log:
             for scheme in outcome.distinct:
                 network = _network(outcome, scheme)
-                run_id = log.begin_summary(network, params=_params(outcome, scheme))
+                started, ended = _span(outcome, scheme)
+                run_id = log.begin_summary(
+                    network, params=_params(outcome, scheme), started=started
+                )
                 summaries[scheme] = run_id
                 for seed in self._study.config.retrain.seeds:
                     _log_retraining(log, outcome, outcome.results[scheme, seed], run_id)
@@ -231,10 +236,11 @@ class StudyLog:
                 log.end_summary(
                     run_id,
                     network,
-                    metrics=measured | _numbers(found),
+                    metrics=_rounded(measured) | _numbers(found),
                     verdicts={_key(claim): claim.line() for claim in found},
                     sections=sections | ({"Verdicts": claims_text(found)} if found else {}),
                     ticket=outcome.ticket_for(scheme).to_json(),
+                    ended=ended,
                 )
             log.keep_summaries(summaries.values())
             ticket = summaries[outcome.schemes["ticket"]]
@@ -254,8 +260,11 @@ class StudyLog:
         """
         from sat_optuna.tracking import TrackingError
 
-        digest = digest_of({name: sha256_of(path) for name, path in files.items()})
-        if self._made().get("report") == digest or not self.has_retrainings(outcome):
+        kept = self._study.work / BLOCKS
+        blocks = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
+        digest = digest_of([{name: sha256_of(path) for name, path in files.items()}, blocks])
+        logged = self._made().get("report") == digest and not self.owed.lacks("report")
+        if logged or not self.has_retrainings(outcome):
             return
         pages = [path for path in files.values() if path.parent == self._study.folder]
         drawn = [path for path in files.values() if path.parent != self._study.folder]
@@ -264,28 +273,13 @@ class StudyLog:
                 study = log.study_run
                 log.log_files(study, pages)
                 log.log_files(study, drawn, folder="figures")
-                ticket = log.begin_summary(_network(outcome, outcome.schemes["ticket"]))
-                log.log_files(ticket, [p for p in drawn if p.stem == "ticket"])
-                log.finish_summary(ticket)
+                if ticket := log.summary_of(_network(outcome, outcome.schemes["ticket"])):
+                    log.log_files(ticket, [path for path in drawn if path.stem == "ticket"])
+                if blocks:
+                    log.log_blocks(blocks["text"], blocks["effects"])
                 self._note(report=digest)
         except TrackingError as error:
             _warn(f"{error.what}; the report lies in {self._study.folder}")
-
-    def log_blocks(self, study: "optuna.Study", effects: "Sequence[Effect]", text: str) -> None:
-        """Log what each kind does at each block into the study's run.
-
-        Args:
-            study: the Optuna study of this folder.
-            effects: of `block_effects`.
-            text: what they come to, Markdown.
-        """
-        from sat_optuna.tracking import TrackingError
-
-        try:
-            with self._opened(study, "report", running=False) as log:
-                log.log_blocks(text, {f"{e.block}.{e.kind}": e.points for e in effects})
-        except TrackingError as error:
-            _warn(f"{error.what}; the report has what each block does")
 
     @contextmanager
     def _opened(
@@ -311,7 +305,7 @@ class StudyLog:
                 with suppress(TrackingError):
                     log.close_study(_status(error))
                 raise
-            log.close_study()
+            log.close_study(ended=_last_end(study))
         except TrackingError as error:
             self.owed.owe(part, error.what)
             raise
@@ -401,6 +395,14 @@ def _log_retraining(
     )
 
 
+def _span(outcome: "Outcome", scheme: "Scheme") -> tuple[datetime | None, datetime | None]:
+    """Return when a network's first training began and its last one ended; None if not known."""
+    results = [result for (has, _), result in outcome.results.items() if has == scheme]
+    begun = [result.started for result in results if result.started]
+    ended = [result.ended for result in results if result.ended]
+    return _moment(min(begun, default=None)), _moment(max(ended, default=None))
+
+
 def _moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds)
 
@@ -419,15 +421,17 @@ def _measured(outcome: "Outcome", scheme: "Scheme") -> dict[str, float]:
         [result.score for result in results], images=results[0].images, measure=outcome.measure
     )
     tested, costs = f"test_{outcome.measure.name}", _costs(outcome.ticket_for(scheme))
-    plain, full = (
-        _costs(outcome.ticket_for(outcome.schemes[role]))
-        for role in ("plain", next(r for r in outcome.schemes if r.startswith("full")))
-    )
-    shares = {
-        f"share_of_full.{name}": (value - plain[name]) / (full[name] - plain[name])
-        for name, value in costs.items()
-        if name in plain and name in full and full[name] > plain[name]
-    }
+    plain = _costs(outcome.ticket_for(outcome.schemes["plain"]))
+    fulls = [
+        _costs(outcome.ticket_for(has))
+        for role, has in outcome.schemes.items()
+        if role.startswith("full")
+    ]
+    shares = {}
+    for name in ("params", "macs"):  # the share of the latency is a verdict, with its interval
+        full = min(costs_of[name] for costs_of in fulls)
+        if full > plain[name]:
+            shares[f"share_of_full_{name}"] = (costs[name] - plain[name]) / (full - plain[name])
     found = {
         tested: spread.mean,
         f"{tested}_low": spread.low,
@@ -438,8 +442,11 @@ def _measured(outcome: "Outcome", scheme: "Scheme") -> dict[str, float]:
         **costs,
         **shares,
     }
-    # MLflow shows all digits, and cuts what its columns do not hold.
-    return {name: round(value, 4) for name, value in found.items() if not isnan(value)}
+    return {name: value for name, value in found.items() if not isnan(value)}
+
+
+def _rounded(numbers: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, DIGITS) for name, value in numbers.items()}
 
 
 def _key(claim: "Claim") -> str:
@@ -489,6 +496,12 @@ def _data(outcome: "Outcome") -> "UsedData":
     images = (outcome.measured or {}).get("images", {})
     source = f"[data] of studies/{outcome.study.name}/study.toml"
     return UsedData(ticket.dataset, ticket.dataset_fingerprint, source, images)
+
+
+def _last_end(study: "optuna.Study") -> datetime | None:
+    """Return when the last trial ended; None where none has."""
+    ends = (trial.datetime_complete for trial in study.get_trials(deepcopy=False))
+    return max(filter(None, ends), default=None)
 
 
 def _status(error: BaseException) -> str:

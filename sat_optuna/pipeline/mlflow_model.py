@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from sat_optuna.tracking.models import TicketModel
     from sat_optuna.tracking.store import RunStore
 
-__all__ = ["log_best_model"]
+__all__ = ["DIGITS", "log_best_model"]
+
+DIGITS = 4  # after the point: MLflow shows all there are, and cuts what its columns do not hold
 
 
 def log_best_model(
@@ -68,13 +70,14 @@ def _model_of(study: "StudyFolder", outcome: "Outcome") -> "TicketModel":
             f"{path} was removed or is not what the retraining made; bring work/ back from a copy"
         )
     metrics = {
-        measured: fmean(scores.values()),
-        f"{measured} seed {job.seed}": scores[job.seed],  # of these weights
+        # As in the run's summary: metrics of a model are also metrics of its run.
+        measured: round(fmean(scores.values()), DIGITS),
+        f"{measured} seed {job.seed}": round(scores[job.seed], DIGITS),  # of these weights
         "parameters": ticket.params,
         "macs": ticket.macs,
     }
     if ticket.latency_ms is not None:
-        metrics["latency_ms"] = ticket.latency_ms
+        metrics["latency_ms"] = round(ticket.latency_ms, DIGITS)
     return TicketModel(
         name=study.search_name,
         uuid=ticket.study_uuid or "",

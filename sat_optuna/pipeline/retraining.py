@@ -1,5 +1,6 @@
 """The ticket and its controls retrained, what they cost, and the report on them."""
 
+import json
 import platform
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
-from sat_optuna.files import sha256_of
+from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.blocks import blocks_of, current_enumeration
 from sat_optuna.pipeline.dashboard import refresh
 from sat_optuna.pipeline.done import Done, digest_of
 from sat_optuna.pipeline.latency import kept_latency
-from sat_optuna.pipeline.mlflow_log import StudyLog, trials_digest
+from sat_optuna.pipeline.mlflow_log import BLOCKS, StudyLog, trials_digest
 from sat_optuna.pipeline.outcome import RANDOM, Outcome, read_candidates, read_outcome
 from sat_optuna.pipeline.passengers import find_passengers, known_passengers
 from sat_optuna.pipeline.results import Reported, Retrained
@@ -77,7 +78,7 @@ def _nowhere(_result: "RetrainResult") -> None:
 
 
 def _tell_blocks(outcome: Outcome, blocks: "Blocks", ticket: Ticket) -> None:
-    """Write what each block does into the dashboard's note, and into MLflow where the study is."""
+    """Write what each block does into the dashboard's note, and keep it for MLflow."""
     from sat_optuna.evidence.report import words_of
     from sat_optuna.search.storage import writing
     from sat_optuna.tracking.note import write_note
@@ -87,9 +88,9 @@ def _tell_blocks(outcome: Outcome, blocks: "Blocks", ticket: Ticket) -> None:
     text = f"{lines}\n\n{blocks.measured}"
     with writing(outcome.study.name):
         write_note(opened, "Block by block", text)
-    log = StudyLog(outcome.study)
-    if log.has_retrainings(outcome):
-        log.log_blocks(opened, blocks.effects, text)
+    effects = {f"{effect.block}.{effect.kind}": effect.points for effect in blocks.effects}
+    document = {"text": text, "effects": effects}
+    write_text(outcome.study.work / BLOCKS, json.dumps(document, indent=1) + "\n")
 
 
 def _note_verdicts(outcome: Outcome) -> None:

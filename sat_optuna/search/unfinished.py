@@ -52,11 +52,13 @@ def release_stale(study: optuna.Study) -> list[int]:
     A waiting trial keeps its number and its parameters. The next search asks it before it makes a
     new one, and finishes it as if nothing had happened: FAIL would lose its place in its batch.
 
-    Call it while no other process works on the study, for a trial is RUNNING for a moment before
-    it names its worker: `StudyFolder.release_dead` holds the study's locks.
+    Those of other machines, and those that a program of somebody's own has asked for, are left to
+    the next search. A trial without a worker and without a parameter was killed at birth: call
+    this while none is being asked, as `StudyFolder.release_dead` does, which holds the locks.
     """
     backend, _ = backend_of(study)
-    stale = stale_trials(study)
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    stale = [trial for trial in running if _is_left(trial)]
     for trial in stale:
         backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
     return [trial.number for trial in stale]
@@ -77,6 +79,12 @@ def blocking_trials(study: optuna.Study) -> list[Blocker]:
         for t in held
     )
     return [blocker for blocker in blockers if blocker.waiting]
+
+
+def _is_left(trial: FrozenTrial) -> bool:
+    """Whether a process of this machine left the trial for certain, by its end."""
+    worker = trial.user_attrs.get(WORKER_KEY, "")
+    return is_dead(worker) if worker else not trial.params
 
 
 def _at_work(trial: FrozenTrial) -> bool:

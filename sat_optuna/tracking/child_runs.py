@@ -104,6 +104,11 @@ class ChildRuns:
                 self._children()[record.key] = replace(child, done=True)
         return child.run_id
 
+    def find(self, key: str) -> str | None:
+        """Return the id of the run of a key; None where there is none."""
+        child = self._children().get(key)
+        return None if child is None else child.run_id
+
     def begin(self, record: Record) -> str:
         """Open the run of a record, RUNNING until `end`, with its params and tags; return its id.
 
@@ -127,7 +132,7 @@ class ChildRuns:
             points = [(key, value, at, 0) for key, value in record.metrics.items()]
             tags = {**record.tags, "sat.state": record.state}
             self._store.write(run_id, params={}, points=points, tags=tags)
-            self._store.end(run_id, _STATUS[record.state])
+            self._store.end(run_id, _STATUS[record.state], _milliseconds(record.ended))
 
     def retag(self, kind: str, to: str, *, but: Collection[str]) -> None:
         """Call the study's runs of a kind another one, but for those of these ids."""

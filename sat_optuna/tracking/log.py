@@ -205,8 +205,12 @@ class MLflowLog:
             self._unfollowed, self._searched = [], None
         return parent
 
-    def close_study(self, status: str = "FINISHED") -> None:
-        """End the study's run, where it was RUNNING, with FINISHED, FAILED or KILLED.
+    def close_study(self, status: str = "FINISHED", *, ended: datetime | None = None) -> None:
+        """End the study's run, where it was RUNNING.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            ended: when its last trial ended; None for now.
 
         Raises:
             TrackingError: no study is open, or the store cannot be written.
@@ -217,7 +221,8 @@ class MLflowLog:
                 with contextlib.suppress(TrackingError):  # the next process writes it
                     self._follow(self._searched)
             if self._running:
-                self._store.end(study.parent, status)
+                at = None if ended is None else int(1000 * ended.timestamp())
+                self._store.end(study.parent, status, at)
             self._opened = None
 
     def log_trial(
@@ -267,12 +272,19 @@ class MLflowLog:
         with self._lock:
             return self._study.log(record)
 
-    def begin_summary(self, network: Network, *, params: Mapping[str, object] = _NOTHING) -> str:
+    def begin_summary(
+        self,
+        network: Network,
+        *,
+        params: Mapping[str, object] = _NOTHING,
+        started: datetime | None = None,
+    ) -> str:
         """Open the summary of a network, before its retrainings, which are nested in it.
 
         Args:
             network: which it is.
             params: the settings of its trainings, and the choice of each block.
+            started: when its first training began; None for now.
 
         Returns:
             The run's id, for `log_retraining` and `end_summary`.
@@ -281,7 +293,8 @@ class MLflowLog:
             TrackingError: the store cannot be written.
         """
         with self._lock:
-            return self._study.begin(_summary(network, params={**network.params, **params}))
+            record = _summary(network, params={**network.params, **params}, started=started)
+            return self._study.begin(record)
 
     def end_summary(
         self,
@@ -292,6 +305,7 @@ class MLflowLog:
         verdicts: Mapping[str, str] = _NOTHING,
         sections: Mapping[str, str] = _NOTHING,
         ticket: str | None = None,
+        ended: datetime | None = None,
     ) -> None:
         """Write what a network came to into its summary, in the place of what it said before.
 
@@ -302,6 +316,7 @@ class MLflowLog:
             verdicts: by name a line each; they become tags such as `verdict.smaller`.
             sections: Markdown by title, of the run's description; all else in it is kept.
             ticket: the ticket's JSON, stored as ticket.json.
+            ended: when its last training ended; None for now.
 
         Raises:
             TrackingError: the store cannot be written.
@@ -312,7 +327,17 @@ class MLflowLog:
                 tags |= self._described(run_id, title, text, tags)
             if ticket is not None:
                 self._store.write_text(run_id, "ticket.json", ticket)
-            self._study.end(run_id, _summary(network, metrics=_named(metrics), tags=tags))
+            record = _summary(network, metrics=_named(metrics), tags=tags, ended=ended)
+            self._study.end(run_id, record)
+
+    def summary_of(self, network: Network) -> str | None:
+        """Return the id of the summary of a network, as it stands; None where there is none.
+
+        Raises:
+            TrackingError: the store cannot be read.
+        """
+        with self._lock:
+            return self._study.find(_summary(network).key)
 
     def finish_summary(self, run_id: str, status: str = "FINISHED") -> None:
         """End a summary that `begin_summary` has opened, with what it says.
@@ -692,7 +717,7 @@ def _summary(network: Network, *, tags: Mapping[str, str] = _NOTHING, **more: An
 
 
 # What a count is called in MLflow, whose pages mean something else by "params".
-_NAMES = {"params": "parameters"}
+_NAMES = {"params": "parameters", "share_of_full_params": "share_of_full_parameters"}
 
 
 def _named(metrics: Mapping[str, float]) -> dict[str, float]:

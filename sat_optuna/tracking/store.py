@@ -115,6 +115,14 @@ def store_file(root: str | Path) -> Path | None:
     return None
 
 
+# Experiments of studies; those of earlier versions are known by their runs.
+_OURS = (
+    "experiment_id IN (SELECT experiment_id FROM experiment_tags WHERE key = 'sat.study_uuid')"
+    " OR experiment_id IN"
+    " (SELECT experiment_id FROM runs JOIN tags USING (run_uuid) WHERE tags.key = 'sat.kind')"
+)
+
+
 def bring_artifacts(root: str | Path) -> None:
     """Correct where artifacts lie, in a project that was moved or copied: in root/artifacts.
 
@@ -130,7 +138,7 @@ def bring_artifacts(root: str | Path) -> None:
             "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
         ).fetchone():
             return
-        located = "SELECT artifact_location FROM experiments"
+        located = f"SELECT artifact_location FROM experiments WHERE {_OURS}"
         for (old,) in connection.execute(located).fetchall():
             folder, _, name = (old or "").rpartition("/artifacts/")
             if not folder.startswith("file:") or "/" in name or old == f"{here}/{name}":

@@ -20,7 +20,6 @@ from sat_optuna.evidence.effects import Effect
 from sat_optuna.pipeline.dashboard import ARTIFACTS, note_references, open_dashboard, refresh
 from sat_optuna.pipeline.fixing import close_dead
 from sat_optuna.pipeline.folder import StudyFolder
-from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import WORKER_KEY
 from sat_optuna.search.storage import open_storage
@@ -271,7 +270,7 @@ def test_what_a_dead_process_left_waits_and_it_is_said_what_finishes_it(study, s
 @pytest.mark.parametrize("lock", ["lock", "truth.lock"])
 def test_what_another_process_is_at_work_on_is_left_to_it(study, lock):
     for suffix in ("", ".random", ".truth"):
-        running(study, f"mine{suffix}", worker_name())
+        running(study, f"mine{suffix}", dead())
     study.work.mkdir(exist_ok=True)
     with FileLock(study.work / lock):
         # It names its worker only after it was asked: nobody else may take it for a dead one.
@@ -283,3 +282,10 @@ def test_what_another_process_is_at_work_on_is_left_to_it(study, lock):
     list(close_dead([study.folder], study.mlruns))
     for suffix in ("", ".random", ".truth"):
         assert "RUNNING" not in states(study, f"mine{suffix}")
+
+
+def test_a_study_of_somebodys_own_in_the_same_file_is_left_alone(study):
+    running(study, "my own", dead())
+    running(study, "my own", "")
+    assert list(close_dead([study.folder], study.mlruns)) == []
+    assert states(study, "my own") == ["RUNNING", "RUNNING"]

@@ -102,11 +102,17 @@ def test_a_sampler_of_optunas_waits_for_no_trial(other):
 def test_released_trials_wait_under_their_numbers_and_live_ones_are_left_alone(tmp_path, other):
     study = study_with(PolicyGradientSampler(seed=0), open_storage(tmp_path / "study.db"))
     asked(study, worker_name(other.pid))
-    for worker in (None, "an-earlier-container/1/2"):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    dead = worker_name(ended.pid)
+    ended.wait()
+    # One of somebody's own program names no worker, and another machine cannot be seen.
+    for worker in (dead, None, "another-machine/1/2"):
         asked(study, worker)
+    born = study.ask().number  # killed before it had a worker and a parameter
     before = [(t.number, t.params) for t in study.trials]
-    assert release_stale(study) == [2, 3]
-    assert [t.state.name for t in study.trials] == ["COMPLETE", "RUNNING", "WAITING", "WAITING"]
+    assert release_stale(study) == [2, born]
+    states = ["COMPLETE", "RUNNING", "WAITING", "RUNNING", "RUNNING", "WAITING"]
+    assert [t.state.name for t in study.trials] == states
     assert [(t.number, t.params) for t in study.trials] == before
     assert release_stale(study) == []
-    assert [study.ask().number for _ in range(3)] == [2, 3, 4]
+    assert [study.ask().number for _ in range(3)] == [2, born, born + 1]
