@@ -228,8 +228,17 @@ def test_mlflow_has_a_child_run_a_trial_and_a_retraining(road, rows):
         assert (numbers["parameters"], numbers["macs"]) == (ticket.params, ticket.macs)
         assert numbers["latency_ms"] == pytest.approx(ticket.latency_ms, abs=1e-4)
         assert numbers["seeds"] == 3
+        assert numbers["share_of_full_parameters"] == pytest.approx(
+            (ticket.params - tickets[1].params) / (tickets[2].params - tickets[1].params), abs=1e-4
+        )
     trained = [run for run in runs if run.data.tags["sat.kind"] == "retraining"]
     parents = {run.info.run_id: run for run in summaries.values()}
+    for summary in summaries.values():
+        nested = [
+            run for run in trained if run.data.tags["mlflow.parentRunId"] == summary.info.run_id
+        ]
+        assert summary.info.end_time == max(run.info.end_time for run in nested)
+        assert summary.info.start_time <= min(run.info.start_time for run in nested) + 1000
     for run in trained:
         scheme = parents[run.data.tags["mlflow.parentRunId"]].data.tags["scheme"]
         assert run.data.tags["scheme"] == scheme == run.data.params["scheme"]
@@ -321,9 +330,16 @@ def test_what_was_not_logged_is_caught_up_and_other_epochs_are_trained(road, tmp
     client = MlflowClient(f"sqlite:///{copy / 'mlruns' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
-    kinds = [r.data.tags["sat.kind"] for r in client.search_runs([experiment.experiment_id])]
+    runs = client.search_runs([experiment.experiment_id])
+    kinds = [run.data.tags["sat.kind"] for run in runs]
     assert kinds.count("trial") == 9
     assert kinds.count("retraining") >= 6
+    # What each block does is logged too, and times are those of the trials and trainings.
+    (search,) = (run for run in runs if run.data.tags["sat.kind"] == "study")
+    assert "\n\n## Block by block\n\n" in search.data.tags["mlflow.note.content"]
+    assert any(name.startswith("effect.") for name in search.data.metrics)
+    ends = [run.info.end_time for run in runs if run.data.tags["sat.kind"] == "trial"]
+    assert search.info.end_time == max(ends)
     toml = copy / "studies" / "tiny" / "study.toml"
     toml.write_text(toml.read_text().replace("[retrain]\nepochs = 1", "[retrain]\nepochs = 2"))
     assert "pretrain: done already" in sat_optuna("run", "tiny", "--no-mlflow", cwd=copy).stdout

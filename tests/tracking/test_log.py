@@ -408,6 +408,18 @@ def test_a_moved_folder_keeps_its_artifacts(root, tmp_path):
     assert not (root / "artifacts").exists()
 
 
+def test_the_artifacts_of_somebody_elses_experiment_stay_where_they_are(root, tmp_path):
+    from mlflow import MlflowClient
+
+    place = (tmp_path / "elsewhere" / "artifacts" / "mine").as_uri()
+    client = MlflowClient(store_uri(root))
+    experiment = client.create_experiment("mine", place)
+    run = client.create_run(experiment)
+    opened(root)
+    assert client.get_experiment(experiment).artifact_location == place
+    assert client.get_run(run.info.run_id).info.artifact_uri.startswith(place)
+
+
 def test_the_environment_wins(root, tmp_path, empty_store, monkeypatch):
     other = tmp_path / "other.db"
     shutil.copy(empty_store, other)
