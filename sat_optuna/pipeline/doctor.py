@@ -75,7 +75,7 @@ def _store(mlruns: Path) -> Iterator[Finding]:
 
     uri, file = readable(store_uri(mlruns)), store_file(mlruns)
     if file is None:  # a server is not asked: it may take minutes to fail
-        yield Finding("mlflow store", "ok", uri)
+        yield Finding("mlflow store", "ok", f"{uri} (a server, which was not asked)")
         return
     if not file.exists():
         yield Finding("mlflow store", "ok", f"{uri} (not made yet: no study was logged)")
@@ -88,7 +88,8 @@ def _store(mlruns: Path) -> Iterator[Finding]:
     yield Finding("mlflow store", "ok", uri)
     if stale:
         remedy = "end them with: sat-optuna doctor --fix"
-        yield Finding("mlflow store", "look", f"runs of dead processes: {stale}; {remedy}")
+        listed = ", ".join(stale)
+        yield Finding("mlflow store", "look", f"runs of dead processes: {listed}; {remedy}")
 
 
 def _study(folder: Path) -> Iterator[Finding]:

@@ -186,6 +186,8 @@ class StudyLog:
                     failed = True
                     put_off(error)
 
+        for result in outcome.results.values():  # trained beside the search, or before a stop
+            on_result(result)
         try:
             yield on_result
         except BaseException as error:

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from sat_optuna.errors import SatOptunaError, errors_as, one_line, readable
-from sat_optuna.files import check_writable, sqlite_url
+from sat_optuna.files import check_writable, sqlite_url, write_text
 from sat_optuna.tracking.limits import BATCH, NAME, PARAM, POINTS, TAG, cut, finite, keys_of
 from sat_optuna.tracking.views import has_view
 
@@ -354,7 +354,7 @@ class RunStore:
         # MLflow would read the whole run for the folder, which takes longer than all else here.
         path = Path(url2pathname(folder.path)) / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
     def write_file(self, run_id: str, path: Path, folder: str = "") -> None:
         """Copy a file into a folder of a run's artifacts; one of that name is replaced."""

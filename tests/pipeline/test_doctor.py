@@ -102,7 +102,7 @@ def test_a_package_that_is_missing_is_named(root):
 def test_a_store_elsewhere_is_shown_without_its_password(root, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example/runs")
     (store,) = about(found(root), "mlflow store")
-    assert store.finding == "https://mlflow.example/runs"
+    assert store.finding == "https://mlflow.example/runs (a server, which was not asked)"
 
 
 def test_a_study_that_was_not_searched_says_how(root):
