@@ -62,9 +62,9 @@ class SQLiteStorage(BaseStorage):
     The file is the same, and any other process may use it at the same time. Finished trials are
     read once. A trial that is run by this process is kept in memory too, and is not read again
     until it has ended; another process that ends it is seen. Inside of `together` what is written
-    of trials goes into one transaction. Threads may share it, each with transactions of its own, and
-    a pickled copy opens the file itself. A process that is forked must call `open_storage`, for
-    SQLite lets no connection be used on both sides of a fork.
+    of trials goes into one transaction. Threads may share it, each with transactions of its own,
+    and a pickled copy opens the file itself. A process that is forked must call `open_storage`,
+    for SQLite lets no connection be used on both sides of a fork.
 
     Args:
         rdb: Optuna's storage of the file.

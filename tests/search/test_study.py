@@ -297,7 +297,7 @@ def test_a_trial_that_runs_may_wait_and_run_again(tmp_path, opened):
 def test_a_trial_that_another_process_takes_when_its_turn_comes_is_left_to_it(
     tmp_path, number, together
 ):
-    make(tmp_path)  # the file
+    opened = open_storage(tmp_path / "study.db")
     other = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
     taken, scored = [], []
 
@@ -318,7 +318,7 @@ def test_a_trial_that_another_process_takes_when_its_turn_comes_is_left_to_it(
         return score(trial)
 
     study = create_study(
-        Taken(open_storage(tmp_path / "study.db")._rdb),
+        Taken(opened._rdb),
         "s",
         config=StudyConfig(),
         sampler=build_sampler("random", seed=0, batch=4),
