@@ -4,7 +4,7 @@ import copy
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from sat_optuna.sampler.storage import backend_of
 from sat_optuna.search import tables
 
 __all__ = [
+    "UUID_KEY",
     "SQLiteStorage",
     "open_storage",
     "place_of",
@@ -34,13 +35,25 @@ __all__ = [
 ]
 
 
+UUID_KEY = "sat:uuid"  # user attribute of a study: what it is, whatever it is called
+
+
 @dataclass(slots=True)
 class _Read:
     """The trials of a study, by id, as they were read last."""
 
+    of: tuple[str, str | None] | None = None  # the study's name and uuid
     trials: dict[int, FrozenTrial] = field(default_factory=dict)
     first: int = 0  # the smallest id that may have changed since
     spaces: dict[str, BaseDistribution] = field(default_factory=dict)  # by parameter
+
+
+class _Pending(threading.local):
+    """What a thread has not written yet, and in how many blocks of `together` it is."""
+
+    def __init__(self) -> None:
+        self.rows: list[tables.Row] = []
+        self.depth = 0
 
 
 class SQLiteStorage(BaseStorage):
@@ -49,8 +62,9 @@ class SQLiteStorage(BaseStorage):
     The file is the same, and any other process may use it at the same time. Finished trials are
     read once. A trial that is run by this process is kept in memory too, and is not read again
     until it has ended; another process that ends it is seen. Inside of `together` what is written
-    of trials goes into one transaction. Threads may share it; a process that is forked opens its
-    own.
+    of trials goes into one transaction. Threads may share it, each with transactions of its own,
+    and a pickled copy opens the file itself. A process that is forked must call `open_storage`,
+    for SQLite lets no connection be used on both sides of a fork.
 
     Args:
         rdb: Optuna's storage of the file.
@@ -62,26 +76,34 @@ class SQLiteStorage(BaseStorage):
     def __init__(self, rdb: RDBStorage) -> None:
         self.path = Path(rdb.engine.url.database or "")
         self._rdb = rdb
+        # Held for single reads and writes, and never while a block of `together` runs: the block
+        # may wait for a sampler's lock, and that sampler in another thread for this one.
         self._lock = threading.RLock()
         self._read: defaultdict[int, _Read] = defaultdict(_Read)
         self._run: dict[int, tuple[int, FrozenTrial]] = {}  # by id: study and trial, RUNNING here
-        self._rows: list[tables.Row] = []  # not in the file yet
-        self._depth = 0
+        self._pending = _Pending()
+
+    @override
+    def __reduce__(self) -> "tuple[Callable[[RDBStorage], SQLiteStorage], tuple[RDBStorage]]":
+        """Let a copy open the file, with all that this thread wrote in it."""
+        with self._lock:
+            self._flush()
+        return _fast, (self._rdb,)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Write all that the block writes of trials in one transaction: at its end, or earlier.
+        """Write what the block writes of trials in one transaction: at its end, or earlier.
 
         Earlier is before other trials are read, for another process may be waiting to see these.
-        A process that is killed before has written nothing of it.
+        A process that is killed before has written nothing of it. Each thread has its own blocks.
         """
-        with self._lock:
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if not self._depth:
+        self._pending.depth += 1
+        try:
+            yield
+        finally:
+            self._pending.depth -= 1
+            if not self._pending.depth:
+                with self._lock:
                     self._flush()
 
     def _write(self, trial_id: int, row: tables.Row) -> None:
@@ -91,19 +113,20 @@ class SQLiteStorage(BaseStorage):
             self._run[trial_id] = study_id, tables.with_row(trial, row)
         else:  # it waits; it is read again when it is asked for
             self._read[study_id].trials.pop(trial_id, None)
-        self._rows.append(row)
-        if not self._depth:
+        self._pending.rows.append(row)
+        if not self._pending.depth:
             self._flush()
 
     def _flush(self) -> None:
-        rows, self._rows = self._rows, []
+        rows, self._pending.rows = self._pending.rows, []
         if not rows:
             return
         try:
             with self._rdb.engine.begin() as connection:
                 tables.write(connection, rows)
         except Exception:
-            self._run.clear()  # the file knows better
+            for _, row in rows:
+                self._run.pop(row["trial_id"], None)  # the file knows better
             raise
 
     def _found(self, trial_id: int) -> tuple[int, FrozenTrial]:
@@ -126,9 +149,10 @@ class SQLiteStorage(BaseStorage):
 
     def _refresh(self, study_id: int) -> None:
         """Read what is new of a study, and what other processes run."""
-        read = self._read[study_id]
         with self._rdb.engine.connect() as connection:
+            read = self._read_of(connection, study_id)
             states = tables.states_from(connection, study_id, read.first)
+            self._forget_dead(study_id, states)
             changed = []
             for trial_id, state in states.items():
                 known = read.trials.get(trial_id)
@@ -144,9 +168,42 @@ class SQLiteStorage(BaseStorage):
         unfinished = (t for t, state in states.items() if not state.is_finished())
         read.first = min(unfinished, default=max(read.trials, default=0) + 1)
 
+    def _read_of(self, connection: sqlalchemy.Connection, study_id: int) -> _Read:
+        """Return what was read of a study: nothing, where it is another one of a deleted one's id.
+
+        Raises:
+            KeyError: there is no such study.
+        """
+        known = self._read[study_id]
+        kept = ((t, trial) for t, trial in known.trials.items() if trial.state.is_finished())
+        trial_id, finished = next(kept, (None, None))
+        name, uuid, ended = tables.identity(connection, study_id, UUID_KEY, trial_id)
+        other = known.of not in (None, (name, uuid))
+        if other or (finished is not None and finished.datetime_complete != ended):
+            self._forget(study_id)
+        self._read[study_id].of = name, uuid
+        return self._read[study_id]
+
+    def _forget(self, study_id: int) -> None:
+        self._read.pop(study_id, None)
+        self._run = {t: kept for t, kept in self._run.items() if kept[0] != study_id}
+
+    def _forget_dead(self, study_id: int, ids: Iterable[int]) -> None:
+        """Forget the studies that had these ids of a study's trials: they were deleted."""
+        had = {t for t, (of, _) in self._run.items() if of != study_id}
+        dead = {self._run[t][0] for t in had.intersection(ids)}
+        for other, read in self._read.items():
+            if other != study_id and not read.trials.keys().isdisjoint(ids):
+                dead.add(other)
+        for other in dead:
+            self._forget(other)
+
     @override
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        return self._rdb.create_new_trial(study_id, template_trial)
+        trial_id = self._rdb.create_new_trial(study_id, template_trial)
+        with self._lock:
+            self._forget_dead(study_id, [trial_id])
+        return trial_id
 
     @override
     def set_trial_param(
@@ -240,8 +297,7 @@ class SQLiteStorage(BaseStorage):
     def delete_study(self, study_id: int) -> None:
         with self._lock:
             self._rdb.delete_study(study_id)
-            self._read.pop(study_id, None)
-            self._run = {t: kept for t, kept in self._run.items() if kept[0] != study_id}
+            self._forget(study_id)
 
     @override
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -270,6 +326,21 @@ class SQLiteStorage(BaseStorage):
     @override
     def remove_session(self) -> None:
         self._rdb.remove_session()
+
+
+def _fast(rdb: RDBStorage) -> SQLiteStorage:
+    """Return our storage of a file, of whose connections each is opened by `_ready`."""
+    sqlalchemy.event.listen(rdb.engine, "connect", _ready)
+    rdb.engine.dispose()  # those that were opened before
+    return SQLiteStorage(rdb)
+
+
+def _ready(connection: Any, _record: object) -> None:
+    """Let a connection sync the file once a checkpoint instead of at each write."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
 
 
 def _copied(trial: FrozenTrial) -> FrozenTrial:
@@ -321,17 +392,9 @@ def open_storage(db: Path) -> "RDBStorage | SQLiteStorage":
             else "see to that and run the same command again, for what it holds is kept"
         )
         raise StudyError(f"cannot open {db} ({reason}); {remedy}") from error
-
-    def fast(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")
-        cursor.close()
-
-    sqlalchemy.event.listen(storage.engine, "connect", fast)
-    storage.engine.dispose()
+    fast = _fast(storage)
     with storage.engine.connect() as connection:
-        return SQLiteStorage(storage) if tables.are_known(connection) else storage
+        return fast if tables.are_known(connection) else storage
 
 
 def _is_writable(place: Path) -> bool:

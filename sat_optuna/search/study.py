@@ -33,7 +33,7 @@ from sat_optuna.search.space import (
     scheme_space,
     suggest_scheme,
 )
-from sat_optuna.search.storage import place_of, still_there, together, writing
+from sat_optuna.search.storage import UUID_KEY, place_of, still_there, together, writing
 from sat_optuna.search.unfinished import stale_trials
 from sat_optuna.tasks import MetricError
 from sat_optuna.ticket import Setting
@@ -70,7 +70,6 @@ REWARD = "reward"  # the name of the one objective, where there are not several
 # What is known of a study lies in user attributes, and stays there: when optuna-dashboard renames
 # a study it makes a new one, which gets these alone.
 CONFIG_KEY = "sat:config"
-UUID_KEY = "sat:uuid"
 # What machine, versions, threads and device the first trials were scored with.
 MACHINE_KEY = "sat:machine"
 
@@ -344,12 +343,11 @@ def run_trials(
             if not asked:
                 return done
             if on_batch:
-                for trial in asked:
-                    _start_now(study, trial)
+                asked = [trial for trial in asked if _start_now(study, trial)]
                 on_batch([scheme for trial in asked if (scheme := suggested(trial))])
             for trial in asked:
-                if not on_batch:
-                    _start_now(study, trial)
+                if not on_batch and not _start_now(study, trial):
+                    continue
                 finished = _finish(study, trial, scored)
                 done += 1
                 if on_trial:
@@ -386,8 +384,8 @@ def _next_batch(
     return sorted(taken, key=lambda trial: trial.number)
 
 
-def _start_now(study: optuna.Study, trial: optuna.Trial) -> None:
-    """Let a trial begin at this moment.
+def _start_now(study: optuna.Study, trial: optuna.Trial) -> bool:
+    """Let a trial begin at this moment; tell whether it is still this process's.
 
     Optuna sets the start of a trial that was waiting. One that a kill leaves waiting between the
     two lines is asked first by the next run, with the parameters that it has.
@@ -395,7 +393,15 @@ def _start_now(study: optuna.Study, trial: optuna.Trial) -> None:
     backend, _ = backend_of(study)
     with suppress(UpdateFinishedTrialError):  # it is told when it is the trial's turn
         backend.set_trial_state_values(id_of(trial), TrialState.WAITING)
-        backend.set_trial_state_values(id_of(trial), TrialState.RUNNING)
+        if not backend.set_trial_state_values(id_of(trial), TrialState.RUNNING):
+            warnings.warn(
+                f"trial {trial.number} was taken by another process when its turn came; it is "
+                "left to that, and the search goes on",
+                SatOptunaWarning,
+                stacklevel=3,
+            )
+            return False
+    return True
 
 
 def _take_over(study: optuna.Study) -> list[optuna.Trial]:

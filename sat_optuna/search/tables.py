@@ -30,6 +30,7 @@ __all__ = [
     "Row",
     "are_known",
     "attribute",
+    "identity",
     "parameter",
     "states_from",
     "stored_space",
@@ -39,7 +40,7 @@ __all__ = [
     "write",
 ]
 
-_STUDIES = table("studies", column("study_id"))
+_STUDIES = table("studies", column("study_id"), column("study_name"))
 _TRIALS = table(
     "trials",
     *map(column, ("trial_id", "number", "study_id", "state")),
@@ -85,13 +86,46 @@ def study_attributes(connection: Connection, study_id: int, whose: str) -> dict[
     return {key: json.loads(text) for _, key, text in rows}
 
 
-def states_from(connection: Connection, study_id: int, trial_id: int) -> dict[int, TrialState]:
-    """Return by id the states of a study's trials from this one on.
+def identity(
+    connection: Connection, study_id: int, key: str, trial_id: int | None
+) -> tuple[str, str | None, datetime | None]:
+    """Return what tells a study from a later one, to which SQLite gives the ids of a deleted one.
+
+    Args:
+        connection: to the file.
+        study_id: of the study.
+        key: of a user attribute.
+        trial_id: of a trial.
+
+    Returns:
+        The study's name, its attribute as JSON, and the end of its trial; None where it has none.
 
     Raises:
         KeyError: there is no such study.
     """
-    _check_study(connection, study_id)
+    attributes = _ATTRIBUTES["study_user"]
+    query = (
+        select(_STUDIES.c.study_name, attributes.c.value_json, _TRIALS.c.datetime_complete)
+        .outerjoin_from(
+            _STUDIES,
+            attributes,
+            (attributes.c.study_id == _STUDIES.c.study_id) & (attributes.c.key == key),
+        )
+        .outerjoin(
+            _TRIALS,
+            (_TRIALS.c.study_id == _STUDIES.c.study_id) & (_TRIALS.c.trial_id == trial_id),
+        )
+        .where(_STUDIES.c.study_id == study_id)
+    )
+    found = connection.execute(query).first()
+    if found is None:
+        raise _gone(study_id)
+    name, text, ended = found
+    return name, text, _local(ended)
+
+
+def states_from(connection: Connection, study_id: int, trial_id: int) -> dict[int, TrialState]:
+    """Return by id the states of a study's trials from this one on."""
     query = select(_TRIALS.c.trial_id, _TRIALS.c.state).where(
         _TRIALS.c.study_id == study_id, _TRIALS.c.trial_id >= trial_id
     )
@@ -101,7 +135,11 @@ def states_from(connection: Connection, study_id: int, trial_id: int) -> dict[in
 def _check_study(connection: Connection, study_id: int) -> None:
     query = select(_STUDIES).where(_STUDIES.c.study_id == study_id)
     if connection.execute(query).first() is None:
-        raise KeyError(f"there is no study of the id {study_id}; it was deleted perhaps")
+        raise _gone(study_id)
+
+
+def _gone(study_id: int) -> KeyError:
+    return KeyError(f"there is no study of the id {study_id}; it was deleted perhaps")
 
 
 def trials_of(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[int, FrozenTrial]]:
@@ -215,8 +253,9 @@ def with_row(trial: FrozenTrial, row: Row) -> FrozenTrial:
     if part is _PARAMS:
         name, distribution = values["param_name"], _distribution(values["distribution_json"])
         value = distribution.to_external_repr(values["param_value"])
-        changed.params = trial.params | {name: trial.params.get(name, value)}
-        changed.distributions = trial.distributions | {name: distribution}
+        changed.params = {**trial.params, name: trial.params.get(name, value)}
+        first = trial.distributions.get(name, distribution)
+        changed.distributions = {**trial.distributions, name: first}
     else:
         held = {values["key"]: json.loads(values["value_json"])}
         if part is _ATTRIBUTES["trial_user"]:

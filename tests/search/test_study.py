@@ -13,6 +13,7 @@ from datetime import datetime
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from sat_optuna.config.config import StudyConfig
@@ -21,7 +22,7 @@ from sat_optuna.processes import worker_name
 from sat_optuna.sampler.storage import backend_of, id_of
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.space import NETWORK_KEY, WORKER_KEY, ChoiceError, suggest_scheme
-from sat_optuna.search.storage import open_storage
+from sat_optuna.search.storage import SQLiteStorage, open_storage
 from sat_optuna.search.study import (
     build_pruner,
     build_sampler,
@@ -276,6 +277,62 @@ def test_a_trial_that_is_ended_in_the_dashboard_stays_so_and_the_search_goes_on(
     with pytest.warns(SatOptunaWarning, match=said):
         assert run(study, objective, trials=8) == 8
     assert [t.number for t in finished_trials(study) if t.state is TrialState.FAIL] == [ended]
+
+
+@pytest.mark.parametrize("opened", [open_storage, lambda db: RDBStorage(f"sqlite:///{db}")])
+def test_a_trial_that_runs_may_wait_and_run_again(tmp_path, opened):
+    """Optuna's rule, by which a trial is given its start; two that take it do not both get it."""
+    storage = opened(tmp_path / "study.db")
+    trial_id = id_of(optuna.create_study(storage=storage).ask())
+    started = storage.get_trial(trial_id).datetime_start
+    assert storage.set_trial_state_values(trial_id, TrialState.WAITING)
+    assert storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    assert not storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    assert storage.get_trial(trial_id).state is TrialState.RUNNING
+    assert storage.get_trial(trial_id).datetime_start > started
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_trial_that_another_process_takes_when_its_turn_comes_is_left_to_it(
+    tmp_path, number, together
+):
+    opened = open_storage(tmp_path / "study.db")
+    other = RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
+    taken, scored = [], []
+
+    class Taken(SQLiteStorage):
+        """Whose trial another process takes as soon as it waits."""
+
+        def set_trial_state_values(self, trial_id, state, values=None):
+            done = super().set_trial_state_values(trial_id, state, values)
+            if state is TrialState.WAITING and self.get_trial(trial_id).number == number:
+                taken.append(other.set_trial_state_values(trial_id, TrialState.RUNNING))
+            return done
+
+    def objective(trial):
+        scored.append(trial.number)
+        if trial.number == 3:
+            theirs = id_of(study.get_trials(deepcopy=False)[number])
+            other.set_trial_state_values(theirs, TrialState.COMPLETE, [0.25])
+        return score(trial)
+
+    study = create_study(
+        Taken(opened._rdb),
+        "s",
+        config=StudyConfig(),
+        sampler=build_sampler("random", seed=0, batch=4),
+    )
+    batches = []
+    on_batch = (lambda schemes: batches.append(len(schemes))) if together else None
+    said = f"trial {number} was taken by another process when its turn came; it is left to that"
+    with pytest.warns(SatOptunaWarning, match=said):
+        assert run(study, objective, trials=8, on_batch=on_batch) == 7
+    assert taken == [True]
+    assert scored == [n for n in range(8) if n != number]
+    assert batches == ([3, 4] if together else [])
+    assert finished_trials(study)[number].value == 0.25
+    assert states(study) == ["COMPLETE"] * 8
 
 
 def test_an_error_of_the_objective_is_not_taken_for_a_deleted_study(tmp_path):
