@@ -142,8 +142,6 @@ STUDIES = {
 # number is a value too.
 GROWING = ("trials", "enumeration", "retrainings", "tickets", "MLflow")
 _UNEQUAL = {
-    "started",
-    "ended",
     "latency_ms",
     "latency_rounds",
     "study_uuid",
@@ -282,7 +280,8 @@ def _pages(folder: Path) -> Values:
     report = re.sub(r"[\d.]+ \|$", "latency |", _untimed(report), flags=re.MULTILINE)
     report = re.sub(r"sat_optuna [\d.]+", "sat_optuna VERSION", report)
     lines = {f"report.md line {n}": line for n, line in enumerate(report.splitlines(), start=1)}
-    others = [*folder.glob("enumeration.[jm]*"), *sorted(folder.glob("figures/*"))]
+    figures = [path for path in sorted(folder.glob("figures/*")) if path.stem != "ticket"]
+    others = [*folder.glob("enumeration.[jm]*"), *figures]  # the ticket's has its milliseconds
     return lines | {path.name: _digest(path.read_bytes()) for path in others}
 
 

@@ -54,6 +54,11 @@ class RetrainJob:
         return kept_in(self.folder, self.scheme, self.seed)[0]
 
     @property
+    def times_path(self) -> Path:
+        """Where it is kept when the training was."""
+        return self.result_path.with_suffix(".times")
+
+    @property
     def weights_path(self) -> Path:
         """Where the weights are kept."""
         return kept_in(self.folder, self.scheme, self.seed)[1]
@@ -73,7 +78,8 @@ class RetrainResult:
         class_counts: of each class, all of them.
         metric: what the study's metric is on them; None where that is the accuracy.
         started, ended: when the process that finished it began with it, and ended; seconds since
-            1970, no part of what it came to. None in results of earlier versions.
+            1970. They lie in a file of their own, so that the result's bytes are those of any run;
+            None where there is none.
     """
 
     scheme: Scheme
@@ -123,8 +129,7 @@ def read_result(job: RetrainJob) -> RetrainResult | None:
             tuple(document.get("class_hits", ())),
             tuple(document.get("class_counts", ())),
             document.get("metric"),
-            document.get("started"),
-            document.get("ended"),
+            *_times(job),
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -141,7 +146,15 @@ def write_result(job: RetrainJob, result: RetrainResult) -> Path:
         "class_hits": result.class_hits,
         "class_counts": result.class_counts,
         "history": [asdict(entry) for entry in result.history],
-        "started": result.started,
-        "ended": result.ended,
     } | ({} if result.metric is None else {"metric": result.metric})
+    times = {"started": result.started, "ended": result.ended}
+    write_text(job.times_path, json.dumps(times) + "\n")
     return write_text(job.result_path, json.dumps(document, indent=1) + "\n")
+
+
+def _times(job: RetrainJob) -> tuple[float | None, float | None]:
+    try:
+        known = json.loads(job.times_path.read_text(encoding="utf-8"))
+        return known["started"], known["ended"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None, None

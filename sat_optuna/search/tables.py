@@ -161,6 +161,8 @@ def _some_trials(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[
             held[trial_id][key] = json.loads(text)
         return held
 
+    # The states first: what a finished trial has was written before its state, by any process.
+    trials = list(rows(_TRIALS))
     params: dict[int, dict[str, Any]] = defaultdict(dict)
     spaces: dict[int, dict[str, BaseDistribution]] = defaultdict(dict)
     for trial_id, name, value, text in rows(_PARAMS, by="param_id"):  # as they were asked for
@@ -186,7 +188,7 @@ def _some_trials(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[
                 trial_id=trial_id,
             ),
         )
-        for trial_id, number, study_id, state, started, ended in rows(_TRIALS)
+        for trial_id, number, study_id, state, started, ended in trials
     }
 
 

@@ -220,7 +220,12 @@ def command(*arguments: str) -> list[str]:
 def browsed() -> list[Row]:
     """Time the dashboard's first answer: ours, and of what of it Optuna would hold without us."""
     plain = WORK / "plain.db"
-    shutil.copy(STUDY / "study.db", plain)
+    plain.unlink(missing_ok=True)
+    with (
+        closing(sqlite3.connect(STUDY / "study.db")) as ours,
+        closing(sqlite3.connect(plain)) as to,
+    ):
+        ours.backup(to)  # what is in the file's log too
     with closing(sqlite3.connect(plain)) as connection, connection:
         for part in ("trial_user", "trial_system", "study_user", "study_system"):
             connection.execute(f"DELETE FROM {part}_attributes")

@@ -47,6 +47,12 @@ def test_a_result_comes_back_as_it_was(job):
     assert path.name == "110-010-001.seed1.json"
     assert job.weights_path.name == "110-010-001.seed1.safetensors"
     assert read_result(job) == RESULT
+    before = path.read_bytes()
+    write_result(job, replace(RESULT, started=1.5, ended=2.5))
+    assert path.read_bytes() == before  # times are no part of a result's bytes
+    found = read_result(job)
+    assert found is not None
+    assert (found.started, found.ended) == (1.5, 2.5)
     assert RESULT.balanced_accuracy == pytest.approx(100 * (950 / 960 + 20 / 40) / 2)
 
 

@@ -318,7 +318,7 @@ def test_a_trial_that_another_process_takes_when_its_turn_comes_is_left_to_it(
         return score(trial)
 
     study = create_study(
-        Taken(opened._rdb),
+        Taken(opened._rdb),  # type: ignore[union-attr]  # it is of this form
         "s",
         config=StudyConfig(),
         sampler=build_sampler("random", seed=0, batch=4),

@@ -182,7 +182,7 @@ def test_a_block_that_cannot_be_written_loses_nothing_of_another_thread(tmp_path
             late()
         refused.append(1)
 
-    refused = []
+    refused: list[int] = []
 
     with together(study):
         ours.set_user_attr("before", 1)
