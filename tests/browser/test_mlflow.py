@@ -91,4 +91,4 @@ def test_the_tickets_network_is_a_model_and_the_best_of_its_study(page, link, ti
     page.goto(f"{server}/#/models")
     row = page.get_by_role("row").filter(has=page.get_by_role("link", name="tiny", exact=True))
     row.wait_for()
-    assert re.search(r"Version 1\s+@ best", row.inner_text())
+    assert re.search(r"@\s*best\s*: Version 1", row.inner_text())

@@ -157,7 +157,7 @@ USES: dict[str, tuple[Callable[[Path], object], tuple[str, ...], int, str]] = {
     ),
     "a setting that no builder has": (
         toml("width = 4", "settings = { width = 4, depth = 3 }"),
-        ("check", "tiny"), 1, "has no setting 'depth'; it has: width, stem_stride, blocks; drop"
+        ("check", "tiny"), 1, "has no setting 'depth'; it has: width, stem_stride, blocks, head, d"
     ),
     "a device that is not here": (
         toml("seed = 0", 'seed = 0\ndevice = "cuda:99"'),

@@ -106,7 +106,10 @@ MLFLOW_DB = "mlruns/mlflow.db"
         ("tickets", text("studies/tiny/tickets/plain.json", '"macs": ', '"macs": 1')),
         ("exported weights", last_bit("studies/tiny/exports/*.safetensors")),
         ("pages and figures", text("studies/tiny/report.md", "describes", "tests")),
-        ("MLflow", statement(MLFLOW_DB, "UPDATE runs SET status = 'FAILED' WHERE name = 'search'")),
+        (
+            "MLflow",
+            statement(MLFLOW_DB, "UPDATE runs SET status = 'FAILED' WHERE name = 'search'"),
+        ),
     ],
 )
 def test_a_change_is_seen_where_it_is_and_nowhere_else(kind, change, runs, tmp_path, capsys):
