@@ -8,9 +8,7 @@ from sat_optuna.cli.console import Console
 from sat_optuna.cli.dashboard import PORT
 from sat_optuna.pipeline.folder import STUDIES, nearest_mlruns
 
-__all__ = ["ui"]
-
-_SHOWN = 10  # studies whose links are printed
+__all__ = ["links", "ui"]
 
 
 @click.command(epilog="Example: sat-optuna ui --port 5001")
@@ -28,7 +26,6 @@ def ui(console: Console, *, port: int, mlruns: Path | None) -> None:
     table of tickets, the latest study first.
     """
     from sat_optuna.pipeline.fixing import close_dead
-    from sat_optuna.tracking import studies_in, table_link
     from sat_optuna.tracking.servers import serve_mlflow
 
     root = mlruns or nearest_mlruns(Path.cwd()) or Path("mlruns")
@@ -37,12 +34,25 @@ def ui(console: Console, *, port: int, mlruns: Path | None) -> None:
         console.remark(said)
 
     def on_ready(url: str) -> None:
-        studies = studies_in(root)
         console.result(f"MLflow: {url} (Ctrl-C ends it)")
-        for name, experiment in list(studies.items())[:_SHOWN]:
-            console.result(f"{name}: {table_link(url, experiment)}")
-        if len(studies) > _SHOWN:
-            console.remark(f"and {len(studies) - _SHOWN} earlier studies, listed on the page")
+        for link in links(root, url):
+            console.result(link)
 
     console.remark("starting the MLflow server, which takes some seconds")
     serve_mlflow(root, port=port, on_ready=on_ready)
+
+
+def links(root: Path, url: str, *, most: int = 10) -> list[str]:
+    """Return a line for each study: its name, and the link to its table of tickets.
+
+    Args:
+        root: the folder that holds mlflow.db.
+        url: of the server.
+        most: studies that get a line, the latest ones.
+    """
+    from sat_optuna.tracking import studies_in, table_link
+
+    found = [f"{name}: {table_link(url, of)}" for name, of in studies_in(root).items()]
+    more = len(found) - most
+    left = [f"and {more} earlier {'study' if more == 1 else 'studies'}, listed on the page"]
+    return found[:most] + (left if more > 0 else [])

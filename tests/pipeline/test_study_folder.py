@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +28,16 @@ from sat_optuna.errors import SatOptunaError, SatOptunaWarning, StudyError
 from sat_optuna.events import GETTING_READY, Event, ignore
 from sat_optuna.export.weights import load_weights
 from sat_optuna.pipeline.evaluation import evaluate_ticket
+from sat_optuna.pipeline.fixing import fix
 from sat_optuna.pipeline.folder import StudyFolder, nearest_mlruns
+from sat_optuna.pipeline.owed import Owed
 from sat_optuna.pipeline.theory import theory_lines
 from sat_optuna.pipeline.ticket_weights import TicketFile
 from sat_optuna.processes import worker_name
 from sat_optuna.scheme import Scheme
 from sat_optuna.search.study import MACHINE_KEY
 from sat_optuna.ticket import ROLES, AttentionSpec, Ticket
+from sat_optuna.tracking import store_uri
 from tests import forks
 from tests.studies import STUDY, environment, make_study, sat_optuna, trials
 
@@ -656,3 +660,44 @@ def test_the_theory_is_computed_once_and_then_read_from_the_committed_file(copy)
     path.unlink()
     with pytest.raises(StudyError, match=r"study 'tiny' has no ticket yet; run: sat-optuna run "):
         theory_lines(sat.open_study(folder))
+
+
+def test_what_a_store_lacks_of_a_whole_study_is_logged_by_doctor_fix(copy, monkeypatch):
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    _, folder = copy
+    study = sat.open_study(folder)
+    for path in study.mlruns.glob("mlflow.db*"):
+        path.unlink()
+    shutil.rmtree(study.mlruns / "artifacts", ignore_errors=True)
+    for part in ("trials", "retrainings", "report"):
+        Owed(study).owe(part, "the store was away")
+    ticket = folder / "tickets" / "ticket.json"
+    kept = ticket.read_bytes()
+    ticket.write_bytes(kept + b" ")  # as if the retraining had not ended
+    rows = [row for row in fix([folder], study.mlruns) if row.subject == "study tiny"]
+    assert [row.state for row in rows] == ["look"]
+    assert "retrainings are missing, and all are logged by: sat-optuna retrain" in rows[0].finding
+    ticket.write_bytes(kept)
+    rows = [row for row in fix([folder], study.mlruns) if row.subject == "study tiny"]
+    assert [row.state for row in rows] == ["fixed"]
+    assert rows[0].finding.startswith("logged its retrainings and report to sqlite:///")
+    assert Owed(study).here is None
+    client = MlflowClient(store_uri(study.mlruns))
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    kinds = Counter(run.data.tags["sat.kind"] for run in runs)
+    distinct = {str(ticket.scheme) for ticket in study.report().tickets.values()}
+    assert kinds == {
+        "study": 1,
+        "trial": 9,
+        "summary": len(distinct),
+        "retraining": 3 * len(distinct),
+    }
+    assert int(client.get_model_version_by_alias("tiny", "best").version) == 1
+    (search,) = (run for run in runs if run.data.tags["sat.kind"] == "study")
+    files = {file.path for file in client.list_artifacts(search.info.run_id)}
+    assert files >= {"study.toml", "report.md", "report.html", "figures"}
+    assert list(fix([folder], study.mlruns)) == []
