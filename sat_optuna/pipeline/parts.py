@@ -16,6 +16,7 @@ from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import carrying_own, view_of
 from sat_optuna.backbones.weights import (
     can_fetch,
+    ending_of,
     fetch_weights,
     fitted_weights,
     head_of,
@@ -292,6 +293,7 @@ class StudyParts:
                 read_weights(path),
                 net.backbone_weights(),
                 head=head_of(net.backbone),
+                ending=ending_of(net.backbone),
                 source=f"weights {path}",
             )
         except SatOptunaError as error:
