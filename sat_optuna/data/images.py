@@ -329,8 +329,8 @@ def check_outputs(outputs: Tensor, targets: str, shape: tuple[int, int, int]) ->
         head = "fcn" if targets == "masks" else "density"
         raise DataError(
             f"the network returns shape {found} for one image, and the images come with "
-            f"{targets}; give one that returns (N, outputs, H, W), as our backbones with "
-            f"network.head = {head!r} do"
+            f"{targets}; give one that returns (N, outputs, H, W), as a ResNet with "
+            f"network.head = {head!r} does"
         )
     if found[2:] != shape[1:]:
         raise DataError(
