@@ -556,14 +556,15 @@ class MLflowLog:
         Raises:
             TrackingError: the store cannot be written, or the trial has not ended.
         """
-        from sat_optuna.search.tickets import is_ticket, ticket_of
+        from sat_optuna.search.tickets import find_ticket
 
         values = list(trial.values or [])
         told = {f"value_{i}": value for i, value in enumerate(values)}
         if len(values) == 1:  # our objectives tell it as the reward
             told = {} if "reward" in trial.user_attrs else {"value": values[0]}
         steps = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-        ticket = ticket_of(study, trial).to_json() if is_ticket(study, trial) else None
+        found = find_ticket(study, trial)
+        ticket = None if found is None else found.to_json()
         return self.log_trial(
             trial.number,
             scheme=_scheme_of(trial),
@@ -630,10 +631,10 @@ class MLflowLog:
         self._unfollowed = []
 
     def end_stale_runs(self) -> int:
-        """End the child runs that a dead process left RUNNING; return their number.
+        """End the child runs that a dead process left RUNNING as KILLED; return their number.
 
-        A complete run gets the status of its trial. Any other run gets KILLED, and logging its
-        trial again completes it. Processes of other machines are taken to be alive.
+        Logging their trials again completes them. Processes of other machines are taken to be
+        alive.
 
         Raises:
             TrackingError: no study is open, or the store cannot be written.
