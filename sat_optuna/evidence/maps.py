@@ -95,7 +95,7 @@ class MapExamples:
     def __str__(self) -> str:
         """Say what is shown, for a page."""
         numbers = ", ".join(str(shown.number) for shown in self.shown)
-        planes = f" An image stands as its {self.planes}, side by side." if self.planes else ""
+        planes = f" An image stands as its {self.planes}, row by row." if self.planes else ""
         return f"Test images {numbers} (from 0): {self.caption}.{planes}"
 
 

@@ -77,8 +77,8 @@ def mask_rules(
     class of the pixel's bin of colour, 32 bins a channel, of more than three channels fewer so
     that there are 32,768 at most (13 a channel of four), and of a bin without a training pixel the
     most frequent class of all; of two or three classes also the best threshold between two of
-    them, by the first metric, of one channel or, of colour pictures, of the difference of two.
-    Pixels of 255 do not count.
+    them, of one channel or, of colour pictures, of the difference of two. Pixels of 255 do not
+    count.
 
     Args:
         train: what networks are trained on.
@@ -200,11 +200,22 @@ def _nearest(pixels: _Pixels, means: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _best_threshold(seen: _Seen, metric: Metric) -> tuple[int, int, int, int] | None:
-    """Return feature, threshold, class up to it and above it; None where none has a value."""
+    """Return feature, threshold, class up to it and above it; None where none has a value.
+
+    Of each feature and two classes the threshold with the highest IoU of both, and of these the
+    best by the metric.
+    """
     below = seen.values.cumsum(axis=1)
-    classes, best, found = len(seen.totals), -math.inf, None
+    answers, classes = below.sum(axis=2), len(seen.totals)
+    best, found = -math.inf, None
     for low, high in permutations(range(classes), 2):
-        for feature, threshold in np.ndindex(below.shape[:2]):
+        right = below[:, :, low], seen.totals[high] - below[:, :, high]
+        named = answers, seen.totals.sum() - answers
+        ious = sum(
+            hits / np.maximum(1, seen.totals[one] + answered - hits)
+            for one, hits, answered in zip((low, high), right, named, strict=True)
+        )
+        for feature, threshold in enumerate(np.argmax(ious, axis=1).tolist()):
             confusion = np.zeros((1, classes, classes))
             confusion[0, :, low] = below[feature, threshold]
             confusion[0, :, high] = seen.totals - below[feature, threshold]
