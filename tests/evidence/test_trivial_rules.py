@@ -169,7 +169,7 @@ def test_rules_of_counts_take_the_sums_of_densities():
     scores = [{key.name: value for key, value in rule.scores.items()} for rule in rules]
     assert [row["mae"] for row in scores] == [1, 2]
     assert [row["rmse"] for row in scores] == [1, 2]
-    assert list(scores[0])[0] == "rmse"
+    assert next(iter(scores[0])) == "rmse"
 
 
 def test_a_metric_without_a_value_is_left_out_and_a_task_of_ones_own_has_no_rules():
