@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
+from sat_optuna.config.config import IGNORED
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.faults import constant_images, known_headers, odd_images, some
 from sat_optuna.data.folder import NUMBERS
@@ -190,12 +191,13 @@ class MapSource(Source, Generic[T]):
         """
         del target, classes
 
-    def classes(self, listed: Listed[T]) -> tuple[str, ...]:
+    def classes(self, listed: Listed[T], options: Options) -> tuple[str, ...]:
         """Return a name for each output.
 
         Raises:
             DataError: they cannot be told from the files.
         """
+        del options
         return listed.classes
 
     def words(self, options: Options) -> tuple[str, ...]:
@@ -234,7 +236,7 @@ class MapSource(Source, Generic[T]):
         if faults:
             return _Opened(faults, listed.test, like)
         try:
-            names = self.classes(listed)
+            names = self.classes(listed, options)
             train, valid, test = _divided(listed, options, name=self.name)
         except DataError as error:
             return _Opened([str(error)], listed.test, like)
@@ -342,10 +344,14 @@ class MapSource(Source, Generic[T]):
         """Return why nothing can be learnt from images; empty where something can."""
         if int((counts.sum(dim=0) > 0).sum()) == 1:
             return constant_images(folder)
-        if bool((maps == self.outside).all()):
-            what = "no pixel has a class" if self.targets == "masks" else "there is no dot"
-            return f"{what} in the {len(maps)} images to train on of {folder}; look at the files"
-        return ""
+        where = f"the {len(maps)} images to train on in {folder}"
+        if self.targets == "density":
+            return "" if maps.any() else f"{where} have no dot; look at the files"
+        known = torch.bincount(maps.flatten(), minlength=IGNORED + 1)[:IGNORED].nonzero()
+        if len(known) > 1:
+            return ""
+        which = f"class {int(known[0])}" if len(known) else "no class"
+        return f"all pixels of {where} are of {which} ({IGNORED} is none); look at the masks"
 
     def _bytes(self, images: int, frame: _Frame) -> int:
         return images * frame.height * frame.width * (frame.channels + self.dtype.itemsize)

@@ -53,7 +53,7 @@ class MaskFolder(MaskSource):
         )
 
     @override
-    def classes(self, listed: Listed[Path]) -> tuple[str, ...]:
+    def classes(self, listed: Listed[Path], options: Options) -> tuple[str, ...]:
         if listed.classes:
             return listed.classes
         masks = listed.train.joined(listed.valid).targets
@@ -62,14 +62,13 @@ class MaskFolder(MaskSource):
             for number in np.unique(read_mask(path)).tolist():
                 seen.setdefault(number, path)
         numbers = sorted(seen.keys() - {IGNORED})
-        if numbers == [*range(len(numbers))] and (len(numbers) > 1 or IGNORED not in seen):
-            return tuple(map(str, numbers))
-        if len(numbers) < 2:
+        if numbers in ([], [0]):
             raise DataError(
-                f"the masks hold {' and '.join(map(str, sorted(seen)))} alone, and {IGNORED} is a "
-                f"pixel without a class; number the classes 0, 1, ... in the masks, such as "
-                f"{seen[IGNORED]}"
+                f"the masks of {options.root} hold {' and '.join(map(str, sorted(seen)))} alone, "
+                f"and {IGNORED} is a pixel without a class; number the classes 0, 1, ... in them"
             )
+        if numbers == [*range(len(numbers))]:
+            return tuple(map(str, numbers))
         missing = next(number for number in range(IGNORED) if number not in seen)
         highest = numbers[-1]
         raise DataError(
