@@ -69,12 +69,20 @@ class DataConfig(Checked):
         0, "training images kept, equally from each class as far as it has them; 0: all", least=0
     )
     size: int = _key(
-        0, "images are resized to size x size; 0 keeps theirs", least=0, most=MOST_SIZE
+        0,
+        "images are resized to size x size, with maps to a longer side of size; 0: their own",
+        least=0,
+        most=MOST_SIZE,
     )
     root: str = _key(
         "", "folder of the data; empty: where `sat-optuna data get` puts it", decides=()
     )
     workers: int = _key(0, "processes that decode images, for imagefolder", decides=(), least=0)
+    sigma: float = _key(
+        0.0,
+        "pointfolder: of a dot's Gaussian, in its file's pixels; 0: as the dots lie",
+        least=0.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

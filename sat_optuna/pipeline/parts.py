@@ -186,7 +186,8 @@ class StudyParts:
         data = Examined()
         try:
             data = examine_configured(self._config.data, seed=self._config.seed)
-            self.task.check_targets(data.targets, of=f"data {self._config.data.name!r}")
+            if data.targets:
+                self.task.check_targets(data.targets, of=f"data {self._config.data.name!r}")
         except SatOptunaError as error:
             faults.append(str(error))
         faults += [*data.faults, *self._batch_faults(data), *self._device_faults(stages)]
@@ -219,7 +220,7 @@ class StudyParts:
     def _batch_faults(self, data: Examined) -> list[str]:
         """Return why a batch of these data cannot be made."""
         faults, batch = [], self._config.train.batch
-        images = sum(data.counts.get("train", {}).values())
+        images = data.images.get("train", 0)
         if images and batch > images:
             faults.append(
                 f"train.batch = {batch} is more than the {images} images to train on; write at "
