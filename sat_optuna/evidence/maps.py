@@ -232,7 +232,8 @@ def _levels(images: "Images") -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
     reach = np.where(high > low, high - low, 1)
 
     def levels(x: NDArray[Any]) -> NDArray[np.uint8]:
-        return np.rint((255 * (x - low) / reach).clip(0, 255)).astype(np.uint8)
+        made: NDArray[np.uint8] = np.rint((255 * (x - low) / reach).clip(0, 255)).astype(np.uint8)
+        return made
 
     return levels
 
