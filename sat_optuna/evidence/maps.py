@@ -111,18 +111,19 @@ class MapResults:
     rules: Sequence[TrivialRule] = ()
     examples: MapExamples | None = None
 
-    def against_rules(
-        self, scores: Mapping[str, Sequence[float]], measure: Measure
-    ) -> tuple[str, ...]:
-        """Return the table of the trivial rules, and whether networks are above them.
+    def parts(self, scores: Mapping[str, Sequence[float]], measure: Measure) -> tuple[str, ...]:
+        """Return the parts of a report: the figure, the rules, whether networks are above them.
 
         Args:
             scores: by role, a test score a seed; the ticket's among them.
             measure: what they are in.
         """
+        shown: tuple[str, ...] = ()
+        if self.examples:
+            shown = ("## Maps", "![maps](figures/maps.png)", str(self.examples))
         rules = [rule for rule in self.rules if measure in rule.scores]
         if not rules:
-            return ()
+            return shown
         others = dict.fromkeys(key for rule in rules for key in rule.scores if key != measure)
         mean = summarise(scores["ticket"]).mean
         unit = "points" if measure.unit == "%" else measure.unit or measure.title
@@ -136,10 +137,11 @@ class MapResults:
             for rule in rules
         ]
         return (
+            *shown,
             "## Against trivial rules",
             markdown_table(["rule", *heads, f"ticket minus rule, {unit}"], rows),
             "What needs no network: rules made of the images that the networks are trained on, "
-            "and scored on the same test images by the same formula. "
+            "and scored on the same test images, which choose none of them, by the same formula. "
             f"{_verdict(rules, scores, measure, unit)}",
         )
 
