@@ -502,8 +502,8 @@ def _remarks(headers: Iterable[Header], frame: _Frame, outside: int) -> tuple[st
     scaled = f"scaled to a longer side of {frame.size}" if frame.size else ""
     fitted = {_scaled(size, frame.size) for size in sizes}
     filled = (
-        f"filled up on the right and below to {frame.height} x {frame.width}, with black"
-        f"{' that no class has' * bool(outside) or ' without dots'}"
+        f"filled up on the right and below to {frame.height} x {frame.width}, with black and no "
+        f"{'class' if outside else 'dots'}"
     ) * (fitted != {(frame.height, frame.width)})
     done = " and ".join(filter(None, (scaled, filled)))
     if done:
