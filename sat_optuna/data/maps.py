@@ -157,13 +157,13 @@ class MapSource(Source, Generic[T]):
         """
 
     @abstractmethod
-    def target_faults(self, path: Path, target: T, size: Size) -> list[str]:
+    def target_faults(self, path: Path, target: T, header: Header) -> list[str]:
         """Return why what a map is made of does not fit its image; reads headers at most.
 
         Args:
             path: the image.
             target: what its map is made of.
-            size: of the image.
+            header: of the image.
         """
 
     @abstractmethod
@@ -292,7 +292,7 @@ class MapSource(Source, Generic[T]):
             fault
             for path, target in zip(part.images, part.targets, strict=True)
             if (header := headers.get(path))
-            for fault in self.target_faults(path, target, (header.height, header.width))
+            for fault in self.target_faults(path, target, header)
         ]
         return headers, [*faults, *some(odd, f"faults of {self.targets}")]
 
