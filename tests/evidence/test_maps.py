@@ -1,12 +1,14 @@
 """Which test images a report shows, what stands at them, and what it says of trivial rules."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given as drawn_by
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -298,6 +300,20 @@ def test_columns_are_image_truth_and_networks_with_scores_below(tmp_path, seen):
     assert [axes[at].get_ylabel() for at in (0, 4)] == ["worst\nimage 10", "worst\nimage 11"]
     assert [text.get_text() for text in seen[0].legends[0].get_texts()] == NAMES[:4]
     assert not any(one.texts for one in axes)
+
+
+def test_many_networks_have_room_for_their_scores(tmp_path, seen):
+    networks = [
+        "ticket",
+        "plain",
+        *(f"full-{kind}" for kind in ("se", "sge", "cbam", "srm", "eca")),
+    ]
+    draw_maps(tmp_path / "maps.png", segmentation(networks=networks))
+    renderer = FigureCanvasAgg(seen[0]).get_renderer()
+    seen[0].draw(renderer)
+    boxes = [axes.title.get_window_extent(renderer) for axes in seen[0].axes[:9]]
+    boxes += [axes.xaxis.label.get_window_extent(renderer) for axes in seen[0].axes[2:9]]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
 def drawn_colours(axes):
