@@ -934,8 +934,8 @@ def draw_maps(path: Path, examples: MapExamples) -> Path:
     """Draw test images, their truth and what networks answer: classes or densities.
 
     Under each answer stands its score on this image, or its count. Where more than eight classes
-    are shown, each has its name, or how that begins, in its largest region too. Pixels without a
-    class are hatched.
+    are shown, each has its name, or how that begins, in its deepest region too. Pixels without a
+    class are hatched in the truth.
 
     Args:
         path: the PNG file.

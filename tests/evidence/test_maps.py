@@ -326,7 +326,7 @@ def drawn_colours(axes):
     }
 
 
-def test_pixels_without_a_class_are_hatched_in_truth_and_answers(tmp_path, seen):
+def test_pixels_without_a_class_are_hatched_in_the_truth(tmp_path, seen):
     draw_maps(tmp_path / "maps.png", segmentation(ignored=True))
     truth = seen[0].axes[1]
     assert truth.images[0].get_array().mask.sum() == 4
