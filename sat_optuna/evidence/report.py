@@ -310,9 +310,8 @@ def write_report(
     differences = _paired(tickets, accuracies, images, measure)
     largest = tested.part.majority if tested else 0.0
     _draw(folder / "figures", tickets, search, blocks, images, curves or {}, largest)
-    examples = maps.examples if maps else None
-    if examples:
-        draw_maps(folder / "figures" / "maps.png", examples)
+    if maps and maps.examples:
+        draw_maps(folder / "figures" / "maps.png", maps.examples)
     start = _start(ticket.config["retrain"])
     head = [
         claims_text(claims_of(tickets)),
@@ -343,8 +342,7 @@ def write_report(
         *(_remarks(ticket, accuracies, search, tested, images) if measure == ACCURACY else []),
         "![accuracies](figures/accuracy.png)",
         *(["![training](figures/curves.png)"] if curves else []),
-        *(["## Maps", "![maps](figures/maps.png)", str(examples)] if examples else []),
-        *(maps.against_rules(accuracies, measure) if maps else ()),
+        *(maps.parts(accuracies, measure) if maps else ()),
         "## What can be said",
         _said(tickets, differences, accuracies, images, measure),
         *(_front(search.front, ticket, search.valid, measure) if search.front else ()),
@@ -353,7 +351,7 @@ def write_report(
         _search(search),
         "![connections](figures/connections.png)",
         "## How it was measured",
-        _method(ticket, hardware, measure, search.latency, maps=maps is not None),
+        _method(ticket, hardware, measure, search.latency),
     ]
     return write_page(folder / "report.md", "\n\n".join(parts) + "\n")
 
@@ -845,9 +843,7 @@ def _search(search: SearchSummary) -> str:
     )
 
 
-def _method(
-    ticket: Ticket, hardware: str, measure: Measure, latency: str, *, maps: bool = False
-) -> str:
+def _method(ticket: Ticket, hardware: str, measure: Measure, latency: str) -> str:
     retrain = ticket.config["retrain"]
     seeds = ", ".join(str(seed) for seed in retrain["seeds"])
     listed = ", ".join(f"{name} {number}" for name, number in ticket.versions.items())
@@ -856,7 +852,7 @@ def _method(
     items = [
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
         f"was {'read' if measure == ACCURACY else 'scored'} by the retraining alone, after its "
-        f"last epoch{', and shown and given to the trivial rules by this report' * maps}",
+        "last epoch",
         *_scoring(ticket.config, measure),
         *([f"latency of schemes: {latency}"] if latency else []),
         *([f"trained weights: SHA-256 `{ticket.weights[:16]}`"] if ticket.weights else []),

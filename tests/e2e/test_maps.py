@@ -55,6 +55,14 @@ def test_a_segmentation_is_searched_retrained_reported_evaluated_and_exported(tm
     assert "| network | scheme | test miou % | n |" in report
     assert "Last-epoch test miou, the higher the better" in report
     assert "reward of a scheme: validation miou in points in the supernet" in report
+    assert "![maps](figures/maps.png)" in report
+    assert (folder / "figures" / "maps.png").exists()
+    assert "An image stands as its 4 channels, row by row." in report
+    assert "| most frequent class everywhere, background | " in report
+    assert "| most frequent class of the colour's bin, 13 bins a channel | " in report
+    assert (
+        "after its last epoch, and shown and given to the trivial rules by this report" in report
+    )
     for trial in trials(tmp_path, "cued"):
         assert 0 <= trial["miou"] <= 100
         assert "accuracy" not in trial
