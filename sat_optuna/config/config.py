@@ -117,7 +117,7 @@ class NetworkConfig(Checked):
     )
     head: str = _key(
         "linear",
-        "or 'fcn', 'deeplabv3' (for ResNet-18 and more) for segmentation, 'density' for counting",
+        "or 'fcn', 'deeplabv3' (from ResNet-18 up) for segmentation, 'density' for counting",
         registry="heads",
     )
     settings: Mapping[str, Any] = _key(
