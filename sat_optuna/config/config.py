@@ -117,11 +117,11 @@ class NetworkConfig(Checked):
     )
     head: str = _key(
         "linear",
-        "CIFAR ResNets: or 'fcn' for segmentation, 'density' for counting",
+        "or 'fcn', 'deeplabv3' (for ResNet-18 and more) for segmentation, 'density' for counting",
         registry="heads",
     )
     settings: Mapping[str, Any] = _key(
-        dict, "more that its builder takes, such as { drop_path_rate = 0.1 }"
+        dict, "more that its builder takes, such as { dilated_stages = 1 }"
     )
     weights: str = _key(
         "",
@@ -193,6 +193,11 @@ class TrainConfig(Checked):
     )
     label_smoothing: float = _key(
         0.0, "share of the label spread over all classes", least=0.0, most=0.9
+    )
+    crop: int = _key(
+        0,
+        "of maps: side of the random square patches that are learnt from; 0: whole images",
+        least=0,
     )
     shift: int = _key(2, "augmentation: random shifts of up to so many pixels", least=0)
     flip: bool = _key(False, "augmentation: random mirroring")

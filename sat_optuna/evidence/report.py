@@ -25,10 +25,12 @@ from sat_optuna.evidence.figures import (
     draw_costs,
     draw_curves,
     draw_front,
+    draw_maps,
     draw_search,
     draw_ticket,
     shares_by_batch,
 )
+from sat_optuna.evidence.maps import MapResults
 from sat_optuna.evidence.pages import markdown_table, write_page
 from sat_optuna.evidence.spread import Part, Spread
 from sat_optuna.evidence.statistics import (
@@ -266,6 +268,7 @@ def write_report(
     tested: OnTest | None = None,
     curves: Mapping[str, Sequence[Sequence[float]]] | None = None,
     passengers: str = "",
+    maps: MapResults | None = None,
 ) -> Path:
     """Write report.md and report.html, their figures and figures/trials.csv.
 
@@ -291,6 +294,7 @@ def write_report(
         curves: by role, for each seed the training accuracy of each epoch, per cent; None where it
             is not known.
         passengers: what the searched scheme can do without, sentences; empty where not known.
+        maps: trivial rules and test images, of networks that answer with maps; else None.
 
     Returns:
         The path of report.md.
@@ -306,6 +310,8 @@ def write_report(
     differences = _paired(tickets, accuracies, images, measure)
     largest = tested.part.majority if tested else 0.0
     _draw(folder / "figures", tickets, search, blocks, images, curves or {}, largest)
+    if maps and maps.examples:
+        draw_maps(folder / "figures" / "maps.png", maps.examples)
     start = _start(ticket.config["retrain"])
     head = [
         claims_text(claims_of(tickets)),
@@ -336,6 +342,7 @@ def write_report(
         *(_remarks(ticket, accuracies, search, tested, images) if measure == ACCURACY else []),
         "![accuracies](figures/accuracy.png)",
         *(["![training](figures/curves.png)"] if curves else []),
+        *(maps.parts(accuracies, measure) if maps else ()),
         "## What can be said",
         _said(tickets, differences, accuracies, images, measure),
         *(_front(search.front, ticket, search.valid, measure) if search.front else ()),

@@ -13,9 +13,11 @@ import torch
 from sat_optuna.attention import ATTENTION, OWN, attention_faults
 from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.contract import BackboneError
+from sat_optuna.backbones.heads import pads
 from sat_optuna.backbones.view import carrying_own, view_of
 from sat_optuna.backbones.weights import (
     can_fetch,
+    ending_of,
     fetch_weights,
     fitted_weights,
     head_of,
@@ -26,6 +28,7 @@ from sat_optuna.config.config import fingerprint
 from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
+from sat_optuna.data.augment import check_crop
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.images import IndexedImages, check_outputs, labels_of
 from sat_optuna.data.split import Split, stratified_subset
@@ -59,8 +62,8 @@ from sat_optuna.supernet.weights import LoadedWeights, load_weights
 from sat_optuna.tasks import Metric, Task, as_metric, build_task
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import load_tensors, save_checkpoint
-from sat_optuna.training.loop import Checkpoint
-from sat_optuna.training.precision import pick_device
+from sat_optuna.training.loop import Checkpoint, check_recipe
+from sat_optuna.training.precision import arithmetic_for, pick_device
 from sat_optuna.training.step import check_compiler
 
 if TYPE_CHECKING:
@@ -187,7 +190,7 @@ class StudyParts:
                 self.task.check_targets(data.targets, of=f"data {self._config.data.name!r}")
         except SatOptunaError as error:
             faults.append(str(error))
-        faults += [*data.faults, *self._batch_faults(data), *self._device_faults()]
+        faults += [*data.faults, *self._batch_faults(data), *self._device_faults(stages)]
         if stages and data.shape:
             faults += self._input_faults(data.shape)
             faults += self._weights_faults(data.shape, len(data.counts.get("train", ())) or 2)
@@ -200,11 +203,18 @@ class StudyParts:
             raise ConfigError(str(self._study.folder / "study.toml"), dict.fromkeys(faults))
         return stages, data
 
-    def _device_faults(self) -> list[str]:
+    def _device_faults(self, stages: tuple[int, ...]) -> list[str]:
+        """Return why the device cannot be had, or not train the network, if one can be built."""
         try:
-            pick_device(self._config.device)
+            device = pick_device(self._config.device)
+            if stages:
+                with torch.device("meta"):
+                    net = self._supernet(in_channels=3, classes=2)
+                arithmetic_for(self._config.train, net, device)
         except DeviceError as error:
             return [str(error)]
+        except ConfigError as error:
+            return [*error.faults]
         return []
 
     def _batch_faults(self, data: Examined) -> list[str]:
@@ -248,6 +258,7 @@ class StudyParts:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
         faults = faults or [
+            *self._recipe_faults(),
             *self._pretrained_faults(),
             *self._script_faults(),
             *self._fixed_faults(Scheme.parameter_names(stages)),
@@ -269,6 +280,14 @@ class StudyParts:
                 SatOptunaWarning,
                 stacklevel=2,
             )
+
+    def _recipe_faults(self) -> list[str]:
+        """Return what [train] asks for that the task has not."""
+        try:
+            check_recipe(self._config.train, self.task)
+        except DataError as error:
+            return [str(error)]
+        return []
 
     def _pretrained_faults(self) -> list[str]:
         """Return that nobody offers trained weights of this network."""
@@ -293,6 +312,7 @@ class StudyParts:
                 read_weights(path),
                 net.backbone_weights(),
                 head=head_of(net.backbone),
+                ending=ending_of(net.backbone),
                 source=f"weights {path}",
             )
         except SatOptunaError as error:
@@ -363,6 +383,8 @@ class StudyParts:
                 with torch.device(device):
                     net = self._supernet(in_channels=shape[0], classes=2)
                     net.check_input(shape)
+                    if (trained := self._trained(shape)) != shape:
+                        net.check_input(trained)
                     with evaluating(net), torch.no_grad():
                         outputs = net(torch.zeros(1, *shape), Scheme.uniform(net.stages, 0))
                     check_outputs(outputs, self.task.targets, shape)
@@ -398,16 +420,26 @@ class StudyParts:
             return
         with torch.device("meta"):
             net = self._supernet(in_channels=shape[0], classes=2).train()
-            image = torch.zeros(1, *shape)
+            image = torch.zeros(1, *self._trained(shape))
+        network = self._config.network
         for choice in range(len(net.specs) + 1):
             kind = net.specs[choice - 1].kind if choice else "without attention it"
             with errors_as(
                 BackboneError,
                 f"train.batch = 1 makes a batch of one image, and {kind} needs more in "
-                f"{self._config.network.backbone}",
-                "write batch = 2 at least, or take larger images or another module",
+                f"{network.backbone}" + f" with head {network.head!r}" * pads(network.head),
+                "write batch = 2 at least, or take larger images or another module or head",
             ):
                 net(image, Scheme.uniform(net.stages, choice))
+
+    def _trained(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape of what is learnt from: of patches, where they are asked for.
+
+        Raises:
+            DataError: they cannot be cut.
+        """
+        crop, task = self._config.train.crop, self.task
+        return check_crop(crop, maps=task.maps, task=task.name, shape=shape)
 
     def _supernet(self, *, in_channels: int, classes: int) -> Supernet:
         network = self._config.network

@@ -22,11 +22,13 @@ from sat_optuna.pipeline.passengers import find_passengers, known_passengers
 from sat_optuna.pipeline.results import Reported, Retrained
 from sat_optuna.pipeline.search import random_control, scored_on, searched_trials
 from sat_optuna.scheme import Scheme
+from sat_optuna.tasks import build_task
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
     import torch
 
+    from sat_optuna.evidence.maps import MapResults
     from sat_optuna.evidence.report import Blocks, Front
     from sat_optuna.evidence.results import RetrainResult
     from sat_optuna.pipeline.folder import StudyFolder
@@ -215,7 +217,8 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         "enumeration": (current_enumeration(study) or Done({})).made,
     }
     # A report that somebody has written into is left as it is.
-    drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
+    # Where there is something to draw.
+    drawn = ("blocks.png", "curves.png", "connections.png", "maps.png")
     pictures = [name for name in (*names, *drawn) if name.endswith(".png")]
     vectors = [f"{name.removesuffix('.png')}.svg" for name in pictures]  # where they are small
     optional = [study.folder / "figures" / name for name in (*drawn, *vectors)]
@@ -301,8 +304,17 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         ),
         hardware=outcome.measured["hardware"],
         curves=_curves(outcome),
+        maps=_maps(outcome, tickets),
     )
     refresh(study, blocks.effects)
+
+
+def _maps(outcome: Outcome, tickets: Mapping[str, Ticket]) -> "MapResults | None":
+    if not build_task(outcome.study.config.task.name).maps:
+        return None
+    from sat_optuna.pipeline.maps import map_results
+
+    return map_results(outcome, tickets)
 
 
 def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:
