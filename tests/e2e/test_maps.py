@@ -85,6 +85,10 @@ def test_a_segmentation_is_searched_retrained_reported_evaluated_and_exported(tm
     assert mean == pytest.approx(sum(ious) / 11)
     (first,) = (score["value"] for score in ticket["scores"] if score["seed"] == 0)
     assert mean == pytest.approx(first, abs=1e-3)
+    refused = sat_optuna(
+        "evaluate", "studies/cued/tickets/full.json", "--data", "photos", cwd=tmp_path, code=1
+    )
+    assert "images of a folder such as photos come with the number of each image" in refused.stderr
     exported = sat_optuna("export", "studies/cued/tickets/full.json", "--to", "onnx", cwd=tmp_path)
     assert "largest difference to the network" in exported.stdout + exported.stderr
 
