@@ -389,7 +389,7 @@ class TransferConfig(Checked):
 
     ticket: str = _key(
         "",
-        "a ticket's file beside study.toml: given, not searched for; empty: it is searched for",
+        "a ticket's file; to another depth it goes by nearest position; empty: a search finds it",
     )
 
 
@@ -411,7 +411,7 @@ class EvidenceConfig(Checked):
 
     margin: float = _key(
         1.0,
-        "what the ticket may lose against full and still keep the metric, in its unit: points",
+        "what the ticket may lose against full and keep the metric, in its unit: points, or dots",
         least=0.0,
     )
 

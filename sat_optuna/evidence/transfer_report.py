@@ -12,7 +12,6 @@ from sat_optuna.evidence.retrained import (
     came_to,
     draw_networks,
     how_made,
-    kinds_of,
     legend,
     measured_in,
     networks_parts,
@@ -105,7 +104,7 @@ def _carried(ticket: Ticket, source: Source) -> str:
             f"{len(now.choices)} blocks in the place of {before.connections} of "
             f"{len(before.choices)}"
         )
-    return f"{went}: {' / '.join(kinds_of(ticket))} {where_of(ticket)}. Nothing was searched here."
+    return f"{went}: attention {where_of(ticket)}. Nothing was searched here."
 
 
 def _random(ticket: Ticket, tickets: Mapping[str, Ticket]) -> str:

@@ -1,4 +1,4 @@
-"""A scheme on a network of other depth: what must stay, and each number by an exhaustive search."""
+"""A scheme on a network of other depth: what must stay, and each choice by an exact search."""
 
 from fractions import Fraction
 
