@@ -20,7 +20,7 @@ class PluginError(SatOptunaError, ImportError):
 
 
 def load_plugins(paths: Iterable[Path]) -> None:
-    """Run Python files, each once in this process.
+    """Run Python files, each once in this process; copies of one are one, as in a copied study.
 
     Args:
         paths: the files; what they register is known from then on.
@@ -42,6 +42,8 @@ def _load(path: Path) -> None:
                 "modules are still the old ones; start Python anew"
             )
         return
+    if path.is_file() and _ran_as_copy(path):
+        return
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise PluginError(
@@ -58,3 +60,12 @@ def _load(path: Path) -> None:
         raise PluginError(
             f"plugin {path} fails with {type(error).__name__}: {error}; correct it there"
         ) from error
+
+
+def _ran_as_copy(path: Path) -> bool:
+    """Tell whether a file of this name and these bytes was run, whose names are registered."""
+    prefix, digest = f"sat_optuna_plugin_{path.stem}_", sha256_of(path)
+    return any(
+        name.startswith(prefix) and name in sys.modules and known == digest
+        for name, known in _RUN.items()
+    )

@@ -52,6 +52,11 @@ class _Logged:
     measure: "Measure"
     ended: Callable[[], datetime | None]  # when the last trial did, or the last training
 
+    @property
+    def is_given(self) -> bool:
+        """Whether the study's run is that of its retrainings."""
+        return self.what == "transfer"
+
     @classmethod
     def searched(cls, study: "optuna.Study") -> "_Logged":
         """Return that of a search."""
@@ -195,7 +200,8 @@ class StudyLog:
 
         self.owed.begin("retrainings")
         try:
-            log = self._open(_Logged.of(outcome), running=False)
+            logged = _Logged.of(outcome)
+            log = self._open(logged, running=logged.is_given)
             summaries = {
                 scheme: log.begin_summary(
                     _network(outcome, scheme),
@@ -227,6 +233,7 @@ class StudyLog:
             try:
                 for run_id in summaries.values():
                     log.finish_summary(run_id, _status(error))
+                log.close_study(_status(error))
             except TrackingError as lost:
                 self.owed.owe("retrainings", lost.what)
             else:  # those that are finished are logged, and the others are not made yet
@@ -255,7 +262,8 @@ class StudyLog:
         from sat_optuna.evidence.verdicts import claims_of, claims_text, headline
 
         claims, summaries = claims_of(outcome.tickets), dict[Scheme, str]()
-        with self._opened(_Logged.of(outcome), "retrainings", running=False) as log:
+        logged = _Logged.of(outcome)
+        with self._opened(logged, "retrainings", running=logged.is_given) as log:
             for scheme in outcome.distinct:
                 network = _network(outcome, scheme)
                 started, ended = _span(outcome, scheme)
@@ -336,7 +344,7 @@ class StudyLog:
         Args:
             logged: what the study is in MLflow.
             part: what the block logs; it is owed until the block has ended well.
-            running: whether the study is searched.
+            running: whether the study is searched, or the ticket given to it retrained.
         """
         from sat_optuna.tracking import TrackingError
 

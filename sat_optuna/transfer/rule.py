@@ -27,7 +27,7 @@ def carried(scheme: Scheme, stages: Sequence[int]) -> Scheme:
     """Return a scheme as a network of these stages takes it.
 
     >>> print(carried(Scheme.parse("100-010-011"), (5, 5, 5)))
-    11000-01110-01111
+    11000-00100-00111
     >>> print(carried(Scheme.parse("100-010-011"), (3, 1, 2)))
     100-1-01
 
