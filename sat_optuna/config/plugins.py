@@ -9,7 +9,7 @@ from sat_optuna.errors import SatOptunaError
 from sat_optuna.files import sha256_of
 from sat_optuna.seeds import seed_for
 
-__all__ = ["PluginError", "load_plugins"]
+__all__ = ["PluginError", "load_plugins", "take_as_run"]
 
 
 _RUN: dict[str, str] = {}  # by module: the digest of the file that was run
@@ -20,7 +20,7 @@ class PluginError(SatOptunaError, ImportError):
 
 
 def load_plugins(paths: Iterable[Path]) -> None:
-    """Run Python files, each once in this process; copies of one are one, as in a copied study.
+    """Run Python files, each once in this process.
 
     Args:
         paths: the files; what they register is known from then on.
@@ -32,17 +32,31 @@ def load_plugins(paths: Iterable[Path]) -> None:
         _load(path.resolve())
 
 
-def _load(path: Path) -> None:
+def take_as_run(copy: Path, *, of: Path) -> None:
+    """Let a copy of a plugin count as run in this process where the plugin was.
+
+    Its names are registered already, and running it would register them again. A copy that was
+    edited since is another plugin.
+    """
+    ran, name = (_module(path.resolve()) for path in (of, copy))
+    if ran in sys.modules and copy.is_file() and sha256_of(copy) == _RUN[ran]:
+        sys.modules.setdefault(name, sys.modules[ran])
+        _RUN[name] = _RUN[ran]
+
+
+def _module(path: Path) -> str:
     # A name of its own for each file: two studies may both have a my_net.py.
-    name = f"sat_optuna_plugin_{path.stem}_{seed_for(str(path)):x}"
+    return f"sat_optuna_plugin_{path.stem}_{seed_for(str(path)):x}"
+
+
+def _load(path: Path) -> None:
+    name = _module(path)
     if name in sys.modules:
         if path.is_file() and sha256_of(path) != _RUN[name]:
             raise PluginError(
                 f"plugin {path} was changed since it was run in this process, whose networks and "
                 "modules are still the old ones; start Python anew"
             )
-        return
-    if path.is_file() and _ran_as_copy(path):
         return
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -60,12 +74,3 @@ def _load(path: Path) -> None:
         raise PluginError(
             f"plugin {path} fails with {type(error).__name__}: {error}; correct it there"
         ) from error
-
-
-def _ran_as_copy(path: Path) -> bool:
-    """Tell whether a file of this name and these bytes was run, whose names are registered."""
-    prefix, digest = f"sat_optuna_plugin_{path.stem}_", sha256_of(path)
-    return any(
-        name.startswith(prefix) and name in sys.modules and known == digest
-        for name, known in _RUN.items()
-    )

@@ -28,6 +28,7 @@ from sat_optuna.config.config import (
     TrainConfig,
     TransferConfig,
 )
+from sat_optuna.config.plugins import take_as_run
 from sat_optuna.config.template import write_config
 from sat_optuna.data import DATASETS
 from sat_optuna.errors import SatOptunaError, StudyError
@@ -183,7 +184,8 @@ def make_transfer(
         )
     if not (folder / "study.toml").exists():
         _write(folder, path, source, config)
-        return open_study(folder)
+    for copy, file in _plugins(path, folder).items():
+        take_as_run(copy, of=file)
     asked = {"task.name": task, "data.name": data, "retrain.start": init}
     asked |= {"data.root": str(root)} if root else {}
     asked |= {"network.backbone": backbone} if backbone else {}
@@ -222,17 +224,23 @@ def _found(folder: Path, path: Path, source: Ticket, asked: Mapping[str, Any]) -
 
 def _write(folder: Path, path: Path, source: Ticket, config: StudyConfig) -> None:
     """Write what a study needs, study.toml last: a folder without it is none."""
-    home = study_of(path)
     if config.network.weights:
         _write_weights(folder / _WEIGHTS, path, source)
-    if home and (files := plugin_files(home)):  # what registers the ticket's network or modules
-        names = tuple(str(file.relative_to(home)) for file in files)
-        for file, name in zip(files, names, strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / name)
-        config = replace(config, plugins=PluginsConfig(modules=names))
+    plugins = _plugins(path, folder)  # what registers the ticket's network or modules
+    for copy, file in plugins.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    names = tuple(str(copy.relative_to(folder)) for copy in plugins)
+    config = replace(config, plugins=PluginsConfig(modules=names))
     source.save(folder / _TICKET)
     write_config(folder / "study.toml", config)
+
+
+def _plugins(path: Path, folder: Path) -> dict[Path, Path]:
+    """Return the plugins of the study that a ticket lies in, by where a transfer has its copy."""
+    home = study_of(path)
+    files = plugin_files(home) if home else ()
+    return {folder / file.relative_to(home): file for file in files if home}
 
 
 def _write_weights(out: Path, path: Path, source: Ticket) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 import sat_optuna as sat
+from sat_optuna.attention import ATTENTION
 from sat_optuna.config.config import StudyConfig, TrainConfig
 from sat_optuna.errors import ConfigError, SatOptunaError, StudyError
 from sat_optuna.pipeline.given import read_given, ticket_here
@@ -302,6 +303,7 @@ def test_a_study_brings_the_plugins_that_register_its_module(project):
     assert (study.folder / "gates.py").read_text() == (home / "gates.py").read_text()
     assert study.config.plugins.modules == ("gates.py",)
     assert study.config.attention.kinds == (spec,)
+    ATTENTION.remove("my-gate")  # as a process that has run nothing yet
 
 
 def test_a_ticket_with_a_source_is_read_strictly(project):
