@@ -17,6 +17,7 @@ __all__ = ["BACKBONES", "add_backbone", "backbone_stages", "build_backbone"]
 BACKBONES: Registry[Callable[..., "nn.Module"]] = Registry("backbone", hint=instead_of)
 _STAGES: dict[str, tuple[int, ...]] = {}
 _GIVEN = ("in_channels", "classes")
+_HEADED = ", or take one of the CIFAR ResNets, torchvision's or timm's networks, which have it"
 
 
 def add_backbone(
@@ -100,10 +101,10 @@ def build_backbone(name: str, *, in_channels: int, classes: int, **settings: Any
         name: a name of `BACKBONES`.
         in_channels: channels of the images.
         classes: number of logits.
-        **settings: the backbone's own settings. The CIFAR ResNets have `width`, `stem_stride`,
-            `blocks` (number of blocks of each stage; None for the default), `head` (a name of
-            `heads.HEADS`) and `dilated_stages` (how many of the last stages keep the side of the
-            one before).
+        **settings: the backbone's own settings. The CIFAR ResNets have `width`, `stem_stride` and
+            `blocks` (number of blocks of each stage; None for the default); they, torchvision's
+            and timm's networks have `head` (a name of `heads.HEADS`) and `dilated_stages` (how
+            many of the last stages, up to two, keep the side of the one before).
 
     Returns:
         A network of which `backbones.view.view_of` makes a view.
@@ -125,9 +126,10 @@ def build_backbone(name: str, *, in_channels: int, classes: int, **settings: Any
         known = _settings_of(builder)
         if not _takes_any(builder) and (unknown := sorted(settings.keys() - set(known))):
             listed = ", ".join(known) or "none"
+            other = _HEADED if unknown[0] == "head" else ""
             raise BackboneError(
                 f"backbone {name!r} has no setting {unknown[0]!r}"
-                f"{nearest(unknown[0], known) or ';'} it has: {listed}; drop it"
+                f"{nearest(unknown[0], known) or ';'} it has: {listed}; drop it{other}"
             )
         if "blocks" in known and not settings.get("blocks"):
             settings["blocks"] = _STAGES[name]

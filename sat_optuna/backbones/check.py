@@ -71,7 +71,7 @@ def check_split(
         with errors_as(
             BackboneError, f"{network} has a head that fails", "correct what add_network was given"
         ):
-            logits = copied.head(x)
+            logits = copied.head(x, shape[1:])
     if not _same(logits, wanted):
         raise BackboneError(
             f"{network} gives other logits when its stem, stages and head are run one after the "

@@ -30,7 +30,7 @@ from sat_optuna.backbones.cifar_stages import (
     output_stride,
 )
 from sat_optuna.backbones.contract import Backbone, Block, check_counts
-from sat_optuna.backbones.heads import HEADS
+from sat_optuna.backbones.heads import HEADS, pads
 
 __all__ = ["PreActBasic", "PreActBottleneck", "basic_preresnet", "bottleneck_preresnet"]
 
@@ -144,10 +144,12 @@ def _preresnet(
         dilated_stages=dilated_stages,
     )
     last = stages[-1][-1].channels
-    end = HEADS.get(head)(last, classes, output_stride(stem_stride, dilated_stages))
+    out = output_stride(stem_stride, dilated_stages)
+    end = HEADS.get(head)(last, classes, out)
     end = nn.Sequential(nn.BatchNorm2d(last), nn.ReLU(inplace=True), *end)
     stem = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
-    backbone = Backbone(stem=stem, stages=stages, head=end)
+    map_stride = out if pads(head) else 1
+    backbone = Backbone(stem=stem, stages=stages, head=end, map_stride=map_stride)
     for part in (backbone.stem, backbone.stages):
         he_normal(part)
     return backbone

@@ -26,7 +26,7 @@ from sat_optuna.backbones.cifar_stages import (
     output_stride,
 )
 from sat_optuna.backbones.contract import Backbone, Block, check_counts
-from sat_optuna.backbones.heads import HEADS
+from sat_optuna.backbones.heads import HEADS, pads
 
 __all__ = ["BasicBlock", "Bottleneck", "basic_resnet", "bottleneck_resnet"]
 
@@ -140,8 +140,10 @@ def _resnet(
         dilated_stages=dilated_stages,
     )
     last = stages[-1][-1].channels
-    end = HEADS.get(head)(last, classes, output_stride(stem_stride, dilated_stages))
-    backbone = Backbone(stem=stem, stages=stages, head=end)
+    out = output_stride(stem_stride, dilated_stages)
+    end = HEADS.get(head)(last, classes, out)
+    map_stride = out if pads(head) else 1
+    backbone = Backbone(stem=stem, stages=stages, head=end, map_stride=map_stride)
     for part in (backbone.stem, backbone.stages):
         he_normal(part)
     return backbone

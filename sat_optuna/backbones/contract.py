@@ -6,11 +6,13 @@ Each block is split at the point where attention acts.
 from collections.abc import Iterable, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sat_optuna.errors import SatOptunaError
 
-__all__ = ["Backbone", "BackboneError", "Block", "check_counts"]
+__all__ = ["Backbone", "BackboneError", "Block", "check_counts", "cropped", "padded"]
 
 
 class BackboneError(SatOptunaError, ValueError):
@@ -28,6 +30,42 @@ def check_counts(**settings: object) -> None:
             raise BackboneError(
                 f"{name} = {value!r} given; give a whole number that is at least 1"
             )
+
+
+def padded(x: Tensor, stride: int) -> Tensor:
+    """Return images whose sides are multiples of a stride, zeros added below and at the right.
+
+    >>> padded(torch.zeros(1, 3, 9, 12), 4).shape
+    torch.Size([1, 3, 12, 12])
+
+    Args:
+        x: (N, C, H, W) normalised images, in which 0 is the mean.
+        stride: in pixels.
+    """
+    if stride == 1:
+        return x
+    below, right = -x.shape[2] % stride, -x.shape[3] % stride
+    return F.pad(x, (0, right, 0, below)) if below or right else x
+
+
+def cropped(outputs: Tensor, size: Sequence[int]) -> Tensor:
+    """Return maps without what `padded` added; other outputs as they are.
+
+    >>> cropped(torch.zeros(1, 4, 12, 12), (9, 12)).shape
+    torch.Size([1, 4, 9, 12])
+
+    Args:
+        outputs: (N, outputs), or maps (N, outputs, H, W).
+        size: height and width of the images.
+    """
+    if outputs.ndim != 4 or outputs.shape[2:] == tuple(size):
+        return outputs
+    return outputs[:, :, : size[0], : size[1]]
+
+
+# They look at sizes, which have no value while torch.fx traces.
+torch.fx.wrap("cropped")
+torch.fx.wrap("padded")
 
 
 class Block(nn.Module):
@@ -83,12 +121,21 @@ class Backbone(nn.Module):
         stem: called with the images, it returns the first block's input.
         stages: a ModuleList of ModuleLists of blocks, from shallow to deep.
         head: called with the last block's output, it returns the logits.
+        map_stride: of a head that makes maps, how many pixels of an image a pixel of the last
+            block's output is, a side: images are padded to multiples of it, and the maps cropped
+            to the images' size. 1 pads nothing.
     """
 
     def __init__(
-        self, *, stem: nn.Module, stages: Sequence[Sequence[Block]], head: nn.Module
+        self,
+        *,
+        stem: nn.Module,
+        stages: Sequence[Sequence[Block]],
+        head: nn.Module,
+        map_stride: int = 1,
     ) -> None:
         super().__init__()
+        self.map_stride = map_stride
         self.stem = stem
         self.stages = nn.ModuleList(nn.ModuleList(blocks) for blocks in stages)
         self.head = head
@@ -108,9 +155,12 @@ class Backbone(nn.Module):
         Returns:
             (N, classes) logits; of a head that makes maps (N, classes, H, W).
         """
+        size = x.shape[2:]
+        if self.map_stride > 1:
+            x = padded(x, self.map_stride)
         x = self.stem(x)
         for blocks in self.blocks:
             for block in blocks:
                 x = block(x)
         logits: Tensor = self.head(x)
-        return logits
+        return cropped(logits, size) if self.map_stride > 1 else logits

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sat_optuna.backbones.contract import Backbone, BackboneError, Block
+from sat_optuna.backbones.contract import Backbone, BackboneError, Block, padded
 from sat_optuna.backbones.unsuited import instead_of
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "registered_blocks",
     "type_name",
 ]
+
+torch.fx.wrap("padded")  # it looks at sizes, which have no value while torch.fx traces
 
 # By package, the module that enters the package's networks; importing it needs the package.
 _TABLES = {
@@ -282,7 +285,7 @@ def type_name(kind: type) -> str:
 
 
 def _stem(model: Backbone, x: Tensor) -> Tensor:
-    stemmed: Tensor = model.stem(x)
+    stemmed: Tensor = model.stem(padded(x, model.map_stride))
     return stemmed
 
 

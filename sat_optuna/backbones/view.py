@@ -4,13 +4,14 @@ A slot is the point of a block where attention acts. A view runs its own functio
 forward of the network and of the blocks with slots, so forward hooks on these are not called.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sat_optuna.backbones.contract import BackboneError
+from sat_optuna.backbones.contract import BackboneError, cropped
 from sat_optuna.backbones.tables import (
     BlockSplit,
     NetworkEntry,
@@ -22,6 +23,8 @@ from sat_optuna.backbones.tables import (
 from sat_optuna.errors import errors_as
 
 __all__ = ["BlockView", "NetworkView", "carrying_own", "take_own_attention", "view_of"]
+
+torch.fx.wrap("cropped")  # it looks at sizes, which have no value while torch.fx traces
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,11 +101,19 @@ class NetworkView:
         """Run what comes before the stages."""
         return self._entry.stem(self.model, x)
 
-    def head(self, x: Tensor) -> Tensor:
-        """Run what comes after the last block; return (N, classes) logits."""
+    def head(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Run what comes after the last block.
+
+        Args:
+            x: the last block's output.
+            size: height and width of the images, which maps are cropped to.
+
+        Returns:
+            (N, classes) logits, or maps (N, classes, H, W).
+        """
         for step in self.after:
             x = step(x)
-        return self._entry.head(self.model, x)
+        return cropped(self._entry.head(self.model, x), size)
 
     @property
     def stage_sizes(self) -> tuple[int, ...]:

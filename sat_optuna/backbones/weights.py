@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sat_optuna.backbones import BACKBONES
+from sat_optuna.backbones.contract import Backbone
+from sat_optuna.backbones.maps import MAP_HEAD
 from sat_optuna.errors import SatOptunaError, errors_as, one_line
 from sat_optuna.files import check_is_file
 
@@ -24,6 +26,7 @@ __all__ = [
     "WeightsError",
     "can_fetch",
     "differing_tensors",
+    "ending_of",
     "fetch_weights",
     "fitted_weights",
     "head_of",
@@ -37,6 +40,8 @@ _HELD_UNDER = ("state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.")
 # Attributes that hold what gives the logits: torchvision's, then those of others.
 _HEADS = ("fc", "classifier", "head")
+# Settings of the backbones of timm's that its own builders do not have.
+_NOT_TIMMS = ("head", "dilated_stages")
 _COUNTER = "num_batches_tracked"  # of BatchNorm; files from before torch 0.4.1 have none
 _SHOWN = 3
 
@@ -52,16 +57,21 @@ class FittedWeights:
     Attributes:
         tensors: all of the network's state_dict.
         body: the names of those that were given, without the head's.
-        head: path of the layer that gives the logits.
-        classes: of the weights that were given; None where they have no head.
+        head: path of what gives the outputs, of which not all is of these weights where `new_head`
+            says so: the layer that gives the logits, or a whole head.
+        classes: of the weights that were given; None where they have no head, or another one.
+        outputs: of the network; None where its head is not known.
         new_head: whether the head is not of these weights but the network's own.
+        other_head: whether they have a head that is none of this network's.
     """
 
     tensors: dict[str, Tensor]
     body: frozenset[str]
     head: str
     classes: int | None
+    outputs: int | None
     new_head: bool
+    other_head: bool
 
 
 def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -146,7 +156,8 @@ def head_of(model: nn.Module) -> str:
     attribute `fc`, `classifier` or `head`.
     """
     classifier = getattr(model, "get_classifier", None)
-    tops = [classifier()] if callable(classifier) else []
+    tops = [getattr(model, MAP_HEAD, None)]
+    tops += [classifier()] if callable(classifier) else []
     tops += [getattr(model, name, None) for name in _HEADS]
     top = next((top for top in tops if isinstance(top, nn.Module)), None)
     layers = [m for m in top.modules() if isinstance(m, nn.Linear | nn.Conv2d)] if top else []
@@ -154,10 +165,32 @@ def head_of(model: nn.Module) -> str:
     return names.get(layers[-1], "") if layers else ""
 
 
+def ending_of(model: nn.Module) -> str:
+    """Return the path of the head that one chooses by `head`; "" where a network has none.
+
+    >>> from sat_optuna.backbones import build_backbone
+    >>> size = {"in_channels": 3, "classes": 2}
+    >>> ending_of(build_backbone("resnet20", head="fcn", **size))
+    'head'
+    >>> ending_of(build_backbone("resnet18", head="fcn", **size))
+    'map_head'
+    """
+    if isinstance(model, Backbone):
+        return "head"
+    return MAP_HEAD if hasattr(model, MAP_HEAD) else ""
+
+
 def fitted_weights(
-    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, head: str, source: str
+    given: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    *,
+    head: str,
+    source: str,
+    ending: str = "",
 ) -> FittedWeights:
     """Return weights as a network takes them, whose head may be for another number of classes.
+
+    Or another head: of weights of a classifier a segmentation network takes the trunk.
 
     >>> net, other = nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(3, 5))
     >>> fitted_weights(other.state_dict(), net.state_dict(), head="0", source="them").classes
@@ -168,6 +201,7 @@ def fitted_weights(
         wanted: the network's state_dict, which gives the head where theirs is none for it.
         head: path of the layer that gives the logits; "" where it is not known.
         source: what messages call the weights.
+        ending: `ending_of` the network.
 
     Raises:
         WeightsError: names or shapes differ; the sentence says which first.
@@ -177,7 +211,18 @@ def fitted_weights(
     new_head = bool(heads) and all(
         name not in given or _for_other_classes(given[name], wanted[name]) for name in heads
     )
-    kept = {name: value for name, value in given.items() if not (new_head and name in heads)}
+    # Those of another head are let go, and what they have not of ours is our own.
+    others = {name for name in given if name not in wanted and _is_of_head(name, ending)}
+    headless = not any(name.startswith(f"{ending}.") for name in given)
+    fresh = _other_layers(given, wanted, ending) if others or headless else set()
+    whole = not fresh <= heads
+    if fresh:
+        new_head, heads, of_head = True, heads | fresh, {}
+    kept = {
+        name: value
+        for name, value in given.items()
+        if name not in others and not (new_head and name in heads)
+    }
     missing = heads if new_head else set()
     missing |= {name for name in wanted if name.endswith(_COUNTER) and name not in kept}
     own = {name: wanted[name] for name in missing}
@@ -191,10 +236,28 @@ def fitted_weights(
     return FittedWeights(
         tensors=kept | own,
         body=frozenset(kept) - heads,
-        head=head,
+        head=ending if whole else head,
         classes=next((len(value) for value in of_head.values()), None),
+        outputs=len(wanted[f"{head}.weight"]) if f"{head}.weight" in wanted else None,
         new_head=new_head,
+        other_head=bool(others),
     )
+
+
+def _is_of_head(name: str, ending: str) -> bool:
+    """Return whether weights of this name are of a head, as far as a network has one to choose."""
+    top = name.split(".")[0]
+    return top == MAP_HEAD or (bool(ending) and top in _HEADS)
+
+
+def _other_layers(
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], ending: str
+) -> set[str]:
+    """Return the names of the layers of a network's head that weights have not, or not so."""
+    names = [name for name in wanted if ending and name.startswith(f"{ending}.")]
+    differing = [n for n in names if n not in given or given[n].shape != wanted[n].shape]
+    layers = {n.rpartition(".")[0] for n in differing if not n.endswith(_COUNTER)}
+    return {name for name in names if name.rpartition(".")[0] in layers}
 
 
 def new_head_text(source: str, fitted: FittedWeights) -> str:
@@ -204,9 +267,13 @@ def new_head_text(source: str, fitted: FittedWeights) -> str:
         source: what it calls the weights.
         fitted: to a network, whose head they have not.
     """
+    if fitted.other_head:
+        return f"{source} have another head than the network: its own, {fitted.head}, begins anew"
     of = f"are of {fitted.classes} classes" if fitted.classes else "have no head"
-    classes = len(fitted.tensors[f"{fitted.head}.weight"])
-    return f"{source} {of} and the network is of {classes}: its head, {fitted.head}, begins anew"
+    return (
+        f"{source} {of} and the network is of {fitted.outputs}: its head, {fitted.head}, begins "
+        "anew"
+    )
 
 
 def _for_other_classes(given: Tensor, wanted: Tensor) -> bool:
@@ -285,6 +352,5 @@ def _of_timm(backbone: str, in_channels: int, settings: Mapping[str, Any]) -> di
     import timm
 
     name = backbone.removeprefix("timm:")
-    return dict(
-        timm.create_model(name, pretrained=True, in_chans=in_channels, **settings).state_dict()
-    )
+    own = {key: value for key, value in settings.items() if key not in _NOT_TIMMS}
+    return dict(timm.create_model(name, pretrained=True, in_chans=in_channels, **own).state_dict())

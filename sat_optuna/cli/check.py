@@ -38,12 +38,17 @@ def check(console: Console, *, study: str) -> None:
 
 def _lines(data: Examined) -> Iterator[str]:
     """Yield what the data hold: classes and counts of each part, the images' size, remarks."""
-    for part, counts in data.counts.items():
+    for part, images in data.images.items():
+        counts = data.counts.get(part)
+        if not counts:
+            said = data.maps.get(part)
+            yield f"{part}: {images:,} images" + (f", {said}" if said else "")
+            continue
         largest, share = data.majority(part)
         named = ", ".join(f"{name} {count:,}" for name, count in islice(counts.items(), _NAMED))
         more = f", ... of {len(counts)} classes" if len(counts) > _NAMED else ""
         yield (
-            f"{part}: {sum(counts.values()):,} images, {named}{more}; always saying {largest} "
+            f"{part}: {images:,} images, {named}{more}; always saying {largest} "
             f"would score {share:.1%}"
         )
     if data.shape:

@@ -73,12 +73,20 @@ class DataConfig(Checked):
         0, "training images kept, equally from each class as far as it has them; 0: all", least=0
     )
     size: int = _key(
-        0, "images are resized to size x size; 0 keeps theirs", least=0, most=MOST_SIZE
+        0,
+        "images are resized to size x size, with maps to a longer side of size; 0: their own",
+        least=0,
+        most=MOST_SIZE,
     )
     root: str = _key(
         "", "folder of the data; empty: where `sat-optuna data get` puts it", decides=()
     )
     workers: int = _key(0, "processes that decode images, for imagefolder", decides=(), least=0)
+    sigma: float = _key(
+        0.0,
+        "pointfolder: of a dot's Gaussian, in its file's pixels; 0: as the dots lie",
+        least=0.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +121,11 @@ class NetworkConfig(Checked):
     )
     head: str = _key(
         "linear",
-        "CIFAR ResNets: or 'fcn' for segmentation, 'density' for counting",
+        "or 'fcn', 'deeplabv3' (for ResNet-18 and more) for segmentation, 'density' for counting",
         registry="heads",
     )
     settings: Mapping[str, Any] = _key(
-        dict, "more that its builder takes, such as { drop_path_rate = 0.1 }"
+        dict, "more that its builder takes, such as { dilated_stages = 1 }"
     )
     weights: str = _key(
         "",
@@ -189,6 +197,11 @@ class TrainConfig(Checked):
     )
     label_smoothing: float = _key(
         0.0, "share of the label spread over all classes", least=0.0, most=0.9
+    )
+    crop: int = _key(
+        0,
+        "of maps: side of the random square patches that are learnt from; 0: whole images",
+        least=0,
     )
     shift: int = _key(2, "augmentation: random shifts of up to so many pixels", least=0)
     flip: bool = _key(False, "augmentation: random mirroring")

@@ -37,7 +37,13 @@ DATASETS.add("stl10", "sat_optuna.data.stl10:Stl10")
 DATASETS.add("landcover-seg", "sat_optuna.data.tiles:LandcoverSeg")
 DATASETS.add("coast-seg", "sat_optuna.data.tiles:CoastSeg")
 DATASETS.add("trees", "sat_optuna.data.tiles:Trees")
+DATASETS.add("voc2012", "sat_optuna.data.voc:Voc2012")
+DATASETS.add("cityscapes", "sat_optuna.data.cityscapes:CityscapesFine")
+DATASETS.add("shanghaitech-a", "sat_optuna.data.shanghaitech:ShanghaiTechA")
+DATASETS.add("shanghaitech-b", "sat_optuna.data.shanghaitech:ShanghaiTechB")
 DATASETS.add("imagefolder", "sat_optuna.data.imagefolder:ImageFolder")
+DATASETS.add("maskfolder", "sat_optuna.data.maskfolder:MaskFolder")
+DATASETS.add("pointfolder", "sat_optuna.data.pointfolder:PointFolder")
 
 
 def data_root() -> Path:
@@ -56,6 +62,7 @@ def load_dataset(
     size: int | None = None,
     device: str = "cpu",
     workers: int = 0,
+    sigma: float | None = None,
 ) -> "Split":
     """Read a data set and split its training part into train and valid.
 
@@ -71,13 +78,16 @@ def load_dataset(
             `train`, where it is drawn too.
         valid: share of the training part that becomes `valid`, 0 < valid < 1, stratified, with an
             image of each class at least.
-        root: folder of the data sets, for `imagefolder` the folder that holds `train`, or a folder
-            for each class; `data_root()` if None.
+        root: folder of the data sets; for `imagefolder`, `maskfolder` and `pointfolder` the folder
+            that holds `train`, or all images; `data_root()` if None.
         limit: training images kept before the split, equally from each class as far as it has
             them, the same for every seed; all if None.
-        size: side in pixels the images are brought to, at most 4096 (`imagefolder`, `stl10`).
+        size: side in pixels the images are brought to, at most 4096 (`imagefolder`, `stl10`); of
+            images with masks or points in files their longer side, the rest is filled up.
         device: where the tensors shall live.
         workers: processes that decode images (`imagefolder` alone).
+        sigma: of each dot's Gaussian, in pixels of its file (`pointfolder` alone); None makes it
+            as wide as the dots lie.
 
     Raises:
         UnknownName: no data set of that name.
@@ -89,6 +99,7 @@ def load_dataset(
 
     return source.load(
         _options(
+            source,
             root=root,
             seed=seed,
             valid=valid,
@@ -96,6 +107,7 @@ def load_dataset(
             size=size,
             device=str(known_device(device)),
             workers=workers,
+            sigma=sigma,
         )
     )
 
@@ -128,7 +140,7 @@ def examine_configured(config: DataConfig, *, seed: int) -> "Examined":
         UnknownName: no data set of that name.
     """
     source = DATASETS.get(config.name)()
-    return source.examine(_options(device="cpu", **_configured(config, seed)))
+    return source.examine(_options(source, device="cpu", **_configured(config, seed)))
 
 
 def _configured(config: DataConfig, seed: int) -> dict[str, Any]:
@@ -139,13 +151,22 @@ def _configured(config: DataConfig, seed: int) -> dict[str, Any]:
         "limit": config.limit or None,
         "size": config.size or None,
         "workers": config.workers,
+        "sigma": config.sigma or None,
     }
 
 
-def _options(*, root: str | PathLike[str] | None, **settings: Any) -> "Options":
+def _options(
+    source: "Source", *, root: str | PathLike[str] | None, sigma: float | None, **settings: Any
+) -> "Options":
     from sat_optuna.data.source import Options
+    from sat_optuna.errors import DataError
 
-    return Options(root=_root(root), **settings)
+    if sigma is not None and not source.takes_sigma:
+        raise DataError(
+            f"sigma = {sigma} is for the dots of pointfolder, and {source.name} has none that it "
+            "could be for; leave sigma out"
+        )
+    return Options(root=_root(root), sigma=sigma, **settings)
 
 
 def _root(given: str | PathLike[str] | None) -> Path:

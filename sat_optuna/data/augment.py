@@ -1,4 +1,4 @@
-"""Augmentation: shift, flip and cutout of a whole batch at once; torchvision's by name.
+"""Augmentation: patches, shift, flip and cutout of a whole batch at once; torchvision's by name.
 
 Cutout: DeVries and Taylor, 2017 (arXiv:1708.04552). Differs from the paper: the square is filled
 with 0 before normalisation (black), not after it (the mean).
@@ -15,7 +15,7 @@ from sat_optuna.config.config import IGNORED
 from sat_optuna.errors import DataError
 from sat_optuna.seeds import seeded
 
-__all__ = ["POLICIES", "Draws", "augment", "augmented", "draw", "mixing"]
+__all__ = ["POLICIES", "Draws", "augment", "augmented", "check_crop", "draw", "mixing", "patches"]
 
 # By the names of [train] augment, torchvision's classes (torchvision.transforms.v2).
 POLICIES = {
@@ -99,6 +99,63 @@ def augment(
         if cutout:
             images = _cut(images, draws.centres, cutout)
     return images if maps is None else (images, maps)
+
+
+def check_crop(
+    crop: int, *, maps: bool, task: str, shape: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """Return the shape of what is learnt from, of patches where they are asked for.
+
+    Args:
+        crop: side of the patches; 0 for whole images.
+        maps: whether the targets are maps.
+        task: its name.
+        shape: (C, H, W) of an image.
+
+    Raises:
+        DataError: patches have no target of their own, or the images are smaller.
+    """
+    if not crop:
+        return shape
+    if not maps:
+        raise DataError(
+            f"crop is {crop} and the task is {task}, whose target is of a whole image and need "
+            "not be that of a patch; set train.crop to 0"
+        )
+    channels, height, width = shape
+    if crop > min(height, width):
+        raise DataError(
+            f"crop is {crop} and the images are {height} x {width}; set train.crop to at most "
+            f"{min(height, width)}, or to 0 for whole images"
+        )
+    return channels, crop, crop
+
+
+def patches(
+    images: Tensor, maps: Tensor, generator: torch.Generator, *, side: int
+) -> tuple[Tensor, Tensor]:
+    """Cut a square at random out of each image, and the same out of its map.
+
+    The sum of a density there is the count of the patch.
+
+    Args:
+        images: (N, C, H, W); not changed.
+        maps: (N, H, W); not changed.
+        generator: draws the places, each as likely as any other.
+        side: in pixels, at most H and W.
+
+    Returns:
+        (N, C, side, side) and (N, side, side).
+    """
+    count, _, height, width = images.shape
+    ends = torch.tensor([height - side + 1, width - side + 1])
+    uniform = torch.rand(count, 2, generator=generator, device=generator.device).cpu()
+    corners = (uniform * ends).long().minimum(ends - 1).tolist()  # the product may round up
+    cut = [
+        (image[:, top : top + side, left : left + side], one[top : top + side, left : left + side])
+        for image, one, (top, left) in zip(images, maps, corners, strict=True)
+    ]
+    return torch.stack([image for image, _ in cut]), torch.stack([one for _, one in cut])
 
 
 def draw(images: Tensor, generator: torch.Generator, shift: int) -> Draws:

@@ -13,9 +13,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from sat_optuna.data.examined import Examined
+from sat_optuna.data.faults import constant_images, known_headers, odd_images, some
 from sat_optuna.data.folder import BYTES, NUMBERS, FolderImages, Scale
 from sat_optuna.data.images import channel_statistics, pixel_counts
 from sat_optuna.data.layout import (
+    FLAT_TEST,
     Files,
     Layout,
     classes_of,
@@ -33,10 +35,8 @@ from sat_optuna.ticket import Inputs
 __all__ = ["ImageFolder", "labelled_images"]
 
 STATISTICS_IMAGES = 5000
-FLAT_TEST = 0.2  # share of a folder without train/ that becomes the test part
 SAMPLE = 64  # images that are decoded to be looked at
 SCANNED = 30_000_000  # numbers of more than 8 bits that are read of a part to be looked at
-_SHOWN = 10  # faults of the same kind that are shown
 
 
 class ImageFolder(Source):
@@ -66,7 +66,7 @@ class ImageFolder(Source):
         parts = _divided(listed, options)
         files = parts.training
         headers = [read_header(path) for path in files.paths]
-        if faults := _odd(files.paths, headers, options.size):
+        if faults := odd_images(files.paths, headers, options.size):
             raise DataError(faults[0])
         shape, scale = _usual(headers, options.size), _scale(files.paths, headers)
         part = _images(files, shape, scale, options)
@@ -96,7 +96,7 @@ class ImageFolder(Source):
         try:
             listed = _list(layout_of(options.root))
         except DataError as error:
-            return Examined(faults=(str(error),))
+            return Examined(faults=(str(error),), targets="labels")
         faults, folder = list(listed.faults), listed.layout.train
         if len(listed.classes) < 2:
             faults.append(f"{folder} holds one class, {listed.classes[0]!r}; give two at least")
@@ -120,8 +120,11 @@ class ImageFolder(Source):
             faults += tested.faults
             parts["test"] = tested
         paths = dict.fromkeys((*whole.paths, *parts.get("test", whole).paths))
-        headers, broken = _known_headers(paths)
-        faults += [*_some(broken, "broken images"), *_odd(headers, headers.values(), options.size)]
+        headers, broken = known_headers(paths)
+        faults += [
+            *some(broken, "broken images"),
+            *odd_images(headers, headers.values(), options.size),
+        ]
         sample, said = _sample(whole.paths, headers, "train")
         looked, scale = _look(folder, sample, headers)
         read, more = _sample(parts["test"].paths if "test" in parts else (), headers, "test")
@@ -130,8 +133,10 @@ class ImageFolder(Source):
         return Examined(
             faults=(*faults, *looked),
             remarks=(*_remarks(listed, headers.values(), scale, options), *said, *more),
+            images={part: len(found.paths) for part, found in parts.items()},
             counts={part: found.counts(listed.classes) for part, found in parts.items()},
             shape=_usual(headers.values(), options.size) if headers else None,
+            targets="labels",
         )
 
     @override
@@ -301,55 +306,6 @@ def _test_files(listed: _Listed, flat: Files | None) -> Files:
     return Files(paths=found.paths, labels=found.labels, faults=(*odd, *found.faults))
 
 
-def _known_headers(paths: Iterable[Path]) -> tuple[dict[Path, Header], list[str]]:
-    """Return the headers that can be read, and a fault for each that cannot."""
-    headers: dict[Path, Header] = {}
-    faults = []
-    for path in paths:
-        try:
-            headers[path] = read_header(path)
-        except DataError as error:
-            faults.append(str(error))
-    return headers, faults
-
-
-def _odd(
-    paths: Iterable[Path],
-    headers: Iterable[Header],
-    size: int | None,
-    *,
-    like: Header | None = None,
-) -> list[str]:
-    """Return a fault for each way in which images differ that cannot be trained on together.
-
-    Args:
-        paths: the files.
-        headers: of the files.
-        size: that they are brought to, None for their own.
-        like: an image that all must be like; None takes what most are like.
-    """
-    faults = []
-    known = tuple(zip(paths, headers, strict=True))
-    for of, what, remedy in (
-        (lambda h: NUMBERS[h.numbers], "{}", "bring all to one"),
-        (lambda h: h.channels, "{} channels", "bring all to one number"),
-        (
-            lambda h: (h.height, h.width),
-            "{0[0]} x {0[1]} pixels",
-            "set size to bring all images to one size",
-        ),
-    ):
-        found = Counter(of(header) for _, header in known)
-        usual = of(like) if like else found.most_common(1)[0][0] if found else None
-        if set(found) - {usual} and not (size and "pixels" in what):
-            path, odd = next((p, of(h)) for p, h in known if of(h) != usual)
-            faults.append(
-                f"image {path} has {what.format(odd)}, others have "
-                f"{what.removesuffix(' pixels').format(usual)}; {remedy}"
-            )
-    return faults
-
-
 def _usual(headers: Iterable[Header], size: int | None) -> tuple[int, int, int]:
     """Return the shape that most images have."""
     shapes = Counter((header.channels, header.height, header.width) for header in headers)
@@ -420,14 +376,14 @@ def _look(
         kinds.add(headers[path].numbers)
         seen |= {array.min(), array.max()}
         highest = max(highest, (float(array.max()), path))
-    faults, scale = _some(broken, "broken images"), None
+    faults, scale = some(broken, "broken images"), None
     if len(kinds) == 1:
         try:
             scale = _scale_for(kinds.pop(), *highest)
         except DataError as error:
             faults.append(str(error))
     if len(seen) == 1:
-        faults.append(_constant(folder))
+        faults.append(constant_images(folder))
     return faults, scale
 
 
@@ -443,19 +399,7 @@ def _look_at_test(
                 scale.check(path, array)
         except DataError as error:
             faults.append(str(error))
-    return _some(faults, "images to test on")
-
-
-def _constant(folder: Path) -> str:
-    return (
-        f"all pixels of the images in {folder} are equal, so nothing can be learnt from them; "
-        "look at the files"
-    )
-
-
-def _some(faults: list[str], what: str) -> list[str]:
-    more = len(faults) - _SHOWN
-    return [*faults[:_SHOWN], f"and {more} more {what}"] if more > 0 else faults
+    return some(faults, "images to test on")
 
 
 def _images(
@@ -497,7 +441,7 @@ def _statistics(train: FolderImages) -> tuple[tuple[float, ...], tuple[float, ..
         spread = (square - centre**2).clamp_min(0).sqrt().clamp_min(1 / 65535)
         mean, std, values = tuple(centre.tolist()), tuple(spread.tolist()), 1 + (low < high)
     if values == 1:
-        raise DataError(_constant(train.paths[0].parent.parent))
+        raise DataError(constant_images(train.paths[0].parent.parent))
     return mean, std
 
 
@@ -508,7 +452,7 @@ def _load_test(
     if found.faults:
         raise DataError(found.faults[0])
     headers = [read_header(path) for path in found.paths]
-    if faults := _odd(found.paths, headers, options.size, like=read_header(part.paths[0])):
+    if faults := odd_images(found.paths, headers, options.size, like=read_header(part.paths[0])):
         raise DataError(faults[0])
     images = _images(found, part.shape, part.scale, options)
     return images.normalised_by(part.mean, part.std)

@@ -329,13 +329,13 @@ def check_outputs(outputs: Tensor, targets: str, shape: tuple[int, int, int]) ->
         head = "fcn" if targets == "masks" else "density"
         raise DataError(
             f"the network returns shape {found} for one image, and the images come with "
-            f"{targets}; give one that returns (N, outputs, H, W), as a CIFAR ResNet with "
+            f"{targets}; give one that returns (N, outputs, H, W), as a ResNet with "
             f"network.head = {head!r} does"
         )
     if found[2:] != shape[1:]:
         raise DataError(
             f"the network returns maps of {found[2]} x {found[3]} for images of {shape[1]} x "
-            f"{shape[2]}; give images whose sides are multiples of its output stride"
+            f"{shape[2]}; let it enlarge them to the images' size"
         )
 
 

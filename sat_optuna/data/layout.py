@@ -12,8 +12,10 @@ from sat_optuna.data.pixels import SUFFIXES
 from sat_optuna.errors import DataError
 
 __all__ = [
+    "FLAT_TEST",
     "Files",
     "Layout",
+    "by_name",
     "classes_of",
     "files_of",
     "layout_of",
@@ -21,6 +23,7 @@ __all__ = [
     "suffixes_of",
 ]
 
+FLAT_TEST = 0.2  # share of a folder without train/ that becomes the test part
 _LAYOUT = "an image folder holds train/<class>/*.png and, for a test, test/<class>/*.png"
 _VALID = ("val", "valid", "validation")
 _PARTS = frozenset({"dev", "eval", "test", "testing", "train", "training", *_VALID})
@@ -74,8 +77,13 @@ class Files:
         return dict(zip(classes, counts, strict=True))
 
 
-def layout_of(root: Path) -> Layout:
+def layout_of(root: Path, *, holds: str = _LAYOUT, flat: str = "") -> Layout:
     """Find the parts of an image folder.
+
+    Args:
+        root: the folder.
+        holds: what such a folder should hold, for messages.
+        flat: the folder that one without `train` has; empty where these are its classes.
 
     Raises:
         DataError: there is none to train on.
@@ -85,18 +93,22 @@ def layout_of(root: Path) -> Layout:
         return Layout(root / "train", valid, root / "test")
     if not root.is_dir():
         raise DataError(
-            f"image folder {root} is missing; {_LAYOUT}; it may lie anywhere: write its path as "
+            f"image folder {root} is missing; {holds}; it may lie anywhere: write its path as "
             "root under [data] in study.toml"
         )
     folders = _folders(root)
     if parts := [name for name in folders if name.lower() in _PARTS]:
         raise DataError(
             f"image folder {root / 'train'} is missing, beside {', '.join(parts)}; call the "
-            f"folder to train on train: {_LAYOUT}"
+            f"folder to train on train: {holds}"
+        )
+    if flat and flat not in folders:
+        raise DataError(
+            f"image folder {root / 'train'} is missing, and {root / flat} too; {holds}"
         )
     if not folders:
         raise DataError(
-            f"image folder {root / 'train'} is missing; {_LAYOUT}, or a folder for each class"
+            f"image folder {root / 'train'} is missing; {holds}, or a folder for each class"
         )
     return Layout(root, None, None)
 
@@ -120,6 +132,15 @@ def classes_of(folder: Path) -> tuple[str, ...]:
     if not classes:
         state = "has no folders in it" if folder.is_dir() else "is missing"
         raise DataError(f"image folder {folder} {state}; {_LAYOUT}")
+    for name, inside, more in (
+        ("maskfolder", ("images", "masks"), "masks"),
+        ("pointfolder", ("images",), "points.csv"),
+    ):
+        if classes == inside and (folder / more).exists():
+            raise DataError(
+                f"image folder {folder} holds images and {more}, which are no classes; write "
+                f"name = {name!r} under [data] in study.toml"
+            )
     return classes
 
 
@@ -138,6 +159,30 @@ def suffixes_of(folder: Path, classes: Iterable[str]) -> frozenset[str]:
     """Return what the images of a part end in: arrays count where there are no pictures."""
     found = {path.suffix.lower() for name in classes for path in _visible(folder / name)}
     return frozenset({".npy"}) if ".npy" in found and not found & SUFFIXES else SUFFIXES
+
+
+def by_name(
+    folder: Path, suffixes: Iterable[str], *, whole: bool = False
+) -> tuple[dict[str, Path], list[str]]:
+    """List the files that end so, in sorted order, with a fault for two of one name.
+
+    Args:
+        folder: that they lie in, or in folders of it.
+        suffixes: what they may end in, in small letters.
+        whole: whether that is part of their names.
+
+    Returns:
+        The files by their names, from the folder on, and the faults.
+    """
+    found: dict[str, Path] = {}
+    faults = []
+    for path in sorted(path for path in _visible(folder) if path.suffix.lower() in suffixes):
+        inside = path.relative_to(folder)
+        name = inside.as_posix() if whole else inside.with_suffix("").as_posix()
+        if name in found:
+            faults.append(f"{path} and {found[name].name} have one name; rename or delete one")
+        found.setdefault(name, path)
+    return found, faults
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -29,6 +29,8 @@ __all__ = [
     "Header",
     "Numbers",
     "file_size",
+    "from_file",
+    "opened_picture",
     "read_header",
     "read_pixels",
 ]
@@ -88,7 +90,7 @@ def read_header(path: Path) -> Header:
     Raises:
         DataError: it is missing, broken, too large, or would not be read whole.
     """
-    return _read(path, _header)
+    return from_file(path, _header)
 
 
 def read_pixels(path: Path) -> NDArray[Any]:
@@ -101,10 +103,15 @@ def read_pixels(path: Path) -> NDArray[Any]:
     Raises:
         DataError: as of `read_header`, or a number is negative or not finite.
     """
-    return _read(path, _pixels)
+    return from_file(path, _pixels)
 
 
-def _read(path: Path, what: Callable[[Path, BinaryIO], _Read]) -> _Read:
+def from_file(path: Path, what: Callable[[Path, BinaryIO], _Read]) -> _Read:
+    """Read something from an image file.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
     file_size(path)
     try:
         with path.open("rb") as file:
@@ -156,7 +163,7 @@ def _tiff_header(path: Path, page: TiffPage) -> Header:
 def _picture_header(path: Path, file: BinaryIO) -> Header:
     file.seek(0)
     start = file.read(26)
-    with _opened(file) as image:
+    with opened_picture(file) as image:
         numbers = _numbers_of(image.mode)
         if start[:8] == _PNG and start[24] == 16 and start[25] in (2, 4, 6):
             numbers = "whole"
@@ -184,7 +191,7 @@ def _pixels(path: Path, file: BinaryIO) -> NDArray[Any]:
     elif page := deep_page(file):
         array = _turned(page_pixels(page), page.tags.valueof(274, 1))
     elif header.numbers == "bytes":
-        with _opened(file) as image:
+        with opened_picture(file) as image:
             image.load()
             array = _turned(np.array(image.convert("RGB")), header.orientation)
     else:
@@ -199,7 +206,7 @@ def _deep_picture(file: BinaryIO) -> NDArray[Any]:
     file.seek(0)
     start = file.read(26)
     if start[:8] != _PNG or start[25] not in (2, 4, 6):
-        with _opened(file) as image:
+        with opened_picture(file) as image:
             image.load()
             return np.array(image)[:, :, None]
     if start[25] == 4:  # grey and transparency: four bytes, as if they were four colours
@@ -214,13 +221,18 @@ def _deep_picture(file: BinaryIO) -> NDArray[Any]:
 def _unpacked(file: BinaryIO, raw_mode: str) -> NDArray[np.uint8]:
     """Let Pillow unpack a PNG as if its pixels were of another kind of the same length."""
     image: Any
-    with _opened(file) as image:
+    with opened_picture(file) as image:
         image.tile = [(*image.tile[0][:3], raw_mode)]
         image.load()
         return np.array(image)
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def opened_picture(file: BinaryIO) -> Image.Image:
+    """Let Pillow open a file whose pixels are not loaded yet.
+
+    Raises:
+        DataError: it is too large.
+    """
     file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, that EXIF is corrupt

@@ -3,8 +3,10 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,12 +18,21 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from sat_optuna.config.config import MOST_SIZE
+from sat_optuna.data.arrays import MAPS
 from sat_optuna.data.examined import Examined
-from sat_optuna.data.images import Images, TensorImages, channel_statistics, pixel_counts
+from sat_optuna.data.images import (
+    Images,
+    IndexedImages,
+    TensorImages,
+    channel_statistics,
+    pixel_counts,
+)
 from sat_optuna.data.split import Split, even_subset, split_mark, stratified_split
 from sat_optuna.errors import DataError
 
-__all__ = ["ArraySource", "Arrays", "Options", "Source", "limited"]
+__all__ = ["ArraySource", "Arrays", "Options", "Source", "examined", "limited"]
+
+_NAMED = 20  # classes whose shares are told
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]
 """Images (N, C, H, W) and labels (N,), or masks (N, H, W) uint8."""
@@ -38,6 +49,7 @@ class Options:
     size: int | None
     device: str
     workers: int
+    sigma: float | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and not 1 <= self.size <= MOST_SIZE:
@@ -46,6 +58,8 @@ class Options:
             )
         if self.workers < 0:
             raise DataError(f"workers is a number of processes from 0, got {self.workers}")
+        if self.sigma is not None and not 0 < self.sigma < float("inf"):
+            raise DataError(f"sigma is a number of pixels above 0, got {self.sigma}; 4 is usual")
 
     def split_settings(self) -> str:
         """Return the settings that decide which pixels train and valid hold, as JSON."""
@@ -56,6 +70,7 @@ class Source(ABC):
     """A data set: where it comes from and how it is read."""
 
     name: ClassVar[str]
+    takes_sigma: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, options: Options) -> Split:
@@ -79,7 +94,6 @@ class Source(ABC):
 
         Here for a source that is read to be looked at: its first fault alone.
         """
-        faults = []
         try:
             split = self.load(options)
         except DataError as error:
@@ -87,14 +101,8 @@ class Source(ABC):
         try:
             split.check_test()
         except DataError as error:
-            faults.append(str(error))
-        return Examined(
-            faults=tuple(faults),
-            remarks=split.remarks,
-            counts=split.class_counts,
-            shape=split.shape,
-            targets=split.targets,
-        )
+            return examined(split, str(error))
+        return examined(split)
 
     def image_shape(self, size: int | None) -> tuple[int, int, int] | None:
         """Return (C, H, W) of its images where that is known without reading any, else None.
@@ -107,6 +115,45 @@ class Source(ABC):
         """
         del size
         return None
+
+
+def examined(split: Split, *faults: str) -> Examined:
+    """Say what a data set holds that could be opened."""
+    parts = {"train": split.train, "valid": split.valid}
+    maps = {part: _maps_in_words(images, split.class_names) for part, images in parts.items()}
+    return Examined(
+        faults=faults,
+        remarks=split.remarks,
+        images={part: len(images) for part, images in parts.items()},
+        counts=split.class_counts,
+        maps={part: said for part, said in maps.items() if said},
+        shape=split.shape,
+        targets=split.targets,
+    )
+
+
+def _maps_in_words(images: Images, names: Sequence[str]) -> str:
+    """Say what the maps of images hold, and what a constant answer would score; empty without."""
+    if not isinstance(images, IndexedImages) or images.targets not in MAPS:
+        return ""
+    if images.targets == "density":
+        dots = images.labels.sum((1, 2), dtype=torch.float64)
+        mean = float(dots.mean())
+        return (
+            f"{float(dots.sum()):,.0f} dots, {float(dots.min()):.0f} to {float(dots.max()):.0f} "
+            f"an image; always saying {mean:.2f} would be off by "
+            f"{float((dots - mean).abs().mean()):.2f} on average"
+        )
+    counts = images.pixel_counts()
+    shares = {
+        name: count / max(1, sum(counts)) for name, count in zip(names, counts, strict=False)
+    }
+    named = ", ".join(f"{name} {share:.1%}" for name, share in islice(shares.items(), _NAMED))
+    more = f", ... of {len(names)} classes" if len(shares) > _NAMED else ""
+    largest = max(shares, key=lambda name: shares[name], default="")
+    return (
+        f"pixels of {named}{more}; always saying {largest} would be right on {shares[largest]:.1%}"
+    )
 
 
 class ArraySource(Source):
@@ -225,11 +272,12 @@ def limited(labels: Tensor, limit: int | None, *, name: str) -> Tensor:
     if limit is None:
         return torch.arange(len(labels))
     classes = int((torch.bincount(labels) > 0).sum())
+    divided = f" in {classes} classes" if classes > 1 else ""
     least = min(2 * classes, len(labels))
     if not least <= limit <= len(labels):
         raise DataError(
-            f"limit = {limit} cannot be taken from {name}: it has {len(labels)} training images "
-            f"in {classes} classes; choose a number from {least} to {len(labels)}"
+            f"limit = {limit} cannot be taken from {name}: it has {len(labels)} training images"
+            f"{divided}; choose a number from {least} to {len(labels)}"
         )
     return even_subset(labels, limit, "limit")
 

@@ -30,6 +30,7 @@ __all__ = [
     "Split",
     "as_split",
     "even_subset",
+    "random_split",
     "split_mark",
     "stratified_split",
     "stratified_subset",
@@ -138,7 +139,7 @@ class Split:
             train, held = (
                 stratified_split(labels, _share(valid), seed, names=names)
                 if targets == "labels"
-                else _random_split(len(labels), _share(valid), seed)
+                else random_split(len(labels), _share(valid), seed)
             )
         mean: tuple[float, ...] = ()
         std: tuple[float, ...] = ()
@@ -501,16 +502,28 @@ def stratified_split(
     return (~held_back).nonzero().flatten(), valid
 
 
-def _random_split(images: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Divide rows into train and valid, ascending, at least one in each."""
+def random_split(
+    images: int, share: float, seed: int, *, purpose: str = "split"
+) -> tuple[Tensor, Tensor]:
+    """Divide rows into train and valid, ascending, at least one in each.
+
+    Args:
+        images: number of rows.
+        share: part of the rows that becomes valid, 0 < share < 1.
+        seed: draws the rows.
+        purpose: what the draw is for; another one draws other rows.
+
+    Raises:
+        DataError: `share` is out of range, or there are less than two rows.
+    """
     if not 0 < share < 1:
         raise DataError(f"valid is a share between 0 and 1, got {share}; 0.2 is usual")
     if images < 2:
         raise DataError(
-            f"{images} image is too few to train and to validate on; give two at least"
+            f"{images} image{'s' * (images != 1)} cannot make two parts; give two at least"
         )
     held = min(max(round(share * images), 1), images - 1)
-    order = torch.randperm(images, generator=generator_for("split", seed))
+    order = torch.randperm(images, generator=generator_for(purpose, seed))
     return order[held:].sort().values, order[:held].sort().values
 
 

@@ -106,6 +106,7 @@ class Parts:
             run: called with each part, the function that runs it, and what that is given;
                 returns what that returns.
         """
+        head = partial(self.net.view.head, size=x.shape[2:])
         x = run(STEM, self.net.view.stem, x)
         for number, block in enumerate(self.blocks):
             features, shortcut = run(Part("branch", number), block.branch, x)
@@ -118,7 +119,7 @@ class Parts:
                     attended, _ = run(part, attend, features, states)
             x = run(Part("merge", number), block.merge, attended, shortcut)
             del features, shortcut, attended  # a walk has freed them here too
-        run(HEAD, self.net.view.head, x)
+        run(HEAD, head, x)
 
 
 def survey(parts: Parts, x: Tensor, *, calibrated: bool) -> dict[Part, tuple[_BatchNorm, ...]]:

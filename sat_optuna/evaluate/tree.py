@@ -80,7 +80,7 @@ def walk(
         del above
         if depth == blocks:
             statistics.install(HEAD, prefix)
-            yield prefix, parts.net.view.head(entered)
+            yield prefix, parts.net.view.head(entered, x.shape[2:])
             del entered, states
             continue
         statistics.install(Part("branch", depth), prefix)

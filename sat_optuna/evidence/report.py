@@ -24,6 +24,7 @@ from sat_optuna.evidence.figures import (
     draw_search,
     shares_by_batch,
 )
+from sat_optuna.evidence.maps import MapResults
 from sat_optuna.evidence.pages import markdown_table, write_page
 from sat_optuna.evidence.retrained import (
     OnTest,
@@ -177,6 +178,7 @@ def write_report(
     tested: OnTest | None = None,
     curves: Mapping[str, Sequence[Sequence[float]]] | None = None,
     passengers: str = "",
+    maps: MapResults | None = None,
 ) -> Path:
     """Write report.md and report.html, their figures and figures/trials.csv.
 
@@ -202,6 +204,7 @@ def write_report(
         curves: by role, for each seed the training accuracy of each epoch, per cent; None where it
             is not known.
         passengers: what the searched scheme can do without, sentences; empty where not known.
+        maps: trivial rules and test images, of networks that answer with maps; else None.
 
     Returns:
         The path of report.md.
@@ -216,7 +219,7 @@ def write_report(
     blocks = blocks or blocks_of_trials(ticket, search)
     differences = paired_by_seed(tickets, accuracies, images, measure)
     largest = tested.part.majority if tested else 0.0
-    _draw(folder / "figures", tickets, search, blocks, images, curves or {}, largest)
+    _draw(folder / "figures", tickets, search, blocks, images, curves or {}, largest, maps)
     head = [
         claims_text(claims_of(tickets)),
         f"{_result(ticket, differences, accuracies, search, measure)} "
@@ -239,6 +242,7 @@ def write_report(
             latency=latency,
             tested=tested,
             curves=bool(curves),
+            maps=maps,
             doubts=_doubts(ticket, accuracies, search, images),
         ),
         "## What can be said",
@@ -258,6 +262,7 @@ def write_report(
                 *([f"latency of schemes: {search.latency}"] if search.latency else []),
             ],
             of="`tickets/*.json`, `figures/trials.csv` and the table of blocks beside this file",
+            maps=maps is not None,
         ),
     ]
     return write_page(folder / "report.md", "\n\n".join(parts) + "\n")
@@ -271,11 +276,12 @@ def _draw(
     images: int,
     curves: Mapping[str, Sequence[Sequence[float]]],
     largest: float,
+    maps: MapResults | None,
 ) -> None:
     """Draw all figures; `largest` is the per cent of the largest class of the test images."""
     ticket, measure = tickets["ticket"], measured_in(tickets)
     kinds = [spec.kind for spec in ticket.attention]
-    draw_networks(figures, tickets, images=images, curves=curves, largest=largest)
+    draw_networks(figures, tickets, images=images, curves=curves, largest=largest, maps=maps)
     if blocks.effects:
         draw_blocks(
             figures / "blocks.png", blocks.effects, ticket.scheme, kinds=kinds, measure=measure

@@ -11,7 +11,8 @@ from typing import Any
 
 from sat_optuna.errors import TicketError
 from sat_optuna.evidence.effects import signed
-from sat_optuna.evidence.figures import draw_costs, draw_curves, draw_ticket
+from sat_optuna.evidence.figures import draw_costs, draw_curves, draw_maps, draw_ticket
+from sat_optuna.evidence.maps import MapResults
 from sat_optuna.evidence.pages import markdown_table
 from sat_optuna.evidence.spread import Part
 from sat_optuna.evidence.statistics import (
@@ -386,8 +387,9 @@ def draw_networks(
     images: int,
     curves: Mapping[str, Sequence[Sequence[float]]],
     largest: float,
+    maps: MapResults | None = None,
 ) -> None:
-    """Draw ticket.png, accuracy.png and, where there are curves, curves.png.
+    """Draw ticket.png, accuracy.png and, of what there is, curves.png and maps.png.
 
     Args:
         figures: the folder.
@@ -395,6 +397,7 @@ def draw_networks(
         images: number of test images.
         curves: by role, for each seed the training accuracy of each epoch, per cent.
         largest: the per cent of the largest class of the test images.
+        maps: of networks that answer with maps; else None.
     """
     ticket, measure = tickets["ticket"], measured_in(tickets)
     draw_ticket(
@@ -413,6 +416,8 @@ def draw_networks(
         floor = (f"{named}, {least:.1f} %", least)
         score = "training accuracy, %"
         draw_curves(figures / "curves.png", drawn_once, score=score, floor=floor)
+    if maps and maps.examples:
+        draw_maps(figures / "maps.png", maps.examples)
 
 
 def networks_parts(
@@ -422,6 +427,7 @@ def networks_parts(
     latency: str,
     tested: OnTest | None,
     curves: bool,
+    maps: MapResults | None = None,
     doubts: Sequence[str] = (),
 ) -> list[str]:
     """Return the part of a report that has the table of networks and its figures.
@@ -432,10 +438,12 @@ def networks_parts(
         latency: how latency was measured, a sentence.
         tested: what else is known of the test; None where nothing is.
         curves: whether the training's curves are drawn.
+        maps: trivial rules and test images, of networks that answer with maps; else None.
         doubts: what should be doubted of the accuracies, sentences.
     """
     measure, start = measured_in(tickets), start_of(tickets["ticket"].config["retrain"])
-    remarks = [*_on_test(scores_of(tickets), tested), *doubts] if measure == ACCURACY else []
+    scores, examples = scores_of(tickets), maps.examples if maps else None
+    remarks = [*_on_test(scores, tested), *doubts] if measure == ACCURACY else []
     return [
         f"## {start[:1].upper()}{start[1:]}, on train + validation",
         results_table(
@@ -450,6 +458,8 @@ def networks_parts(
         *remarks,
         "![accuracies](figures/accuracy.png)",
         *(["![training](figures/curves.png)"] if curves else []),
+        *(["## Maps", "![maps](figures/maps.png)", str(examples)] if examples else []),
+        *(maps.against_rules(scores, measure) if maps else ()),
     ]
 
 
@@ -468,7 +478,13 @@ def _on_test(accuracies: Mapping[str, Sequence[float]], tested: OnTest | None) -
 
 
 def how_made(
-    ticket: Ticket, hardware: str, measure: Measure, *, found: Sequence[str], of: str
+    ticket: Ticket,
+    hardware: str,
+    measure: Measure,
+    *,
+    found: Sequence[str],
+    of: str,
+    maps: bool = False,
 ) -> str:
     """Return how a study was made, a list.
 
@@ -478,6 +494,7 @@ def how_made(
         measure: of its scores.
         found: how the ticket was found, an item each.
         of: what the figures come from.
+        maps: whether the report shows test images that networks answer with maps.
     """
     retrain = ticket.config["retrain"]
     seeds = ", ".join(str(seed) for seed in retrain["seeds"])
@@ -487,7 +504,7 @@ def how_made(
     items = [
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
         f"was {'read' if measure == ACCURACY else 'scored'} by the retraining alone, after its "
-        "last epoch",
+        f"last epoch{', and shown and given to the trivial rules by this report' * maps}",
         *found,
         *([f"trained weights: SHA-256 `{ticket.weights[:16]}`"] if ticket.weights else []),
         f"retraining: {retrain['epochs']} epochs{fine}, seeds {seeds}; equal initial weights of "

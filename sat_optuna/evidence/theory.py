@@ -386,11 +386,12 @@ def redundancy(network: nn.Module, batches: Sequence[Tensor], *, density: float)
 
 
 class _Trace(NamedTuple):
-    """What the full network does at a block."""
+    """What the full network does at a block, with images of a size."""
 
     features: Tensor
     shortcut: Tensor
     gate: Tensor
+    size: tuple[int, ...]
 
 
 class _Block:
@@ -434,12 +435,13 @@ def _blocks(network: nn.Module, keep: Scheme) -> list[_Block]:
 
 
 def _traced(view: NetworkView, blocks: Iterable[_Block], x: Tensor) -> list[_Trace]:
+    size = tuple(x.shape[2:])
     x = view.stem(x)
     traces = []
     for block in blocks:
         features, shortcut = block.block.branch(x)
         gate = features if block.gate is None else block.gate(features)
-        traces.append(_Trace(features, shortcut, gate))
+        traces.append(_Trace(features, shortcut, gate, size))
         x = block.block.merge(block.attended(features, replaced=False), shortcut)
     return traces
 
@@ -465,7 +467,7 @@ def _step(
         for later in blocks[number + 1 :]:
             branch, shortcut = later.block.branch(x)
             x = later.block.merge(later.attended(branch, replaced=True), shortcut)
-        return view.head(x)
+        return view.head(x, trace.size)
 
     full = trace.features * trace.gate[:, :, None, None]
     ball = cast("Ball", rest(Ball.of(full.clone(), radius, norms)))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sat_optuna.errors import TicketError
 from sat_optuna.evidence.claims import over_random
+from sat_optuna.evidence.maps import MapResults
 from sat_optuna.evidence.pages import write_page
 from sat_optuna.evidence.retrained import (
     OnTest,
@@ -35,6 +36,7 @@ def write_transfer_report(
     hardware: str,
     tested: OnTest | None = None,
     curves: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    maps: MapResults | None = None,
 ) -> Path:
     """Write report.md and report.html with their figures.
 
@@ -48,6 +50,7 @@ def write_transfer_report(
         tested: what else is known of the test; None where nothing is.
         curves: by role, for each seed the training accuracy of each epoch, per cent; None where it
             is not known.
+        maps: trivial rules and test images, of networks that answer with maps; else None.
 
     Returns:
         The path of report.md.
@@ -66,7 +69,9 @@ def write_transfer_report(
     differences = paired_by_seed(tickets, scores, images, measure)
     largest = tested.part.majority if tested else 0.0
     curves = curves or {}
-    draw_networks(folder / "figures", tickets, images=images, curves=curves, largest=largest)
+    draw_networks(
+        folder / "figures", tickets, images=images, curves=curves, largest=largest, maps=maps
+    )
     parts = [
         f"# {folder.name}: does a ticket of {ticket.source.dataset} pay on {ticket.dataset}?",
         claims_text((*claims_of(tickets), over_random(runs_of(tickets)))),
@@ -74,7 +79,12 @@ def write_transfer_report(
         "![the ticket](figures/ticket.png)",
         legend(ticket, controlled="constant" in tickets),
         *networks_parts(
-            tickets, images=images, latency=latency, tested=tested, curves=bool(curves)
+            tickets,
+            images=images,
+            latency=latency,
+            tested=tested,
+            curves=bool(curves),
+            maps=maps,
         ),
         "## What can be said",
         what_can_be_said(tickets, differences, scores, images, measure),
@@ -86,6 +96,7 @@ def write_transfer_report(
             measure,
             found=_found(ticket, ticket.source, measure),
             of="`tickets/*.json` beside this file",
+            maps=maps is not None,
         ),
     ]
     return write_page(folder / "report.md", "\n\n".join(parts) + "\n")

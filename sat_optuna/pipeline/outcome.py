@@ -17,6 +17,7 @@ from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.results import (
     RetrainJob,
     RetrainResult,
+    kept_in,
     read_result,
     retrain_fingerprint,
 )
@@ -156,6 +157,13 @@ class Outcome:
                     f"{path} is not what the retraining made: its bytes have changed since; bring "
                     "it back from a copy, or move it away to train that network again"
                 )
+
+    def weights_of(self, scheme: Scheme, seed: int) -> Path | None:
+        """Return the file of a network's weights; None where it is gone or its bytes changed."""
+        record = self.study.records.get(self._networks_step) or Done({})
+        path = kept_in(self.folder, scheme, seed)[1]
+        digest = record.made.get(path.name)
+        return path if digest and path.is_file() and sha256_of(path) == digest else None
 
     def add(self, result: RetrainResult) -> None:
         """Take in a result that was written now, and note its digest and that of its weights."""

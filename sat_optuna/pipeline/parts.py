@@ -16,6 +16,7 @@ from sat_optuna.backbones.contract import BackboneError
 from sat_optuna.backbones.view import carrying_own, view_of
 from sat_optuna.backbones.weights import (
     can_fetch,
+    ending_of,
     fetch_weights,
     fitted_weights,
     head_of,
@@ -26,6 +27,7 @@ from sat_optuna.config.config import fingerprint
 from sat_optuna.cost.latency import LatencyModel
 from sat_optuna.cost.operations import CostModel
 from sat_optuna.data import DATASETS, examine_configured, load_configured
+from sat_optuna.data.augment import check_crop
 from sat_optuna.data.examined import Examined
 from sat_optuna.data.images import IndexedImages, check_outputs, labels_of
 from sat_optuna.data.split import Split, stratified_subset
@@ -60,8 +62,8 @@ from sat_optuna.supernet.weights import LoadedWeights, load_weights
 from sat_optuna.tasks import Metric, Task, as_metric, build_task
 from sat_optuna.ticket import Ticket
 from sat_optuna.training.checkpoint import load_tensors, save_checkpoint
-from sat_optuna.training.loop import Checkpoint
-from sat_optuna.training.precision import pick_device
+from sat_optuna.training.loop import Checkpoint, check_recipe
+from sat_optuna.training.precision import arithmetic_for, pick_device
 from sat_optuna.training.step import check_compiler
 
 if TYPE_CHECKING:
@@ -184,10 +186,11 @@ class StudyParts:
         data = Examined()
         try:
             data = examine_configured(self._config.data, seed=self._config.seed)
-            self.task.check_targets(data.targets, of=f"data {self._config.data.name!r}")
+            if data.targets:
+                self.task.check_targets(data.targets, of=f"data {self._config.data.name!r}")
         except SatOptunaError as error:
             faults.append(str(error))
-        faults += [*data.faults, *self._batch_faults(data), *self._device_faults()]
+        faults += [*data.faults, *self._batch_faults(data), *self._device_faults(stages)]
         if stages and data.shape:
             faults += self._input_faults(data.shape)
             faults += self._weights_faults(data.shape, len(data.counts.get("train", ())) or 2)
@@ -200,17 +203,24 @@ class StudyParts:
             raise ConfigError(str(self._study.folder / "study.toml"), dict.fromkeys(faults))
         return stages, data
 
-    def _device_faults(self) -> list[str]:
+    def _device_faults(self, stages: tuple[int, ...]) -> list[str]:
+        """Return why the device cannot be had, or not train the network, if one can be built."""
         try:
-            pick_device(self._config.device)
+            device = pick_device(self._config.device)
+            if stages:
+                with torch.device("meta"):
+                    net = self._supernet(in_channels=3, classes=2)
+                arithmetic_for(self._config.train, net, device)
         except DeviceError as error:
             return [str(error)]
+        except ConfigError as error:
+            return [*error.faults]
         return []
 
     def _batch_faults(self, data: Examined) -> list[str]:
         """Return why a batch of these data cannot be made."""
         faults, batch = [], self._config.train.batch
-        images = sum(data.counts.get("train", {}).values())
+        images = data.images.get("train", 0)
         if images and batch > images:
             faults.append(
                 f"train.batch = {batch} is more than the {images} images to train on; write at "
@@ -249,6 +259,7 @@ class StudyParts:
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
         faults = faults or [
             *self._given_faults(stages),
+            *self._recipe_faults(),
             *self._pretrained_faults(),
             *self._script_faults(),
             *self._fixed_faults(Scheme.parameter_names(stages)),
@@ -281,6 +292,14 @@ class StudyParts:
                 stacklevel=2,
             )
 
+    def _recipe_faults(self) -> list[str]:
+        """Return what [train] asks for that the task has not."""
+        try:
+            check_recipe(self._config.train, self.task)
+        except DataError as error:
+            return [str(error)]
+        return []
+
     def _pretrained_faults(self) -> list[str]:
         """Return that nobody offers trained weights of this network."""
         network = self._config.network
@@ -304,6 +323,7 @@ class StudyParts:
                 read_weights(path),
                 net.backbone_weights(),
                 head=head_of(net.backbone),
+                ending=ending_of(net.backbone),
                 source=f"weights {path}",
             )
         except SatOptunaError as error:
@@ -374,6 +394,8 @@ class StudyParts:
                 with torch.device(device):
                     net = self._supernet(in_channels=shape[0], classes=2)
                     net.check_input(shape)
+                    if (trained := self._trained(shape)) != shape:
+                        net.check_input(trained)
                     with evaluating(net), torch.no_grad():
                         outputs = net(torch.zeros(1, *shape), Scheme.uniform(net.stages, 0))
                     check_outputs(outputs, self.task.targets, shape)
@@ -409,7 +431,7 @@ class StudyParts:
             return
         with torch.device("meta"):
             net = self._supernet(in_channels=shape[0], classes=2).train()
-            image = torch.zeros(1, *shape)
+            image = torch.zeros(1, *self._trained(shape))
         for choice in range(len(net.specs) + 1):
             kind = net.specs[choice - 1].kind if choice else "without attention it"
             with errors_as(
@@ -419,6 +441,15 @@ class StudyParts:
                 "write batch = 2 at least, or take larger images or another module",
             ):
                 net(image, Scheme.uniform(net.stages, choice))
+
+    def _trained(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape of what is learnt from: of patches, where they are asked for.
+
+        Raises:
+            DataError: they cannot be cut.
+        """
+        crop, task = self._config.train.crop, self.task
+        return check_crop(crop, maps=task.maps, task=task.name, shape=shape)
 
     def _supernet(self, *, in_channels: int, classes: int) -> Supernet:
         network = self._config.network

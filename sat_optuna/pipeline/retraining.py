@@ -22,11 +22,13 @@ from sat_optuna.pipeline.passengers import find_passengers, known_passengers
 from sat_optuna.pipeline.results import Reported, Retrained
 from sat_optuna.pipeline.search import random_control, scored_on, searched_trials
 from sat_optuna.scheme import Scheme
+from sat_optuna.tasks import build_task
 from sat_optuna.ticket import Ticket
 
 if TYPE_CHECKING:
     import torch
 
+    from sat_optuna.evidence.maps import MapResults
     from sat_optuna.evidence.report import Blocks, Front
     from sat_optuna.evidence.results import RetrainResult
     from sat_optuna.pipeline.folder import StudyFolder
@@ -229,7 +231,8 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         "enumeration": (current_enumeration(study) or Done({})).made,
     }
     # A report that somebody has written into is left as it is.
-    drawn = ("blocks.png", "curves.png", "connections.png")  # where there is something to draw
+    # Where there is something to draw.
+    drawn = ("blocks.png", "curves.png", "connections.png", "maps.png")
     pictures = [name for name in (*names, *drawn) if name.endswith(".png")]
     vectors = [f"{name.removesuffix('.png')}.svg" for name in pictures]  # where they are small
     optional = [study.folder / "figures" / name for name in (*drawn, *vectors)]
@@ -250,7 +253,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
         if given:
             from sat_optuna.evidence.transfer_report import write_transfer_report
 
-            write_transfer_report(study.folder, tickets, **_networks_of(outcome))
+            write_transfer_report(study.folder, tickets, **_networks_of(outcome, tickets))
         else:
             _write(outcome, tickets, on_event)
         files |= {file.name: file for file in optional}
@@ -311,12 +314,12 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         summary,
         passengers="" if found is None else f"{found}. {_replaced(outcome)}".strip(),
         blocks=blocks,
-        **_networks_of(outcome),
+        **_networks_of(outcome, tickets),
     )
     refresh(study, blocks.effects)
 
 
-def _networks_of(outcome: Outcome) -> dict[str, Any]:
+def _networks_of(outcome: Outcome, tickets: Mapping[str, Ticket]) -> dict[str, Any]:
     """Return what each report tells of the networks beside their tickets."""
     return {
         "images": next(iter(outcome.results.values())).images,
@@ -328,7 +331,16 @@ def _networks_of(outcome: Outcome) -> dict[str, Any]:
         ),
         "hardware": (outcome.measured or {})["hardware"],
         "curves": _curves(outcome),
+        "maps": _maps(outcome, tickets),
     }
+
+
+def _maps(outcome: Outcome, tickets: Mapping[str, Ticket]) -> "MapResults | None":
+    if not build_task(outcome.study.config.task.name).maps:
+        return None
+    from sat_optuna.pipeline.maps import map_results
+
+    return map_results(outcome, tickets)
 
 
 def _curves(outcome: Outcome) -> dict[str, list[list[float]]]:

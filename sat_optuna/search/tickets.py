@@ -18,7 +18,7 @@ from sat_optuna.search.study import CONFIG_KEY, UUID_KEY, build_sampler, finishe
 from sat_optuna.ticket import ACCURACY, AttentionSpec, Measure, Score, Ticket
 from sat_optuna.training.checkpoint import versions
 
-__all__ = ["best_ticket", "is_ticket", "measure_of", "ticket_of"]
+__all__ = ["best_ticket", "find_ticket", "is_ticket", "measure_of", "ticket_of"]
 
 
 def is_ticket(study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -41,12 +41,19 @@ def ticket_of(study: optuna.Study, trial: FrozenTrial) -> Ticket:
     Raises:
         StudyError: the trial is of no objective of this package.
     """
+    if found := find_ticket(study, trial):
+        return found
+    raise StudyError(
+        f"trial {trial.number} of study {study.study_name!r} has no scheme; give one that "
+        "SupernetObjective or TrainObjective has scored"
+    )
+
+
+def find_ticket(study: optuna.Study, trial: FrozenTrial) -> Ticket | None:
+    """Return a trial as a ticket, as `ticket_of`; None for a trial of no objective of ours."""
     noted = study.user_attrs  # read once: each time is a query
     if NETWORK_KEY not in noted or "scheme" not in trial.user_attrs:
-        raise StudyError(
-            f"trial {trial.number} of study {study.study_name!r} has no scheme; give one that "
-            "SupernetObjective or TrainObjective has scored"
-        )
+        return None
     network, config = noted[NETWORK_KEY], noted.get(CONFIG_KEY, {})
     attention = tuple(AttentionSpec(**spec) for spec in network["attention"])
     return Ticket(

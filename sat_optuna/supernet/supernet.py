@@ -57,6 +57,7 @@ def walk(
     Returns:
         (N, classes) logits; of a head that makes maps (N, classes, H, W).
     """
+    size = x.shape[2:]
     x = view.stem(x)
     stages = zip(view.blocks, attention, scheme.by_stage(), strict=True)
     for blocks, source, choices in stages:
@@ -67,7 +68,7 @@ def walk(
                 attend = source.module_for(choice, index)
                 features, states[choice] = attend(features, states.get(choice))
             x = block.merge(features, shortcut)
-    return view.head(x)
+    return view.head(x, size)
 
 
 class Supernet(nn.Module):

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from sat_optuna.attention import OWN
-from sat_optuna.backbones.weights import fitted_weights, head_of, new_head_text, read_weights
+from sat_optuna.backbones.weights import (
+    ending_of,
+    fitted_weights,
+    head_of,
+    new_head_text,
+    read_weights,
+)
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.files import sha256_of
 from sat_optuna.supernet.materialise import TicketNetwork
@@ -67,7 +73,9 @@ def load_weights(
         digest = sha256_of(Path(weights))
     model = net.backbone if isinstance(net, Supernet) else net
     wanted = net.backbone_weights() if isinstance(net, Supernet) else net.state_dict()
-    fitted = fitted_weights(given, wanted, head=head_of(model), source=source)
+    fitted = fitted_weights(
+        given, wanted, head=head_of(model), ending=ending_of(model), source=source
+    )
     if isinstance(net, Supernet):
         net.load_backbone(fitted.tensors)
         net.started_from = digest

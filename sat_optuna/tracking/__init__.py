@@ -1,11 +1,11 @@
 """Studies in MLflow, and the servers that show studies in a browser.
 
-`log` says what of a study is written, `child_runs` writes one run, `store` calls MLflow, `stale`
-ends what killed processes left, and `servers` runs MLflow's UI and optuna-dashboard. Importing
-this package does not import mlflow, which takes seconds.
+`study_runs` says what of a study is written, `log` when, `child_runs` writes one run, `store`
+calls MLflow, `stale` ends what killed processes left, and `servers` runs MLflow's UI and
+optuna-dashboard. Importing this package does not import mlflow, which takes seconds.
 """
 
-from sat_optuna.tracking.log import MLflowLog, Network
+from sat_optuna.tracking.log import MLflowLog
 from sat_optuna.tracking.patience import Patience
 from sat_optuna.tracking.stale import end_stale_runs, stale_runs
 from sat_optuna.tracking.store import (
@@ -18,6 +18,7 @@ from sat_optuna.tracking.store import (
     store_uri,
     studies_in,
 )
+from sat_optuna.tracking.study_runs import Network
 from sat_optuna.tracking.views import table_link
 
 __all__ = [

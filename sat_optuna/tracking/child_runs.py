@@ -1,16 +1,17 @@
 """The runs of a study beside its own: each is written once and completely.
 
 A trial or retraining is logged only when it has ended, in four steps: create the run, write the
-artifact, write the batch of numbers, end the run. The tag `sat.state` comes last in the batch, so
-a run that has this tag is complete. If a process was killed in between, the next one that logs the
-same child completes its run. A summary is begun before its retrainings, which are nested in it,
-and written anew whenever they say something else.
+artifact, write the batch of numbers, end the run as FINISHED or FAILED. So a run that has ended so
+is complete. If a process was killed in between, its run is ended as KILLED or is still RUNNING,
+and the next process that logs the same child completes it. A summary is begun before its
+retrainings, which are nested in it, and written anew whenever they say something else.
 """
 
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sat_optuna.processes import is_dead, worker_name
@@ -19,8 +20,10 @@ from sat_optuna.tracking.store import Point, RunStore, TrackingError
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["ChildRuns", "Record", "status_of"]
+__all__ = ["ChildRuns", "Record"]
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+_STATE = "sat.state"  # a tag: COMPLETE, PRUNED or FAIL, for the filters of MLflow's pages
 _SEARCH = "sat.search"  # the study's run, of a run that is not nested in it
 
 
@@ -98,9 +101,12 @@ class ChildRuns:
     def log(self, record: Record) -> str:
         """Write a child, or complete a run that was left half-written; return the run's id."""
         with self._store.guarded(f"log {record.key}"):
-            child = self._children().get(record.key) or self._create(record)
+            state = {_STATE: record.state}
+            child = self._children().get(record.key)
+            if child is None:
+                child, state = self._create(record, state), {}
             if not (child.done or child.busy):
-                self._complete(child, record)
+                self._complete(child, record, state)
                 self._children()[record.key] = replace(child, done=True)
         return child.run_id
 
@@ -130,7 +136,7 @@ class ChildRuns:
         with self._store.guarded(f"log {record.key}"):
             at = int(1000 * time.time())
             points = [(key, value, at, 0) for key, value in record.metrics.items()]
-            tags = {**record.tags, "sat.state": record.state}
+            tags = {**record.tags, _STATE: record.state}
             self._store.write(run_id, params={}, points=points, tags=tags)
             self._store.end(run_id, _STATUS[record.state], _milliseconds(record.ended))
 
@@ -147,7 +153,7 @@ class ChildRuns:
             found = self._runs(" AND attributes.status = 'RUNNING'")
             left = [run for run in found if is_dead(run.data.tags.get("sat.worker", ""))]
             for run in left:
-                self._store.end(run.info.run_id, status_of(run.data.tags))
+                self._store.end(run.info.run_id, "KILLED")
         self.forget()
         return len(left)
 
@@ -168,9 +174,10 @@ class ChildRuns:
             for run in self._store.runs(self.experiment, condition + more)
         ]
 
-    def _create(self, record: Record) -> _Child:
+    def _create(self, record: Record, state: Mapping[str, str] = _NONE) -> _Child:
         tags = {
             **record.tags,
+            **state,
             "sat.key": record.key,
             "sat.study_uuid": self.uuid,
             "sat.worker": worker_name(),
@@ -184,7 +191,7 @@ class ChildRuns:
         self._children()[record.key] = child
         return child
 
-    def _complete(self, child: _Child, record: Record) -> None:
+    def _complete(self, child: _Child, record: Record, tags: Mapping[str, str]) -> None:
         if record.artifact is not None:
             self._store.write_text(child.run_id, *record.artifact)
         # With the same time as before, MLflow drops points that a killed process wrote already.
@@ -192,25 +199,18 @@ class ChildRuns:
         points: list[Point] = [(key, value, at, 0) for key, value in record.metrics.items()]
         for key, curve in record.curves.items():
             points += [(key, value, at, epoch) for epoch, value in enumerate(curve, start=1)]
-        tags = {"sat.state": record.state}
         self._store.write(child.run_id, params=record.params, points=points, tags=tags)
         self._store.end(child.run_id, _STATUS[record.state], _milliseconds(record.ended))
 
 
 def _seen(run: "Run") -> _Child:
-    ended, tags = run.info.status != "RUNNING", run.data.tags
-    worker = tags.get("sat.worker", "")
+    status, worker = run.info.status, run.data.tags.get("sat.worker", "")
     return _Child(
         run.info.run_id,
         run.info.start_time,
-        done=ended and "sat.state" in tags,
-        busy=not ended and worker != worker_name() and not is_dead(worker),
+        done=status in _STATUS.values(),
+        busy=status == "RUNNING" and worker != worker_name() and not is_dead(worker),
     )
-
-
-def status_of(tags: Mapping[str, str]) -> str:
-    """Return how a run ended that was left RUNNING: as its trial where it is complete."""
-    return _STATUS.get(tags.get("sat.state", ""), "KILLED")
 
 
 def _milliseconds(moment: datetime | None) -> int | None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sat_optuna.processes import is_dead
-from sat_optuna.tracking.child_runs import status_of
 from sat_optuna.tracking.store import RunStore, store_file
 
 if TYPE_CHECKING:
@@ -31,10 +30,10 @@ def stale_runs(root: str | Path = "mlruns") -> list[str]:
 
 
 def end_stale_runs(root: str | Path = "mlruns") -> list[str]:
-    """End the runs that a dead process of this machine left RUNNING; return their names.
+    """End the runs that a dead process of this machine left RUNNING as KILLED; return their names.
 
-    One that is complete gets the status of its trial, any other KILLED. Runs of processes of other
-    machines, and runs that are not of this package, stay as they are.
+    Logging their trials again completes them. Runs of processes of other machines, and runs that
+    are not of this package, stay as they are.
 
     Raises:
         TrackingError: the store cannot be read, reached or written.
@@ -45,7 +44,7 @@ def end_stale_runs(root: str | Path = "mlruns") -> list[str]:
     with store.guarded("end the runs of dead processes"):
         left = list(_left_in(store))
         for run in left:
-            store.end(run.info.run_id, status_of(run.data.tags))
+            store.end(run.info.run_id, "KILLED")
     return [str(run.info.run_name) for run in left]
 
 

@@ -259,7 +259,7 @@ class _Pieces:
             return ((net.view.stem(x),),)
 
         def head(features: Tensor) -> Sequence[Sequence[Tensor]]:
-            logits = net.view.head(features)
+            logits = net.view.head(features, x.shape[2:])
             return (judge(logits, labels),)
 
         joint = _Joint()

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from sat_optuna.config.config import PretrainConfig, RetrainConfig, TrainConfig
 from sat_optuna.config.limits import checked
-from sat_optuna.data.augment import augment, augmented, mixing
+from sat_optuna.data.augment import augment, augmented, check_crop, mixing, patches
 from sat_optuna.data.images import check_labels, count_classes
 from sat_optuna.data.loaders import UserImages, training_images
 from sat_optuna.data.split import Split
@@ -62,7 +62,15 @@ from sat_optuna.training.checkpoint import (
 from sat_optuna.training.precision import Arithmetic, arithmetic_for, fastest_kernels
 from sat_optuna.training.step import TrainingStep, learning_rate, strategy_for
 
-__all__ = ["EVENT_SECONDS", "Checkpoint", "Training", "fit", "fit_together", "pretrain"]
+__all__ = [
+    "EVENT_SECONDS",
+    "Checkpoint",
+    "Training",
+    "check_recipe",
+    "fit",
+    "fit_together",
+    "pretrain",
+]
 
 EVENT_SECONDS = 0.5  # at least, between two events within an epoch
 
@@ -290,6 +298,30 @@ def fit_together(trainings: Iterable[Training]) -> tuple[tuple[EpochRecord, ...]
     return tuple(tuple(loop.history) for loop in loops)
 
 
+def check_recipe(config: TrainConfig, task: Task) -> None:
+    """Make sure that a task has what a configuration changes in training.
+
+    Raises:
+        DataError: it has not.
+    """
+    if config.label_smoothing and task.targets != "labels":
+        raise DataError(
+            f"label_smoothing is {config.label_smoothing} and the task {task.name} has no "
+            "labels to smooth; set train.label_smoothing to 0"
+        )
+    if config.augment != "none" and task.maps:
+        raise DataError(
+            f"augment is {config.augment!r} and the task is {task.name}, whose maps it would "
+            "not move with the images; set train.augment to 'none'"
+        )
+    if (config.mixup or config.cutmix) and task.loss is not CLASSIFICATION.loss:
+        raise DataError(
+            f"{'mixup' if config.mixup else 'cutmix'} is {config.mixup or config.cutmix} and "
+            f"the task is {task.name}, whose loss takes no shares of classes; set train.mixup "
+            "and train.cutmix to 0"
+        )
+
+
 @contextlib.contextmanager
 def _refusing_single(images: int) -> Iterator[None]:
     """Raise what torch says of a batch of one image as an error of ours.
@@ -326,22 +358,8 @@ class _Loop:
         task, device = training.task, next(net.parameters()).device
         images = training_images(training.images, device=device, targets=task.targets)
         task.check_targets(images.targets)
-        if config.label_smoothing and task.targets != "labels":
-            raise DataError(
-                f"label_smoothing is {config.label_smoothing} and the task {task.name} has no "
-                "labels to smooth; set train.label_smoothing to 0"
-            )
-        if config.augment != "none" and task.maps:
-            raise DataError(
-                f"augment is {config.augment!r} and the task is {task.name}, whose maps it would "
-                "not move with the images; set train.augment to 'none'"
-            )
-        if (config.mixup or config.cutmix) and task.loss is not CLASSIFICATION.loss:
-            raise DataError(
-                f"{'mixup' if config.mixup else 'cutmix'} is {config.mixup or config.cutmix} and "
-                f"the task is {task.name}, whose loss takes no shares of classes; set train.mixup "
-                "and train.cutmix to 0"
-            )
+        check_recipe(config, task)
+        shape = check_crop(config.crop, maps=task.maps, task=task.name, shape=images.shape)
         self.task, self.images, self.epochs = task, images, epochs
         self.per_epoch = images.steps(config.batch)
         self.steps = epochs * self.per_epoch
@@ -354,12 +372,13 @@ class _Loop:
             self.classes = count_classes(lambda x: net(x, draw(0)) if draw else net(x), images)
         if task.loss is not CLASSIFICATION.loss:
             _, targets = next(images.batches(torch.zeros(1, dtype=torch.int64), 1))
-            shape = task.outputs_shape(self.classes, images.shape)
-            task.check_loss(torch.zeros(1, *shape, device=targets.device), targets)
+            outputs = task.outputs_shape(self.classes, images.shape)
+            task.check_loss(torch.zeros(1, *outputs, device=targets.device), targets)
         if isinstance(net, Supernet):
-            net.check_input(images.shape)
+            for size in dict.fromkeys((images.shape, shape)):
+                net.check_input(size)
             if draw:
-                warn_of_blind_start(net, images.shape)
+                warn_of_blind_start(net, shape)
         counts = images.pixel_counts() if task.maps else images.class_counts()
         weights = task.weights(counts, self.classes)
         self.step = TrainingStep(
@@ -403,8 +422,12 @@ class _Loop:
         self.net.train()
         generator = generator_for("augment", self.seed, epoch, device=self.device)
         amounts = {key: getattr(self.config, key) for key in ("shift", "flip", "cutout")}
+        # Places of their own: all else is drawn as of whole images.
+        places, side = generator_for("crop", self.seed, epoch), self.config.crop
 
         def jitter(images: Tensor, maps: Tensor | None = None) -> Any:
+            if side and maps is not None:
+                images, maps = patches(images, maps, places, side=side)
             return augment(images, generator, maps, **amounts)
 
         if self.config.augment != "none":

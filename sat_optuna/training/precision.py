@@ -13,7 +13,7 @@ from torch import nn
 from sat_optuna.attention.contract import Attention
 from sat_optuna.config.config import TrainConfig
 from sat_optuna.device import known_device, visible_devices
-from sat_optuna.errors import SatOptunaWarning
+from sat_optuna.errors import ConfigError, SatOptunaWarning
 
 __all__ = [
     "BFLOAT16_FLAGS",
@@ -114,7 +114,8 @@ def arithmetic_for(
 
     On a CPU with bfloat16 instructions, for a network whose first convolution has at least 16
     channels, it means channels_last, and bfloat16 unless there are depthwise convolutions; on
-    other CPUs float32 and contiguous (studies/bench-speed).
+    other CPUs, and for a network that channels_last would crash, float32 and contiguous
+    (studies/bench-speed).
 
     On a GPU it means float32, and channels_last unless there are convolutions in groups, which
     were not measured. In float32 channels_last made training by graph 1.44 and 1.48 times as fast
@@ -128,10 +129,25 @@ def arithmetic_for(
         net: what is to be trained.
         device: where.
         flags: instruction sets of the CPU; those of this one if None.
+
+    Raises:
+        ConfigError: channels_last is asked for, and would crash on this CPU.
     """
-    native = not set(BFLOAT16_FLAGS).isdisjoint(cpu_flags() if flags is None else flags)
+    flags = cpu_flags() if flags is None else flags
+    native = not set(BFLOAT16_FLAGS).isdisjoint(flags)
     precision, memory_format = "float32", "contiguous"
-    if device.type == "cpu" and native:
+    crashing = _crashing(net, flags) if device.type == "cpu" else None
+    if crashing is not None and config.memory_format == "channels_last":
+        raise ConfigError(
+            "TrainConfig",
+            [
+                "memory_format is 'channels_last', and the network has a 1x1 convolution of "
+                f"stride {max(crashing.stride)} with {crashing.in_channels} input channels, whose "
+                "backward pass torch can crash in or compute wrong in this format on this CPU "
+                "(uxlfoundation/oneDNN issue 6035); set it to 'auto' or 'contiguous'"
+            ],
+        )
+    if device.type == "cpu" and native and crashing is None:
         precision, memory_format = _on_bfloat16_cpu(net)
     elif device.type == "cuda" and {kernel.groups for kernel in _convolutions(net)} == {1}:
         memory_format = "channels_last"
@@ -187,6 +203,21 @@ def _convolutions(net: nn.Module) -> list[nn.Conv2d]:
     """Return the convolutions of a network, but for those of its attention."""
     attention = {m for a in net.modules() if isinstance(a, Attention) for m in a.modules()}
     return [m for m in net.modules() if isinstance(m, nn.Conv2d) and m not in attention]
+
+
+def _crashing(net: nn.Module, flags: Collection[str]) -> nn.Conv2d | None:
+    """Return a convolution whose backward pass in channels_last a CPU cannot compute; else None.
+
+    oneDNN gathers what a strided 1x1 convolution reads into a workspace, and writes past its end
+    where there are fewer input channels than lanes (uxlfoundation/oneDNN issue 6035). Tried here
+    with torch 2.14.1: on a CPU with AVX2 all crashes of 1,032 convolutions were of such.
+    """
+    lanes = 16 if any(flag.startswith("avx512") for flag in flags) else 8
+    for kernel in _convolutions(net):
+        strided = kernel.kernel_size == (1, 1) and max(kernel.stride) > 1
+        if strided and kernel.groups == 1 and kernel.in_channels < lanes:
+            return kernel
+    return None
 
 
 def _on_bfloat16_cpu(net: nn.Module) -> tuple[str, str]:

@@ -157,3 +157,46 @@ def tar_of(folder: Path) -> bytes:
         more = tarfile.TarInfo(f"{folder.name}/readme.html")
         archive.addfile(more, io.BytesIO())
     return packed.getvalue()
+
+
+def write_masks(
+    folder: Path,
+    count: int,
+    *,
+    sizes: tuple[tuple[int, int], ...] = ((12, 16),),
+    classes: int = 3,
+    seed: int = 0,
+) -> Path:
+    """Random images and masks, whose sizes go round, in folder/images and folder/masks."""
+    rng = np.random.default_rng(seed)
+    for inside in ("images", "masks"):
+        (folder / inside).mkdir(parents=True)
+    for number in range(count):
+        size = sizes[number % len(sizes)]
+        image = rng.integers(1, 256, (*size, 3), np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{number:02}.png")
+        mask = rng.integers(0, classes, size, np.uint8)
+        mask[0, 0] = 255
+        Image.fromarray(mask).save(folder / "masks" / f"{number:02}.png")
+    return folder
+
+
+def write_points(
+    folder: Path,
+    count: int,
+    *,
+    sizes: tuple[tuple[int, int], ...] = ((12, 16),),
+    seed: int = 0,
+) -> Path:
+    """Random images in folder/images, and points.csv with as many dots as an image's number."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    lines = ["image,x,y"]
+    for number in range(count):
+        height, width = sizes[number % len(sizes)]
+        image = rng.integers(1, 256, (height, width, 3), np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{number:02}.png")
+        dots = rng.random((number, 2)) * [width, height]
+        lines += [f"{number:02}.png,{x:.3f},{y:.3f}" for x, y in dots]
+    (folder / "points.csv").write_text("\n".join(lines) + "\n")
+    return folder

@@ -86,11 +86,9 @@ def test_a_segmentation_is_searched_retrained_reported_evaluated_and_exported(tm
     [
         ('head = "fcn"', "", "the network returns shape (1, 2) for one image, and the images com"),
         ('"fcn"', '"fnc"', "network.head is 'fnc'; did you mean 'fcn'?"),
-        (
-            "width",
-            "stem_stride = 3\nwidth",
-            "the network returns maps of 18 x 18 for images of ",
-        ),
+        ("batch", "crop = 40\nbatch", "crop is 40 and the images are "),
+        ("batch", "mixup = 0.2\nbatch", "train.mixup is 0.2 and task.name is "),
+        ("batch", 'augment = "augmix"\nbatch', "augment is 'augmix' and the task is segmentatio"),
         ('"segmentation"', '"counting"', "[task], search.metric: class_weights is 'balanced' and"),
     ],
 )

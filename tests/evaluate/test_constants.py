@@ -39,6 +39,7 @@ def by_hand(net: Supernet, scheme: Scheme, calibration: Sequence[Tensor], x: Ten
     means: dict[int, list[Tensor]] = {}
 
     def walked(x: Tensor, constants: dict[int, Tensor] | None) -> Tensor:
+        size = x.shape[2:]
         x = net.view.stem(x)
         for number, ((stage, block), choice) in enumerate(
             zip(places, scheme.choices, strict=True)
@@ -53,7 +54,7 @@ def by_hand(net: Supernet, scheme: Scheme, calibration: Sequence[Tensor], x: Ten
                 factor = means[number][-1] if constants is None else constants[number]
                 attended = features * factor[:, None, None]
             x = view.merge(attended, shortcut)
-        return net.view.head(x)
+        return net.view.head(x, size)
 
     net.eval()
     with torch.no_grad():

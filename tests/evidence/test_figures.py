@@ -26,6 +26,7 @@ from sat_optuna.evidence.figures import (
     draw_costs,
     draw_curves,
     draw_front,
+    draw_maps,
     draw_ranking,
     draw_search,
     draw_ticket,
@@ -34,6 +35,7 @@ from sat_optuna.evidence.figures import (
 )
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY
+from tests.evidence.test_maps import counting, segmentation
 
 NETWORKS = {
     "ticket": (40, [97.1, 97.4, 96.9]),
@@ -601,7 +603,8 @@ def test_colours_that_meet_in_a_figure_are_told_apart(vision):
         2.0373, abs=1e-4
     )
     networks = [look.colour for look in (*figures._LOOKS.values(), figures._OTHER)]
-    for together in (networks, (*figures._KINDS, figures._OFF, figures._INK)):
+    kinds = (*figures._KINDS, figures._OFF, figures._INK)
+    for together in (networks, kinds, (*figures._CLASSES, figures._OFF, "#ffffff")):
         seen = [lab(colour, vision) for colour in together]
         assert min(ciede2000(a, b) for a, b in combinations(seen, 2)) >= 10
 
@@ -629,13 +632,16 @@ WHOLE = [
     front,
     connections,
     confusion,
+    lambda path: draw_maps(path, segmentation(11, rows=1, ignored=True)),
+    lambda path: draw_maps(path, counting()),
 ]
 
 
 def colours(axes):
-    """The colours of what is drawn, as they look on white, and white."""
+    """The colours of what is drawn, as they look on white, and white; not those of a scale."""
     found = {"#ffffff"}
-    for one in (*axes.lines, *axes.patches, *axes.collections):
+    flat = [one for one in axes.collections if one.get_array() is None]
+    for one in (*axes.lines, *axes.patches, *flat):
         if isinstance(one, Line2D):
             own = [one.get_color()] * (one.get_linestyle() != "None")
             own += [one.get_markeredgecolor(), one.get_markerfacecolor()] * (

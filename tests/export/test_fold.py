@@ -37,12 +37,13 @@ def constant(network: nn.Module) -> nn.Module:
 def walked(network: nn.Module, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
     """The logits of a network run block by block; `attend` gets stage and block as well."""
     view, _ = apart(network)
+    size = x.shape[2:]
     x = view.stem(x)
     for stage, blocks in enumerate(view.blocks):
         for number, block in enumerate(blocks):
             features, shortcut = block.branch(x)
             x = block.merge(attend(features, stage, number), shortcut)
-    return view.head(x)
+    return view.head(x, size)
 
 
 def scaled_by_hand(network: nn.Module, keep: Scheme, x: Tensor) -> tuple[Tensor, list[float]]:

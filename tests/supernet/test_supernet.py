@@ -159,7 +159,7 @@ class TestForward:
         x = b[3].merge(se(features)[0], shortcut)
         features, shortcut = b[4].branch(x)
         x = run(b[5], b[4].merge(dia(features, state)[0], shortcut))
-        logits = net.view.head(run(net.view.blocks[2][0], x))
+        logits = net.view.head(run(net.view.blocks[2][0], x), (8, 8))
         same(net(images(3), Scheme.parse("0-010210-0")), logits)
 
     def test_each_kind_has_a_state_of_its_own(self, request):
@@ -180,7 +180,7 @@ class TestForward:
             if choice == 2:
                 features, second = other(features, second)
             x = block.merge(features, shortcut)
-        logits = net.view.head(run(net.view.blocks[2][0], x))
+        logits = net.view.head(run(net.view.blocks[2][0], x), (8, 8))
         scheme = Scheme.parse("0-120122-0")
         same(net(images(3), scheme), logits)
         same(materialise(net, scheme).eval()(images(3)), logits)
@@ -206,7 +206,7 @@ class TestForward:
             for block in blocks:
                 x = F.relu(block.branch(x)[1])
         closed = walk(net.view, [Closed()] * len(BLOCKS), ON, images(2))
-        same(closed, net.view.head(x))
+        same(closed, net.view.head(x, (8, 8)))
 
 
 def statistics_by_hand(

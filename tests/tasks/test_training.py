@@ -181,7 +181,7 @@ def test_a_supernet_is_pretrained_and_its_network_trained_for_any_task():
             build_task("segmentation", class_weights="balanced"),
             CONFIG,
             "the network returns shape (1, 1) for one image, and the images come with masks; give "
-            "one that returns (N, outputs, H, W), as a CIFAR ResNet with network.head = 'fcn' "
+            "one that returns (N, outputs, H, W), as a ResNet with network.head = 'fcn' "
             "does",
         ),
         (

@@ -1,10 +1,15 @@
 """What `auto` means, for each kind of device and network; where a GPU looks for kernels."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
+from sat_optuna.backbones import build_backbone
 from sat_optuna.config.config import TrainConfig
+from sat_optuna.errors import ConfigError
 from sat_optuna.scheme import Scheme
 from sat_optuna.supernet.materialise import materialise
 from sat_optuna.supernet.supernet import Supernet
@@ -91,6 +96,82 @@ def test_what_is_asked_for_is_what_is_done():
     assert arithmetic_for(asked, supernet(width=8), CPU, flags=()) == FAST
     assert (FAST.dtype, FAST.layout) == (torch.bfloat16, torch.channels_last)
     assert (PLAIN.dtype, PLAIN.layout) == (torch.float32, torch.contiguous_format)
+
+
+def strided(inputs, kernel=1, stride=2, groups=1):
+    """A network whose first convolution is wide and whose second is the one that is asked about."""
+    first = nn.Conv2d(3, max(16, inputs), 3)
+    last = nn.Conv2d(inputs, 32, kernel, stride, groups=groups)
+    return nn.Sequential(first, nn.Conv2d(max(16, inputs), inputs, 1), last)
+
+
+AVX2, AVX512 = {"avx2"}, {"avx2", "avx512_f", "avx512_bf16"}
+
+
+@pytest.mark.parametrize(
+    ("net", "flags", "crashes"),
+    [
+        (strided(7), AVX2, True),
+        (strided(8), AVX2, False),
+        (strided(8), AVX512, True),  # what was seen: 8 channels to 16 with stride 2
+        (strided(15, stride=(1, 2)), AVX512, True),
+        (strided(16), AVX512, False),
+        (strided(8, stride=1), AVX512, False),
+        (strided(8, kernel=3), AVX512, False),
+        (strided(8, groups=2), AVX512, False),
+        (
+            build_backbone("resnet164", in_channels=3, classes=2, width=4, blocks=(1, 1, 1)),
+            AVX2,
+            0,
+        ),
+        (
+            build_backbone("resnet164", in_channels=3, classes=2, width=1, blocks=(1, 1, 1)),
+            AVX2,
+            1,
+        ),
+        (supernet(width=4), AVX512, False),  # its shortcuts have no convolution
+    ],
+)
+def test_channels_last_is_not_for_narrow_strided_1x1_convolutions(net, flags, crashes):
+    """See uxlfoundation/oneDNN issue 6035; a GPU has no such fault."""
+    asked = TrainConfig(memory_format="channels_last")
+    assert arithmetic_for(asked, net, GPU, flags=flags).memory_format == "channels_last"
+    if not crashes:
+        assert arithmetic_for(asked, net, CPU, flags=flags).memory_format == "channels_last"
+        return
+    with pytest.raises(ConfigError, match=r"^TrainConfig: memory_format is 'channels_last', and"):
+        arithmetic_for(asked, net, CPU, flags=flags)
+    assert auto(net, flags) == PLAIN
+
+
+def test_the_sentence_on_channels_last_says_what_to_do():
+    with pytest.raises(ConfigError) as caught:
+        arithmetic_for(TrainConfig(memory_format="channels_last"), strided(4), CPU, flags=AVX2)
+    assert caught.value.faults == (
+        "memory_format is 'channels_last', and the network has a 1x1 convolution of stride 2 with "
+        "4 input channels, whose backward pass torch can crash in or compute wrong in this format "
+        "on this CPU (uxlfoundation/oneDNN issue 6035); set it to 'auto' or 'contiguous'",
+    )
+
+
+BORDER = """
+import torch
+from torch import nn
+flags = torch.cpu.get_capabilities()
+lanes = 16 if any(name.startswith("avx512") for name in flags) else 8
+for inputs, stride, kernel in ((lanes, 2, 1), (lanes + 4, 4, 1), (4, 2, 3), (4, 1, 1)):
+    for side in (16, 33, 64, 128):
+        net = nn.Conv2d(inputs, 16, kernel, stride).to(memory_format=torch.channels_last)
+        x = torch.randn(8, inputs, side, side).to(memory_format=torch.channels_last)
+        for _ in range(3):
+            net(x.requires_grad_()).square().mean().backward()
+"""
+
+
+@pytest.mark.slow
+def test_what_is_not_refused_does_not_crash_here():
+    """In a process of its own, which a crash would end."""
+    assert subprocess.run([sys.executable, "-c", BORDER], check=False).returncode == 0
 
 
 def test_a_network_is_put_into_its_format():
