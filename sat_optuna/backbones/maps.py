@@ -7,7 +7,7 @@ load. Images are padded and maps cropped as those of our own networks are.
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ def with_map_head(
     entry = network_entry(model)
     setattr(model, MAP_HEAD, HEADS.get(head)(channels, classes, stride))
     model.map_stride = stride  # type: ignore[assignment]
-    model.__class__ = _extended(type(model), entry, features)
+    model.__class__ = _extended(cast("Any", type(model)), entry, features)
     return model
 
 

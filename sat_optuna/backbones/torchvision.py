@@ -134,7 +134,7 @@ def _network(
     check_counts(in_channels=in_channels, classes=classes)
     check_dilated(dilated_stages)
     HEADS.check(head)
-    model = make(num_classes=classes)
+    model: resnet.ResNet = make(num_classes=classes)
     if in_channels != _RGB:
         old = model.conv1
         model.conv1 = nn.Conv2d(

@@ -121,7 +121,7 @@ class NetworkConfig(Checked):
     )
     head: str = _key(
         "linear",
-        "or 'fcn', 'deeplabv3' (for ResNet-18 and more) for segmentation, 'density' for counting",
+        "or for segmentation 'fcn', 'deeplabv3' (ResNet-18 and more), for counting 'density'",
         registry="heads",
     )
     settings: Mapping[str, Any] = _key(

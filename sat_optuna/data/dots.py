@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from sat_optuna.data.density import density_map
 from sat_optuna.data.maps import MapSource, Size
+from sat_optuna.data.pixels import Header
 from sat_optuna.data.source import Options
 
 __all__ = ["DotSource", "Dots"]
@@ -55,14 +56,15 @@ class DotSource(MapSource[Dots]):
         return (f"each dot is a Gaussian whose sigma is {how}",)
 
     @override
-    def target_faults(self, path: Path, target: Dots, size: Size) -> list[str]:
-        height, width = size
+    def target_faults(self, path: Path, target: Dots, header: Header) -> list[str]:
+        height, width = header.height, header.width
+        turned = ", turned as EXIF says" if header.orientation > 4 else ""
         places = target.places - self.corner
         within = (places >= -self.border) & (places <= np.array([width, height]) + self.border)
         return [
             f"{target.file}, {self.word} {target.numbers[row]}: the dot at x = "
             f"{target.places[row, 0]:g}, y = {target.places[row, 1]:g} lies outside image "
-            f"{path.name}, which is {width} pixels wide and {height} high; correct or delete it"
+            f"{path.name}, which is {width} pixels wide and {height} high{turned}; correct or delete it"
             for row in np.flatnonzero(~within.all(axis=1))
         ]
 

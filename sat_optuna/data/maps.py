@@ -157,13 +157,13 @@ class MapSource(Source, Generic[T]):
         """
 
     @abstractmethod
-    def target_faults(self, path: Path, target: T, size: Size) -> list[str]:
+    def target_faults(self, path: Path, target: T, header: Header) -> list[str]:
         """Return why what a map is made of does not fit its image; reads headers at most.
 
         Args:
             path: the image.
             target: what its map is made of.
-            size: of the image.
+            header: of the image.
         """
 
     @abstractmethod
@@ -292,7 +292,7 @@ class MapSource(Source, Generic[T]):
             fault
             for path, target in zip(part.images, part.targets, strict=True)
             if (header := headers.get(path))
-            for fault in self.target_faults(path, target, (header.height, header.width))
+            for fault in self.target_faults(path, target, header)
         ]
         return headers, [*faults, *some(odd, f"faults of {self.targets}")]
 
@@ -502,8 +502,8 @@ def _remarks(headers: Iterable[Header], frame: _Frame, outside: int) -> tuple[st
     scaled = f"scaled to a longer side of {frame.size}" if frame.size else ""
     fitted = {_scaled(size, frame.size) for size in sizes}
     filled = (
-        f"filled up on the right and below to {frame.height} x {frame.width}, with black"
-        f"{' that no class has' * bool(outside) or ' without dots'}"
+        f"filled up on the right and below to {frame.height} x {frame.width}, with black and no "
+        f"{'class' if outside else 'dots'}"
     ) * (fitted != {(frame.height, frame.width)})
     done = " and ".join(filter(None, (scaled, filled)))
     if done:

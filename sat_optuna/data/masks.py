@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from sat_optuna.config.config import IGNORED
 from sat_optuna.data.maps import MapSource, Size
-from sat_optuna.data.pixels import from_file, opened_picture
+from sat_optuna.data.pixels import Header, from_file, opened_picture
 from sat_optuna.data.source import Options
 from sat_optuna.errors import DataError
 
@@ -34,16 +34,17 @@ class MaskSource(MapSource[Path]):
         return numbers
 
     @override
-    def target_faults(self, path: Path, target: Path, size: Size) -> list[str]:
+    def target_faults(self, path: Path, target: Path, header: Header) -> list[str]:
         try:
             found = from_file(target, _mask_size)
         except DataError as error:
             return [str(error)]
-        if found == size:
+        if found == (header.height, header.width):
             return []
+        turned = ", turned as EXIF says," if header.orientation > 4 else ""
         return [
-            f"mask {target} has {found[0]} x {found[1]} pixels and its image {path.name} "
-            f"{size[0]} x {size[1]}; bring both to one size"
+            f"mask {target} has {found[0]} x {found[1]} pixels and its image "
+            f"{path.name}{turned} {header.height} x {header.width}; bring both to one size"
         ]
 
     @override

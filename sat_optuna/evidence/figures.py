@@ -1028,8 +1028,8 @@ def _draw_masks(
     if len(hues) > len(_CLASSES):  # the same colour twice, if it must be, but few as they can be
         hues = [number for number in hues if number in classes]
     colours = [_OFF] * len(class_names)
-    for place, number in enumerate(hues):
-        colours[number] = _CLASSES[place % len(_CLASSES)]
+    for order, number in enumerate(hues):
+        colours[number] = _CLASSES[order % len(_CLASSES)]
     marks = _beginnings(class_names) if len(classes) > _TOLD_APART else [""] * len(class_names)
     look: dict[str, Any] = {"cmap": ListedColormap(colours), "interpolation": "none"}
     for axes, mask in maps:

@@ -111,18 +111,19 @@ class MapResults:
     rules: Sequence[TrivialRule] = ()
     examples: MapExamples | None = None
 
-    def against_rules(
-        self, scores: Mapping[str, Sequence[float]], measure: Measure
-    ) -> tuple[str, ...]:
-        """Return the table of the trivial rules, and whether networks are above them.
+    def parts(self, scores: Mapping[str, Sequence[float]], measure: Measure) -> tuple[str, ...]:
+        """Return the parts of a report: the figure, the rules, whether networks are above them.
 
         Args:
             scores: by role, a test score a seed; the ticket's among them.
             measure: what they are in.
         """
+        shown: tuple[str, ...] = ()
+        if self.examples:
+            shown = ("## Maps", "![maps](figures/maps.png)", str(self.examples))
         rules = [rule for rule in self.rules if measure in rule.scores]
         if not rules:
-            return ()
+            return shown
         others = dict.fromkeys(key for rule in rules for key in rule.scores if key != measure)
         mean = summarise(scores["ticket"]).mean
         unit = "points" if measure.unit == "%" else measure.unit or measure.title
@@ -136,10 +137,11 @@ class MapResults:
             for rule in rules
         ]
         return (
+            *shown,
             "## Against trivial rules",
             markdown_table(["rule", *heads, f"ticket minus rule, {unit}"], rows),
             "What needs no network: rules made of the images that the networks are trained on, "
-            "and scored on the same test images by the same formula. "
+            "and scored on the same test images, which choose none of them, by the same formula. "
             f"{_verdict(rules, scores, measure, unit)}",
         )
 
@@ -191,7 +193,7 @@ def trivial_rules(data: "Split", task: Task, metric: Metric) -> list[TrivialRule
         return count_rules(train, test, metrics)
     if task.state is not TASKS.get("segmentation").state:
         return []
-    levels = _levels(data.train_and_valid)
+    levels = _levels(data)
 
     def masked(images: "Images") -> Masked:
         return lambda: (
@@ -213,18 +215,18 @@ def _counts(images: "Images") -> NDArray[np.float64]:
     return np.concatenate(list(parts))
 
 
-def _levels(images: "Images") -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
+def _levels(data: "Split") -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
     """Return what brings images (n, C, H, W), as networks get them, back to bytes.
 
-    Floats that are taken as they are become 256 levels between the lowest and the highest of a
-    channel of `images`.
+    Floats that are taken as they are become 256 levels between the lowest and the highest that a
+    channel has in what is trained and validated on.
     """
-    known: Mapping[str, Any] = images.inputs() if hasattr(images, "inputs") else {}
-    if known.get("mean"):
-        mean, std = (np.array(known[name]).reshape(-1, 1, 1) for name in ("mean", "std"))
+    if data.inputs.mean:
+        mean, std = (np.reshape(v, (-1, 1, 1)) for v in (data.inputs.mean, data.inputs.std))
         low, high = -mean / std, (1 - mean) / std
     else:
-        ends = [(x.amin((0, 2, 3)), x.amax((0, 2, 3))) for x, _ in images.batches(None, _BATCH)]
+        batches = data.train_and_valid.batches(None, _BATCH)
+        ends = [(x.amin((0, 2, 3)), x.amax((0, 2, 3))) for x, _ in batches]
         lows, highs = (
             np.stack([one.cpu().numpy() for one in side]) for side in zip(*ends, strict=False)
         )
@@ -232,7 +234,8 @@ def _levels(images: "Images") -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
     reach = np.where(high > low, high - low, 1)
 
     def levels(x: NDArray[Any]) -> NDArray[np.uint8]:
-        return np.rint((255 * (x - low) / reach).clip(0, 255)).astype(np.uint8)
+        made: NDArray[np.uint8] = np.rint((255 * (x - low) / reach).clip(0, 255)).astype(np.uint8)
+        return made
 
     return levels
 
@@ -333,7 +336,7 @@ def map_examples(
         label: [list(part) for part in zip(*answered(network, rows), strict=True)]
         for label, network in networks.items()
     }
-    levels = _levels(data.train_and_valid)
+    levels = _levels(data)
     truths = torch.cat([targets for _, targets in images.batches(rows, _BATCH)]).cpu().numpy()
     pictures = [levels(x.cpu().numpy()) for x in found[next(iter(networks))][0]]
     answers = {label: torch.cat(of[1]).cpu().numpy() for label, of in found.items()}

@@ -262,7 +262,6 @@ def write_report(
                 *([f"latency of schemes: {search.latency}"] if search.latency else []),
             ],
             of="`tickets/*.json`, `figures/trials.csv` and the table of blocks beside this file",
-            maps=maps is not None,
         ),
     ]
     return write_page(folder / "report.md", "\n\n".join(parts) + "\n")

@@ -442,7 +442,7 @@ def networks_parts(
         doubts: what should be doubted of the accuracies, sentences.
     """
     measure, start = measured_in(tickets), start_of(tickets["ticket"].config["retrain"])
-    scores, examples = scores_of(tickets), maps.examples if maps else None
+    scores = scores_of(tickets)
     remarks = [*_on_test(scores, tested), *doubts] if measure == ACCURACY else []
     return [
         f"## {start[:1].upper()}{start[1:]}, on train + validation",
@@ -458,8 +458,7 @@ def networks_parts(
         *remarks,
         "![accuracies](figures/accuracy.png)",
         *(["![training](figures/curves.png)"] if curves else []),
-        *(["## Maps", "![maps](figures/maps.png)", str(examples)] if examples else []),
-        *(maps.against_rules(scores, measure) if maps else ()),
+        *(maps.parts(scores, measure) if maps else ()),
     ]
 
 
@@ -484,7 +483,6 @@ def how_made(
     *,
     found: Sequence[str],
     of: str,
-    maps: bool = False,
 ) -> str:
     """Return how a study was made, a list.
 
@@ -494,7 +492,6 @@ def how_made(
         measure: of its scores.
         found: how the ticket was found, an item each.
         of: what the figures come from.
-        maps: whether the report shows test images that networks answer with maps.
     """
     retrain = ticket.config["retrain"]
     seeds = ", ".join(str(seed) for seed in retrain["seeds"])
@@ -504,7 +501,7 @@ def how_made(
     items = [
         f"data: {ticket.dataset}, fingerprint `{ticket.dataset_fingerprint[:16]}`; the test part "
         f"was {'read' if measure == ACCURACY else 'scored'} by the retraining alone, after its "
-        f"last epoch{', and shown and given to the trivial rules by this report' * maps}",
+        "last epoch",
         *found,
         *([f"trained weights: SHA-256 `{ticket.weights[:16]}`"] if ticket.weights else []),
         f"retraining: {retrain['epochs']} epochs{fine}, seeds {seeds}; equal initial weights of "

@@ -96,7 +96,6 @@ def write_transfer_report(
             measure,
             found=_found(ticket, ticket.source, measure),
             of="`tickets/*.json` beside this file",
-            maps=maps is not None,
         ),
     ]
     return write_page(folder / "report.md", "\n\n".join(parts) + "\n")

@@ -122,8 +122,9 @@ def _seen(train: Masked, classes: int) -> _Seen:
             bins = _bins(channels)
             values = np.zeros((len(features), _VALUES * classes), np.int64)
             binned = np.zeros(bins**channels * classes, np.int64)
-        for counted, feature in zip(values, features, strict=True):
-            counted += np.bincount(feature * classes + known, minlength=len(counted))
+        for number, feature in enumerate(features):
+            cells = feature * classes + known
+            values[number] += np.bincount(cells, minlength=_VALUES * classes)
         binned += np.bincount(_codes(pixels, bins) * classes + known, minlength=len(binned))
     by_value = values.reshape(-1, _VALUES, classes)
     return _Seen(channels, bins, by_value, binned.reshape(-1, classes))

@@ -57,7 +57,8 @@ class FoldReport:
         images: number of images.
         change_max: the largest change of an image.
         change_mean: the mean change over the images.
-        unchanged: share of the images whose predicted class is as before, 0..1.
+        unchanged: share of the images, or of the pixels of maps, whose predicted class is as
+            before, 0..1.
         blocks: the folded blocks, from shallow to deep.
     """
 
@@ -190,8 +191,8 @@ def _dropped(
 
 def _report(recorded: Sequence[_RecordedStage], before: Tensor, after: Tensor) -> FoldReport:
     tiny = torch.finfo(torch.float64).tiny
-    scale = before.double().abs().amax(1).clamp_min(tiny)
-    change = (after.double() - before.double()).abs().amax(1) / scale
+    scale = before.double().abs().flatten(1).amax(1).clamp_min(tiny)
+    change = (after.double() - before.double()).abs().flatten(1).amax(1) / scale
     return FoldReport(
         images=len(before),
         change_max=float(change.max()),

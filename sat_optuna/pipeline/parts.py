@@ -13,6 +13,7 @@ import torch
 from sat_optuna.attention import ATTENTION, OWN, attention_faults
 from sat_optuna.backbones import BACKBONES, build_backbone
 from sat_optuna.backbones.contract import BackboneError
+from sat_optuna.backbones.heads import pads
 from sat_optuna.backbones.view import carrying_own, view_of
 from sat_optuna.backbones.weights import (
     can_fetch,
@@ -432,13 +433,14 @@ class StudyParts:
         with torch.device("meta"):
             net = self._supernet(in_channels=shape[0], classes=2).train()
             image = torch.zeros(1, *self._trained(shape))
+        network = self._config.network
         for choice in range(len(net.specs) + 1):
             kind = net.specs[choice - 1].kind if choice else "without attention it"
             with errors_as(
                 BackboneError,
                 f"train.batch = 1 makes a batch of one image, and {kind} needs more in "
-                f"{self._config.network.backbone}",
-                "write batch = 2 at least, or take larger images or another module",
+                f"{network.backbone}" + f" with head {network.head!r}" * pads(network.head),
+                "write batch = 2 at least, or take larger images or another module or head",
             ):
                 net(image, Scheme.uniform(net.stages, choice))
 

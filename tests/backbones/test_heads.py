@@ -3,7 +3,7 @@
 import copy
 import pickle
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def features_of(net: nn.Module, x: torch.Tensor) -> tuple[int, ...]:
 def test_other_trunks_have_output_strides_of_32_16_and_8(name):
     size = {"in_channels": 4, "classes": 5}
     with torch.device("meta"):
-        plain = build_backbone(name, **size)
+        plain = net = build_backbone(name, **size)
         for dilated in (0, 2) if name.startswith("timm") else (0, 1, 2):
             net = build_backbone(name, **size, head="fcn", dilated_stages=dilated).eval()
             stride = 32 // 2**dilated
@@ -164,7 +164,7 @@ def test_an_image_of_any_size_is_padded_and_its_map_cropped(name):
     head = {"head": "fcn", "dilated_stages": 2}
     net = built(name, **head).eval() if name in (*CIFAR,) else small_trunk(name, **head)
     x = images(1, side=32)[:, :, :21, :27]
-    stride = int(net.map_stride)
+    stride = cast("int", net.map_stride)
     below, right = -21 % stride, -27 % stride
     with torch.no_grad():
         whole = net(F.pad(x, (0, right, 0, below)))
@@ -451,7 +451,7 @@ def test_a_map_of_an_odd_size_is_written_as_onnx_and_folded(tmp_path):
     full, x = Scheme.parse("1-1-1"), images(3, side=10)[:, :, :7]
     own = materialise(net, full).eval()
     for stage in (0, 2):  # gates that depend on nothing are constants
-        nn.init.zeros_(own.get_submodule(f"stages.{stage}.0.attention.excite").weight)
+        nn.init.zeros_(own.get_parameter(f"stages.{stage}.0.attention.excite.weight"))
     folded, report = fold_constant(own, Scheme.parse("0-1-0"), [x])
     assert folded(x).shape == (3, 4, 7, 10)
     assert report.change_max < 1e-5

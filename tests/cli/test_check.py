@@ -1,6 +1,7 @@
 """`sat-optuna check` looks at the data: what is wrong is told before anything is trained."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sat_optuna.data import imagefolder
 from sat_optuna.errors import DataError
 from sat_optuna.pipeline.folder import open_study
 from tests.cli.test_commands import error, run
-from tests.data.formats import write_images
+from tests.data.formats import write_images, write_masks, write_points
 from tests.studies import make_study
 
 STUDY = """
@@ -302,6 +303,133 @@ def test_the_layouts_people_have_are_taken_and_said(photos, part):
     printed = run("check", "tiny").stdout
     assert all(line in printed for line in said), printed
     assert said[0] in run("pretrain", "tiny").stdout
+
+
+MAPS = """
+[data]
+name = "{name}"
+root = "{root}"
+[task]
+name = "{task}"
+[network]
+width = 4
+blocks = [1, 1, 1]
+head = "{head}"
+[train]
+batch = 4
+[pretrain]
+epochs = 1
+[search]
+metric = "{metric}"
+"""
+
+
+@pytest.fixture(params=["maskfolder", "pointfolder"])
+def maps(request, tmp_path, monkeypatch):
+    """A study and its folder of images with masks or points."""
+    monkeypatch.chdir(tmp_path)
+    name = request.param
+    write = write_masks if name == "maskfolder" else write_points
+    for seed, (part, count) in enumerate((("train", 10), ("test", 3))):
+        write(tmp_path / "my maps" / part, count, sizes=((12, 16), (16, 8)), seed=seed)
+    words = {
+        "maskfolder": ("segmentation", "fcn", "miou"),
+        "pointfolder": ("counting", "density", "mae"),
+    }
+    task, head, metric = words[name]
+    text = MAPS.format(name=name, root=tmp_path / "my maps", task=task, head=head, metric=metric)
+    make_study(tmp_path, text=text)
+    return tmp_path / "my maps"
+
+
+def test_it_says_what_maps_hold_and_how_images_are_fitted(maps):
+    printed = run("check", "tiny").stdout
+    if "maskfolder" in (maps.parent / "studies" / "tiny" / "study.toml").read_text():
+        shares = r"pixels of 0 3\d\.\d%, 1 3\d\.\d%, 2 3\d\.\d%"
+        always = r"always saying \d would be right on 3\d\.\d%"
+        assert re.search(rf"^train: 8 images, {shares}; {always}$", printed, re.MULTILINE)
+        none = "class"
+    else:
+        said = re.findall(r"^\w+: \d images, (\d+) dots, \d to \d an image; always", printed, re.M)
+        assert sum(map(int, said)) == 45
+        assert "data: each dot is a Gaussian whose sigma is 0.3 of the mean distance" in printed
+        none = "dots"
+    assert "valid: 2 images, " in printed
+    assert "test: 3 images\n" in printed
+    assert "images: 16 x 16 pixels, 3 channels" in printed
+    assert (
+        "data: the images, of 16 x 8 to 12 x 16 pixels, are filled up on the right and below to "
+        f"16 x 16, with black and no {none}"
+    ) in printed
+    assert "has no fault: 3 blocks in stages (1, 1, 1), 8 schemes" in printed
+
+
+def test_faults_of_maps_are_told_at_once_and_never_trained_on(maps):
+    (maps / "train" / "images" / "03.png").write_bytes(b"")
+    (maps / "test" / "images" / "01.png").write_bytes(b"")
+    said = [
+        f"image {maps}/train/images/03.png is broken (",
+        f"image {maps}/test/images/01.png is broken (",
+    ]
+    if (maps / "train" / "masks").exists():
+        Image.new("L", (9, 9)).save(maps / "train" / "masks" / "04.png")
+        Image.new("RGB", (8, 16)).save(maps / "test" / "masks" / "02.png")
+        said += [
+            f"mask {maps}/train/masks/04.png has 9 x 9 pixels and its image 04.png 12 x 16",
+            f"mask {maps}/test/masks/02.png has colours (RGB) and should have the number of each",
+        ]
+    else:
+        for part, line in (("train", "04.png,17,3"), ("test", "x.png,1,2")):
+            with (maps / part / "points.csv").open("a") as stream:
+                stream.write(f"{line}\n")
+        said += [
+            f"{maps}/train/points.csv, line 47: the dot at x = 17, y = 3 lies outside image 04",
+            f"{maps}/test/points.csv, line 5: {maps}/test/images has no image 'x.png'; write a ",
+        ]
+    message = error("check", "tiny")
+    assert "4 faults" in message
+    assert all(sentence in message for sentence in said), message
+    study = open_study("tiny")
+    with pytest.raises(DataError):
+        study.pretrain()
+    assert not study.supernet_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "batch = 4",
+            "batch = 9",
+            "train.batch = 9 is more than the 8 images to train on; write at",
+        ),
+        ("[task]", "limit = 11\n[task]", "limit = 11 cannot be taken from "),
+        ("[task]", "limit = 1\n[task]", "it has 10 training images; choose a number from 2 to 10"),
+        ("[task]", "size = 9000\n[task]", "data.size is 9000; write at most 4096"),
+        ("[task]", "sigma = -1\n[task]", "data.sigma is -1; write at least 0.0"),
+    ],
+)
+def test_a_key_that_does_not_fit_maps_is_told(maps, old, new, said):
+    path = maps.parent / "studies" / "tiny" / "study.toml"
+    path.write_text(path.read_text().replace(old, new))
+    assert said in error("check", "tiny")
+
+
+def test_maps_and_the_task_must_fit(maps, monkeypatch):
+    path = maps.parent / "studies" / "tiny" / "study.toml"
+    text = path.read_text()
+    ours = "maskfolder" if "maskfolder" in text else "pointfolder"
+    other = {"maskfolder": "pointfolder", "pointfolder": "maskfolder"}[ours]
+    for name in (other, "imagefolder"):
+        path.write_text(text.replace(ours, name))
+        assert f"data '{name}' come with " in error("check", "tiny")
+    path.write_text(re.sub(r"(?m)^(name = \"(segm|count)|metric).*$", "", text))
+    assert f"data '{ours}' come with " in error("check", "tiny")
+    # What is not there is not said to be of another kind.
+    monkeypatch.setenv("SAT_OPTUNA_DATA", str(maps / "none"))
+    for name in (ours, "coast-seg" if ours == "maskfolder" else "trees"):
+        path.write_text(re.sub("root = .*", "", text.replace(ours, name)))
+        assert "come with" not in error("check", "tiny")
 
 
 def test_named_data_that_are_not_there_are_told(tmp_path, monkeypatch):

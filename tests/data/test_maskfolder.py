@@ -180,6 +180,13 @@ def turned_size(part):
     Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path)
 
 
+def turned_image(part):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = part / "images" / "01.png"
+    Image.open(path).save(path, exif=exif)
+
+
 def no_mask(part):
     (part / "masks" / "01.png").unlink()
 
@@ -247,6 +254,7 @@ FAULTS = [
     (number(300), "mask {part}/masks/01.png has pixels of class 300; number the classes from 0 "),
     (other_size, "mask {part}/masks/01.png has 13 x 16 pixels and its image 01.png 12 x 16; brin"),
     (turned_size, "mask {part}/masks/01.png has 16 x 12 pixels and its image 01.png 12 x 16; br"),
+    (turned_image, "mask {part}/masks/01.png has 12 x 16 pixels and its image 01.png, turned as "),
     (no_mask, "image {part}/images/01.png has no mask, {part}/masks/01.png; add it or delete the"),
     (
         no_image,

@@ -118,6 +118,19 @@ def test_all_but_the_places_is_drawn_as_of_whole_images():
     assert all(map(torch.equal, whole.values, patched.values))
 
 
+def test_a_supernet_learns_the_same_from_patches_step_by_step_and_in_pieces():
+    """Patches of 7 x 7, and of each a map from an output stride of 4."""
+    x = torch.rand(8, 1, 13, 11, generator=generator_for("x"))
+    images = TensorImages(x, (x[:, 0] > 0.5).to(torch.uint8))
+    made = []
+    for strategy in ("eager", "graph"):
+        net = sat.Supernet("resnet20", attention=["se"], classes=2, seed=0, **SETTINGS)
+        config = TrainConfig(batch=4, crop=7, strategy=strategy)
+        sat.pretrain(net, images, epochs=2, seed=0, config=config, task="segmentation")
+        made.append(net.state_dict())
+    assert all(torch.equal(made[0][key], value) for key, value in made[1].items())
+
+
 X = torch.rand(6, 1, 8, 10, generator=generator_for("given"))
 
 

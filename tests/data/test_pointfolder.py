@@ -10,6 +10,7 @@ import sat_optuna as sat
 from sat_optuna.config.config import DataConfig
 from sat_optuna.data import get_dataset, load_configured
 from sat_optuna.data.dots import Dots
+from sat_optuna.data.pixels import Header
 from sat_optuna.data.pointfolder import PointFolder
 from sat_optuna.data.shanghaitech import ShanghaiTechA, ShanghaiTechB
 from sat_optuna.data.source import Options
@@ -86,7 +87,7 @@ def test_dots_at_borders_and_corners_count_whole(count, size, fitted, source, si
     corners = [(x, y) for x in (low, width + high) for y in (low, height + high)]
     places = np.concatenate([places, corners])
     dots = Dots(None, places, np.arange(len(places)))
-    assert source().target_faults(None, dots, size) == []
+    assert source().target_faults(None, dots, Header(3, *size, "bytes")) == []
     made = source().map_of(dots, size, fitted, 1, options(sigma=sigma))
     assert made.shape == fitted
     assert abs(made.sum(dtype=np.float64) - len(places)) < 1e-3
@@ -174,6 +175,14 @@ def smaller_image(part):
     Image.new("RGB", (3, 3)).save(part / "images" / "03.png")
 
 
+def turned_image(part):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = part / "images" / "03.png"
+    Image.open(path).save(path, exif=exif)  # 16 x 12 pixels then
+    line("03.png,15,3")(part)
+
+
 FAULTS = [
     (line("01.png,16.5,3"), "{part}/points.csv, line 8: the dot at x = 16.5, y = 3 lies outside "),
     (
@@ -217,6 +226,7 @@ FAULTS = [
         no_images,
         "image folder {part}/images has no images; a folder of points holds images/*.jpg ",
     ),
+    (turned_image, "{part}/points.csv, line "),
     (smaller_image, "{part}/points.csv, line "),
 ]
 

@@ -43,7 +43,9 @@ workers = 1
 
 @pytest.mark.slow
 def test_a_segmentation_is_searched_retrained_reported_evaluated_and_exported(tmp_path):
-    folder = make_study(tmp_path, "cued", CUED)
+    """On patches, with an output stride that the images' sides are no multiples of."""
+    odd = CUED.replace("width", "stem_stride = 3\nwidth").replace("batch", "crop = 11\nbatch", 1)
+    folder = make_study(tmp_path, "cued", odd)
     assert "no fault" in sat_optuna("check", "cued", cwd=tmp_path).stdout
     sat_optuna("run", "cued", "--no-mlflow", cwd=tmp_path)
     report = (folder / "report.md").read_text(encoding="utf-8")
@@ -53,12 +55,21 @@ def test_a_segmentation_is_searched_retrained_reported_evaluated_and_exported(tm
     assert "| network | scheme | test miou % | n |" in report
     assert "Last-epoch test miou, the higher the better" in report
     assert "reward of a scheme: validation miou in points in the supernet" in report
+    assert "![maps](figures/maps.png)" in report
+    assert (folder / "figures" / "maps.png").exists()
+    assert "An image stands as its 4 channels, row by row." in report
+    assert "| most frequent class everywhere, background | " in report
+    assert "| most frequent class of the colour's bin, 13 bins a channel | " in report
+    assert (
+        "after its last epoch, and shown and given to the trivial rules by this report" in report
+    )
     for trial in trials(tmp_path, "cued"):
         assert 0 <= trial["miou"] <= 100
         assert "accuracy" not in trial
     ticket = json.loads((folder / "tickets" / "full.json").read_text())
     assert ticket["backbone_settings"] == {
         "width": 4,
+        "stem_stride": 3,
         "blocks": [1, 1, 1],
         "head": "fcn",
         "dilated_stages": 1,
@@ -84,6 +95,12 @@ def test_a_segmentation_is_searched_retrained_reported_evaluated_and_exported(tm
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        (
+            'head = "fcn"',
+            'head = "deeplabv3"',
+            "train.batch = 1 makes a batch of one image, and without attention it needs more in "
+            "resnet20 with head 'deeplabv3'",
+        ),
         ('head = "fcn"', "", "the network returns shape (1, 2) for one image, and the images com"),
         ('"fcn"', '"fnc"', "network.head is 'fnc'; did you mean 'fcn'?"),
         ("batch", "crop = 40\nbatch", "crop is 40 and the images are "),
@@ -93,7 +110,10 @@ def test_a_segmentation_is_searched_retrained_reported_evaluated_and_exported(tm
     ],
 )
 def test_a_head_that_does_not_fit_the_task_is_a_fault_of_study_toml(tmp_path, old, new, said):
-    folder = make_study(tmp_path, "cued", CUED.replace(old, new, 1))
+    text = CUED.replace(old, new, 1)
+    if "deeplabv3" in new:
+        text = text.replace("batch = 64", "batch = 1")
+    folder = make_study(tmp_path, "cued", text)
     with pytest.raises(ConfigError) as caught:
         open_study(folder).check()
     assert caught.value.faults[0].startswith(said)

@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -38,7 +39,7 @@ def blocks(language):
     METRIC,
     TICKET,
 ) = blocks("python")
-FOLDER, UNBALANCED, FASTER, WEIGHTS, PLUGIN, OWN_METRIC = blocks("toml")
+FOLDER, MASKS, POINTS, UNBALANCED, FASTER, WEIGHTS, PLUGIN, OWN_METRIC = blocks("toml")
 
 
 def run(code, cwd):
@@ -86,6 +87,83 @@ def test_a_folder_of_images_comes_to_a_report(tmp_path, photos):
     assert "china 15, flower 15" in said
     sat_optuna("run", "photos", cwd=tmp_path)
     assert (folder / "report.md").exists()
+
+
+@pytest.fixture
+def labelled(tmp_path, photos):
+    """The same pieces with a mask of their bright places, and with a dot in each of these."""
+    for name, target in (("fields", "masks"), ("herds", "images")):
+        for part in ("images", target):
+            (tmp_path / name / part).mkdir(parents=True, exist_ok=True)
+    lines = ["image,x,y"]
+    for number, path in enumerate(sorted(photos.rglob("*.jpg"))):
+        piece = Image.open(path).crop((0, 0, 100, 60 if number % 2 else 100))
+        bright = np.array(piece.convert("L").resize((6, 5))) > 150
+        mask = Image.fromarray(bright).resize(piece.size, Image.Resampling.NEAREST)
+        for name in ("fields", "herds"):
+            piece.save(tmp_path / name / "images" / f"{number}.jpg")
+        Image.fromarray(np.array(mask, np.uint8)).save(tmp_path / f"fields/masks/{number}.png")
+        width, height = piece.size
+        lines += [
+            f"{number}.jpg,{(x + 0.5) * width / 6:.1f},{(y + 0.5) * height / 5:.1f}"
+            for y, x in np.argwhere(bright)
+        ]
+    (tmp_path / "herds" / "points.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def edit(study, *texts):
+    """Set keys in a study.toml that `new` wrote, each line in its place, as a user does."""
+    written = study.read_text(encoding="utf-8")
+    for text in texts:
+        for section, keys in re.findall(r"^\[(\w+)\]\n((?:(?!\[).*\n)*)", text, re.MULTILINE):
+            for line in keys.splitlines():
+                place = rf"(?ms)^(\[{section}\]\n(?:(?!^\[).)*?^){line.split()[0]} = [^\n]*"
+                written, count = re.subn(place, lambda found, line=line: found[1] + line, written)
+                assert count == 1, (section, line)
+    study.write_text(written, encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "text", "said", "metric", "none"),
+    [
+        (
+            "fields",
+            MASKS,
+            "pixels of 0 70.8%, 1 29.2%; always saying 0 would be right on ",
+            "miou",
+            "class",
+        ),
+        (
+            "herds",
+            POINTS,
+            "251 dots, 0 to 30 an image; always saying 8.37 would be off by ",
+            "mae",
+            "dots",
+        ),
+    ],
+)
+def test_ones_own_masks_and_points_come_to_a_report(labelled, name, text, said, metric, none):
+    assert len(text.splitlines()) < 18
+    sat_optuna("new", name, cwd=labelled)
+    study = labelled / "studies" / name / "study.toml"
+    quick = SMALL.replace("width = 4", "width = 4\nstem_stride = 2\nblocks = [1, 1, 1]")
+    quick += "seeds = [0, 1, 2]\n"
+    own = text.replace(f"/home/me/{name}", str(labelled / name))
+    edit(study, own.replace("size = 64", "size = 32"), quick)
+    printed = sat_optuna("check", name, cwd=labelled).stdout
+    assert f"train: 30 images, {said}" in printed
+    assert "valid: 8 images, " in printed
+    assert "test: 10 images\n" in printed
+    assert "images: 32 x 32 pixels, 3 channels" in printed
+    assert (
+        "data: the images, of 60 x 100 to 100 x 100 pixels, are scaled to a longer side of 32 and "
+        f"filled up on the right and below to 32 x 32, with black and no {none}"
+    ) in printed
+    sat_optuna("run", name, cwd=labelled)
+    report = (study.parent / "report.md").read_text(encoding="utf-8")
+    assert f"its test {metric} is" in report
 
 
 def test_each_way_to_a_faster_network_is_a_study_without_a_fault():

@@ -392,7 +392,7 @@ RULES = [
 
 
 def told(scores, measure=MIOU, rules=RULES, **others):
-    return MapResults(rules=rules).against_rules({"ticket": scores, **others}, measure)
+    return MapResults(rules=rules).parts({"ticket": scores, **others}, measure)
 
 
 def test_the_table_of_rules_has_their_scores_and_the_ticket_s_difference():
@@ -404,7 +404,11 @@ def test_the_table_of_rules_has_their_scores_and_the_ticket_s_difference():
         "| one | 30.00 | \N{EN DASH} | +6.00 |",
         "| two | 34.00 | 60.00 | +2.00 |",
     ]
-    assert MapResults(rules=[]).against_rules({"ticket": [1.0]}, MIOU) == ()
+    assert MapResults(rules=[]).parts({"ticket": [1.0]}, MIOU) == ()
+    examples = segmentation()
+    shown = ("## Maps", "![maps](figures/maps.png)", str(examples))
+    assert MapResults(examples=examples).parts({"ticket": [1.0]}, MIOU) == shown
+    assert MapResults(rules=RULES, examples=examples).parts({"ticket": [1.0]}, MIOU)[:3] == shown
 
 
 BEST = "the best of these rules** (two)"

@@ -117,6 +117,18 @@ def test_a_study_comes_to_a_report_in_its_metric(tmp_path, monkeypatch, task, me
     assert f"| test {measure.title}" in text
     assert f"the {measure.better} the better" in text
     assert not re.search("Wilson's over|Newcombe|naming the largest class|test images right", text)
+    # Networks that answer with maps are shown, and held against rules without a network.
+    maps = folder / "figures" / "maps.png"
+    assert maps.exists() == (data in HEADS)
+    assert ("![maps](figures/maps.png)" in text) == (data in HEADS)
+    assert ("## Against trivial rules" in text) == (data in HEADS)
+    if data in HEADS:
+        assert re.search(
+            "The ticket is [*][*](not |not shown to be |)(above|better than) the best of these "
+            r"rules[*][*] \(.+\): [+\N{MINUS SIGN}][\d.]+ (points|mae) \(95 % interval over 3 ",
+            text,
+        )
+        assert (folder / "report.html").read_text().count("<img") == text.count("![")
     head = (folder / "figures" / "trials.csv").read_text().splitlines()[0]
     assert head == f"search,number,state,scheme,reward,{metric}"
     # Optuna's study, what optuna-dashboard shows of it, and MLflow.
@@ -131,6 +143,8 @@ def test_a_study_comes_to_a_report_in_its_metric(tmp_path, monkeypatch, task, me
     log = MLflowLog(opened.mlruns)
     experiment = log._store.experiment("own", study.user_attrs[UUID_KEY])
     (parent,) = log._store.runs(experiment, "tags.`sat.kind` = 'study'")
+    drawn = {file.path for file in log._store.client.list_artifacts(parent.info.run_id, "figures")}
+    assert ("figures/maps.png" in drawn) == (data in HEADS)
     assert parent.data.tags["sat.metric"] == f"{said} the better"
     # All schemes in one table, as the trials scored them.
     found = opened.enumerate()
@@ -145,6 +159,17 @@ def test_a_study_comes_to_a_report_in_its_metric(tmp_path, monkeypatch, task, me
         found.table, kinds=["se"], sparsity_weight=opened.config.search.sparsity_weight
     )
     assert [row.score for row in again.best(8)] == [row.score for row in found.scores.best(8)]
+    # A figure for which the weights are gone is left out of a report that is written anew.
+    if data in HEADS:
+        for path in (folder / "work" / "retrain").rglob("*.safetensors"):
+            path.unlink()
+        written = open_study(folder).report()  # for the table of blocks is of all schemes now
+        assert written.new
+        assert not maps.exists()
+        text = written.path.read_text(encoding="utf-8")
+        assert "maps.png" not in text
+        assert "## Against trivial rules" in text
+        assert not open_study(folder).report().new
 
 
 @pytest.mark.parametrize(

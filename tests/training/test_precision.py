@@ -99,10 +99,15 @@ def test_what_is_asked_for_is_what_is_done():
 
 
 def strided(inputs, kernel=1, stride=2, groups=1):
-    """A network whose first convolution is wide and whose second is the one that is asked about."""
+    """A network whose first convolution is wide and whose last is the one that is asked about."""
     first = nn.Conv2d(3, max(16, inputs), 3)
     last = nn.Conv2d(inputs, 32, kernel, stride, groups=groups)
     return nn.Sequential(first, nn.Conv2d(max(16, inputs), inputs, 1), last)
+
+
+def projecting(width):
+    """Shortcuts of a 1x1 convolution, the first strided one of 4 times the width."""
+    return build_backbone("resnet164", in_channels=3, classes=2, width=width, blocks=(1, 1, 1))
 
 
 AVX2, AVX512 = {"avx2"}, {"avx2", "avx512_f", "avx512_bf16"}
@@ -119,16 +124,8 @@ AVX2, AVX512 = {"avx2"}, {"avx2", "avx512_f", "avx512_bf16"}
         (strided(8, stride=1), AVX512, False),
         (strided(8, kernel=3), AVX512, False),
         (strided(8, groups=2), AVX512, False),
-        (
-            build_backbone("resnet164", in_channels=3, classes=2, width=4, blocks=(1, 1, 1)),
-            AVX2,
-            0,
-        ),
-        (
-            build_backbone("resnet164", in_channels=3, classes=2, width=1, blocks=(1, 1, 1)),
-            AVX2,
-            1,
-        ),
+        (projecting(width=2), AVX2, False),
+        (projecting(width=1), AVX2, True),
         (supernet(width=4), AVX512, False),  # its shortcuts have no convolution
     ],
 )

@@ -14,7 +14,7 @@ import importlib
 import inspect
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -104,7 +104,7 @@ def _network(
                 "'timm:efficientnet_b0'"
             )
         more["output_stride"] = _STRIDE // 2**dilated_stages
-    model = timm.create_model(
+    model: Any = timm.create_model(
         name,
         pretrained=False,
         in_chans=in_channels,
@@ -114,7 +114,7 @@ def _network(
         **more,
     )
     if not maps:
-        return model
+        return cast("nn.Module", model)
     return with_map_head(
         model,
         network_entry(model).head,

@@ -1,0 +1,83 @@
+"""What a report of a study whose networks answer with maps takes from the study's folder."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import sat_optuna as sat
+from sat_optuna.data import DATASETS
+from sat_optuna.evidence.results import RetrainResult, write_result
+from sat_optuna.pipeline.folder import open_study
+from sat_optuna.pipeline.maps import map_results
+from sat_optuna.pipeline.outcome import Outcome
+from sat_optuna.supernet.materialise import build_network
+from sat_optuna.ticket import Score
+from sat_optuna.training.checkpoint import save_checkpoint
+from tests.tasks.test_road import study_of
+
+SCHEMES = {"ticket": "0-0-0", "plain": "0-0-0", "full": "1-1-1", "random-density": "1-0-0"}
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """Networks as their seeds draw them, kept as a retraining keeps them."""
+    folder = study_of(tmp_path_factory.mktemp("maps"), "segmentation", "miou", data="masks")
+    study = open_study(folder)
+    schemes = {role: sat.Scheme.parse(text) for role, text in SCHEMES.items()}
+    made = Outcome(study, study.parts.ticket(schemes["ticket"]), schemes)
+    for job in (job for job in made.jobs if job.seed == 0):
+        network = build_network(study.parts.ticket(job.scheme), seed=job.seed)
+        tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
+        job.weights_path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(job.weights_path, tensors, {})
+        result = RetrainResult(job.scheme, job.seed, float("nan"), 30, (), metric=7.5)
+        write_result(job, result)
+        made.add(result)
+    yield made
+    DATASETS.remove("own-masks")
+
+
+@pytest.fixture(scope="module")
+def tickets(outcome):
+    measure = outcome.study.parts.metric.measure
+    scores = tuple(
+        Score(split="test", value=value, seed=seed, epochs=1, measure=measure)
+        for seed, value in ((1, 9.0), (0, 7.0), (2, 8.0))
+    )
+    return {
+        role: replace(outcome.study.parts.ticket(scheme, role=role), scores=scores)
+        for role, scheme in outcome.schemes.items()
+    }
+
+
+def test_networks_of_the_first_seed_answer_the_test_images(outcome, tickets):
+    found = map_results(outcome, tickets).examples
+    assert found is not None
+    assert found.test == {"ticket = plain": "miou 7.00 %", "full": "miou 7.00 %"}
+    assert "networks of seed 0." in str(found)
+    test = outcome.study.parts.data.test
+    for label, role in (("ticket = plain", "plain"), ("full", "full")):
+        network = build_network(tickets[role], seed=0).eval()
+        for shown in found.shown:
+            ((x, truth),) = test.batches(torch.tensor([shown.number]), 1)
+            assert np.array_equal(shown.truth, truth[0].numpy())
+            assert np.array_equal(shown.answers[label], network(x)[0].argmax(0).numpy())
+            assert np.array_equal(shown.picture[..., 0], test.images[shown.number, 0].numpy())
+
+
+def test_without_weights_that_the_retraining_made_no_image_is_shown(outcome, tickets):
+    job = next(j for j in outcome.jobs if str(j.scheme) == "1-1-1" and j.seed == 0)
+    kept = job.weights_path.read_bytes()
+    for other in (kept + b" ", None):
+        if other is None:
+            job.weights_path.unlink()
+        else:
+            job.weights_path.write_bytes(other)
+        assert outcome.weights_of(job.scheme, job.seed) is None
+        found = map_results(outcome, tickets)
+        assert found.examples is None
+        assert len(found.rules) == 4
+    job.weights_path.write_bytes(kept)
+    assert outcome.weights_of(job.scheme, job.seed) == job.weights_path
