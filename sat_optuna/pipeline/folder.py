@@ -470,8 +470,11 @@ class StudyFolder:
 
         stages, data = self.parts.check_all()
         self.parts.check_search()
-        if not self.config.is_given:  # else nothing is pretrained
-            self.parts.warn_of_start()
+        if self.config.is_given:  # nothing is pretrained
+            from sat_optuna.pipeline.given import carried_here
+
+            return Checked(stages=stages, data=data, given=carried_here(self, stages)[0])
+        self.parts.warn_of_start()
         return Checked(stages=stages, data=data)
 
     def pretrain(self, *, on_event: OnEvent = ignore) -> "Pretrained":

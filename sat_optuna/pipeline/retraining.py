@@ -217,9 +217,7 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
             f"are missing, or their tickets; run: sat-optuna retrain {study.argument}"
         )
     searched = "front.png" if study.config.search.objectives else "search.png"
-    names = ("ticket.png", "accuracy.png")
-    if not given:
-        names += (searched, "trials.csv")
+    names = ("ticket.png", "accuracy.png", *(() if given else (searched, "trials.csv")))
     path = study.folder / "report.md"
     files = {file.name: file for file in (path, *(study.folder / "figures" / n for n in names))}
     tickets = {role: Ticket.load(ticket) for role, ticket in outcome.paths.items()}

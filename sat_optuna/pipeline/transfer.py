@@ -186,13 +186,16 @@ def make_transfer(
         _write(folder, path, source, config)
     for copy, file in _plugins(path, folder).items():
         take_as_run(copy, of=file)
-    asked = {"task.name": task, "data.name": data, "retrain.start": init}
-    asked |= {"data.root": str(root)} if root else {}
-    asked |= {"network.backbone": backbone} if backbone else {}
-    asked |= {"network.width": width} if width else {}
-    asked |= {"network.stem_stride": stem_stride} if stem_stride else {}
-    asked |= {"retrain.epochs": epochs} if epochs else {}
-    asked |= {"retrain.seeds": tuple(seeds)} if seeds else {}
+    asked: dict[str, Any] = {
+        "data.root": str(root),
+        "network.backbone": backbone,
+        "network.width": width,
+        "network.stem_stride": stem_stride,
+        "retrain.epochs": epochs,
+        "retrain.seeds": tuple(seeds),
+    }
+    asked = {key: value for key, value in asked.items() if value}
+    asked |= {"task.name": task, "data.name": data, "retrain.start": init}
     return _found(folder, path, source, asked)
 
 
@@ -286,8 +289,7 @@ def _config(
     head, margin = TASKS_OF_TRANSFERS[task]
     same = stored.get("task", {}).get("name", usual.task.name) == task
     retrain = _taken(RetrainConfig, stored.get("retrain", {}), "epochs")
-    retrain = replace(retrain, **({"epochs": epochs} if epochs else {}))
-    retrain = replace(retrain, **({"seeds": seeds} if seeds else {}))
+    retrain = replace(retrain, epochs=epochs or retrain.epochs, seeds=seeds or retrain.seeds)
     train = _recipe(_taken(TrainConfig, stored.get("train", {})), task=task, same=same)
     weights = "balanced" if task == "segmentation" else usual.task.class_weights
     kept = _taken(EvidenceConfig, stored.get("evidence", {})) if same and stored else None

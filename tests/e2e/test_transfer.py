@@ -30,7 +30,8 @@ def project(tmp_path):
 def made(tmp_path, ticket, *options, limit=500):
     """Write the study of a transfer, cut, and return its folder."""
     printed = sat_optuna("transfer", str(ticket), *options, "--no-run", cwd=tmp_path).stdout
-    path = Path(re.search(r"^(\S+study.toml) written", printed, re.MULTILINE)[1])
+    (name,) = re.findall(r"^(\S+study.toml) written", printed, re.MULTILINE)
+    path = Path(name)
     text = path.read_text()
     assert "limit = 0 " in text
     path.write_text(
@@ -47,7 +48,7 @@ def runs(tmp_path, folder):
     """The runs of a study's experiment by kind."""
     store, found = RunStore(tmp_path / "mlruns"), {}
     ticket = Ticket.load(folder / "tickets" / "ticket.json")
-    experiment = store.experiment(folder.name, ticket.study_uuid, place=tmp_path.name)
+    experiment = store.experiment(folder.name, ticket.study_uuid or "", place=tmp_path.name)
     for kind in ("study", "summary", "retraining"):
         found[kind] = store.runs(experiment, f"tags.`sat.kind` = '{kind}'")
     return found

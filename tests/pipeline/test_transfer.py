@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from sat_optuna.pipeline.given import read_given, ticket_here
 from sat_optuna.pipeline.transfer import make_transfer
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import AttentionSpec, Ticket
-from tests.cli.test_commands import error
+from tests.cli.test_commands import error, run
 from tests.studies import make_study
 
 SRM = AttentionSpec(kind="srm")
@@ -138,7 +139,7 @@ def test_the_same_call_finds_the_study_also_when_it_was_edited(project):
     ],
 )
 def test_another_transfer_under_the_same_name_is_refused(project, more, said):
-    asked = {"task": "classification", "data": "cued-digits", "study": "one"}
+    asked: dict[str, Any] = {"task": "classification", "data": "cued-digits", "study": "one"}
     ticket = source(project)
     make_transfer(ticket, **asked)
     with pytest.raises(StudyError, match=said) as caught:
@@ -232,6 +233,9 @@ def test_the_new_ticket_says_where_it_is_from(project, scheme, more, wanted, ran
     study = make_transfer(source(project, scheme), task="classification", data="mnist5k", **more)
     small(study.folder)
     study = sat.open_study(study.folder)
+    assert f"ticket {wanted}; next: sat-optuna run" in " ".join(
+        run("check", study.name).stdout.split()
+    )
     outcome = read_given(study)
     assert list(outcome.schemes) == ["ticket", "plain", "full", "constant"] + [
         f"random-{number}" for number in range(1, random + 1)
