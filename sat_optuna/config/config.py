@@ -402,7 +402,7 @@ class TransferConfig(Checked):
 
     ticket: str = _key(
         "",
-        "a ticket's file; to another depth it goes by nearest position; empty: a search finds it",
+        "a ticket's file; to another depth by nearest position; empty: a search finds it",
     )
 
 
@@ -424,7 +424,7 @@ class EvidenceConfig(Checked):
 
     margin: float = _key(
         1.0,
-        "what the ticket may lose against full and keep the metric, in its unit: points, or dots",
+        "what the ticket may lose against full and keep the metric, in its unit: points, dots",
         least=0.0,
     )
 
