@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sat_optuna.pipeline.evidence import evidence_of
     from sat_optuna.pipeline.folder import StudyFolder, open_study, run_study
     from sat_optuna.pipeline.progress import progress_bar
+    from sat_optuna.pipeline.transfer import transfer
     from sat_optuna.sampler import CostLimit, PolicyGradientSampler
     from sat_optuna.scheme import Scheme
     from sat_optuna.search.objective import FoldedObjective, SupernetObjective, TrainObjective
@@ -103,6 +104,7 @@ __all__ = [
     "scheme_of",
     "scheme_space",
     "ticket_of",
+    "transfer",
     "write_report",
 ]
 
@@ -164,6 +166,7 @@ _HOMES = {
     "scheme_of": "supernet.materialise",
     "scheme_space": "search.space",
     "ticket_of": "search.tickets",
+    "transfer": "pipeline.transfer",
     "write_report": "evidence.report",
 }
 

@@ -27,6 +27,7 @@ __all__ = [
     "Measure",
     "Score",
     "Setting",
+    "Source",
     "Ticket",
 ]
 
@@ -212,6 +213,26 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The ticket that another one was carried over from.
+
+    Attributes:
+        study, study_uuid: where it was found; None if it was not found there.
+        scheme: the source's own.
+        backbone: its network.
+        dataset: what it was found on.
+        rule: how its scheme became the new ticket's, a sentence.
+    """
+
+    study: str | None
+    study_uuid: str | None
+    scheme: Scheme
+    backbone: str
+    dataset: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
     """Everything needed to build a found network again, and what was measured of it.
 
@@ -254,6 +275,8 @@ class Ticket:
         config: the study's resolved configuration, JSON values.
         weights: SHA-256 of the trained weights that a step of the study started from; None, and
             absent in JSON, where all started from scratch.
+        source: the ticket that this one, or the one that it is a control of, was carried over
+            from; None, and absent in JSON, where it was searched for here.
     """
 
     role: str
@@ -280,6 +303,7 @@ class Ticket:
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Inputs | None = None
     weights: str | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         roles = ROLES + FURTHER_ROLES
@@ -323,6 +347,8 @@ class Ticket:
         for key in _LATER:
             if document[key] in (None, (), {}):  # as in tickets of earlier versions
                 del document[key]
+        if self.source:
+            document["source"]["scheme"] = str(self.source.scheme)
         for score, entry in zip(self.scores, document["scores"], strict=True):
             if score.measure == ACCURACY:  # as in 0.2.0, which measured nothing else
                 del entry["measure"]
@@ -431,6 +457,15 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
         "config": _OBJECT,
         "inputs": _OBJECT,
         "weights": _TEXT,
+        "source": _OBJECT,
+    },
+    "source": {
+        "study": _TEXT_OR_NULL,
+        "study_uuid": _TEXT_OR_NULL,
+        "scheme": _TEXT,
+        "backbone": _TEXT,
+        "dataset": _TEXT,
+        "rule": _TEXT,
     },
     "inputs": {
         "class_names": _LIST,
@@ -445,7 +480,7 @@ _KEYS: Mapping[str, Mapping[str, _Json]] = {
     "measure": {"name": _TEXT, "unit": _TEXT, "better": _TEXT},
 }
 _LATER = frozenset(
-    {"inputs", "weights", "latency_rounds", "images"}
+    {"inputs", "weights", "latency_rounds", "images", "source"}
 )  # keys that tickets of earlier versions lack
 
 
@@ -488,7 +523,13 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
         "input_shape": tuple(given["input_shape"]),
         "latency_rounds": tuple(given.get("latency_rounds", ())),
         **({"inputs": Inputs.from_json(given["inputs"])} if "inputs" in given else {}),
+        **({"source": _source(given["source"])} if "source" in given else {}),
     }
+
+
+def _source(given: Any) -> Source:
+    found = _object("source", given)
+    return Source(**found | {"scheme": Scheme.parse(found["scheme"])})
 
 
 def _score(given: Any) -> Score:

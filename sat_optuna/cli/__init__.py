@@ -28,6 +28,7 @@ _COMMANDS = {
     "retrain": "retrain:retrain",
     "report": "report:report",
     "evidence": "evidence:evidence",
+    "transfer": "transfer:transfer",
     "truth": "truth:truth",
     "show": "show:show",
     "export": "export:export",

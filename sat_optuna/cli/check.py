@@ -30,9 +30,10 @@ def check(console: Console, *, study: str) -> None:
     choices = (len(opened.config.attention.kinds) + 1) ** sum(stages)
     for line in _lines(data):
         console.result(line)
+    what = f"ticket {checked.given}" if checked.given else f"{choices:,} schemes"
     console.result(
         f"{opened.folder / 'study.toml'} has no fault: {sum(stages)} blocks in stages "
-        f"{stages}, {choices:,} schemes; next: sat-optuna run {opened.argument}"
+        f"{stages}, {what}; next: sat-optuna run {opened.argument}"
     )
 
 

@@ -17,6 +17,7 @@ from sat_optuna.ticket import AttentionSpec, Setting
 __all__ = [
     "IGNORED",
     "MOST_SIZE",
+    "OF_GIVEN",
     "AttentionConfig",
     "DataConfig",
     "EvidenceConfig",
@@ -29,6 +30,7 @@ __all__ = [
     "StudyConfig",
     "TaskConfig",
     "TrainConfig",
+    "TransferConfig",
     "TruthConfig",
     "decided",
     "differences",
@@ -56,6 +58,8 @@ def _key(default: Any, comment: str, **metadata: Any) -> Any:
 
 
 MOST_SIZE = 4096  # pixels a side: a batch of 64 such images takes 13 GB
+# Of [search], what a study reads whose ticket is given: how networks are scored and timed.
+OF_GIVEN = ("metric", "latency_batch")
 IGNORED = 255  # in a mask: a pixel without a class, which is neither learnt nor scored
 
 
@@ -393,6 +397,16 @@ class RetrainConfig(Checked):
 
 
 @dataclass(frozen=True, slots=True)
+class TransferConfig(Checked):
+    """[transfer]: a ticket that is given, not searched for; `sat-optuna transfer` writes it."""
+
+    ticket: str = _key(
+        "",
+        "a ticket's file; to another depth by nearest position; empty: a search finds it",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class TruthConfig(Checked):
     """[truth]: every scheme from scratch, on the training part alone, [retrain] epochs."""
 
@@ -410,7 +424,7 @@ class EvidenceConfig(Checked):
 
     margin: float = _key(
         1.0,
-        "what the ticket may lose against full and still keep the metric, in its unit: points",
+        "what the ticket may lose against full and keep the metric, in its unit: points, dots",
         least=0.0,
     )
 
@@ -449,6 +463,8 @@ class StudyConfig(Checked):
     device: str = _key(
         "auto", "or 'cpu', 'cuda', 'cuda:1'; auto: a GPU where there is one", decides=()
     )
+    # The scheme that it comes to is known beside these keys, as that of a search is.
+    transfer: TransferConfig = field(default_factory=TransferConfig, metadata={"decides": ()})
     data: DataConfig = field(default_factory=DataConfig, metadata={"decides": _EVERY_STEP})
     task: TaskConfig = field(default_factory=TaskConfig, metadata={"decides": _EVERY_STEP})
     network: NetworkConfig = field(
@@ -470,6 +486,11 @@ class StudyConfig(Checked):
     plugins: PluginsConfig = field(
         default_factory=PluginsConfig, metadata={"decides": _EVERY_STEP}
     )
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the ticket is given, so that nothing is pretrained or searched."""
+        return bool(self.transfer.ticket)
 
     @property
     def from_weights(self) -> tuple[Step, ...]:

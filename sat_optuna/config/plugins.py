@@ -9,7 +9,7 @@ from sat_optuna.errors import SatOptunaError
 from sat_optuna.files import sha256_of
 from sat_optuna.seeds import seed_for
 
-__all__ = ["PluginError", "load_plugins"]
+__all__ = ["PluginError", "load_plugins", "take_as_run"]
 
 
 _RUN: dict[str, str] = {}  # by module: the digest of the file that was run
@@ -32,9 +32,25 @@ def load_plugins(paths: Iterable[Path]) -> None:
         _load(path.resolve())
 
 
-def _load(path: Path) -> None:
+def take_as_run(copy: Path, *, of: Path) -> None:
+    """Let a copy of a plugin count as run in this process where the plugin was.
+
+    Its names are registered already, and running it would register them again. A copy that was
+    edited since is another plugin.
+    """
+    ran, name = (_module(path.resolve()) for path in (of, copy))
+    if ran in sys.modules and copy.is_file() and sha256_of(copy) == _RUN[ran]:
+        sys.modules.setdefault(name, sys.modules[ran])
+        _RUN[name] = _RUN[ran]
+
+
+def _module(path: Path) -> str:
     # A name of its own for each file: two studies may both have a my_net.py.
-    name = f"sat_optuna_plugin_{path.stem}_{seed_for(str(path)):x}"
+    return f"sat_optuna_plugin_{path.stem}_{seed_for(str(path)):x}"
+
+
+def _load(path: Path) -> None:
+    name = _module(path)
     if name in sys.modules:
         if path.is_file() and sha256_of(path) != _RUN[name]:
             raise PluginError(

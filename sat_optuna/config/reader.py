@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from sat_optuna.config.config import AttentionConfig, StudyConfig
+from sat_optuna.config.config import OF_GIVEN, AttentionConfig, StudyConfig
 from sat_optuna.config.limits import fitted
 from sat_optuna.config.objectives import objectives_fault
 from sat_optuna.errors import ConfigError, SatOptunaWarning
@@ -19,6 +19,7 @@ from sat_optuna.ticket import SHARINGS, AttentionSpec
 
 __all__ = [
     "Names",
+    "given_ticket_of",
     "parse_config",
     "plugins_of",
     "read_toml",
@@ -66,6 +67,13 @@ def plugins_of(document: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
         return ()
     return tuple(listed)
+
+
+def given_ticket_of(document: Mapping[str, Any]) -> str:
+    """Return the ticket that [transfer] names; empty where none is, or the table is faulty."""
+    table = document.get("transfer")
+    named = table.get("ticket") if isinstance(table, Mapping) else None
+    return named if isinstance(named, str) else ""
 
 
 def parse_config(
@@ -236,6 +244,7 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
             f"{'kind' if kinds == 1 else 'kinds'} of attention; it needs connect = 0.5 and one "
             "kind, or choose 'iid' or 'balanced'",
         )
+    yield from _given_faults(config)
     yield from _weights_faults(config)
     yield from _recipe_faults(config)
     if config.train.nesterov and config.train.momentum == 0:
@@ -324,6 +333,23 @@ def _cross_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         )
 
 
+def _given_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what a study sets for a pretraining or a search that its ticket, given, needs not."""
+    if not config.is_given:
+        return
+    for section in ("pretrain", "search"):
+        has, usual = getattr(config, section), getattr(StudyConfig(), section)
+        for spec in fields(has):
+            key, value = f"{section}.{spec.name}", getattr(has, spec.name)
+            read = section == "search" and spec.name in OF_GIVEN
+            if not read and value != getattr(usual, spec.name):
+                yield (
+                    (key, "transfer.ticket"),
+                    f"{key} is {value!r} and transfer.ticket is {config.transfer.ticket!r}: the "
+                    "ticket is given, so nothing is pretrained or searched; drop one of the two",
+                )
+
+
 def _weights_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield what does not fit together of weights and of the steps that start from them."""
     network, steps = config.network, config.from_weights
@@ -376,6 +402,7 @@ def _recipe_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]
             "graphs; choose strategy 'auto' or 'eager', or optimizer 'sgd'",
         )
     supernet = config.search.objective != "train" or config.search.start == "supernet"
+    supernet = supernet and not config.is_given
     if train.clip and train.strategy == "graph" and supernet:
         yield (
             ("train.clip", "train.strategy", "search.objective", "search.start"),
@@ -390,6 +417,8 @@ def _recipe_faults(config: StudyConfig) -> Iterator[tuple[tuple[str, ...], str]]
                 "whose labels cannot be mixed; write 0",
             )
     epochs = {"pretrain": config.pretrain.epochs, "retrain": config.retrain.epochs}
+    if config.is_given:
+        del epochs["pretrain"]
     if config.search.objective == "train":
         epochs["search"] = config.search.epochs
     for step, count in epochs.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sat_optuna.config.config import (
+    OF_GIVEN,
     AttentionConfig,
     DataConfig,
     EvidenceConfig,
@@ -38,9 +39,15 @@ EXAMPLE = StudyConfig(
 
 
 def to_toml(config: StudyConfig) -> str:
-    """Return study.toml with every key, its value and its comment."""
+    """Return study.toml with every key that the study reads, its value and its comment.
+
+    [transfer] is of studies whose ticket is given; [pretrain] and what [search] says of a search
+    are of the others.
+    """
     lines = []
     for spec in fields(StudyConfig):
+        if spec.name == ("pretrain" if config.is_given else "transfer"):
+            continue
         section = getattr(config, spec.name)
         if not is_dataclass(section):
             lines.append(_line(spec.name, section, spec.metadata["comment"]))
@@ -55,6 +62,7 @@ def to_toml(config: StudyConfig) -> str:
             _line(f.name, getattr(section, f.name), f.metadata["comment"])
             for f in fields(section)
             if "comment" in f.metadata
+            and not (config.is_given and spec.name == "search" and f.name not in OF_GIVEN)
         ]
     return "\n".join(lines) + "\n"
 

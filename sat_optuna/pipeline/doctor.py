@@ -104,7 +104,13 @@ def _study(folder: Path) -> Iterator[Finding]:
     db = looked_at.db
     yield from _owed(looked_at)
     try:
-        if not looked_at.has_search():
+        if looked_at.given:
+            state = "retrained" if (looked_at.tickets / "ticket.json").is_file() else "not run yet"
+            said = f"its ticket is given; {state}; go on with: sat-optuna run {looked_at.argument}"
+            yield Finding(f"study {folder.name}", "ok", said)
+            if not db.exists():
+                return
+        elif not looked_at.has_search():
             remedy = f"not searched yet; run: sat-optuna run {looked_at.argument}"
             yield Finding(f"study {folder.name}", "ok", remedy)
             if not db.exists():

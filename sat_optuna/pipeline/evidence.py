@@ -154,7 +154,8 @@ def _remarks(study: StudyFolder, measured: MeasuredRuns, runs: Runs) -> list[str
             f"The margin was changed: study.toml has {runs.amount(margin)}, which the claims here "
             f"use, and the ticket was retrained, and is shown, with {runs.amount(retrained)}."
         )
-    wanted = {"random-best": None, **_family(tickets)}
+    best = {} if study.config.is_given else {"random-best": None}
+    wanted: dict[str, Scheme | None] = {**best, **_family(tickets)}
     lacking = [role for role in wanted if role not in runs.accuracy]
     if lacking:
         drawn = {wanted[role] for role in lacking if is_random(role)}
@@ -164,7 +165,7 @@ def _remarks(study: StudyFolder, measured: MeasuredRuns, runs: Runs) -> list[str
         if differences(measured.about.recipe, decided(study.config, "retrain")):
             remedy = "study.toml has another configuration now than the tickets, so they cannot be"
         told.append(f"Not trained yet: {', '.join(named)}; {remedy}.")
-    if not study.config.search.held_back:
+    if not (study.config.search.held_back or study.config.is_given):
         told.append(
             "Whether the ticket carries blocks that it can do without is not known: the search "
             "saw all validation images (search.held_back = 0)."

@@ -33,7 +33,7 @@ def fix(studies: Iterable[Path], mlruns: Path) -> Iterator[Finding]:
         try:
             for said in _released(study):
                 yield Finding(f"study {study.name}", "fixed", said)
-            if study.has_search():
+            if study.given or study.has_search():
                 with study.locked():
                     yield from _pay(study)
         except SatOptunaError as error:
@@ -59,8 +59,9 @@ def _pay(study: StudyFolder) -> Iterator[Finding]:
 def _log_all(study: StudyFolder, log: StudyLog) -> str:
     """Log what is finished; return what to do where something is still owed then."""
     again = "see to that store and run the same command again"
-    with log.trials(study.optuna_study()):
-        pass
+    if study.given is None:
+        with log.trials(study.optuna_study()):
+            pass
     if (left := log.owed.here) is None or "trials" in left.parts:
         return again
     outcome = read_outcome(study)

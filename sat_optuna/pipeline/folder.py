@@ -14,7 +14,7 @@ from sat_optuna.errors import SatOptunaWarning, StudyError
 from sat_optuna.events import GETTING_READY, Event, OnEvent, ignore
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Records
-from sat_optuna.pipeline.reading import plugin_files, read_study
+from sat_optuna.pipeline.reading import given_ticket, plugin_files, read_study
 from sat_optuna.pipeline.threads import computing_with
 from sat_optuna.scheme import ENUMERATION_LIMIT
 
@@ -123,6 +123,27 @@ class StudyFolder:
     def plugins(self) -> tuple[Path, ...]:
         """The files that [plugins] lists."""
         return plugin_files(self.folder)
+
+    @property
+    def given(self) -> Path | None:
+        """The ticket's file where it is given, and not searched for; asks for no plugin."""
+        return given_ticket(self.folder)
+
+    def check_searched(self, what: str) -> None:
+        """Make sure that the ticket of the study is one that is searched for.
+
+        Args:
+            what: what a search would give, as in "nothing to pretrain".
+
+        Raises:
+            StudyError: it is given.
+        """
+        if given := self.given:
+            raise StudyError(
+                f"the ticket of study {self.name!r} is given, {given.name} of [transfer], so "
+                f"there is {what}; run: sat-optuna run {self.argument}, or look at "
+                f"{self.folder / 'report.md'}"
+            )
 
     @property
     def db(self) -> Path:
@@ -297,6 +318,7 @@ class StudyFolder:
         """
         from sat_optuna.search.study import load_study
 
+        self.check_searched("no search to look at")
         if not self.has_search():
             state = "holds no study" if self.db.exists() else "does not exist"
             raise StudyError(
@@ -448,6 +470,10 @@ class StudyFolder:
 
         stages, data = self.parts.check_all()
         self.parts.check_search()
+        if self.config.is_given:  # nothing is pretrained
+            from sat_optuna.pipeline.given import carried_here
+
+            return Checked(stages=stages, data=data, given=carried_here(self, stages)[0])
         self.parts.warn_of_start()
         return Checked(stages=stages, data=data)
 
@@ -455,6 +481,7 @@ class StudyFolder:
         """Train the supernet under random schemes; goes on where it was stopped."""
         from sat_optuna.pipeline import steps
 
+        self.check_searched("nothing to pretrain")
         with self.locked():
             return steps.pretrain(self, on_event=on_event)
 
@@ -467,6 +494,7 @@ class StudyFolder:
         """
         from sat_optuna.pipeline import steps
 
+        self.check_searched("nothing to search")
         with self.locked():
             return steps.search(self, mlflow=mlflow, on_event=on_event)
 
@@ -488,10 +516,11 @@ class StudyFolder:
 
         Raises:
             SchemeError: there are more schemes than the limit.
-            StudyError: the supernet is not trained.
+            StudyError: the supernet is not trained, or there is none, for the ticket is given.
         """
         from sat_optuna.pipeline import steps
 
+        self.check_searched("no supernet to score schemes in")
         with self.locked():
             return steps.score_all(self, top=top, memory=memory, limit=limit, on_event=on_event)
 
@@ -586,6 +615,8 @@ class StudyFolder:
 
     def run(self, *, mlflow: bool = True, on_event: OnEvent = ignore) -> "RunResult":
         """Go the whole road: pretrain, search, retrain with controls, report.
+
+        Where the ticket is given the road begins with its retraining.
 
         Args:
             mlflow: log trials and retrainings to MLflow.

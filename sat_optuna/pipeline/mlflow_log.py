@@ -4,7 +4,9 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from math import isnan
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from sat_optuna.evidence.results import RetrainResult
     from sat_optuna.pipeline.folder import StudyFolder
     from sat_optuna.pipeline.outcome import Outcome
-    from sat_optuna.ticket import Ticket
+    from sat_optuna.ticket import Measure, Ticket
     from sat_optuna.tracking import MLflowLog, Network, UsedData
 
 __all__ = ["BLOCKS", "SERVED_AT", "StudyLog", "trials_digest"]
@@ -38,6 +40,40 @@ _LATER = (
     "the study goes on without it, and what it lacks is logged later: by the same command, or by "
     "sat-optuna doctor --fix"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Logged:
+    """A study as MLflow knows it: the search, or the transfer of a ticket that was given."""
+
+    what: str
+    name: str
+    uuid: str
+    measure: "Measure"
+    ended: Callable[[], datetime | None]  # when the last trial did, or the last training
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the study's run is that of its retrainings."""
+        return self.what == "transfer"
+
+    @classmethod
+    def searched(cls, study: "optuna.Study") -> "_Logged":
+        """Return that of a search."""
+        from sat_optuna.search.study import UUID_KEY
+        from sat_optuna.search.tickets import measure_of
+
+        uuid, ended = study.user_attrs[UUID_KEY], partial(_last_end, study)
+        return cls("search", study.study_name, uuid, measure_of(study), ended)
+
+    @classmethod
+    def of(cls, outcome: "Outcome") -> "_Logged":
+        """Return that of the study whose networks an outcome has."""
+        best = outcome.best
+        if best.source is None:
+            return cls.searched(outcome.study.optuna_study())
+        name, uuid = best.study or outcome.study.name, best.study_uuid or ""
+        return cls("transfer", name, uuid, outcome.measure, partial(_last_training, outcome))
 
 
 class StudyLog:
@@ -109,7 +145,9 @@ class StudyLog:
                         if not wait.is_over:
                             return
                         try:
-                            log = stack.enter_context(self._opened(study, "trials"))
+                            log = stack.enter_context(
+                                self._opened(_Logged.searched(study), "trials")
+                            )
                         except TrackingError as error:
                             wait.failed(MLflowLog.patience)
                             _warn(f"{error.what}; {_LATER}")
@@ -122,7 +160,7 @@ class StudyLog:
                 if log is None and not searched:  # it has just been tried
                     return
                 if log is None:
-                    log = stack.enter_context(self._opened(study, "trials"))
+                    log = stack.enter_context(self._opened(_Logged.searched(study), "trials"))
                     log.catch_up(study)
                 elif log.is_behind:
                     log.catch_up(study)
@@ -162,7 +200,8 @@ class StudyLog:
 
         self.owed.begin("retrainings")
         try:
-            log = self._open(outcome.study.optuna_study(), running=False)
+            logged = _Logged.of(outcome)
+            log = self._open(logged, running=logged.is_given)
             summaries = {
                 scheme: log.begin_summary(
                     _network(outcome, scheme),
@@ -194,6 +233,7 @@ class StudyLog:
             try:
                 for run_id in summaries.values():
                     log.finish_summary(run_id, _status(error))
+                log.close_study(_status(error))
             except TrackingError as lost:
                 self.owed.owe("retrainings", lost.what)
             else:  # those that are finished are logged, and the others are not made yet
@@ -222,7 +262,8 @@ class StudyLog:
         from sat_optuna.evidence.verdicts import claims_of, claims_text, headline
 
         claims, summaries = claims_of(outcome.tickets), dict[Scheme, str]()
-        with self._opened(outcome.study.optuna_study(), "retrainings", running=False) as log:
+        logged = _Logged.of(outcome)
+        with self._opened(logged, "retrainings", running=logged.is_given) as log:
             for scheme in outcome.distinct:
                 network = _network(outcome, scheme)
                 started, ended = _span(outcome, scheme)
@@ -240,6 +281,7 @@ class StudyLog:
                     network,
                     metrics=_rounded(measured) | _numbers(found),
                     verdicts={_key(claim): claim.line() for claim in found},
+                    tags=_source_tags(outcome.best),
                     sections=sections | ({"Verdicts": claims_text(found)} if found else {}),
                     ticket=outcome.ticket_for(scheme).to_json(),
                     ended=ended,
@@ -248,10 +290,20 @@ class StudyLog:
             ticket = summaries[outcome.schemes["ticket"]]
             log_best_model(self._study, outcome, log.store, ticket)
             log.log_data(summaries.values(), _data(outcome))
+            if given := self._study.given:
+                self._log_given(log, given, outcome)
             told = f"{headline(claims)} {_result(outcome)}"
             log.describe_study({"Result": told}, summary=told)
             self._note(retrainings=digest_of(outcome.decided), experiment=log.experiment)
         return ticket
+
+    def _log_given(self, log: "MLflowLog", given: "Path", outcome: "Outcome") -> None:
+        """Log into the study's run what a transfer was made with; a search has logged it."""
+        log.log_files(log.study_run, [self._study.folder / "study.toml", given])
+        log.log_text(
+            log.study_run, "environment.json", json.dumps(dict(outcome.best.versions), indent=2)
+        )
+        log.log_data([log.study_run], _data(outcome))
 
     def log_report(self, outcome: "Outcome", files: "Mapping[str, Path]") -> None:
         """Log a report and its figures into the study's run, and the ticket's into its own.
@@ -271,7 +323,7 @@ class StudyLog:
         pages = [path for path in files.values() if path.parent == self._study.folder]
         drawn = [path for path in files.values() if path.parent != self._study.folder]
         try:
-            with self._opened(outcome.study.optuna_study(), "report", running=False) as log:
+            with self._opened(_Logged.of(outcome), "report", running=False) as log:
                 study = log.study_run
                 log.log_files(study, pages)
                 log.log_files(study, drawn, folder="figures")
@@ -285,21 +337,21 @@ class StudyLog:
 
     @contextmanager
     def _opened(
-        self, study: "optuna.Study", part: str, *, running: bool = True
+        self, logged: _Logged, part: str, *, running: bool = True
     ) -> "Iterator[MLflowLog]":
         """Open the study's run in MLflow, and close it, if it runs, with how the block ended.
 
         Args:
-            study: the Optuna study of this folder.
+            logged: what the study is in MLflow.
             part: what the block logs; it is owed until the block has ended well.
-            running: whether the study is searched.
+            running: whether the study is searched, or the ticket given to it retrained.
         """
         from sat_optuna.tracking import TrackingError
 
         log: MLflowLog | None = None
         self.owed.begin(part)
         try:
-            log = self._open(study, running=running)
+            log = self._open(logged, running=running)
             try:
                 yield log
             except BaseException as error:
@@ -307,7 +359,7 @@ class StudyLog:
                 with suppress(TrackingError):
                     log.close_study(_status(error))
                 raise
-            log.close_study(ended=_last_end(study))
+            log.close_study(ended=logged.ended())
         except TrackingError as error:
             self.owed.owe(part, error.what)
             raise
@@ -319,19 +371,18 @@ class StudyLog:
             raise
         self.owed.pay(part)
 
-    def _open(self, study: "optuna.Study", *, running: bool) -> "MLflowLog":
-        from sat_optuna.search.study import UUID_KEY
-        from sat_optuna.search.tickets import measure_of
+    def _open(self, logged: _Logged, *, running: bool) -> "MLflowLog":
         from sat_optuna.tracking import MLflowLog
 
         log, config = MLflowLog(self._study.mlruns), self._study.config.to_dict()
         if not self._hurry:
             log.slow = float("inf")
         log.open_study(
-            study.study_name,
-            study.user_attrs[UUID_KEY],
+            logged.name,
+            logged.uuid,
+            what=logged.what,
             config=config,
-            measure=measure_of(study),
+            measure=logged.measure,
             running=running,
             place=self._study.project.name,
         )
@@ -341,8 +392,8 @@ class StudyLog:
     @property
     def _decided(self) -> dict[str, str]:
         """The study whose trials are logged: another one has runs of its own."""
-        searched = self._study.records.get("search")
-        return {"uuid": searched.made.get("uuid", "") if searched else ""}
+        known = self._study.records.get("search") or self._study.records.get("given")
+        return {"uuid": known.made.get("uuid", "") if known else ""}
 
     def _made(self) -> Mapping[str, str]:
         record = self._study.records.get(self._step)
@@ -395,6 +446,20 @@ def _log_retraining(
         started=_moment(result.started),
         ended=_moment(result.ended),
     )
+
+
+def _source_tags(ticket: "Ticket") -> dict[str, str]:
+    """Return which ticket was carried over; nothing of one that was searched for."""
+    if (source := ticket.source) is None:
+        return {}
+    told = {
+        "study": source.study,
+        "study_uuid": source.study_uuid,
+        "scheme": str(source.scheme),
+        "dataset": source.dataset,
+        "backbone": source.backbone,
+    }
+    return {f"sat.source_{name}": value for name, value in told.items() if value}
 
 
 def _span(outcome: "Outcome", scheme: "Scheme") -> tuple[datetime | None, datetime | None]:
@@ -503,6 +568,11 @@ def _data(outcome: "Outcome") -> "UsedData":
 def _last_end(study: "optuna.Study") -> datetime | None:
     """Return when the last trial ended; None where none has."""
     ends = (trial.datetime_complete for trial in study.get_trials(deepcopy=False))
+    return max(filter(None, ends), default=None)
+
+
+def _last_training(outcome: "Outcome") -> datetime | None:
+    ends = (_span(outcome, scheme)[1] for scheme in outcome.distinct)
     return max(filter(None, ends), default=None)
 
 

@@ -79,7 +79,7 @@ def _model_of(study: "StudyFolder", outcome: "Outcome") -> "TicketModel":
     if ticket.latency_ms is not None:
         metrics["latency_ms"] = round(ticket.latency_ms, DIGITS)
     return TicketModel(
-        name=study.search_name,
+        name=ticket.study or study.name,
         uuid=ticket.study_uuid or "",
         place=study.project.name,
         scheme=str(ticket.scheme),

@@ -312,11 +312,15 @@ class Outcome:
 
 
 def read_outcome(study: "StudyFolder") -> Outcome:
-    """Read a study's best ticket and its controls.
+    """Read a study's best ticket, or the one that is given to it, and its controls.
 
     Raises:
         StudyError: there is no search yet, or no complete trial.
     """
+    if study.config.is_given:
+        from sat_optuna.pipeline.given import read_given
+
+        return read_given(study)
     from sat_optuna.evidence.controls import control_schemes
     from sat_optuna.search.tickets import best_ticket
 

@@ -45,6 +45,7 @@ from sat_optuna.evaluate.network import check_metric
 from sat_optuna.events import Event, OnEvent
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done
+from sat_optuna.pipeline.given import carried_here
 from sat_optuna.pipeline.latency import knows_latency, latency_here
 from sat_optuna.pipeline.results import Opened
 from sat_optuna.registry import nearest
@@ -258,6 +259,7 @@ class StudyParts:
             others = [spec for spec in kinds if spec.kind != OWN]
             faults = [str(error), *(f for spec in others for f in attention_faults(spec))]
         faults = faults or [
+            *self._given_faults(stages),
             *self._recipe_faults(),
             *self._pretrained_faults(),
             *self._script_faults(),
@@ -268,6 +270,16 @@ class StudyParts:
         if faults:
             raise ConfigError(str(self._study.folder / "study.toml"), faults)
         return stages
+
+    def _given_faults(self, stages: tuple[int, ...]) -> list[str]:
+        """Return why the ticket that is given cannot go to this network."""
+        if self._study.given is None:
+            return []
+        try:
+            carried_here(self._study, stages)
+        except SatOptunaError as error:
+            return [f"transfer.ticket: {error}"]
+        return []
 
     def _say_stacked(self, blocks: int) -> None:
         """Warn where attention comes on top of what the network's blocks carry themselves."""
@@ -646,13 +658,16 @@ class StudyParts:
     def check_search(self) -> None:
         """Make sure, before anything is trained, that the search can be made and compiled for.
 
+        Where the ticket is given there is none to be made.
+
         Raises:
             StudyError: no scheme keeps the limits.
             CompileError: train.compile, and torch.compile does not work here.
         """
         # `check` measures nothing: where no latency is known yet, `run` measures it first.
         known = self._config.search.uses_latency and knows_latency(self._study)
-        self._built_sampler(self.latency if known else None)
+        if not self._config.is_given:
+            self._built_sampler(self.latency if known else None)
         if self._config.train.compile:
             check_compiler(pick_device(self._config.device))
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from sat_optuna.config.config import StudyConfig
 from sat_optuna.config.plugins import PluginError, load_plugins
-from sat_optuna.config.reader import Names, parse_config, plugins_of, read_toml
+from sat_optuna.config.reader import (
+    Names,
+    given_ticket_of,
+    parse_config,
+    plugins_of,
+    read_toml,
+)
 from sat_optuna.errors import (
     ConfigError,
     DataError,
@@ -21,7 +27,14 @@ from sat_optuna.export import SUFFIXES
 from sat_optuna.files import check_is_file, sha256_of
 from sat_optuna.ticket import Ticket
 
-__all__ = ["is_exported", "open_ticket", "plugin_files", "read_study", "study_of"]
+__all__ = [
+    "given_ticket",
+    "is_exported",
+    "open_ticket",
+    "plugin_files",
+    "read_study",
+    "study_of",
+]
 
 
 def read_study(folder: Path) -> StudyConfig:
@@ -102,6 +115,16 @@ def plugin_files(folder: Path) -> tuple[Path, ...]:
                 "program's code would run; put the file beside study.toml"
             )
     return files
+
+
+def given_ticket(folder: Path) -> Path | None:
+    """Return the ticket that a study's [transfer] names; None where it is searched for.
+
+    Raises:
+        ConfigError: study.toml cannot be read.
+    """
+    named = given_ticket_of(read_toml(folder / "study.toml"))
+    return folder / Path(named).expanduser() if named else None
 
 
 def study_of(path: Path) -> Path | None:

@@ -40,10 +40,12 @@ class Checked:
     Attributes:
         stages: number of blocks of each stage.
         data: what its data set holds.
+        given: the scheme of the ticket that is given; None where it is searched for.
     """
 
     stages: tuple[int, ...]
     data: "Examined"
+    given: Scheme | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import closing, nullcontext
 from dataclasses import replace
 from shlex import quote
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sat_optuna.errors import StudyError
 from sat_optuna.events import Event, OnEvent, ignore
@@ -42,6 +42,11 @@ def retrain(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> Retrain
     Raises:
         StudyError: no search was run yet, or no trial of it is complete.
     """
+    if study.config.is_given:
+        outcome = read_outcome(study)
+        if outcome.missing:
+            study.parts.tell_of_data(on_event)
+        return _retrain(outcome, mlflow=mlflow, on_event=on_event)
     random_control(study, on_event=on_event)
     return retrain_searched(study, mlflow=mlflow, on_event=on_event)
 
@@ -51,7 +56,12 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
     find_passengers(study, on_event=ignore)
     if (pair := read_candidates(study)) and pair.missing:
         train_missing(pair, on_event)  # which of the two is the ticket decides the controls
-    outcome, log = read_outcome(study), StudyLog(study) if mlflow else None
+    return _retrain(read_outcome(study), mlflow=mlflow, on_event=on_event)
+
+
+def _retrain(outcome: Outcome, *, mlflow: bool, on_event: OnEvent) -> Retrained:
+    study = outcome.study
+    log = StudyLog(study) if mlflow else None
     whole = outcome.is_written and not outcome.missing
     new = not whole or (log is not None and not log.has_retrainings(outcome))
     if new:
@@ -61,8 +71,9 @@ def retrain_searched(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -
             train_missing(outcome, on_event, on_result)
         run_id = log.log_retrainings(outcome) if log else None
         outcome.write_tickets(mlflow_run=run_id)
-        _note_verdicts(outcome)
-        refresh(study)
+        if not study.config.is_given:  # which has no search that a dashboard could show
+            _note_verdicts(outcome)
+            refresh(study)
     result = Retrained(
         tickets={role: Ticket.load(path) for role, path in outcome.paths.items()},
         networks=len(outcome.jobs),
@@ -198,14 +209,15 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     """
     from sat_optuna.evidence.pages import write_html
 
-    trials, outcome = searched_trials(study), read_outcome(study)
+    given = study.config.is_given
+    trials, outcome = () if given else searched_trials(study), read_outcome(study)
     if not outcome.is_written:
         raise StudyError(
             f"{len(outcome.missing)} of {len(outcome.jobs)} retrainings of study {study.name!r} "
             f"are missing, or their tickets; run: sat-optuna retrain {study.argument}"
         )
     searched = "front.png" if study.config.search.objectives else "search.png"
-    names = ("ticket.png", searched, "accuracy.png", "trials.csv")
+    names = ("ticket.png", "accuracy.png", *(() if given else (searched, "trials.csv")))
     path = study.folder / "report.md"
     files = {file.name: file for file in (path, *(study.folder / "figures" / n for n in names))}
     tickets = {role: Ticket.load(ticket) for role, ticket in outcome.paths.items()}
@@ -230,7 +242,18 @@ def report(study: "StudyFolder", *, on_event: OnEvent) -> Reported:
     if new:
         for file in optional:
             file.unlink(missing_ok=True)
-        _write(outcome, tickets, on_event)
+        if outcome.measured is None or not outcome.results:
+            raise StudyError(
+                f"the costs or the results of study {study.name!r} are missing from {study.work}; "
+                f"move {quote(str(study.tickets))} away and run: sat-optuna retrain "
+                f"{study.argument}"
+            )
+        if given:
+            from sat_optuna.evidence.transfer_report import write_transfer_report
+
+            write_transfer_report(study.folder, tickets, **_networks_of(outcome, tickets))
+        else:
+            _write(outcome, tickets, on_event)
         files |= {file.name: file for file in optional}
         files = {name: file for name, file in files.items() if file.exists()}
         made = {name: sha256_of(file) for name, file in files.items()}
@@ -256,12 +279,6 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
     from sat_optuna.search.study import finished_trials
 
     study = outcome.study
-    if outcome.measured is None or not outcome.results:
-        raise StudyError(
-            f"the costs or the results of study {study.name!r} are missing from {study.work}; "
-            f"move {quote(str(study.tickets))} away and run: sat-optuna retrain {study.argument}"
-        )
-
     several = bool(study.config.search.objectives)
 
     def rows(suffix: str) -> list[TrialRow]:
@@ -294,19 +311,26 @@ def _write(outcome: Outcome, tickets: dict[str, Ticket], on_event: OnEvent) -> N
         tickets,
         summary,
         passengers="" if found is None else f"{found}. {_replaced(outcome)}".strip(),
-        images=next(iter(outcome.results.values())).images,
         blocks=blocks,
-        tested=outcome.tested,
-        latency=(
-            f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "
-            f"{study.config.search.latency_batch} images in eval and inference mode, after "
-            "warm-up."
-        ),
-        hardware=outcome.measured["hardware"],
-        curves=_curves(outcome),
-        maps=_maps(outcome, tickets),
+        **_networks_of(outcome, tickets),
     )
     refresh(study, blocks.effects)
+
+
+def _networks_of(outcome: Outcome, tickets: Mapping[str, Ticket]) -> dict[str, Any]:
+    """Return what each report tells of the networks beside their tickets."""
+    return {
+        "images": next(iter(outcome.results.values())).images,
+        "tested": outcome.tested,
+        "latency": (
+            f"latency is the median of {outcome.LATENCY_REPEATS} interleaved forward passes of "
+            f"{outcome.study.config.search.latency_batch} images in eval and inference mode, "
+            "after warm-up."
+        ),
+        "hardware": (outcome.measured or {})["hardware"],
+        "curves": _curves(outcome),
+        "maps": _maps(outcome, tickets),
+    }
 
 
 def _maps(outcome: Outcome, tickets: Mapping[str, Ticket]) -> "MapResults | None":

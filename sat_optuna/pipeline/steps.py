@@ -33,6 +33,8 @@ __all__ = ["pretrain", "report", "retrain", "run", "score_all", "search"]
 
 def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
     """Go the whole road; where search.timeout ends the search, it ends there."""
+    if study.config.is_given:
+        return _run_given(study, mlflow=mlflow, on_event=on_event)
     if not study.has_search():  # where it was begun: no torch for nothing
         first = "pretrain" if study.uses_supernet else "search"
         on_event(Event(step=first, done=0, total=1, message=GETTING_READY))
@@ -59,9 +61,24 @@ def run(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
         best = best_ticket(opened) if complete else None
         return RunResult(ticket=best, tickets={}, report=None)
     retrain_searched(study, mlflow=mlflow, on_event=on_event)
+    return _reported(study, on_event)
+
+
+def _reported(study: "StudyFolder", on_event: OnEvent) -> RunResult:
     reported = report(study, on_event=on_event)
     tickets = reported.tickets
     return RunResult(ticket=tickets["ticket"], tickets=tickets, report=reported.path)
+
+
+def _run_given(study: "StudyFolder", *, mlflow: bool, on_event: OnEvent) -> RunResult:
+    """Go the road of a ticket that is given: no pretraining, no search."""
+    if study.records.get("given") is None:  # where it was begun: no torch for nothing
+        on_event(Event(step="retrain", done=0, total=1, message=GETTING_READY))
+        if mlflow:
+            _look_at_store(study)
+        study.parts.check_search()
+    retrain(study, mlflow=mlflow, on_event=on_event)
+    return _reported(study, on_event)
 
 
 def _look_at_store(study: "StudyFolder") -> None:

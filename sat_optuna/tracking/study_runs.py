@@ -1,6 +1,6 @@
 """What of a study is logged to MLflow.
 
-    search             the study's run: its trials are nested in it
+    search             the study's run: its trials are nested in it; of a given ticket "transfer"
       #000 000-000-00
       #001 101-010-11
     ticket 100-010-10  a summary of each network that was retrained: its trainings are nested in it
@@ -120,6 +120,7 @@ class StudyRuns:
         name: str,
         uuid: str,
         *,
+        what: str = "search",
         config: Mapping[str, Any] = _NOTHING,
         measure: Measure = ACCURACY,
         running: bool = True,
@@ -133,6 +134,7 @@ class StudyRuns:
         Args:
             name: name of the study and of the experiment.
             uuid: distinguishes this study from others of the same name.
+            what: name of the study's run.
             config: the resolved configuration. Its values become params such as `search.trials`,
                 whose first values MLflow keeps, and the artifact config.json, which is replaced.
             measure: what is searched for; with its unit and which way is better it is a tag.
@@ -150,7 +152,7 @@ class StudyRuns:
             same = (run for run in parents if run.data.tags.get("sat.study_uuid") == uuid)
             run = next(same, None)
             self._running = running or run is None or _was_left(run)
-            run = run or self._store.create(experiment, "search", tags)
+            run = run or self._store.create(experiment, what, tags)
             parent = str(run.info.run_id)
             if self._running:
                 self._store.resume(parent)
@@ -263,6 +265,7 @@ class StudyRuns:
         *,
         metrics: Mapping[str, float],
         verdicts: Mapping[str, str] = _NOTHING,
+        tags: Mapping[str, str] = _NOTHING,
         sections: Mapping[str, str] = _NOTHING,
         ticket: str | None = None,
         ended: datetime | None = None,
@@ -274,6 +277,7 @@ class StudyRuns:
             network: which it is.
             metrics: means over the seeds, their intervals, costs.
             verdicts: by name a line each; they become tags such as `verdict.smaller`.
+            tags: more of them.
             sections: Markdown by title, of the run's description; all else in it is kept.
             ticket: the ticket's JSON, stored as ticket.json.
             ended: when its last training ended; None for now.
@@ -281,7 +285,7 @@ class StudyRuns:
         Raises:
             TrackingError: the store cannot be written.
         """
-        tags = {f"verdict.{name}": line for name, line in verdicts.items()}
+        tags = {**tags, **{f"verdict.{name}": line for name, line in verdicts.items()}}
         with self._lock, self._store.guarded(f"log {network.role}"):
             for title, text in sections.items():
                 tags |= self._described(run_id, title, text, tags)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sat_optuna.config.plugins import PluginError, load_plugins
+from sat_optuna.config.plugins import PluginError, load_plugins, take_as_run
 from sat_optuna.errors import SatOptunaError
 
 
@@ -23,6 +23,21 @@ def test_two_files_of_one_name_are_two_plugins(tmp_path):
     load_plugins(tmp_path / folder / "own.py" for folder in ("a", "b"))
     assert (tmp_path / "a" / "ran").exists()
     assert (tmp_path / "b" / "ran").exists()
+
+
+def test_a_copy_counts_as_run_where_it_is_one_of_a_plugin_that_was(tmp_path):
+    count = tmp_path / "count"
+    text = f"with open({str(count)!r}, 'a') as file:\n    file.write('x')\n"
+    for name in ("own.py", "copy.py", "edited.py", "other.py"):
+        (tmp_path / name).write_text(text + "# more\n" * (name == "edited.py"))
+    load_plugins([tmp_path / "own.py"])
+    take_as_run(tmp_path / "copy.py", of=tmp_path / "own.py")
+    take_as_run(tmp_path / "edited.py", of=tmp_path / "own.py")
+    take_as_run(tmp_path / "own.py", of=tmp_path / "other.py")  # which was not run
+    load_plugins([tmp_path / "copy.py"])
+    assert count.read_text() == "x"
+    load_plugins([tmp_path / "edited.py"])
+    assert count.read_text() == "xx"
 
 
 @pytest.mark.parametrize("name", ["missing.py", "folder", "text.txt"])

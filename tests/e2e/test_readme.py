@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from sat_optuna.cli import sat_optuna as group
 from sat_optuna.config.reader import parse_config
 from sat_optuna.data.mnist5k import packaged_file
+from sat_optuna.pipeline.folder import open_study
 from tests import forks
 from tests.studies import environment, make_study, sat_optuna
 
@@ -246,6 +249,22 @@ def test_the_plugin_that_the_readme_shows_is_a_study(tmp_path):
     said = sat_optuna("check", "own", cwd=tmp_path).stdout
     assert "4 blocks in stages (4,), 16 schemes" in said
     assert "train: 160 images, upright 80, lying 80" in said
+
+
+def test_each_way_to_take_a_ticket_elsewhere_is_a_study_without_a_fault(tmp_path, monkeypatch):
+    section = README.split("## Take a ticket elsewhere\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^sat-optuna (transfer .*)$", section, re.MULTILINE)
+    assert len(lines) == 2
+    for folder in ("studies/quickstart/tickets", "mlruns"):
+        (tmp_path / folder).mkdir(parents=True)
+    ticket = "studies/quickstart/tickets/ticket.json"
+    (tmp_path / ticket).write_bytes((Path(__file__).parents[2] / ticket).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        done = CliRunner().invoke(group, [*line.split(), "--no-run"])
+        assert done.exit_code == 0, done.output
+    for name in ("cued-seg", "cued-digits"):
+        assert open_study(f"transfer-quickstart-{name}").check().stages
 
 
 @pytest.mark.parametrize("heading", ["Run it", "Test it"])

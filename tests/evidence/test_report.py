@@ -487,9 +487,9 @@ def test_a_network_of_several_roles_stands_once_in_the_figures(tmp_path, same, l
     rows = {role: row for role, row in NOISY.items() if role not in ("constant", "random-best")}
     given = tickets(rows | dict.fromkeys(same, rows["ticket"]))
     with (
-        patch("sat_optuna.evidence.report.draw_costs") as costs,
-        patch("sat_optuna.evidence.report.draw_curves") as curves,
-        patch("sat_optuna.evidence.report.draw_ticket") as drawn,
+        patch("sat_optuna.evidence.retrained.draw_costs") as costs,
+        patch("sat_optuna.evidence.retrained.draw_curves") as curves,
+        patch("sat_optuna.evidence.retrained.draw_ticket") as drawn,
     ):
         report(tmp_path, given, drawn=True)
     others = [] if "random-density" in same else ["random scheme"]
