@@ -414,7 +414,7 @@ METRIC = {"segmentation": ["miou"], "counting": ["mae"]}
     [
         ("fcn", "se", (8, 8)),
         ("fcn", "dia", (7, 10)),
-        ("density", "se", (7, 10)),
+        pytest.param("density", "se", (7, 10), marks=pytest.mark.slow),
         pytest.param("deeplabv3", "se", (9, 10), marks=pytest.mark.slow),
     ],
 )
@@ -446,6 +446,7 @@ def test_a_ticket_with_maps_is_materialised_scored_built_again_and_exported(
     assert torch.equal(load_ticket(tmp_path / "net.safetensors")(x), own(x))
 
 
+@pytest.mark.slow
 def test_a_map_of_an_odd_size_is_written_as_onnx_and_folded(tmp_path):
     settings = {**SMALL, "head": "fcn", "dilated_stages": 1}
     net = Supernet("resnet20", attention=[default_spec("se")], seed=0, **settings).eval()
@@ -477,7 +478,9 @@ def test_a_trunk_built_from_a_ticket_holds_exactly_its_modules(head, scheme):
     assert plain == bare.state_dict().keys()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "timm:resnet10t"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("timm:resnet10t", marks=pytest.mark.slow)]
+)
 def test_other_trunks_with_maps_go_the_whole_road(tmp_path, name):
     settings: dict[str, Any] = {"in_channels": 3, "classes": 4, "head": "fcn", "dilated_stages": 1}
     net = Supernet(name, attention=[default_spec("se")], seed=0, **settings).eval()
