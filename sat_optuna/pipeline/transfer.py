@@ -39,6 +39,7 @@ from sat_optuna.pipeline.reading import open_ticket, plugin_files, study_of
 from sat_optuna.pipeline.results import RunResult
 from sat_optuna.tasks import TASKS
 from sat_optuna.ticket import Ticket
+from sat_optuna.transfer import check_told
 
 __all__ = ["TASKS_OF_TRANSFERS", "make_transfer", "transfer"]
 
@@ -106,9 +107,11 @@ def transfer(
         The ticket, its controls, the verdicts and the report's path.
 
     Raises:
-        TicketError: the ticket cannot be read, or is a constant control.
+        TicketError: the ticket cannot be read.
+        TransferError: it is plain or full.
         UnknownName: nothing is called so.
-        StudyError: a study of that name is another one, or there are no weights to start from.
+        StudyError: it is a constant control, a study of that name is another one, or there are no
+            weights to start from.
         ConfigError: ticket, network and data do not fit, each fault a sentence.
     """
     made = make_transfer(
@@ -147,7 +150,7 @@ def make_transfer(
     """Make the study of a transfer, or find the one that was made; see `transfer`.
 
     Raises:
-        TicketError, UnknownName, StudyError: as of `transfer`.
+        TicketError, TransferError, UnknownName, StudyError: as of `transfer`.
     """
     path = Path(ticket)
     source = open_ticket(path)
@@ -156,6 +159,7 @@ def make_transfer(
             f"{path} is a constant control, whose gates look at nothing, so no attention could be "
             "transferred; give the ticket beside it"
         )
+    check_told(source.scheme, source=source.scheme)
     DATASETS.check(data)
     if task not in TASKS_OF_TRANSFERS:
         raise StudyError(
