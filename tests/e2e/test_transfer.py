@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sat_optuna.pipeline.folder import StudyFolder
+from sat_optuna.pipeline.owed import Owed
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 from sat_optuna.tracking.store import RunStore
@@ -215,8 +216,10 @@ def test_all_controls_and_weights_to_start_from(tmp_path):
     report = (weighted / "report.md").read_text(encoding="utf-8")
     assert "## From the given weights, on train + validation" in report
     said = sat_optuna("doctor", "tuned", cwd=tmp_path).stdout
-    assert "its ticket is given; retrained; go on with: sat-optuna run tuned" in said
-    sat_optuna("run", "tuned", cwd=tmp_path)  # and now with MLflow
+    assert "its ticket is given; retrained; go on: sat-optuna run tuned" in said
+    Owed(study).owe("retrainings", "the store was away")
+    said = sat_optuna("doctor", "tuned", "--fix", cwd=tmp_path).stdout
+    assert "logged its retrainings to" in said
     logged = runs(tmp_path, weighted)
     assert len(logged["retraining"]) == 18
     assert {r.info.status for part in logged.values() for r in part} == {"FINISHED"}
