@@ -15,7 +15,7 @@ the same features for several schemes. Attention acts after the last BatchNorm o
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchvision.models import resnet
@@ -134,7 +134,7 @@ def _network(
     check_counts(in_channels=in_channels, classes=classes)
     check_dilated(dilated_stages)
     HEADS.check(head)
-    model: resnet.ResNet = make(num_classes=classes)
+    model = make(num_classes=classes)
     if in_channels != _RGB:
         old = model.conv1
         model.conv1 = nn.Conv2d(
@@ -144,7 +144,7 @@ def _network(
     if dilated_stages:
         _dilate(model, dilated_stages)
     if not pads(head):
-        return model
+        return cast("nn.Module", model)
     channels = model.fc.in_features
     del model.fc, model.avgpool
     return with_map_head(

@@ -121,7 +121,7 @@ class NetworkConfig(Checked):
     )
     head: str = _key(
         "linear",
-        "or for segmentation 'fcn', 'deeplabv3' (ResNet-18 and more), for counting 'density'",
+        "or 'fcn', 'deeplabv3' (from ResNet-18 up) for segmentation, 'density' for counting",
         registry="heads",
     )
     settings: Mapping[str, Any] = _key(

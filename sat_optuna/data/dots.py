@@ -64,7 +64,8 @@ class DotSource(MapSource[Dots]):
         return [
             f"{target.file}, {self.word} {target.numbers[row]}: the dot at x = "
             f"{target.places[row, 0]:g}, y = {target.places[row, 1]:g} lies outside image "
-            f"{path.name}, which is {width} pixels wide and {height} high{turned}; correct or delete it"
+            f"{path.name}, which is {width} pixels wide and {height} high{turned}; "
+            "correct or delete it"
             for row in np.flatnonzero(~within.all(axis=1))
         ]
 

@@ -934,8 +934,8 @@ def draw_maps(path: Path, examples: MapExamples) -> Path:
     """Draw test images, their truth and what networks answer: classes or densities.
 
     Under each answer stands its score on this image, or its count. Where more than eight classes
-    are shown, each has its name, or how that begins, in its largest region too. Pixels without a
-    class are hatched.
+    are shown, each has its name, or how that begins, in its deepest region too. Pixels without a
+    class are hatched in the truth.
 
     Args:
         path: the PNG file.
@@ -945,9 +945,10 @@ def draw_maps(path: Path, examples: MapExamples) -> Path:
     heads = [f"image\n{examples.planes}".rstrip(), "truth"]
     heads += ["\n".join([*_wrapped(n, 18), examples.test.get(n, "")]) for n in networks]
     height, width = shown[0].truth.shape
-    side = (_WIDEST - 0.6) / len(heads)  # inches
+    wide = max(_WIDEST, 0.6 + 1.15 * len(heads))
+    side = (wide - 0.6) / len(heads)  # inches
     tall = len(shown) * (side * height / width + 0.4) + 3  # enough; cut in the end
-    figure = Figure(figsize=(_WIDEST, tall), layout="compressed")
+    figure = Figure(figsize=(wide, tall), layout="compressed")
     grid = figure.subplots(len(shown), len(heads), squeeze=False)
     for axes, head in zip(grid[0], heads, strict=True):
         axes.set_title(head, fontsize=9, color=_INK)
@@ -1048,7 +1049,7 @@ def _draw_masks(
     if len(classes) < len(found):
         handles.append(Patch(fc="white", ec=_CLOUD, hatch="////", label="no class, not scored"))
     longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, min(len(handles), int(_WIDEST / (0.5 + 0.075 * longest))))
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.5 + 0.075 * longest))))
     place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
     figure.legend(handles=handles, frameon=False, fontsize=8, labelcolor=_INK, **place)
 

@@ -1,7 +1,7 @@
 """What a report says of networks that answer with maps: some test images, and trivial rules."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from sat_optuna.tasks import METRICS, TASKS, Metric, MetricError, Task, metrics_
 from sat_optuna.ticket import Measure
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from sat_optuna.data.images import Images
     from sat_optuna.data.split import Split
@@ -31,7 +31,7 @@ __all__ = [
     "trivial_rules",
 ]
 
-_BATCH = 32  # images
+_BATCH, _PIXELS = 32, 2**20  # images at once, and their pixels
 # By how much of the images is worse; the first ones are kept where there are few images.
 _RANKS = (
     (0.0, "worst"),
@@ -198,7 +198,7 @@ def trivial_rules(data: "Split", task: Task, metric: Metric) -> list[TrivialRule
     def masked(images: "Images") -> Masked:
         return lambda: (
             (levels(x.cpu().numpy()), masks.cpu().numpy().astype(np.uint8))
-            for x, masks in images.batches(None, _BATCH)
+            for x, masks in _batches(images)
         )
 
     return mask_rules(
@@ -209,9 +209,15 @@ def trivial_rules(data: "Split", task: Task, metric: Metric) -> list[TrivialRule
     )
 
 
+def _batches(images: "Images", rows: "Tensor | None" = None) -> "Iterator[tuple[Tensor, Tensor]]":
+    """Go through images once, so many at a time as take little memory."""
+    _, height, width = images.shape
+    return images.batches(rows, max(1, min(_BATCH, _PIXELS // (height * width))))
+
+
 def _counts(images: "Images") -> NDArray[np.float64]:
     """Return the sum of each image's density, (N,)."""
-    parts = (maps.double().sum((1, 2)).cpu().numpy() for _, maps in images.batches(None, _BATCH))
+    parts = (maps.double().sum((1, 2)).cpu().numpy() for _, maps in _batches(images))
     return np.concatenate(list(parts))
 
 
@@ -225,8 +231,7 @@ def _levels(data: "Split") -> Callable[[NDArray[Any]], NDArray[np.uint8]]:
         mean, std = (np.reshape(v, (-1, 1, 1)) for v in (data.inputs.mean, data.inputs.std))
         low, high = -mean / std, (1 - mean) / std
     else:
-        batches = data.train_and_valid.batches(None, _BATCH)
-        ends = [(x.amin((0, 2, 3)), x.amax((0, 2, 3))) for x, _ in batches]
+        ends = [(x.amin((0, 2, 3)), x.amax((0, 2, 3))) for x, _ in _batches(data.train_and_valid)]
         lows, highs = (
             np.stack([one.cpu().numpy() for one in side]) for side in zip(*ends, strict=False)
         )
@@ -312,7 +317,7 @@ def map_examples(
         """Yield images, the answers and the score or count of each, batch by batch."""
         network.to(images.device)
         with evaluating(network), torch.inference_mode():
-            for x, targets in images.batches(rows, _BATCH):
+            for x, targets in _batches(images, rows):
                 outputs = network(x).float()
                 if counts:
                     yield x, outputs[:, 0], outputs[:, 0].sum((1, 2)).tolist()
@@ -337,7 +342,7 @@ def map_examples(
         for label, network in networks.items()
     }
     levels = _levels(data)
-    truths = torch.cat([targets for _, targets in images.batches(rows, _BATCH)]).cpu().numpy()
+    truths = torch.cat([targets for _, targets in _batches(images, rows)]).cpu().numpy()
     pictures = [levels(x.cpu().numpy()) for x in found[next(iter(networks))][0]]
     answers = {label: torch.cat(of[1]).cpu().numpy() for label, of in found.items()}
     told = {label: [value for batch in of[2] for value in batch] for label, of in found.items()}

@@ -70,14 +70,15 @@ def evaluate_ticket(
     if weights is None and given.exported:
         weights = given.path
     own = given.weights(ticket.scheme, Path(weights) if weights else None, seed)
+    task = build_task(ticket.config.get("task", {}).get("name", "classification"))
     device = pick_device(given.study.config.device if given.study else "auto")
     network = load_weights(ticket, own).to(device)
     if data is None:
         images, names, what = _test_part(given)
     else:
+        task.check_targets("labels", of=f"the images of a folder such as {data}")
         images, names, what = _folder(given, Path(data), str(device))
-    asked = ticket.config.get("task", {}).get("name", "classification")
-    found = performance(network, images, class_names=names, task=build_task(asked))
+    found = performance(network, images, class_names=names, task=task)
     drawn = None
     if found.confusion is not None:
         drawn = draw_confusion(

@@ -55,7 +55,7 @@ __all__ = ["FoldedObjective", "SupernetObjective", "TrainObjective"]
 # Keys of [train] that earlier versions had not, and whose studies go on.
 _LATER = (
     *("strategy", "lr_head", "lr_body", "optimizer", "warmup", "clip", "ema"),
-    *("augment", "mixup", "cutmix"),
+    *("augment", "mixup", "cutmix", "crop"),
 )
 # Trial attribute: how many earlier trials of the study measured the same scheme, where some did.
 _REPEATS_KEY = "sat:repeats"

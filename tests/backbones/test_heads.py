@@ -157,6 +157,7 @@ def test_the_contract_of_heads(name, head):
         again.load_state_dict(net.state_dict())
         assert torch.equal(again(x), made)
         assert torch.equal(copy.deepcopy(net)(x), made)
+        assert torch.equal(torch.fx.symbolic_trace(net)(x), made)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "preresnet164", "resnet18", "timm:convnext_atto"])

@@ -21,8 +21,8 @@ def loaded(root, **settings):
 
 def by_hand(folder, number, size, frame):
     """An image and its mask, scaled by Pillow and filled up."""
-    image = Image.open(folder / "images" / f"{number:02}.png")
-    mask = Image.open(folder / "masks" / f"{number:02}.png")
+    image: Image.Image = Image.open(folder / "images" / f"{number:02}.png")
+    mask: Image.Image = Image.open(folder / "masks" / f"{number:02}.png")
     if size:
         longer = max(image.size)
         to = tuple(round(side * size / longer) for side in image.size)

@@ -1,5 +1,7 @@
 """A user's own images with dots: maps that sum to the counts, whatever the images' sizes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,7 +29,7 @@ def loaded(root, **settings):
 
 def options(**more):
     given = {"seed": 0, "valid": 0.2, "limit": None, "size": None, "device": "cpu", "workers": 0}
-    return Options(root=None, **(given | more))
+    return Options(root=Path(), **(given | more))
 
 
 @pytest.mark.parametrize("sigma", [None, 2.0])
@@ -86,8 +88,8 @@ def test_dots_at_borders_and_corners_count_whole(count, size, fitted, source, si
     places = rng.uniform(low, [width + high, height + high], (count, 2))
     corners = [(x, y) for x in (low, width + high) for y in (low, height + high)]
     places = np.concatenate([places, corners])
-    dots = Dots(None, places, np.arange(len(places)))
-    assert source().target_faults(None, dots, Header(3, *size, "bytes")) == []
+    dots = Dots(Path("dots"), places, np.arange(len(places)))
+    assert source().target_faults(Path("image"), dots, Header(3, height, width, "bytes")) == []
     made = source().map_of(dots, size, fitted, 1, options(sigma=sigma))
     assert made.shape == fitted
     assert abs(made.sum(dtype=np.float64) - len(places)) < 1e-3

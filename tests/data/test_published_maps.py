@@ -117,7 +117,7 @@ def test_a_class_that_voc_does_not_know_is_told(tmp_path):
 
 def write_cityscapes(root):
     """leftImg8bit and gtFine; a mask's rows are the labels 0 to 33, and 255, a licence plate."""
-    labels = np.uint8([*range(34), 255, 255]).repeat(2).reshape(36, 2).repeat(8, 1)
+    labels = np.array([*range(34), 255, 255], np.uint8).repeat(2).reshape(36, 2).repeat(8, 1)
     seed = 0
     for part, cities in (("train", ("zurich", "aachen")), ("val", ("ulm",))):
         for city in cities:
@@ -157,7 +157,9 @@ def test_cityscapes_labels_become_the_19_that_are_evaluated(tmp_path):
     for number, mask in enumerate(data.test.labels):
         assert (
             mask.tolist()
-            == np.roll(np.uint8(rows)[:, None].repeat(16, 1), 6 + number, axis=0).tolist()
+            == np.roll(
+                np.array(rows, np.uint8)[:, None].repeat(16, 1), 6 + number, axis=0
+            ).tolist()
         )
     assert wanted == {x.id: x.train_id for x in Cityscapes.classes if 0 <= x.train_id < 255}
     # Listed as the disk has them, the cities would come in any order.

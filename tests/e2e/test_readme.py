@@ -119,8 +119,9 @@ def edit(study, *texts):
         for section, keys in re.findall(r"^\[(\w+)\]\n((?:(?!\[).*\n)*)", text, re.MULTILINE):
             for line in keys.splitlines():
                 place = rf"(?ms)^(\[{section}\]\n(?:(?!^\[).)*?^){line.split()[0]} = [^\n]*"
-                written, count = re.subn(place, lambda found, line=line: found[1] + line, written)
-                assert count == 1, (section, line)
+                found = re.search(place, written)
+                assert found is not None, (section, line)
+                written = written[: found.end(1)] + line + written[found.end() :]
     study.write_text(written, encoding="utf-8")
 
 
@@ -151,15 +152,15 @@ def test_ones_own_masks_and_points_come_to_a_report(labelled, name, text, said, 
     quick = SMALL.replace("width = 4", "width = 4\nstem_stride = 2\nblocks = [1, 1, 1]")
     quick += "seeds = [0, 1, 2]\n"
     own = text.replace(f"/home/me/{name}", str(labelled / name))
-    edit(study, own.replace("size = 64", "size = 32"), quick)
+    edit(study, own.replace("size = 64", "size = 30"), quick)
     printed = sat_optuna("check", name, cwd=labelled).stdout
     assert f"train: 30 images, {said}" in printed
     assert "valid: 8 images, " in printed
     assert "test: 10 images\n" in printed
-    assert "images: 32 x 32 pixels, 3 channels" in printed
+    assert "images: 30 x 30 pixels, 3 channels" in printed
     assert (
-        "data: the images, of 60 x 100 to 100 x 100 pixels, are scaled to a longer side of 32 and "
-        f"filled up on the right and below to 32 x 32, with black and no {none}"
+        "data: the images, of 60 x 100 to 100 x 100 pixels, are scaled to a longer side of 30 and "
+        f"filled up on the right and below to 30 x 30, with black and no {none}"
     ) in printed
     sat_optuna("run", name, cwd=labelled)
     report = (study.parent / "report.md").read_text(encoding="utf-8")

@@ -1,12 +1,14 @@
 """Which test images a report shows, what stands at them, and what it says of trivial rules."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given as drawn_by
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -300,6 +302,20 @@ def test_columns_are_image_truth_and_networks_with_scores_below(tmp_path, seen):
     assert not any(one.texts for one in axes)
 
 
+def test_many_networks_have_room_for_their_scores(tmp_path, seen):
+    networks = [
+        "ticket",
+        "plain",
+        *(f"full-{kind}" for kind in ("se", "sge", "cbam", "srm", "eca")),
+    ]
+    draw_maps(tmp_path / "maps.png", segmentation(networks=networks))
+    renderer = FigureCanvasAgg(seen[0]).get_renderer()
+    seen[0].draw(renderer)
+    boxes = [axes.title.get_window_extent(renderer) for axes in seen[0].axes[:9]]
+    boxes += [axes.xaxis.label.get_window_extent(renderer) for axes in seen[0].axes[2:9]]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+
+
 def drawn_colours(axes):
     """The colour of each class in a mask."""
     (image,) = axes.images
@@ -310,7 +326,7 @@ def drawn_colours(axes):
     }
 
 
-def test_pixels_without_a_class_are_hatched_in_truth_and_answers(tmp_path, seen):
+def test_pixels_without_a_class_are_hatched_in_the_truth(tmp_path, seen):
     draw_maps(tmp_path / "maps.png", segmentation(ignored=True))
     truth = seen[0].axes[1]
     assert truth.images[0].get_array().mask.sum() == 4

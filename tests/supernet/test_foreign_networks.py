@@ -77,7 +77,9 @@ def test_a_network_without_residual_blocks_is_said(resnet50):
 
 
 def test_settings_of_other_backbones_are_refused():
-    with pytest.raises(BackboneError, match="'resnet18' has no setting 'width'; it has: none; dr"):
+    with pytest.raises(
+        BackboneError, match="'resnet18' has no setting 'width'; it has: head, dilated_stages; dr"
+    ):
         Supernet("resnet18", attention=["se"], in_channels=3, classes=3, seed=0, width=8)
 
 
