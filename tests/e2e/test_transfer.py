@@ -215,11 +215,11 @@ def test_all_controls_and_weights_to_start_from(tmp_path):
     assert found["ticket"].scheme == Scheme.parse("1-0-0")
     report = (weighted / "report.md").read_text(encoding="utf-8")
     assert "## From the given weights, on train + validation" in report
-    said = sat_optuna("doctor", "tuned", cwd=tmp_path).stdout
-    assert "its ticket is given; retrained; go on: sat-optuna run tuned" in said
+    told = sat_optuna("doctor", "tuned", cwd=tmp_path).stdout
+    assert "its ticket is given; retrained; go on: sat-optuna run tuned" in told
     Owed(study).owe("retrainings", "the store was away")
-    said = sat_optuna("doctor", "tuned", "--fix", cwd=tmp_path).stdout
-    assert "logged its retrainings to" in said
+    told = sat_optuna("doctor", "tuned", "--fix", cwd=tmp_path).stdout
+    assert "logged its retrainings to" in told
     logged = runs(tmp_path, weighted)
     assert len(logged["retraining"]) == 18
     assert {r.info.status for part in logged.values() for r in part} == {"FINISHED"}
