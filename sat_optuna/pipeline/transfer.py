@@ -15,6 +15,7 @@ from shlex import quote
 from typing import Any, Literal, TypeVar
 
 from sat_optuna.backbones import BACKBONES
+from sat_optuna.carry import check_told
 from sat_optuna.config.config import (
     AttentionConfig,
     DataConfig,
@@ -39,7 +40,6 @@ from sat_optuna.pipeline.reading import open_ticket, plugin_files, study_of
 from sat_optuna.pipeline.results import RunResult
 from sat_optuna.tasks import TASKS
 from sat_optuna.ticket import Ticket
-from sat_optuna.transfer import check_told
 
 __all__ = ["TASKS_OF_TRANSFERS", "make_transfer", "transfer"]
 
@@ -90,7 +90,7 @@ def transfer(
         data: name of the data set.
         root: folder of the data, for data sets that lie in one.
         backbone: another network than the ticket's. A stage of other depth takes the choices by
-            nearest relative position, see `sat_optuna.transfer.rule`.
+            nearest relative position, see `sat_optuna.carry`.
         width: channels of the first stage of a CIFAR ResNet; 0 for the ticket's own.
         stem_stride: stride of its first convolution; 0 for the ticket's own.
         init: "scratch"; or "weights": all networks start from those of the source study's plain

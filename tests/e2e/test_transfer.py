@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from sat_optuna.pipeline.owed import Owed
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 from sat_optuna.tracking.store import RunStore
-from tests import forks
 from tests.studies import command, environment, sat_optuna
 
 QUICKSTART = Path(__file__).parents[2] / "studies" / "quickstart" / "tickets" / "ticket.json"
@@ -116,8 +116,7 @@ def test_a_ticket_of_classification_comes_to_a_report_on_segmentation(tmp_path):
         "assert len(result.tickets) == 7 and len(result.verdicts) == 6\n"
         "assert 'torch' not in sys.modules and 'mlflow' not in sys.modules\n"
     )
-    done = forks.python("-c", program, cwd=tmp_path, env=environment())
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), check=True)
     for name in ("run", "retrain", "report"):
         said = sat_optuna(name, folder.name, cwd=tmp_path)
         assert "done already" in said.stdout
