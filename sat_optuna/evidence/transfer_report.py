@@ -65,7 +65,7 @@ def write_transfer_report(
             f"the ticket of {folder.name} names no ticket that it was carried over from; write "
             "its report with write_report"
         )
-    measure, scores = measured_in(tickets), scores_of(tickets)
+    measure, scores, runs = measured_in(tickets), scores_of(tickets), runs_of(tickets)
     differences = paired_by_seed(tickets, scores, images, measure)
     largest = tested.part.majority if tested else 0.0
     curves = curves or {}
@@ -74,7 +74,7 @@ def write_transfer_report(
     )
     parts = [
         f"# {folder.name}: does a ticket of {ticket.source.dataset} pay on {ticket.dataset}?",
-        claims_text((*claims_of(tickets), over_random(runs_of(tickets)))),
+        claims_text((*claims_of(tickets), over_random(runs))),
         f"{_carried(ticket, ticket.source)} {came_to(ticket, differences, scores, measure)}",
         "![the ticket](figures/ticket.png)",
         legend(ticket, controlled="constant" in tickets),
@@ -94,7 +94,7 @@ def write_transfer_report(
             ticket,
             hardware,
             measure,
-            found=_found(ticket, ticket.source, measure),
+            found=_found(ticket.source, runs.amount(margin_of(ticket)), measure),
             of="`tickets/*.json` beside this file",
         ),
     ]
@@ -128,9 +128,7 @@ def _random(ticket: Ticket, tickets: Mapping[str, Ticket]) -> str:
     )
 
 
-def _found(ticket: Ticket, source: Source, measure: Measure) -> list[str]:
-    unit = "points" if measure.unit == "%" else measure.unit
-    margin = f"{margin_of(ticket):g} {unit}".rstrip()
+def _found(source: Source, margin: str, measure: Measure) -> list[str]:
     uuid = f", uuid `{source.study_uuid}`" if source.study_uuid else ""
     return [
         f"source: ticket `{source.scheme}` of study `{source.study}`{uuid}",

@@ -104,14 +104,14 @@ def _study(folder: Path) -> Iterator[Finding]:
     db = looked_at.db
     yield from _owed(looked_at)
     try:
-        if looked_at.given:
-            state = "retrained" if (looked_at.tickets / "ticket.json").is_file() else "not run yet"
-            said = f"its ticket is given; {state}; go on with: sat-optuna run {looked_at.argument}"
-            yield Finding(f"study {folder.name}", "ok", said)
-            if not db.exists():
-                return
-        elif not looked_at.has_search():
+        if not looked_at.has_search():
             remedy = f"not searched yet; run: sat-optuna run {looked_at.argument}"
+            if looked_at.given:
+                done = (looked_at.tickets / "ticket.json").is_file()
+                state = "retrained" if done else "not retrained yet"
+                remedy = (
+                    f"its ticket is given; {state}; go on: sat-optuna run {looked_at.argument}"
+                )
             yield Finding(f"study {folder.name}", "ok", remedy)
             if not db.exists():
                 return

@@ -33,7 +33,7 @@ def fix(studies: Iterable[Path], mlruns: Path) -> Iterator[Finding]:
         try:
             for said in _released(study):
                 yield Finding(f"study {study.name}", "fixed", said)
-            if study.given or study.has_search():
+            if study.has_search() or study.given:
                 with study.locked():
                     yield from _pay(study)
         except SatOptunaError as error:

@@ -318,8 +318,8 @@ class StudyFolder:
         """
         from sat_optuna.search.study import load_study
 
-        self.check_searched("no search to look at")
         if not self.has_search():
+            self.check_searched("no search to look at")
             state = "holds no study" if self.db.exists() else "does not exist"
             raise StudyError(
                 f"no search was run yet: {self.db} {state}; run: sat-optuna run {self.argument}"

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from typing_extensions import override
 
+from sat_optuna.carry import carried, check_told, rule_for
 from sat_optuna.config.config import decided
 from sat_optuna.errors import StudyError
 from sat_optuna.evidence.controls import control_schemes, random_family
@@ -20,7 +21,6 @@ from sat_optuna.pipeline.outcome import Outcome
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Measure, Source, Ticket
 from sat_optuna.training.checkpoint import versions
-from sat_optuna.transfer import carried, check_told, rule_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

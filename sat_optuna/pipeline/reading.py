@@ -118,12 +118,13 @@ def plugin_files(folder: Path) -> tuple[Path, ...]:
 
 
 def given_ticket(folder: Path) -> Path | None:
-    """Return the ticket that a study's [transfer] names; None where it is searched for.
+    """Return the ticket that a study's [transfer] names; None where none is.
 
     Raises:
-        ConfigError: study.toml cannot be read.
+        ConfigError: study.toml is there and cannot be read.
     """
-    named = given_ticket_of(read_toml(folder / "study.toml"))
+    path = folder / "study.toml"
+    named = given_ticket_of(read_toml(path)) if path.exists() else ""
     return folder / Path(named).expanduser() if named else None
 
 

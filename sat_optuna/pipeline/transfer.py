@@ -15,6 +15,7 @@ from shlex import quote
 from typing import Any, Literal, TypeVar
 
 from sat_optuna.backbones import BACKBONES
+from sat_optuna.carry import check_told
 from sat_optuna.config.config import (
     AttentionConfig,
     DataConfig,
@@ -89,7 +90,7 @@ def transfer(
         data: name of the data set.
         root: folder of the data, for data sets that lie in one.
         backbone: another network than the ticket's. A stage of other depth takes the choices by
-            nearest relative position, see `sat_optuna.transfer.rule`.
+            nearest relative position, see `sat_optuna.carry`.
         width: channels of the first stage of a CIFAR ResNet; 0 for the ticket's own.
         stem_stride: stride of its first convolution; 0 for the ticket's own.
         init: "scratch"; or "weights": all networks start from those of the source study's plain
@@ -106,9 +107,11 @@ def transfer(
         The ticket, its controls, the verdicts and the report's path.
 
     Raises:
-        TicketError: the ticket cannot be read, or is a constant control.
+        TicketError: the ticket cannot be read.
+        TransferError: it is plain or full.
         UnknownName: nothing is called so.
-        StudyError: a study of that name is another one, or there are no weights to start from.
+        StudyError: it is a constant control, a study of that name is another one, or there are no
+            weights to start from.
         ConfigError: ticket, network and data do not fit, each fault a sentence.
     """
     made = make_transfer(
@@ -147,7 +150,7 @@ def make_transfer(
     """Make the study of a transfer, or find the one that was made; see `transfer`.
 
     Raises:
-        TicketError, UnknownName, StudyError: as of `transfer`.
+        TicketError, TransferError, UnknownName, StudyError: as of `transfer`.
     """
     path = Path(ticket)
     source = open_ticket(path)
@@ -156,6 +159,7 @@ def make_transfer(
             f"{path} is a constant control, whose gates look at nothing, so no attention could be "
             "transferred; give the ticket beside it"
         )
+    check_told(source.scheme, source=source.scheme)
     DATASETS.check(data)
     if task not in TASKS_OF_TRANSFERS:
         raise StudyError(

@@ -174,6 +174,36 @@ def test_what_cannot_be_made_is_one_sentence_and_leaves_no_study(project, asked,
     assert not list(project.glob("studies/*/study.toml"))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "attention", "what"),
+    [
+        ("000-000-00", (SRM,), "plain"),
+        ("111-111-11", (SRM,), "full"),
+        ("22-2", (SRM, SGE), "full"),
+    ],
+)
+def test_plain_and_full_are_not_transferred(project, scheme, attention, what):
+    ticket = source(project, scheme, attention)
+    said = error("transfer", str(ticket), "--task", "counting", "--data", "trees")
+    words = " ".join(said.split())
+    assert f"Error: ticket {scheme} is the {what} network, which is among the controls of" in words
+    assert "it is not transferred; give a ticket with attention in some of its blocks" in words
+    assert not (project / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ("0,one,2", "'0,one,2' is no list of seeds; give whole numbers such as 0,1,2,3"),
+        ("0;1;2", "'0;1;2' is no list of seeds"),
+        ("-1,2,3", "'-1,2,3' is no list of seeds"),
+    ],
+)
+def test_seeds_are_numbers_between_commas(project, seeds, said):
+    options = ("--task", "counting", "--data", "trees", "--seeds", seeds)
+    assert said in " ".join(error("transfer", "t.json", *options, code=2).split())
+
+
 def test_a_constant_control_is_not_transferred(project):
     control = sat.constant_ticket(Ticket.load(source(project)))
     control.save(project / "constant.json")
@@ -186,8 +216,6 @@ def test_a_constant_control_is_not_transferred(project):
     [
         ("100-010-10", {'"resnet20"': '"resnet18"'}, "a ticket whose stages do not fit the trunk"),
         ("10-01", {"blocks = [2, 2]": "blocks = []"}, "scheme 10-01 is of 2 stages and the netw"),
-        ("000-000-00", {}, "ticket 000-000-00 is the plain network, which is among the controls"),
-        ("111-111-11", {}, "ticket 111-111-11 is the full network, which is among the controls"),
         (
             "100-000-00",
             {"blocks = [3, 3, 2]": "blocks = [1, 1, 1]"},

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sat_optuna.carry import TransferError, carried, check_told, rule_for
 from sat_optuna.scheme import Scheme
-from sat_optuna.transfer import TransferError, carried, check_told, rule_for
 
 STAGES = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 
