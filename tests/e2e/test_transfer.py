@@ -16,6 +16,7 @@ from sat_optuna.pipeline.owed import Owed
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Ticket
 from sat_optuna.tracking.store import RunStore
+from tests.data.formats import write_points
 from tests.studies import command, environment, sat_optuna
 
 QUICKSTART = Path(__file__).parents[2] / "studies" / "quickstart" / "tickets" / "ticket.json"
@@ -113,8 +114,8 @@ def test_a_ticket_of_classification_comes_to_a_report_on_segmentation(tmp_path):
     program = (
         "import sys, sat_optuna as sat\n"
         f"result = sat.run_study({folder.name!r})\n"
-        "assert len(result.tickets) == 7 and len(result.verdicts) == 6\n"
         "assert 'torch' not in sys.modules and 'mlflow' not in sys.modules\n"
+        "assert len(result.tickets) == 7 and len(result.verdicts) == 6\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), check=True)
     for name in ("run", "retrain", "report"):
@@ -222,3 +223,27 @@ def test_all_controls_and_weights_to_start_from(tmp_path):
     logged = runs(tmp_path, weighted)
     assert len(logged["retraining"]) == 18
     assert {r.info.status for part in logged.values() for r in part} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_folder_of_points_is_counted_by_a_ticket_of_classification(tmp_path):
+    project(tmp_path)
+    for part, seed in (("train", 0), ("test", 1)):
+        write_points(tmp_path / "herds" / part, 12, sizes=((16, 16),), seed=seed)
+    options = ("--task", "counting", "--data", "pointfolder", "--root", str(tmp_path / "herds"))
+    arguments = ("transfer", str(QUICKSTART), *options, *SMALL)
+    printed = sat_optuna(*arguments, "--no-run", cwd=tmp_path).stdout
+    assert "study.toml written; edit it, then: sat-optuna check" in " ".join(printed.split())
+    path = tmp_path / "studies" / "transfer-quickstart-pointfolder" / "study.toml"
+    text = path.read_text()
+    assert "margin = 0.1 " in text
+    path.write_text(text.replace("batch = 64", "batch = 4 "))
+    said = sat_optuna(*arguments, "--no-mlflow", cwd=tmp_path).stdout
+    assert "accuracy kept: " in said
+    found = tickets(path.parent)
+    assert sorted(found) == ROLES
+    assert {s.measure.name for ticket in found.values() for s in ticket.scores} == {"mae"}
+    assert {ticket.backbone_settings["head"] for ticket in found.values()} == {"density"}
+    report = (path.parent / "report.md").read_text(encoding="utf-8")
+    assert "against full the ticket may lose 0.1 of mae" in report
+    assert "ticket is at most 0.1 worse than full after 1 epoch of 12 images" in report
