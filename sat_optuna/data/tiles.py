@@ -4,9 +4,9 @@ Tiles beside each other are alike, so parts are blocks of tiles, and a tile that
 part that is held back is in no part. The test part is drawn once for ever, the validation part by
 the seed.
 
-landcover       derived: the picture of the earth that basemap draws on (NASA's Blue Marble), 32 x 32;
-                a tile's label is the class that covers 60 % of it or more in NASA's MODIS land
-                cover of 2019, merged to 10
+landcover       derived: the picture of the earth that basemap draws on (NASA's Blue Marble), 32 x
+                32; a tile's label is the class that covers 60 % of it or more in NASA's MODIS
+                land cover of 2019, merged to 10
 landcover-seg   the same picture, 64 x 64, with the classes of the same land cover merged to 8
 coast-seg       the same picture, with basemap's mask of land and lakes
 trees           an aerial picture that deepforest brings, 128 x 128, a dot in the middle of each
@@ -87,10 +87,8 @@ class Tiles:
         """Tell which tiles are among some, or share a pixel, a side or a corner with one."""
         return _touching(self.places, held, self.steps)
 
-    def drawn(
-        self, kept: NDArray[np.bool_], share: float, *purpose: object
-    ) -> NDArray[np.bool_]:
-        """Draw a share of the tiles that are kept, in blocks, of each class if they have labels."""
+    def drawn(self, kept: NDArray[np.bool_], share: float, *purpose: object) -> NDArray[np.bool_]:
+        """Draw a share of the tiles kept, in whole blocks; of each class where there are labels."""
         if self.targets.ndim == 1:
             return _drawn_evenly(self.blocks, self.targets, kept, share, *purpose)
         return _drawn(self.blocks, kept, share, *purpose)
@@ -247,8 +245,8 @@ class Landcover(TileSource):
         "barren",
     )
     remarks = (
-        "its labels are derived: a tile's class is the one that covers 60 % of it or more in a map "
-        "of land cover",
+        "its labels are derived: a tile's class is the one that covers 60 % of it or more in "
+        "NASA's map of land cover",
     )
     wheels = _LAND_COVER
 
@@ -274,9 +272,7 @@ class Landcover(TileSource):
         views = np.lib.stride_tricks.sliding_window_view(earth, (self.side, self.side), (1, 2))
         tops, lefts = places[chosen].T * self.stride
         images = np.ascontiguousarray(views[:, tops, lefts].transpose(1, 0, 2, 3))
-        return Tiles(
-            images, labels[chosen], places[chosen], blocks[chosen], tested[chosen], steps
-        )
+        return Tiles(images, labels[chosen], places[chosen], blocks[chosen], tested[chosen], steps)
 
 
 class LandcoverSeg(TileSource):
@@ -461,9 +457,7 @@ def _places(size: tuple[int, ...], side: int) -> NDArray[np.int64]:
     return np.argwhere(np.ones((size[0] // side, size[1] // side)))
 
 
-def _touching(
-    places: NDArray[np.int64], held: NDArray[np.bool_], steps: int
-) -> NDArray[np.bool_]:
+def _touching(places: NDArray[np.int64], held: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
     """Tell which places are those that are held, or so many steps from one, or less."""
     grid = np.zeros(places.max(axis=0, initial=0) + 1, np.bool_)
     grid[tuple(places[held].T)] = True

@@ -133,7 +133,9 @@ def located(part):
 def test_a_landcover_tile_has_the_class_of_most_of_its_ground(tmp_path):
     written(tmp_path, SmallLandcover)
     data = loaded(tmp_path, SmallLandcover)
-    merged = np.array([next(k for k, old in enumerate(MERGED_TO_10) if n in old) for n in range(17)])
+    merged = np.array(
+        [next(k for k, old in enumerate(MERGED_TO_10) if n in old) for n in range(17)]
+    )
     rows, columns = (((np.arange(n) + 0.5) * 4 / 3).astype(int) for n in (240, 480))
     classes = merged[WIDE_COVER[np.ix_(rows, columns)]]
     for part in (data.train_and_valid, data.test):
