@@ -88,7 +88,7 @@ class Tiles:
         return _touching(self.places, held, self.steps)
 
     def drawn(self, kept: NDArray[np.bool_], share: float, *purpose: object) -> NDArray[np.bool_]:
-        """Draw a share of the tiles kept, in whole blocks; of each class where there are labels."""
+        """Draw a share of the tiles kept, in whole blocks; of each class if they are labelled."""
         if self.targets.ndim == 1:
             return _drawn_evenly(self.blocks, self.targets, kept, share, *purpose)
         return _drawn(self.blocks, kept, share, *purpose)

@@ -57,8 +57,8 @@ def made(build):
         return stirred_module(build()).double().eval()
 
 
-def enlarged(x, *size, **more):
-    return F.interpolate(x, *size, mode="bilinear", **more)
+def enlarged(x, **how):
+    return F.interpolate(x, mode="bilinear", **how)
 
 
 GIVEN: dict[str, Callable[[Any], Any]] = {
@@ -76,9 +76,9 @@ GIVEN: dict[str, Callable[[Any], Any]] = {
     ),
     "head": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7)),
     "enlarged": nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False),
-    "enlarged to a size": lambda x: enlarged(x[:, :, :1, :], (5, 13)),
+    "enlarged to a size": lambda x: enlarged(x[:, :, :1, :], size=(5, 13)),
     "made smaller": lambda x: enlarged(x, scale_factor=0.4, antialias=True),
-    "corners aligned": lambda x: enlarged(x, (9, 7), align_corners=True),
+    "corners aligned": lambda x: enlarged(x, size=(9, 7), align_corners=True),
     "padded and cropped": lambda x: cropped(2 * padded(x, 4), (6, 6)),
     "fcn": made(lambda: nn.Sequential(nn.Conv2d(3, 8, 1), fcn(8, 4, 4))),
     "density": made(lambda: density(3, 1, 4)),

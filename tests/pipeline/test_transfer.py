@@ -96,10 +96,10 @@ def test_a_study_is_written_with_what_makes_sense_on_the_target(project, task, d
     [("classification", "mnist5k", 0), ("segmentation", "cued-seg", 8), ("counting", "trees", 8)],
 )
 def test_patches_are_learnt_from_where_there_are_maps_alone(project, of, task, data, crop):
-    config = StudyConfig(task=TaskConfig(of), train=TrainConfig(crop=8))
+    config = StudyConfig(task=TaskConfig(of), train=TrainConfig(crop=8, batch=8))
     study = make_transfer(source(project, config=config.to_dict()), task=task, data=data)
     assert study.config.train.crop == crop
-    if task == "classification":
+    if (of, task) == ("counting", "classification"):
         small(study.folder)
         run("check", str(study.folder))
 
