@@ -72,7 +72,7 @@ class Removed:
         dispersion: d_l, the largest distance of a gate from its mean.
         radius: of the ball: max over channels of |v_l - c_l|, times ||F_l||.
         lipschitz: of all that follows, on that ball.
-        bound: of what replacing this module changes in the logits, Euclidean norm.
+        bound: of what replacing this module changes in the outputs, Euclidean norm.
         error: what it changes.
     """
 
@@ -86,7 +86,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class RemovalBound:
-    """T1 for one network and one scheme; norms of logits, maxima over the images.
+    """T1 for one network and one scheme; norms of outputs, maxima over the images.
 
     Attributes:
         scheme: what is kept.
@@ -125,7 +125,7 @@ class RemovalBound:
         said = f" (vacuous{alone})" if self.is_vacuous else ""
         return (
             f"T1: {len(self.removed)} modules became constants (`{self.scheme}` stays); the "
-            f"logits change by {self.error:.3g}, the bound is {self.bound:.3g}, {self.ratio:.3g} "
+            f"outputs change by {self.error:.3g}, the bound is {self.bound:.3g}, {self.ratio:.3g} "
             f"times as much{said}, {kept} on {self.images:,} images"
         )
 

@@ -235,7 +235,7 @@ def test_the_theory_of_a_network_in_lines():
     names = Scheme.parameter_names((1, 2, 1))
     assert found.rival == Scheme.of([name in kept for name in names], (1, 2, 1))
     first, second, third, fourth = found.lines()
-    assert first.startswith("T1: 2 modules became constants (`0-10-1` stays); the logits change")
+    assert first.startswith("T1: 2 modules became constants (`0-10-1` stays); the outputs change")
     assert first.endswith("never exceeded on 20 images")
     assert "T1: dispersion against accuracy lost" in second or "too few blocks" in second
     assert third == f"T1: the dispersion ticket, which needs no search, is `{found.rival}`"
