@@ -224,7 +224,7 @@ class Landcover(TileSource):
 
     A derived data set: nobody labelled these tiles. A quarter of the blocks is tested on, in tiles
     that overlap by half of their side; those that are trained on overlap by three quarters. Of
-    each part that many are drawn, once for ever, equally from each class as far as it has them.
+    these `part_sizes` are drawn, once for ever, equally from each class as far as it has them.
     """
 
     name = "landcover"
@@ -263,7 +263,7 @@ class Landcover(TileSource):
         everywhere = np.ones(len(labels), np.bool_)
         tested = _drawn_evenly(blocks, labels, everywhere, _TEST, self.name, "test")
         trained = ~_touching(places, tested, steps)
-        tested &= (places % 2 == 0).all(axis=1)
+        tested &= (places % 2 == 0).all(axis=1)  # twice the stride
         chosen = np.zeros_like(tested)
         for part, size in zip((trained, tested), self.part_sizes, strict=True):
             rows = np.flatnonzero(part)
