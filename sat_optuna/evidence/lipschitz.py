@@ -12,7 +12,8 @@ ball alone:
     linear         ||W||_2
     BatchNorm      max over channels of |weight| / sqrt(var + eps), in eval mode; after a
                    convolution the norm of both together
-    ReLU           1
+    ReLU           1, as of dropout, in eval mode
+    enlargement    bilinear: the norms of its two matrices, of rows and of columns, multiplied
     sigmoid        its steepest slope in the ball: 1 / 4 only where the ball reaches 0
     y * x          (max |y| + r_y) r_x + r_y max over channels of ||x_c||, y the gates
 
@@ -257,6 +258,28 @@ def _pooled(call: _Call) -> Tensor:
     return call.ball.radius * float(torch.linalg.matrix_norm(matrix, 2))
 
 
+def _enlarged(call: _Call) -> Tensor:
+    """Rows and columns are enlarged one after the other, by a matrix each: a Kronecker product."""
+    if call.argument("mode", 3, "nearest") != "bilinear":
+        call.refuse("in another mode than 'bilinear'")
+    height, width = call.ball.shape[2:]
+    single = [torch.eye(side, dtype=torch.float64) for side in (height, width)]
+    # The other side's rows of weights add up to 1, so that a map of equal columns stays one.
+    rows = single[0][:, None, :, None].expand(-1, 1, height, width)
+    columns = single[1][:, None, None, :].expand(-1, 1, height, width)
+    matrices = (
+        call.func(rows, *call.args[1:], **call.kwargs)[:, 0, :, 0],
+        call.func(columns, *call.args[1:], **call.kwargs)[:, 0, 0, :],
+    )
+    return call.ball.radius * math.prod(float(torch.linalg.matrix_norm(m, 2)) for m in matrices)
+
+
+def _dropped(call: _Call) -> Tensor:
+    if call.argument("training", 2, True):
+        call.refuse("in train mode")
+    return call.ball.radius
+
+
 def _expanded(call: _Call) -> Tensor:
     return call.ball.radius * math.sqrt(call.result.numel() / call.ball.numel())
 
@@ -296,8 +319,10 @@ _RULES: Mapping[str, Callable[[_Call], Tensor]] = {
     **dict.fromkeys(("adaptive_avg_pool2d", "avg_pool2d"), _pooled),
     **dict.fromkeys(("stack", "cat"), _joined),
     "batch_norm": _normalised,
+    "dropout": _dropped,
     "expand_as": _expanded,
     "getitem": _indexed,
+    "interpolate": _enlarged,
     "linear": _linear,
     "mean": _mean,
     "pad": _padded,

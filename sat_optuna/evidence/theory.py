@@ -39,6 +39,8 @@ from sat_optuna.supernet.batchnorm import evaluating
 from sat_optuna.supernet.folding import gate_at
 from sat_optuna.supernet.materialise import apart, kinds_of, scheme_of
 from sat_optuna.supernet.supernet import walk
+from sat_optuna.tasks import Metric, Task, as_metric, as_task
+from sat_optuna.tasks.classification import CLASSIFICATION
 
 __all__ = [
     "Redundancy",
@@ -70,7 +72,7 @@ class Removed:
         dispersion: d_l, the largest distance of a gate from its mean.
         radius: of the ball: max over channels of |v_l - c_l|, times ||F_l||.
         lipschitz: of all that follows, on that ball.
-        bound: of what replacing this module changes in the logits, Euclidean norm.
+        bound: of what replacing this module changes in the outputs, Euclidean norm.
         error: what it changes.
     """
 
@@ -84,7 +86,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class RemovalBound:
-    """T1 for one network and one scheme; norms of logits, maxima over the images.
+    """T1 for one network and one scheme; norms of outputs, maxima over the images.
 
     Attributes:
         scheme: what is kept.
@@ -123,7 +125,7 @@ class RemovalBound:
         said = f" (vacuous{alone})" if self.is_vacuous else ""
         return (
             f"T1: {len(self.removed)} modules became constants (`{self.scheme}` stays); the "
-            f"logits change by {self.error:.3g}, the bound is {self.bound:.3g}, {self.ratio:.3g} "
+            f"outputs change by {self.error:.3g}, the bound is {self.bound:.3g}, {self.ratio:.3g} "
             f"times as much{said}, {kept} on {self.images:,} images"
         )
 
@@ -135,7 +137,7 @@ class Single:
     Attributes:
         block: Optuna's name of it.
         dispersion: d_l over the images that gave the mean.
-        drop: accuracy points that the network loses.
+        drop: points of the metric that the network loses, below 0 where it gets better.
     """
 
     block: str
@@ -182,15 +184,17 @@ class Theory:
     """What the theory comes to on one trained network; made by `theory`.
 
     Attributes:
+        metric: its name in words, which singles are measured in.
         bound: T1 for the searched ticket; None where T1 does not speak of the network.
         refused: why not, a sentence; empty where there is a bound.
         singles: of each module alone, from shallow to deep.
-        tau, p: Kendall's tau-b between dispersion and accuracy drop, and that it is 0; NaN where
+        tau, p: Kendall's tau-b between dispersion and drop, and that it is 0; NaN where
             there are too few blocks.
         rival: the dispersion ticket of as many modules as the searched one; None without T1.
         redundancy: T4.
     """
 
+    metric: str
     bound: RemovalBound | None
     refused: str
     singles: tuple[Single, ...]
@@ -206,7 +210,7 @@ class Theory:
         order = (
             "T1: too few blocks to tell whether dispersion orders the losses"
             if math.isnan(self.tau)
-            else f"T1: dispersion against accuracy lost when one module becomes a constant: "
+            else f"T1: dispersion against {self.metric} lost when one module becomes a constant: "
             f"Kendall's tau {self.tau:z.2f} (p = {self.p:.2g}, {len(self.singles)} blocks)"
         )
         return [
@@ -218,7 +222,14 @@ class Theory:
 
 
 def theory(
-    network: nn.Module, data: Split, keep: Scheme, *, images: int = 256, seed: int = 0
+    network: nn.Module,
+    data: Split,
+    keep: Scheme,
+    *,
+    images: int = 256,
+    seed: int = 0,
+    task: Task | str = CLASSIFICATION,
+    metric: Metric | str = "",
 ) -> Theory:
     """Return what T1 and T4 come to on a network trained with attention in all blocks.
 
@@ -228,7 +239,7 @@ def theory(
         found.rival                                           # a scheme to retrain beside others
 
     Constants, dispersions, bound and maps are of images of the training part, without
-    augmentation; accuracies are of the test part, or of the validation part where there is none.
+    augmentation; the metric is of the test part, or of the validation part where there is none.
     The network is left as it was. It takes a pass of the images for each pair of blocks, in
     double precision, and an evaluation for each block: seconds for networks of CIFAR's size.
 
@@ -238,12 +249,19 @@ def theory(
         keep: the best ticket.
         images: how many of the training part.
         seed: draws these.
+        task: what the network does, or its name.
+        metric: of the task, or its name; empty for the task's own.
 
     Raises:
         SchemeError: `keep` is of another network.
-        DataError: there are fewer than two images.
+        DataError: there are fewer than two images, or their targets are another task's.
+        MetricError: the metric has no value on these images.
+        UnknownName: no such task, or no such metric of it.
     """
     keep.check_fits(scheme_of(network).stages, kinds=len(kinds_of(network)))
+    task = as_task(task)
+    metric = as_metric(metric, task)
+    measure = metric.measure
     device = next(network.parameters()).device
     drawn = calibration_batches(data.train, count=images, seed=seed)
     batches = [x.to(device) for x in drawn]
@@ -251,17 +269,23 @@ def theory(
     try:
         bound = removal_bound(network, keep, batches)
     except (TheoryError, LipschitzError, FoldError) as error:
-        return Theory(None, str(error), (), math.nan, math.nan, None, alike)
+        return Theory(measure.title, None, str(error), (), math.nan, math.nan, None, alike)
     scored = data.valid if data.load_test is None else data.test
-    before = evaluate_network(network, scored).accuracy
+
+    def points(net: nn.Module) -> float:
+        found = evaluate_network(net, scored, task=task, metrics=[metric])
+        return measure.points(found.score(measure.name))
+
+    before = points(network)
     singles = tuple(
-        Single(block, dispersion, before - evaluate_network(folded, scored).accuracy)
+        Single(block, dispersion, before - points(folded))
         for block, dispersion, folded in single_removals(network, batches)
     )
     columns = [[s.dispersion for s in singles], [s.drop for s in singles]]
     varied = all(len(set(column)) > 1 for column in columns)
     tau = stats.kendalltau(*columns) if varied else None
     return Theory(
+        metric=measure.title,
         bound=bound,
         refused="",
         singles=singles,
@@ -275,7 +299,9 @@ def theory(
 
 
 def removal_bound(network: nn.Module, keep: Scheme, batches: Sequence[Tensor]) -> RemovalBound:
-    """Bound what replacing modules by their mean gates changes in the logits, and measure it.
+    """Bound what replacing modules by their mean gates changes in the outputs, and measure it.
+
+    Outputs are logits, or maps of all pixels of an image together.
 
     Args:
         network: has attention in all blocks, or at least in those of `keep`; it is not changed.
@@ -317,8 +343,8 @@ def removal_bound(network: nn.Module, keep: Scheme, batches: Sequence[Tensor]) -
                     float(error.max()),
                 )
             )
-        off = torch.cat([(exact(x) - folded(x)).norm(dim=1) for x in given])
-        size = torch.cat([exact(x).norm(dim=1) for x in given])
+        off = torch.cat([(exact(x) - folded(x)).flatten(1).norm(dim=1) for x in given])
+        size = torch.cat([exact(x).flatten(1).norm(dim=1) for x in given])
     holds = bool((off <= total * (1 + 1e-9) + 1e-12 * size).all())
     return RemovalBound(keep, images, float(total.max()), float(off.max()), holds, tuple(removed))
 
@@ -472,7 +498,7 @@ def _step(
     full = trace.features * trace.gate[:, :, None, None]
     ball = cast("Ball", rest(Ball.of(full.clone(), radius, norms)))
     after = rest(trace.features * constant[:, None, None])
-    return spread, radius, ball.radius, (ball.centre - after).norm(dim=1)
+    return spread, radius, ball.radius, (ball.centre - after).flatten(1).norm(dim=1)
 
 
 def _check_gates(network: nn.Module) -> None:

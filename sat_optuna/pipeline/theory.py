@@ -47,6 +47,8 @@ def theory_lines(study: "StudyFolder") -> tuple[str, ...]:
         "data": ticket.dataset_fingerprint,
         "recipe": retrain_fingerprint(ticket.config),
     }
+    if (metric := study.config.search.metric) != "accuracy":
+        decided["metric"] = metric
     if kept.is_file():
         stored = json.loads(kept.read_text(encoding="utf-8"))
         if stored["decided"] == decided:
@@ -86,7 +88,10 @@ def _computed(study: "StudyFolder", ticket: Ticket, scheme: Scheme, seed: int) -
     network = load_weights(full.ticket, full.retrained(scheme, seed))
     data = study.parts.data
     device = data.train.device
-    return theory(network.to(device), data, ticket.scheme, seed=ticket.seed)
+    task, metric = study.parts.task, study.parts.metric
+    return theory(
+        network.to(device), data, ticket.scheme, seed=ticket.seed, task=task, metric=metric
+    )
 
 
 def _numbers(found: "Theory") -> dict[str, Any]:

@@ -333,6 +333,8 @@ def _recipe(train: TrainConfig, *, task: str, same: bool) -> TrainConfig:
         return train
     # Labels alone are mixed and smoothed, and torchvision's policies know no maps.
     train = replace(train, mixup=0.0, cutmix=0.0, label_smoothing=0.0, augment="none")
+    if not TASKS.get(task).maps:
+        train = replace(train, crop=0)  # patches are of maps
     if task == "counting":
         train = replace(train, optimizer="adamw", lr=0.005)
     return train

@@ -19,7 +19,7 @@ from tests.data.formats import write_fashion
 def test_names_are_listed_without_torch():
     code = (
         "import sys; from sat_optuna.data import DATASETS\n"
-        "assert len(DATASETS.names()) == 17; assert 'torch' not in sys.modules"
+        "assert len(DATASETS.names()) == 18; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -12,7 +12,7 @@ from PIL import Image
 import sat_optuna as sat
 from sat_optuna.data.images import labels_of
 from sat_optuna.data.source import Options
-from sat_optuna.data.tiles import CoastSeg, LandcoverSeg, TileSource, Trees
+from sat_optuna.data.tiles import CoastSeg, Landcover, LandcoverSeg, TileSource, Trees
 from sat_optuna.data.wheels import Packaged
 from sat_optuna.errors import DataError
 from tests.data.reading import pixels
@@ -21,10 +21,18 @@ SIDE = 8
 (COVER,) = LandcoverSeg.wheels[1].sha256
 TREES, BOXES = Trees.wheels[0].sha256
 EARTH, COAST = CoastSeg.wheels[0].sha256
+MERGED_TO_10 = [[0], [1, 3, 4, 5], [2], [6, 7], [8], [9], [10, 11], [12, 13, 14], [15], [16]]
 MERGED = [[0], [1, 2, 3, 4, 5], [6, 7], [8, 9], [10, 11], [12, 13, 14], [15], [16]]
 
 
-class SmallLandcover(LandcoverSeg):
+class SmallLandcover(Landcover):
+    side = SIDE
+    stride = 2
+    block = 40
+    part_sizes = (600, 150)
+
+
+class SmallLandcoverSeg(LandcoverSeg):
     side = SIDE
 
 
@@ -51,6 +59,9 @@ def save(path: Path, array) -> None:
 EARTH_PIXELS = drawn(96, 192, 3, high=256)
 COVER_PIXELS = drawn(32, 64, high=17).repeat(4, 0).repeat(4, 1)
 COAST_PIXELS = drawn(24, 48, high=3).repeat(6, 0).repeat(6, 1)
+# Of landcover a larger one, with patches that are larger than its tiles.
+WIDE_EARTH, WIDE_COVER = drawn(240, 480, 3, high=256), drawn(20, 40, high=17)
+WIDE_COVER = WIDE_COVER.repeat(16, 0).repeat(16, 1)
 DOTS = np.random.default_rng(1).uniform(1, [36, 126], (40, 2))
 XML = "".join(
     f"<object><name>Tree</name><bndbox><xmin>{x - 1}</xmin><ymin>{y - 2}</ymin><xmax>{x + 2}"
@@ -66,8 +77,9 @@ def written(root: Path, source: type[TileSource]) -> Path:
         save(folder / TREES, drawn(37, 130, 3, high=256, low=1))
         (folder / BOXES).write_text(f"<annotation><size/>{XML}</annotation>")
         return folder
-    save(folder / EARTH, EARTH_PIXELS)
-    save(folder / COVER, COVER_PIXELS)
+    wide = source.name == "landcover"
+    save(folder / EARTH, WIDE_EARTH if wide else EARTH_PIXELS)
+    save(folder / COVER, WIDE_COVER if wide else COVER_PIXELS)
     (folder / COAST).write_bytes(gzip.compress(np.ascontiguousarray(COAST_PIXELS[::-1]).tobytes()))
     return folder
 
@@ -96,7 +108,7 @@ def masks_by_hand(source):
             yield EARTH_PIXELS[top : top + SIDE, left : left + SIDE].transpose(2, 0, 1), mask
 
 
-@pytest.mark.parametrize(("source", "least"), [(SmallLandcover, 3), (SmallCoast, 2)])
+@pytest.mark.parametrize(("source", "least"), [(SmallLandcoverSeg, 3), (SmallCoast, 2)])
 def test_a_mask_has_the_class_of_each_pixels_place_on_earth(tmp_path, source, least):
     tiles = source().tiles(written(tmp_path, source))
     known = {}
@@ -106,6 +118,55 @@ def test_a_mask_has_the_class_of_each_pixels_place_on_earth(tmp_path, source, le
     assert len(tiles.images) == len(known) > 100
     for image, mask in zip(tiles.images, tiles.targets, strict=True):
         assert np.array_equal(known[image.tobytes()], mask)
+
+
+def located(part):
+    """Where the images of landcover's tiles lie in the picture, by their pixels, (N, 2)."""
+    known = {
+        WIDE_EARTH[top : top + SIDE, left : left + SIDE].tobytes(): (top, left)
+        for top in range(0, 240 - SIDE + 1, 2)
+        for left in range(0, 480 - SIDE + 1, 2)
+    }
+    return np.array([known[x.transpose(1, 2, 0).tobytes()] for x in pixels(part).numpy()])
+
+
+def test_a_landcover_tile_has_the_class_of_most_of_its_ground(tmp_path):
+    written(tmp_path, SmallLandcover)
+    data = loaded(tmp_path, SmallLandcover)
+    merged = np.zeros(17, int)
+    for label, old in enumerate(MERGED_TO_10):
+        merged[old] = label
+    rows, columns = (((np.arange(n) + 0.5) * 4 / 3).astype(int) for n in (240, 480))
+    classes = merged[WIDE_COVER[np.ix_(rows, columns)]]
+    for part in (data.train_and_valid, data.test):
+        for (top, left), label in zip(located(part), labels_of(part).tolist(), strict=True):
+            assert (classes[top : top + SIDE, left : left + SIDE] == label).mean() >= 0.6
+    assert data.remarks[0].startswith("its labels are derived: a tile's class is the one that ")
+
+
+def test_landcover_has_each_class_equally_in_parts_that_share_no_pixel(tmp_path):
+    written(tmp_path, SmallLandcover)
+    splits = [loaded(tmp_path, SmallLandcover, seed=seed) for seed in (0, 0, 1)]
+    assert splits[0].fingerprint == splits[1].fingerprint != splits[2].fingerprint
+    assert np.array_equal(pixels(splits[0].test).numpy(), pixels(splits[2].test).numpy())
+    for data in splits:
+        assert (data.shape, data.classes, data.train.targets) == ((3, SIDE, SIDE), 10, "labels")
+        train, valid, test = map(located, (data.train, data.valid, data.test))
+        for held, others in ((valid, train), (test, train), (test, valid)):
+            # Not a side, not a corner, in common.
+            assert np.abs(others[:, None] - held).max(axis=2).min() > SIDE
+        assert (test % 4 == 0).all()  # twice the stride
+        assert len(data.train_and_valid) == len(train) + len(valid)
+    sizes = [len(part) for part in (splits[0].train, splits[0].valid, splits[0].test)]
+    assert sizes == [436, 140, 150]
+    tiles = SmallLandcover().tiles(tmp_path / "landcover")
+    assert np.bincount(tiles.targets[~tiles.tested]).tolist() == [60] * 10
+    assert np.bincount(tiles.targets[tiles.tested]).tolist() == [15] * 10
+    few = loaded(tmp_path, SmallLandcover, limit=200)
+    counts = np.bincount(labels_of(few.train)) + np.bincount(labels_of(few.valid))
+    assert counts.max() <= 20
+    with pytest.raises(DataError, match=r"too few for valid = 0.2: class '.*' has none to val"):
+        loaded(tmp_path, SmallLandcover, limit=20)
 
 
 def test_the_densities_of_trees_add_up_to_their_number(tmp_path):
@@ -123,7 +184,7 @@ def test_the_densities_of_trees_add_up_to_their_number(tmp_path):
         assert (image[:, :, there.shape[1] :] == 0).all()
 
 
-@pytest.mark.parametrize("source", [SmallLandcover, SmallCoast, SmallTrees])
+@pytest.mark.parametrize("source", [SmallLandcoverSeg, SmallCoast, SmallTrees])
 def test_no_tile_of_a_part_touches_one_of_a_part_that_is_held_back(tmp_path, source):
     tiles = source().tiles(written(tmp_path, source))
     place = {x.tobytes(): p for x, p in zip(tiles.images, tiles.places, strict=True)}

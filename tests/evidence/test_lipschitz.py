@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from sat_optuna.attention import ATTENTION, build_attention
+from sat_optuna.backbones.contract import cropped, padded
+from sat_optuna.backbones.heads import density, fcn
 from sat_optuna.evidence.lipschitz import Ball, LipschitzError, kernel_norm
 from sat_optuna.seeds import seeded
 from tests.networks import OURS, images, stirred_module
@@ -49,6 +52,15 @@ def attended(kind, x):
     return module(x)[0]
 
 
+def made(build):
+    with seeded("made"):
+        return stirred_module(build()).double().eval()
+
+
+def enlarged(x, **how):
+    return F.interpolate(x, mode="bilinear", **how)
+
+
 GIVEN: dict[str, Callable[[Any], Any]] = {
     "slices, zeros and sums": summed,
     "mean and spread": lambda x: torch.stack((x.mean((2, 3)), x.std((2, 3), correction=0)), 2),
@@ -63,6 +75,14 @@ GIVEN: dict[str, Callable[[Any], Any]] = {
         nn.Conv2d(3, 4, 3, 2, 1), stirred_module(nn.BatchNorm2d(4)), nn.ReLU(inplace=True)
     ),
     "head": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7)),
+    "enlarged": nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False),
+    "enlarged to a size": lambda x: enlarged(x[:, :, :1, :], size=(5, 13)),
+    "made smaller": lambda x: enlarged(x, scale_factor=0.4, antialias=True),
+    "corners aligned": lambda x: enlarged(x, size=(9, 7), align_corners=True),
+    "padded and cropped": lambda x: cropped(2 * padded(x, 4), (6, 6)),
+    "fcn": made(lambda: nn.Sequential(nn.Conv2d(3, 8, 1), fcn(8, 4, 4))),
+    "density": made(lambda: density(3, 1, 4)),
+    "branches of deeplabv3": made(lambda: ASPP(3, (1, 2, 3), 4)),
     **{kind: partial(attended, kind) for kind in GATED},
 }
 
@@ -99,6 +119,11 @@ def test_no_point_of_a_ball_goes_further_than_its_radius(name, size):
             "no bound is known for 'pad' with other values",
         ),
         (nn.BatchNorm2d(3).double(), "no bound is known for 'batch_norm' in train mode"),
+        (nn.Dropout(0.1), "no bound is known for 'dropout' in train mode"),
+        (
+            nn.Upsample(scale_factor=2),
+            "no bound is known for 'interpolate' in another mode than '",
+        ),
     ],
 )
 def test_an_operation_without_a_bound_is_refused(function, said):
@@ -106,3 +131,20 @@ def test_an_operation_without_a_bound_is_refused(function, said):
     with pytest.raises(LipschitzError) as caught:
         function(ball)
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(("size", "factor"), [((6, 6), 4), ((3, 8), 2), ((1, 5), 8)])
+def test_an_enlargements_bound_is_what_power_iteration_finds(size, factor):
+    layer = nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
+    ball = Ball.of(torch.zeros(1, 1, *size).double(), torch.ones(1, dtype=torch.float64))
+    bound = float(layer(ball).radius)
+    x = images(1, shape=(1, *size)).double().abs().requires_grad_()
+    for _ in range(200):
+        y = layer(x)
+        (after,) = torch.autograd.grad(0.5 * y.square().sum(), x)  # A^T A x
+        x = (after / after.norm()).requires_grad_()
+    true = float(layer(x.detach()).norm())
+    assert true <= bound * (1 + 1e-9)
+    assert bound == pytest.approx(true, rel=1e-6)
+    # Weights of a row add up to 1, those of a column to the two factors at most.
+    assert factor * 0.8 < bound <= factor * (1 + 1e-9)

@@ -1,5 +1,8 @@
 """T1's bound is never exceeded, for its formula and for measured errors; T4 against numpy."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from torch import nn
 
 from sat_optuna.data.split import Split
 from sat_optuna.errors import SchemeError
+from sat_optuna.evaluate import calibration_batches, evaluate_network
 from sat_optuna.evidence.theory import (
     TheoryError,
     redundancy,
@@ -23,15 +27,18 @@ from tests.evidence.test_lipschitz import GATED
 from tests.networks import images, stirred
 
 
-def full(kind="se", *, seed=0, sharing="block", backbone="resnet20", blocks=(1, 2, 1)):
+def full(
+    kind="se", *, seed=0, sharing="block", backbone="resnet20", blocks=(1, 2, 1), classes=3, **more
+):
     net = Supernet(
         backbone,
         attention=[AttentionSpec(kind=kind, sharing=sharing)],
         in_channels=2,
-        classes=3,
+        classes=classes,
         seed=seed,
         width=8 if kind == "sge" else 4,
         blocks=blocks,
+        **more,
     )
     return materialise(stirred(net), Scheme.uniform(net.stages, 1)).eval()
 
@@ -64,6 +71,72 @@ def test_the_error_never_exceeds_the_bound(kind, sharing, seed):
     assert [r.block for r in found.removed] == dropped[::-1]
     for removed in found.removed:
         assert removed.error <= removed.bound
+
+
+@pytest.mark.parametrize("head", ["fcn", "density"])
+@pytest.mark.parametrize("kind", ["se", "eca"])
+def test_the_bound_of_maps_is_of_all_pixels_of_an_image(kind, head):
+    network = full(kind, head=head)
+    x = images(4, shape=(2, 10, 7))  # padded to 12 x 8
+    keep = Scheme.parse("0-10-0")
+    found = removal_bound(network, keep, [x[:3], x[3:]])
+    assert found.holds
+    folded, _ = fold_constant(network.double(), keep, [x[:3].double(), x[3:].double()])
+    with torch.no_grad():
+        off = network(x.double()) - folded(x.double())
+    assert off.shape == (4, 3, 10, 7)
+    assert found.error == pytest.approx(float(off.square().sum((1, 2, 3)).sqrt().max()))
+    assert 0 < found.error <= found.bound < math.inf
+    assert len(found.removed) == 3
+    for removed in found.removed:
+        assert removed.error <= removed.bound
+
+
+@pytest.mark.slow
+def test_deeplabv3_has_a_bound_too():
+    network = full(head="deeplabv3", blocks=(1, 1, 1))
+    found = removal_bound(network, Scheme.parse("1-1-0"), [images(2, shape=(2, 8, 8))])
+    assert found.holds
+    assert 0 < found.error <= found.bound < math.inf
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "metric", "said", "head", "classes"),
+    [
+        ("segmentation", "masks", "", "miou", "fcn", 3),
+        ("counting", "density", "mae", "mae", "density", 1),
+        ("regression", "numbers", "rmse", "rmse", "linear", 1),
+        ("classification", "labels", "log_loss", "log loss", "linear", 3),
+    ],
+)
+def test_losses_are_in_the_metric_of_the_task(task, targets, metric, said, head, classes):
+    chance, x = torch.Generator().manual_seed(0), pictures(40)
+    truth = {
+        "masks": torch.randint(0, 3, (40, 8, 8), generator=chance),
+        "density": torch.rand(40, 8, 8, generator=chance) / 50,
+        "numbers": torch.randn(40, generator=chance),
+        "labels": torch.arange(40) % 3,
+    }[targets]
+    network = full(head=head, classes=classes)
+    for name, value in network.named_parameters():
+        if "excite" in name or ("head" in name and value.ndim > 1):
+            value.data *= 40  # so that gates and answers vary
+    data = Split.from_arrays(x, truth, valid=0.5, targets=targets)
+    found = theory(network, data, Scheme.parse("0-10-1"), images=20, task=task, metric=metric)
+    assert (found.refused, found.metric) == ("", said)
+    lines = replace(found, tau=0.5, p=0.1).lines()
+    assert f"dispersion against {said} lost when one module" in lines[1]
+    name = metric or "miou"
+    sign = 1 if name == "miou" else -1
+    batches = calibration_batches(data.train, count=20, seed=0)
+    folds = single_removals(network, batches)
+    for single, (block, _, folded) in zip(found.singles, folds, strict=True):
+        before, after = (
+            evaluate_network(net, data.valid, task=task, metrics=[name]).scores[name]
+            for net in (network, folded)
+        )
+        assert (single.block, single.drop) == (block, sign * (before - after))
+    assert any(single.drop for single in found.singles)
 
 
 def test_the_last_module_has_the_bound_of_the_formula():
@@ -162,7 +235,7 @@ def test_the_theory_of_a_network_in_lines():
     names = Scheme.parameter_names((1, 2, 1))
     assert found.rival == Scheme.of([name in kept for name in names], (1, 2, 1))
     first, second, third, fourth = found.lines()
-    assert first.startswith("T1: 2 modules became constants (`0-10-1` stays); the logits change")
+    assert first.startswith("T1: 2 modules became constants (`0-10-1` stays); the outputs change")
     assert first.endswith("never exceeded on 20 images")
     assert "T1: dispersion against accuracy lost" in second or "too few blocks" in second
     assert third == f"T1: the dispersion ticket, which needs no search, is `{found.rival}`"

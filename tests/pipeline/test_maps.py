@@ -1,5 +1,6 @@
 """What a report of a study whose networks answer with maps takes from the study's folder."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from sat_optuna.evidence.results import RetrainResult, write_result
 from sat_optuna.pipeline.folder import open_study
 from sat_optuna.pipeline.maps import map_results
 from sat_optuna.pipeline.outcome import Outcome
+from sat_optuna.pipeline.theory import theory_lines
 from sat_optuna.supernet.materialise import build_network
 from sat_optuna.ticket import Score
 from sat_optuna.training.checkpoint import save_checkpoint
@@ -65,6 +67,25 @@ def test_networks_of_the_first_seed_answer_the_test_images(outcome, tickets):
             assert np.array_equal(shown.truth, truth[0].numpy())
             assert np.array_equal(shown.answers[label], network(x)[0].argmax(0).numpy())
             assert np.array_equal(shown.picture[..., 0], test.images[shown.number, 0].numpy())
+
+
+def test_the_theory_speaks_of_maps_and_in_their_metric(outcome, tickets):
+    study = outcome.study
+    study.tickets.mkdir(exist_ok=True)
+    paths = []
+    for role in ("ticket", "full"):
+        trained = replace(tickets[role], scores=tickets[role].scores[1:])  # seed 0 first
+        paths.append(trained.save(study.tickets / f"{role}.json"))
+    bound, order, rival, alike = theory_lines(study)
+    assert bound.startswith("T1: 3 modules became constants (`0-0-0` stays); the outputs change")
+    assert "never exceeded" in bound
+    assert order.startswith(("T1: dispersion against miou lost", "T1: too few blocks to tell"))
+    assert (rival[:26], alike[:4]) == ("T1: the dispersion ticket,", "T4: ")
+    kept = json.loads((study.folder / "evidence" / "theory.json").read_text())
+    assert kept["decided"]["metric"] == "miou"
+    assert kept["bound"]["holds"]
+    for path in paths:
+        path.unlink()
 
 
 def test_without_weights_that_the_retraining_made_no_image_is_shown(outcome, tickets):

@@ -8,7 +8,7 @@ import pytest
 
 import sat_optuna as sat
 from sat_optuna.attention import ATTENTION
-from sat_optuna.config.config import StudyConfig, TrainConfig
+from sat_optuna.config.config import StudyConfig, TaskConfig, TrainConfig
 from sat_optuna.errors import ConfigError, SatOptunaError, StudyError
 from sat_optuna.pipeline.given import read_given, ticket_here
 from sat_optuna.pipeline.transfer import make_transfer
@@ -88,6 +88,20 @@ def test_a_study_is_written_with_what_makes_sense_on_the_target(project, task, d
     assert "[transfer]" in text
     assert "[pretrain]" not in text
     assert "sampler" not in text
+
+
+@pytest.mark.parametrize("of", ["segmentation", "counting"])
+@pytest.mark.parametrize(
+    ("task", "data", "crop"),
+    [("classification", "mnist5k", 0), ("segmentation", "cued-seg", 8), ("counting", "trees", 8)],
+)
+def test_patches_are_learnt_from_where_there_are_maps_alone(project, of, task, data, crop):
+    config = StudyConfig(task=TaskConfig(of), train=TrainConfig(crop=8, batch=8))
+    study = make_transfer(source(project, config=config.to_dict()), task=task, data=data)
+    assert study.config.train.crop == crop
+    if (of, task) == ("counting", "classification"):
+        small(study.folder)
+        run("check", str(study.folder))
 
 
 def test_what_is_asked_for_stands_in_study_toml(project):
