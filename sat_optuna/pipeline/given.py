@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["GivenOutcome", "carried_here", "read_given", "ticket_here"]
+__all__ = ["RANDOM_TICKETS", "GivenOutcome", "carried_here", "read_given", "ticket_here"]
 
 RANDOM_TICKETS = 3  # of the ticket's density; `evidence --seeds` draws as many as can decide C4
 

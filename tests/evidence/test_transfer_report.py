@@ -130,3 +130,23 @@ def test_figures_are_drawn(tmp_path):
 def test_a_ticket_that_was_searched_for_has_another_report(tmp_path):
     with pytest.raises(TicketError, match=r"names no ticket that it was carried over from; write"):
         told(tmp_path, tickets())
+
+
+@pytest.mark.parametrize(
+    ("schemes", "said"),
+    [
+        (("1-0-0", "0-1-0", "0-0-1"), "The 2 random tickets have the ticket's number of connect"),
+        (("1-0", "0-1"), "The random ticket has the ticket's number of connections at other"),
+    ],
+)
+def test_random_tickets_that_are_all_there_are_said_to_be(tmp_path, schemes, said):
+    ticket, *others = schemes
+    rows = {"ticket": ticket, "plain": ticket.replace("1", "0"), "full": ticket.replace("0", "1")}
+    rows |= {f"random-{number}": other for number, other in enumerate(others, start=1)}
+    costs = {role: (row, (96.0, 96.1, 96.2), 17_650, 812_000, 3.2) for role, row in rows.items()}
+    made = carried()["ticket"].source
+    given = {role: replace(t, source=made) for role, t in tickets(costs, None).items()}
+    text = told(tmp_path, given)
+    assert said in text
+    assert "at other blocks: all that there are, so their ranks are no sample's. `sat-opt" in text
+    assert "trains 20" not in text
