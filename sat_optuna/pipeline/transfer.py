@@ -173,7 +173,8 @@ def make_transfer(
     config = _config(
         source,
         task=task,
-        data=DataConfig(name=data, root=str(root)),
+        data=data,
+        root=str(root),
         backbone=backbone,
         width=width,
         stem_stride=stem_stride,
@@ -217,7 +218,7 @@ def _found(folder: Path, path: Path, source: Ticket, asked: Mapping[str, Any]) -
     other = "give this one another name with --study"
     if study.given is None:
         raise StudyError(f"{folder} holds a study whose ticket is searched for; {other}")
-    if Ticket.load(study.given) != source:
+    if _known_by(Ticket.load(study.given)) != _known_by(source):
         raise StudyError(f"{folder} is a transfer of another ticket than {path}; {other}")
     for key, value in asked.items():
         section, _, name = key.partition(".")
@@ -227,6 +228,12 @@ def _found(folder: Path, path: Path, source: Ticket, asked: Mapping[str, Any]) -
                 f"that out, edit it there, or {other}"
             )
     return study
+
+
+def _known_by(ticket: Ticket) -> tuple[Any, ...]:
+    """Return what is carried over of a ticket; retrained or logged again it is the same one."""
+    network = (ticket.backbone, ticket.backbone_settings, ticket.attention)
+    return (ticket.study_uuid, ticket.scheme, *network, ticket.dataset_fingerprint, ticket.seed)
 
 
 def _write(folder: Path, path: Path, source: Ticket, config: StudyConfig) -> None:
@@ -281,7 +288,8 @@ def _config(
     source: Ticket,
     *,
     task: str,
-    data: DataConfig,
+    data: str,
+    root: str,
     backbone: str,
     width: int,
     stem_stride: int,
@@ -301,7 +309,7 @@ def _config(
         seed=source.seed,
         threads=stored.get("threads", usual.threads),
         transfer=TransferConfig(ticket=_TICKET),
-        data=data,
+        data=_data(stored.get("data", {}), name=data, root=root),
         task=_taken(TaskConfig, stored.get("task", {})) if same else TaskConfig(task, weights),
         network=_network(source, head, backbone=backbone, width=width, stem_stride=stem_stride),
         attention=AttentionConfig(source.attention),
@@ -326,6 +334,13 @@ def _taken(cls: Callable[..., _Section], stored: Mapping[str, Any], *names: str)
     return cls(**kept)
 
 
+def _data(stored: Mapping[str, Any], *, name: str, root: str) -> DataConfig:
+    """Return the data: the source's as it read them, or others as they are."""
+    if stored.get("name", DataConfig().name) != name:
+        return DataConfig(name=name, root=root)
+    return replace(_taken(DataConfig, stored), root=root)
+
+
 def _recipe(train: TrainConfig, *, task: str, same: bool) -> TrainConfig:
     """Return how networks of a task are trained, as near to the source's way as they can be."""
     train = replace(train, lr_head=0.0, lr_body=0.0)
@@ -333,8 +348,11 @@ def _recipe(train: TrainConfig, *, task: str, same: bool) -> TrainConfig:
         return train
     # Labels alone are mixed and smoothed, and torchvision's policies know no maps.
     train = replace(train, mixup=0.0, cutmix=0.0, label_smoothing=0.0, augment="none")
+    if not TASKS.get(task).maps:
+        train = replace(train, crop=0)  # a patch need not have its image's label
     if task == "counting":
-        train = replace(train, optimizer="adamw", lr=0.005)
+        strategy = "auto" if train.strategy == "graph" else train.strategy  # AdamW has no graphs
+        train = replace(train, optimizer="adamw", lr=0.005, strategy=strategy)
     return train
 
 

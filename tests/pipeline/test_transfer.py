@@ -8,12 +8,12 @@ import pytest
 
 import sat_optuna as sat
 from sat_optuna.attention import ATTENTION
-from sat_optuna.config.config import StudyConfig, TrainConfig
+from sat_optuna.config.config import DataConfig, StudyConfig, TaskConfig, TrainConfig
 from sat_optuna.errors import ConfigError, SatOptunaError, StudyError
 from sat_optuna.pipeline.given import read_given, ticket_here
 from sat_optuna.pipeline.transfer import make_transfer
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import AttentionSpec, Ticket
+from sat_optuna.ticket import AttentionSpec, Score, Ticket
 from tests.cli.test_commands import error, run
 from tests.studies import make_study
 
@@ -125,6 +125,72 @@ def test_the_same_call_finds_the_study_also_when_it_was_edited(project):
     found = make_transfer(ticket, task="counting", data="trees")
     assert found.folder == made.folder
     assert found.config.retrain.epochs == 4
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"mlflow_run": "0" * 32},
+        {"scores": (Score(split="test", value=91.0, seed=0, epochs=3),)},
+        {"latency_ms": 3.0, "params": 101},
+    ],
+)
+def test_a_ticket_that_was_retrained_or_logged_again_is_the_same_one(project, later):
+    made = make_transfer(source(project), task="counting", data="trees")
+    again = make_transfer(source(project, **later), task="counting", data="trees")
+    assert again.folder == made.folder
+    with pytest.raises(StudyError, match="is a transfer of another ticket"):  # of a new search
+        make_transfer(source(project, study_uuid="u2"), task="counting", data="trees")
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "train", "wanted"),
+    [
+        ("classification", "mnist5k", {"crop": 8}, {"crop": 0}),
+        ("segmentation", "cued-seg", {"crop": 8}, {"crop": 8}),
+        ("counting", "trees", {"strategy": "graph"}, {"strategy": "auto", "optimizer": "adamw"}),
+        ("counting", "trees", {"strategy": "eager"}, {"strategy": "eager"}),
+        ("segmentation", "cued-seg", {"strategy": "graph"}, {"strategy": "graph"}),
+    ],
+)
+def test_of_the_source_s_training_goes_along_what_the_task_can_have(
+    project, task, data, train, wanted
+):
+    of = "counting" if train.get("crop") else "classification"
+    config = StudyConfig(task=TaskConfig(name=of), train=TrainConfig(**train))
+    ticket = source(project, config=config.to_dict())
+    made = make_transfer(ticket, task=task, data=data).config.train
+    assert {key: getattr(made, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("data", "root", "wanted"),
+    [
+        ("imagefolder", "there", DataConfig("imagefolder", 0.3, 40, 32, root="there")),
+        ("imagefolder", "", DataConfig("imagefolder", 0.3, 40, 32)),
+        ("mnist5k", "", DataConfig("mnist5k")),
+    ],
+)
+def test_the_source_s_own_data_are_read_as_it_read_them(project, data, root, wanted):
+    read = DataConfig("imagefolder", 0.3, 40, 32, root="here")
+    ticket = source(project, config=StudyConfig(data=read).to_dict())
+    asked = {"backbone": "resnet32", "root": root}
+    assert make_transfer(ticket, task="classification", data=data, **asked).config.data == wanted
+
+
+def test_tickets_of_an_earlier_form_of_the_study_go_and_other_files_stay(project):
+    study = make_transfer(source(project, "1-0-0"), task="classification", data="mnist5k")
+    small(study.folder)
+    outcome = read_given(sat.open_study(study.folder))
+    study.tickets.mkdir(exist_ok=True)
+    for role in ("random-3", "random-density", "full-se", "first-k"):
+        replace(outcome.best, role=role).save(study.tickets / f"{role}.json")
+    outcome.best.save(study.tickets / "mine.json")
+    (study.tickets / "full-notes.json").write_text("{}")
+    outcome.write_tickets(mlflow_run=None)
+    assert sorted(path.stem for path in study.tickets.glob("*")) == [
+        *("constant", "full", "full-notes", "mine", "plain", "random-1", "random-2", "ticket")
+    ]
 
 
 @pytest.mark.parametrize(
