@@ -170,7 +170,8 @@ class Outcome:
         """Take in a result that was written now, and note its digest and that of its weights."""
         job = next(j for j in self.jobs if (j.scheme, j.seed) == (result.scheme, result.seed))
         made = {path.name: sha256_of(path) for path in (job.result_path, job.weights_path)}
-        self.study.records.add(self._networks_step, made)
+        data = {"data": self.best.dataset_fingerprint}
+        self.study.records.add(self._networks_step, made, decided=data)
         self.results[result.scheme, result.seed] = result
 
     @property

@@ -114,6 +114,7 @@ def transfer(
             weights to start from.
         ConfigError: ticket, network and data do not fit, each fault a sentence.
     """
+    _check_one_of("controls", controls, ("few", "full"))
     made = make_transfer(
         ticket,
         task=task,
@@ -166,6 +167,7 @@ def make_transfer(
             f"task is {task!r}; a ticket is transferred to {', '.join(TASKS_OF_TRANSFERS)}, and "
             "to another one by editing the study.toml of such a study"
         )
+    _check_one_of("init", init, ("scratch", "weights"))
     if backbone:
         BACKBONES.check(backbone)
     given = Path(study or f"transfer-{_slug(source.study or path.stem)}-{_slug(data)}")
@@ -202,6 +204,11 @@ def make_transfer(
     asked = {key: value for key, value in asked.items() if value}
     asked |= {"task.name": task, "data.name": data, "retrain.start": init}
     return _found(folder, path, source, asked)
+
+
+def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise StudyError(f"{name} is {value!r}; write {' or '.join(map(repr, known))}")
 
 
 def _slug(name: str) -> str:

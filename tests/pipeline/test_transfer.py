@@ -9,12 +9,14 @@ import pytest
 import sat_optuna as sat
 from sat_optuna.attention import ATTENTION
 from sat_optuna.config.config import DataConfig, StudyConfig, TaskConfig, TrainConfig
-from sat_optuna.errors import ConfigError, SatOptunaError, StudyError
+from sat_optuna.errors import ConfigError, DataError, SatOptunaError, StudyError
+from sat_optuna.evidence.results import RetrainResult, write_result
 from sat_optuna.pipeline.given import read_given, ticket_here
 from sat_optuna.pipeline.transfer import make_transfer
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import AttentionSpec, Score, Ticket
 from tests.cli.test_commands import error, run
+from tests.data.formats import write_points
 from tests.studies import make_study
 
 SRM = AttentionSpec(kind="srm")
@@ -231,6 +233,7 @@ def test_a_study_of_another_ticket_or_of_a_search_is_refused(project):
         ({"data": "mnist6k"}, "'mnist6k'; did you mean 'mnist5k'"),
         ({"backbone": "resnet21"}, "'resnet21'; did you mean 'resnet20'"),
         ({"seeds": (1, 2)}, "seeds is "),
+        ({"init": "imagenet"}, "init is 'imagenet'; write 'scratch' or 'weights'"),
         ({"init": "weights"}, "there are no weights to start from, which are those of the plain"),
     ],
 )
@@ -238,6 +241,17 @@ def test_what_cannot_be_made_is_one_sentence_and_leaves_no_study(project, asked,
     with pytest.raises(SatOptunaError, match=said):
         make_transfer(source(project), **{"task": "classification", "data": "mnist5k"} | asked)
     assert not list(project.glob("studies/*/study.toml"))
+
+
+def test_controls_are_few_or_full(project):
+    with pytest.raises(StudyError, match="controls is 'all'; write 'few' or 'full'"):
+        sat.transfer(
+            source(project),
+            task="classification",
+            data="mnist5k",
+            controls="all",  # type: ignore[arg-type]
+        )
+    assert not (project / "studies").exists()
 
 
 @pytest.mark.parametrize(
@@ -362,6 +376,42 @@ def test_the_ticket_is_carried_over_once_and_read_again_without_networks(project
     changed = ticket_here(sat.open_study(study.folder))
     assert changed.config["retrain"]["epochs"] == 11
     assert changed.study_uuid == first.study_uuid  # the study is known by it
+
+
+@pytest.mark.parametrize("changed", ["the ticket", "the epochs and back", "given.json"])
+def test_networks_of_other_data_are_never_put_beside_those_of_these(project, changed):
+    """The bytes of the data are compared again whenever the ticket is carried over anew."""
+    herd = write_points(project / "herd", 8)
+    study = make_transfer(source(project), task="counting", data="pointfolder", root=herd)
+    outcome = read_given(sat.open_study(study.folder))
+    job = next(job for job in outcome.jobs if str(job.scheme) == "000-000-00")
+    job.result_path.parent.mkdir(parents=True, exist_ok=True)
+    job.weights_path.write_bytes(b"weights")
+    result = RetrainResult(job.scheme, job.seed, float("nan"), 1, (), metric=7.5)
+    write_result(job, result)
+    outcome.add(result)
+    assert len(read_given(sat.open_study(study.folder)).results) == 1
+
+    def again():
+        toml, given = study.folder / "study.toml", study.work / "given.json"
+        if changed == "the ticket":
+            source(study.folder, "010-010-10").rename(study.folder / "source.json")
+        elif changed == "given.json":
+            given.unlink()
+        else:
+            text = toml.read_text()
+            toml.write_text(text.replace("epochs = 10", "epochs = 11"))
+            ticket_here(sat.open_study(study.folder))
+            toml.write_text(text)
+        return read_given(sat.open_study(study.folder))
+
+    assert len(again().results) == 1  # of the same data
+    source(study.folder).rename(study.folder / "source.json")
+    ticket_here(sat.open_study(study.folder))
+    lines = (herd / "points.csv").read_text().splitlines()
+    (herd / "points.csv").write_text("\n".join(lines[:-9]))
+    with pytest.raises(DataError, match="data set pointfolder is not the one that networks of st"):
+        again()
 
 
 @pytest.mark.parametrize(
