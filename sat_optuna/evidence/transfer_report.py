@@ -105,7 +105,7 @@ def write_transfer_report(
 def _carried(ticket: Ticket, source: Source) -> str:
     """Return what was carried from where to where, and what became of it; a sentence."""
     of = f" of study `{source.study}`" if source.study else ""
-    went = f"The ticket `{source.scheme}`{of}, found on {source.dataset} in {source.backbone}, "
+    went = f"The ticket `{source.scheme}`{of}, made on {source.dataset} in {source.backbone}, "
     if ticket.scheme == source.scheme:
         went += f"was carried to {ticket.dataset} in {ticket.backbone} as it is"
     else:

@@ -47,6 +47,8 @@ _Section = TypeVar("_Section")
 
 _TICKET, _WEIGHTS = "source.json", "source.safetensors"  # beside study.toml
 
+_FOUND = ("ticket", "searched", "candidate")  # roles of schemes that a search has found
+
 # By task: the network's head, and what C1 allows in the metric's unit: points of accuracy, points
 # of mIoU, dots of MAE.
 TASKS_OF_TRANSFERS: Mapping[str, tuple[str, float]] = {
@@ -110,7 +112,7 @@ def transfer(
         TicketError: the ticket cannot be read.
         TransferError: it is plain or full.
         UnknownName: nothing is called so.
-        StudyError: it is a constant control, a study of that name is another one, or there are no
+        StudyError: it is another control, a study of that name is another one, or there are no
             weights to start from.
         ConfigError: ticket, network and data do not fit, each fault a sentence.
     """
@@ -161,6 +163,11 @@ def make_transfer(
             "transferred; give the ticket beside it"
         )
     check_told(source.scheme, source=source.scheme)
+    if source.role not in _FOUND:
+        raise StudyError(
+            f"{path} is the control {source.role}, which no search found, and would be called the "
+            "ticket and be held against random ones; give the ticket beside it"
+        )
     DATASETS.check(data)
     if task not in TASKS_OF_TRANSFERS:
         raise StudyError(

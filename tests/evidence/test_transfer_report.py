@@ -63,7 +63,7 @@ def test_it_says_what_was_carried_and_what_it_came_to(tmp_path):
     said = told(tmp_path, carried())
     assert said.startswith("# elsewhere: does a ticket of cued-digits pay on mnist5k?\n")
     for words in (
-        "The ticket `110-010-001` of study `the digits`, found on cued-digits in resnet20, was "
+        "The ticket `110-010-001` of study `the digits`, made on cued-digits in resnet20, was "
         "carried to mnist5k in resnet20 as it is: attention in 4 of 9 blocks (SE in s1.b00, "
         "s1.b01, s2.b01, s3.b02). Nothing was searched here. Trained from scratch it has 97.13 % "
         "of the test images right (mean of 3 seeds): +0.20 points",
@@ -94,7 +94,7 @@ def test_another_depth_says_how_the_connections_changed(tmp_path):
         "became `110-010-001` on mnist5k in resnet20, 4 of 9 blocks in the place of 3 of 9" in said
     )
     said = told(tmp_path / "more", carried(scheme="1-1-0", study=None))
-    assert "The ticket `1-1-0`, found on cued-digits in resnet20, became `110-010-001`" in said
+    assert "The ticket `1-1-0`, made on cued-digits in resnet20, became `110-010-001`" in said
     assert "in the place of 2 of 3: attention in" in said
 
 

@@ -291,6 +291,18 @@ def test_a_constant_control_is_not_transferred(project):
         make_transfer(project / "constant.json", task="classification", data="mnist5k")
 
 
+@pytest.mark.parametrize("role", ["random-density", "random-2", "random-best", "first-k"])
+def test_a_control_that_no_search_found_is_not_transferred(project, role):
+    with pytest.raises(StudyError, match=f"is the control {role}, which no search found, and wou"):
+        make_transfer(source(project, role=role), task="classification", data="mnist5k")
+    assert not (project / "studies").exists()
+
+
+@pytest.mark.parametrize("role", ["searched", "candidate"])
+def test_what_a_search_found_is_transferred(project, role):
+    assert make_transfer(source(project, role=role), task="counting", data="trees").given
+
+
 @pytest.mark.parametrize(
     ("scheme", "edits", "said"),
     [
