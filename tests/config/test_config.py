@@ -129,6 +129,7 @@ DECIDES = {
     "search": ("search",),
     "retrain.seeds": (),
     "retrain.epochs": ("retrain", "truth"),
+    "transfer": (),  # the bytes of the ticket do
     "truth": (),
     "retrain.workers": (),
     "retrain": ("retrain",),
