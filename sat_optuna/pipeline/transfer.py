@@ -89,7 +89,7 @@ def transfer(
             "density"), the metric (accuracy, miou, mae), what the ticket may lose against full
             (1 point, 1 point, 0.1 dots; that of the source where the task is the same), for
             segmentation balanced classes and for counting AdamW at 0.005.
-        data: name of the data set.
+        data: name of the data set; the source's own is read as it was there, with limit and size.
         root: folder of the data, for data sets that lie in one.
         backbone: another network than the ticket's. A stage of other depth takes the choices by
             nearest relative position, see `sat_optuna.carry`.
