@@ -76,6 +76,8 @@ def transfer(
     A stage of another depth takes the choices of the source's blocks at the nearest relative
     position; the new ticket says so.
     """
+    from sat_optuna.evidence.controls import other_arrangements
+    from sat_optuna.pipeline.given import RANDOM_TICKETS
     from sat_optuna.pipeline.transfer import make_transfer
 
     made = make_transfer(
@@ -104,9 +106,12 @@ def transfer(
     for claim in claims:
         console.result(claim.line())
     if found is None:
+        others = other_arrangements(result.tickets["ticket"].scheme)
+        few = f"{RANDOM_TICKETS} random tickets decide nothing; 20 and " * (
+            others > RANDOM_TICKETS
+        )
         console.remark(
-            "transfer: 3 random tickets decide nothing; 20 and more controls: sat-optuna evidence "
-            f"{made.argument} --seeds 4"
+            f"transfer: {few}more controls: sat-optuna evidence {made.argument} --seeds 4"
         )
     console.remark(f"transfer: next: sat-optuna show {quote(str(made.tickets / 'ticket.json'))}")
 

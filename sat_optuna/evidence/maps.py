@@ -106,10 +106,12 @@ class MapResults:
     Attributes:
         rules: trivial rules; none for a task of one's own.
         examples: test images; None where the weights of the networks are not there.
+        lacking: why there is neither, a sentence; empty where there may be.
     """
 
     rules: Sequence[TrivialRule] = ()
     examples: MapExamples | None = None
+    lacking: str = ""
 
     def parts(self, scores: Mapping[str, Sequence[float]], measure: Measure) -> tuple[str, ...]:
         """Return the parts of a report: the figure, the rules, whether networks are above them.
@@ -118,7 +120,7 @@ class MapResults:
             scores: by role, a test score a seed; the ticket's among them.
             measure: what they are in.
         """
-        shown: tuple[str, ...] = ()
+        shown: tuple[str, ...] = ("## Maps", self.lacking) if self.lacking else ()
         if self.examples:
             shown = ("## Maps", "![maps](figures/maps.png)", str(self.examples))
         rules = [rule for rule in self.rules if measure in rule.scores]

@@ -5,7 +5,8 @@ from os import PathLike
 from pathlib import Path
 
 from sat_optuna.errors import TicketError
-from sat_optuna.evidence.claims import over_random
+from sat_optuna.evidence.claims import LOOKS, over_random
+from sat_optuna.evidence.controls import RANDOM_SCHEMES, other_arrangements
 from sat_optuna.evidence.maps import MapResults
 from sat_optuna.evidence.pages import write_page
 from sat_optuna.evidence.retrained import (
@@ -104,7 +105,7 @@ def write_transfer_report(
 def _carried(ticket: Ticket, source: Source) -> str:
     """Return what was carried from where to where, and what became of it; a sentence."""
     of = f" of study `{source.study}`" if source.study else ""
-    went = f"The ticket `{source.scheme}`{of}, found on {source.dataset} in {source.backbone}, "
+    went = f"The ticket `{source.scheme}`{of}, made on {source.dataset} in {source.backbone}, "
     if ticket.scheme == source.scheme:
         went += f"was carried to {ticket.dataset} in {ticket.backbone} as it is"
     else:
@@ -120,11 +121,17 @@ def _carried(ticket: Ticket, source: Source) -> str:
 def _random(ticket: Ticket, tickets: Mapping[str, Ticket]) -> str:
     """Return how many random tickets there are, and where to have more; a sentence."""
     count = sum(role.startswith("random-") for role in tickets)
+    several = f"The {count} random tickets have" if count > 1 else "The random ticket has"
+    have = f"{several} the ticket's number of connections at other blocks"
+    evidence = f"`sat-optuna evidence {ticket.study} --seeds {LOOKS[0]}` trains"
+    if count == other_arrangements(ticket.scheme):
+        return (
+            f"{have}: all that there are, so their ranks are no sample's. {evidence} the "
+            "placements that one would try without a search."
+        )
     return (
-        f"The {count} random tickets have the ticket's number of connections at other blocks. So "
-        "few describe, and mostly decide nothing: `sat-optuna evidence "
-        f"{ticket.study} --seeds 4` trains 20 of them, or all where there are fewer, and the "
-        "placements that one would try without a search."
+        f"{have}. So few describe, and decide nothing: {evidence} {RANDOM_SCHEMES} of them, or "
+        "all where there are fewer, and the placements that one would try without a search."
     )
 
 

@@ -93,9 +93,17 @@ class Records:
         write_text(self._path(step), json.dumps(asdict(kept), indent=1) + "\n")
         self._read[step] = kept
 
-    def add(self, step: str, made: Mapping[str, str]) -> None:
-        """Note more that a step under way has made: digests by name."""
-        record = self.get(step) or Done({})
+    def add(
+        self, step: str, made: Mapping[str, str], *, decided: Mapping[str, Any] | None = None
+    ) -> None:
+        """Note more that a step under way has made: digests by name.
+
+        Args:
+            step: its name.
+            made: what is new.
+            decided: what decides the step, noted with the first that it has made.
+        """
+        record = self.get(step) or Done(decided or {})
         self.write(step, replace(record, made={**record.made, **made}))
 
     def is_current(self, step: str, decided: Mapping[str, Any], files: Mapping[str, Path]) -> bool:

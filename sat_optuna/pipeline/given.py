@@ -13,11 +13,11 @@ from typing_extensions import override
 
 from sat_optuna.carry import carried, check_told, rule_for
 from sat_optuna.config.config import decided
-from sat_optuna.errors import StudyError
+from sat_optuna.errors import DataError, StudyError
 from sat_optuna.evidence.controls import control_schemes, random_family
 from sat_optuna.files import sha256_of
 from sat_optuna.pipeline.done import Done
-from sat_optuna.pipeline.outcome import Outcome
+from sat_optuna.pipeline.outcome import Outcome, networks_step
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import Measure, Source, Ticket
 from sat_optuna.training.checkpoint import versions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sat_optuna.pipeline.folder import StudyFolder
 
-__all__ = ["GivenOutcome", "carried_here", "read_given", "ticket_here"]
+__all__ = ["RANDOM_TICKETS", "GivenOutcome", "carried_here", "read_given", "ticket_here"]
 
 RANDOM_TICKETS = 3  # of the ticket's density; `evidence --seeds` draws as many as can decide C4
 
@@ -74,7 +74,7 @@ def ticket_here(study: "StudyFolder") -> Ticket:
 
     Raises:
         ConfigError: all faults of the network and of the ticket at once.
-        DataError: the data cannot be read.
+        DataError: the data cannot be read, or are others than networks were trained on already.
     """
     path = study.work / "given.json"
     decides = {**decided(study.config, "retrain"), "the ticket's bytes": sha256_of(_file(study))}
@@ -90,10 +90,29 @@ def ticket_here(study: "StudyFolder") -> Ticket:
         versions=versions(),
         source=source,
     )
+    _check_same_data(study, ticket)
     ticket.save(path)
     made = {path.name: sha256_of(path), "uuid": uuid}
     study.records.write("given", Done(decides, made, finished=True))
     return ticket
+
+
+def _check_same_data(study: "StudyFolder", ticket: Ticket) -> None:
+    """Make sure that what was trained with this recipe, for another ticket too, had these data.
+
+    Plain and full are networks of each ticket, and are not trained again.
+
+    Raises:
+        DataError: it had others.
+    """
+    trained = study.records.get(networks_step(study.config)) or Done({})
+    before = trained.decided.get("data", ticket.dataset_fingerprint)
+    if before != ticket.dataset_fingerprint:
+        raise DataError(
+            f"data set {ticket.dataset} is not the one that networks of study {study.name!r} "
+            f"were trained on: its fingerprint is {ticket.dataset_fingerprint[:16]} and was "
+            f"{before[:16]}; bring the files back, or give the transfer another name with --study"
+        )
 
 
 class GivenOutcome(Outcome):

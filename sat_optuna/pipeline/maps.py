@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sat_optuna.errors import DataError
 from sat_optuna.evidence.maps import MapExamples, MapResults, map_examples, trivial_rules
 from sat_optuna.export.weights import load_weights
 from sat_optuna.ticket import Ticket
@@ -17,16 +18,27 @@ __all__ = ["map_results"]
 def map_results(outcome: "Outcome", tickets: Mapping[str, Ticket]) -> MapResults:
     """Return trivial rules, and test images with the answers of ticket, plain and full.
 
-    The networks are those of the first seed.
+    The networks are those of the first seed. Of data that cannot be read any more, or that are
+    others than the networks were trained and tested on, there is neither: the rules would be held
+    against scores on other images.
 
     Args:
         outcome: what was retrained, of a task with maps.
         tickets: by role, with their test scores.
-
-    Raises:
-        DataError: the data cannot be read.
     """
-    parts = outcome.study.parts
+    parts, study = outcome.study.parts, outcome.study
+    try:
+        data, ticket = parts.data, tickets["ticket"]
+        tested = ticket.images.get("test", len(data.test))
+        same = (data.fingerprint, len(data.test)) == (ticket.dataset_fingerprint, tested)
+        why = "" if same else f"the data {data.name!r} are not those of the retraining any more"
+    except DataError as error:
+        why = f"the data cannot be read ({error})"
+    if why:
+        return MapResults(
+            lacking=f"Neither test images nor trivial rules are told, for {why}; bring them back, "
+            f"move report.md away and run: sat-optuna report {study.argument}"
+        )
     return MapResults(
         rules=trivial_rules(parts.data, parts.task, parts.metric),
         examples=_examples(outcome, tickets),

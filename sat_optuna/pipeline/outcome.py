@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from sat_optuna.config.config import StudyConfig
-from sat_optuna.errors import SatOptunaWarning, StudyError
+from sat_optuna.errors import SatOptunaWarning, StudyError, TicketError
 from sat_optuna.evidence.constants import constant_ticket
 from sat_optuna.evidence.results import (
     RetrainJob,
@@ -24,7 +25,7 @@ from sat_optuna.evidence.results import (
 from sat_optuna.files import sha256_of, write_text
 from sat_optuna.pipeline.done import Done
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import ACCURACY, FURTHER_ROLES, Inputs, Measure, Score, Ticket
+from sat_optuna.ticket import ACCURACY, Inputs, Measure, Score, Ticket
 
 if TYPE_CHECKING:
     from sat_optuna.evidence.report import OnTest
@@ -169,7 +170,8 @@ class Outcome:
         """Take in a result that was written now, and note its digest and that of its weights."""
         job = next(j for j in self.jobs if (j.scheme, j.seed) == (result.scheme, result.seed))
         made = {path.name: sha256_of(path) for path in (job.result_path, job.weights_path)}
-        self.study.records.add(self._networks_step, made)
+        data = {"data": self.best.dataset_fingerprint}
+        self.study.records.add(self._networks_step, made, decided=data)
         self.results[result.scheme, result.seed] = result
 
     @property
@@ -304,9 +306,12 @@ class Outcome:
         for role, path in self.paths.items():
             run = mlflow_run if role == "ticket" else None
             replace(self.ticket(role), mlflow_run=run).save(path)
-        earlier = {"constant", *FURTHER_ROLES} - self.paths.keys()  # of another search or version
-        for role in earlier:
-            (self.study.tickets / f"{role}.json").unlink(missing_ok=True)
+        for path in sorted(self.study.tickets.glob("*.json")):
+            if path.stem in self.paths:
+                continue
+            with suppress(TicketError):  # what is no ticket is somebody's own file
+                if Ticket.load(path).role == path.stem:  # of another search or version
+                    path.unlink()
         made = {role: sha256_of(path) for role, path in self.paths.items()}
         self.study.records.write("retrain", Done(self.decided, made, finished=True))
 

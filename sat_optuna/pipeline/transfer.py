@@ -47,6 +47,8 @@ _Section = TypeVar("_Section")
 
 _TICKET, _WEIGHTS = "source.json", "source.safetensors"  # beside study.toml
 
+_FOUND = ("ticket", "searched", "candidate")  # roles of schemes that a search has found
+
 # By task: the network's head, and what C1 allows in the metric's unit: points of accuracy, points
 # of mIoU, dots of MAE.
 TASKS_OF_TRANSFERS: Mapping[str, tuple[str, float]] = {
@@ -87,7 +89,7 @@ def transfer(
             "density"), the metric (accuracy, miou, mae), what the ticket may lose against full
             (1 point, 1 point, 0.1 dots; that of the source where the task is the same), for
             segmentation balanced classes and for counting AdamW at 0.005.
-        data: name of the data set.
+        data: name of the data set; the source's own is read as it was there, with limit and size.
         root: folder of the data, for data sets that lie in one.
         backbone: another network than the ticket's. A stage of other depth takes the choices by
             nearest relative position, see `sat_optuna.carry`.
@@ -110,10 +112,11 @@ def transfer(
         TicketError: the ticket cannot be read.
         TransferError: it is plain or full.
         UnknownName: nothing is called so.
-        StudyError: it is a constant control, a study of that name is another one, or there are no
+        StudyError: it is another control, a study of that name is another one, or there are no
             weights to start from.
         ConfigError: ticket, network and data do not fit, each fault a sentence.
     """
+    _check_one_of("controls", controls, ("few", "full"))
     made = make_transfer(
         ticket,
         task=task,
@@ -160,12 +163,18 @@ def make_transfer(
             "transferred; give the ticket beside it"
         )
     check_told(source.scheme, source=source.scheme)
+    if source.role not in _FOUND:
+        raise StudyError(
+            f"{path} is the control {source.role}, which no search found, and would be called the "
+            "ticket and be held against random ones; give the ticket beside it"
+        )
     DATASETS.check(data)
     if task not in TASKS_OF_TRANSFERS:
         raise StudyError(
             f"task is {task!r}; a ticket is transferred to {', '.join(TASKS_OF_TRANSFERS)}, and "
             "to another one by editing the study.toml of such a study"
         )
+    _check_one_of("init", init, ("scratch", "weights"))
     if backbone:
         BACKBONES.check(backbone)
     given = Path(study or f"transfer-{_slug(source.study or path.stem)}-{_slug(data)}")
@@ -173,7 +182,8 @@ def make_transfer(
     config = _config(
         source,
         task=task,
-        data=DataConfig(name=data, root=str(root)),
+        data=data,
+        root=str(root),
         backbone=backbone,
         width=width,
         stem_stride=stem_stride,
@@ -203,6 +213,11 @@ def make_transfer(
     return _found(folder, path, source, asked)
 
 
+def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise StudyError(f"{name} is {value!r}; write {' or '.join(map(repr, known))}")
+
+
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "ticket"
 
@@ -217,7 +232,7 @@ def _found(folder: Path, path: Path, source: Ticket, asked: Mapping[str, Any]) -
     other = "give this one another name with --study"
     if study.given is None:
         raise StudyError(f"{folder} holds a study whose ticket is searched for; {other}")
-    if Ticket.load(study.given) != source:
+    if _known_by(Ticket.load(study.given)) != _known_by(source):
         raise StudyError(f"{folder} is a transfer of another ticket than {path}; {other}")
     for key, value in asked.items():
         section, _, name = key.partition(".")
@@ -227,6 +242,12 @@ def _found(folder: Path, path: Path, source: Ticket, asked: Mapping[str, Any]) -
                 f"that out, edit it there, or {other}"
             )
     return study
+
+
+def _known_by(ticket: Ticket) -> tuple[Any, ...]:
+    """Return what is carried over of a ticket; retrained or logged again it is the same one."""
+    network = (ticket.backbone, ticket.backbone_settings, ticket.attention)
+    return (ticket.study_uuid, ticket.scheme, *network, ticket.dataset_fingerprint, ticket.seed)
 
 
 def _write(folder: Path, path: Path, source: Ticket, config: StudyConfig) -> None:
@@ -281,7 +302,8 @@ def _config(
     source: Ticket,
     *,
     task: str,
-    data: DataConfig,
+    data: str,
+    root: str,
     backbone: str,
     width: int,
     stem_stride: int,
@@ -301,7 +323,7 @@ def _config(
         seed=source.seed,
         threads=stored.get("threads", usual.threads),
         transfer=TransferConfig(ticket=_TICKET),
-        data=data,
+        data=_data(stored.get("data", {}), name=data, root=root),
         task=_taken(TaskConfig, stored.get("task", {})) if same else TaskConfig(task, weights),
         network=_network(source, head, backbone=backbone, width=width, stem_stride=stem_stride),
         attention=AttentionConfig(source.attention),
@@ -326,6 +348,13 @@ def _taken(cls: Callable[..., _Section], stored: Mapping[str, Any], *names: str)
     return cls(**kept)
 
 
+def _data(stored: Mapping[str, Any], *, name: str, root: str) -> DataConfig:
+    """Return the data: the source's as it read them, or others as they are."""
+    if stored.get("name", DataConfig().name) != name:
+        return DataConfig(name=name, root=root)
+    return replace(_taken(DataConfig, stored), root=root)
+
+
 def _recipe(train: TrainConfig, *, task: str, same: bool) -> TrainConfig:
     """Return how networks of a task are trained, as near to the source's way as they can be."""
     train = replace(train, lr_head=0.0, lr_body=0.0)
@@ -334,9 +363,10 @@ def _recipe(train: TrainConfig, *, task: str, same: bool) -> TrainConfig:
     # Labels alone are mixed and smoothed, and torchvision's policies know no maps.
     train = replace(train, mixup=0.0, cutmix=0.0, label_smoothing=0.0, augment="none")
     if not TASKS.get(task).maps:
-        train = replace(train, crop=0)  # patches are of maps
+        train = replace(train, crop=0)  # a patch need not have its image's label
     if task == "counting":
-        train = replace(train, optimizer="adamw", lr=0.005)
+        strategy = "auto" if train.strategy == "graph" else train.strategy  # AdamW has no graphs
+        train = replace(train, optimizer="adamw", lr=0.005, strategy=strategy)
     return train
 
 

@@ -87,7 +87,7 @@ def test_a_ticket_of_classification_comes_to_a_report_on_segmentation(tmp_path):
         "- accuracy kept: ",
         "- over constant: ",
         "C4 over random: not decided",
-        f"The ticket `{source.scheme}` of study `quickstart`, found on cued-digits in resnet20, "
+        f"The ticket `{source.scheme}` of study `quickstart`, made on cued-digits in resnet20, "
         "was carried to cued-seg in resnet20 as it is: attention in 3 of 8 blocks",
         "rule: the same scheme",
         "margin: against full the ticket may lose 1 point of miou",

@@ -63,7 +63,7 @@ def test_it_says_what_was_carried_and_what_it_came_to(tmp_path):
     said = told(tmp_path, carried())
     assert said.startswith("# elsewhere: does a ticket of cued-digits pay on mnist5k?\n")
     for words in (
-        "The ticket `110-010-001` of study `the digits`, found on cued-digits in resnet20, was "
+        "The ticket `110-010-001` of study `the digits`, made on cued-digits in resnet20, was "
         "carried to mnist5k in resnet20 as it is: attention in 4 of 9 blocks (SE in s1.b00, "
         "s1.b01, s2.b01, s3.b02). Nothing was searched here. Trained from scratch it has 97.13 % "
         "of the test images right (mean of 3 seeds): +0.20 points",
@@ -94,7 +94,7 @@ def test_another_depth_says_how_the_connections_changed(tmp_path):
         "became `110-010-001` on mnist5k in resnet20, 4 of 9 blocks in the place of 3 of 9" in said
     )
     said = told(tmp_path / "more", carried(scheme="1-1-0", study=None))
-    assert "The ticket `1-1-0`, found on cued-digits in resnet20, became `110-010-001`" in said
+    assert "The ticket `1-1-0`, made on cued-digits in resnet20, became `110-010-001`" in said
     assert "in the place of 2 of 3: attention in" in said
 
 
@@ -130,3 +130,23 @@ def test_figures_are_drawn(tmp_path):
 def test_a_ticket_that_was_searched_for_has_another_report(tmp_path):
     with pytest.raises(TicketError, match=r"names no ticket that it was carried over from; write"):
         told(tmp_path, tickets())
+
+
+@pytest.mark.parametrize(
+    ("schemes", "said"),
+    [
+        (("1-0-0", "0-1-0", "0-0-1"), "The 2 random tickets have the ticket's number of connect"),
+        (("1-0", "0-1"), "The random ticket has the ticket's number of connections at other"),
+    ],
+)
+def test_random_tickets_that_are_all_there_are_said_to_be(tmp_path, schemes, said):
+    ticket, *others = schemes
+    rows = {"ticket": ticket, "plain": ticket.replace("1", "0"), "full": ticket.replace("0", "1")}
+    rows |= {f"random-{number}": other for number, other in enumerate(others, start=1)}
+    costs = {role: (row, (96.0, 96.1, 96.2), 17_650, 812_000, 3.2) for role, row in rows.items()}
+    made = carried()["ticket"].source
+    given = {role: replace(t, source=made) for role, t in tickets(costs, None).items()}
+    text = told(tmp_path, given)
+    assert said in text
+    assert "at other blocks: all that there are, so their ranks are no sample's. `sat-opt" in text
+    assert "trains 20" not in text

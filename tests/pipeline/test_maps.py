@@ -17,6 +17,7 @@ from sat_optuna.pipeline.theory import theory_lines
 from sat_optuna.supernet.materialise import build_network
 from sat_optuna.ticket import Score
 from sat_optuna.training.checkpoint import save_checkpoint
+from tests.studies import STUDY, make_study
 from tests.tasks.test_road import study_of
 
 SCHEMES = {"ticket": "0-0-0", "plain": "0-0-0", "full": "1-1-1", "random-density": "1-0-0"}
@@ -102,3 +103,37 @@ def test_without_weights_that_the_retraining_made_no_image_is_shown(outcome, tic
         assert len(found.rules) == 4
     job.weights_path.write_bytes(kept)
     assert outcome.weights_of(job.scheme, job.seed) == job.weights_path
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"dataset_fingerprint": "other"}, "for the data 'own' are not those of the retraining"),
+        ({"images": {"train": 40, "test": 999}}, "for the data 'own' are not those of the retr"),
+        ("gone", "for the data cannot be read (image folder "),
+    ],
+)
+def test_nothing_is_told_of_other_data_than_those_of_the_scores(
+    outcome, tickets, tmp_path, changed, said
+):
+    """Rules and images of data that changed since would stand beside scores on other images."""
+    if changed == "gone":
+        text = STUDY.replace("limit = 300", f'name = "pointfolder"\nroot = "{tmp_path / "no"}"')
+        text = text.replace("[search]", '[task]\nname = "counting"\n[search]\nmetric = "mae"')
+        study = open_study(make_study(tmp_path, "gone", text))
+        outcome = Outcome(study, tickets["ticket"], outcome.schemes)
+    else:
+        tickets = {role: replace(ticket, **changed) for role, ticket in tickets.items()}
+    found = map_results(outcome, tickets)
+    assert (found.rules, found.examples) == ((), None)
+    heading, text = found.parts({"ticket": [1.0]}, tickets["ticket"].scores[0].measure)
+    assert heading == "## Maps"
+    assert text.startswith("Neither test images nor trivial rules are told, ")
+    assert said in text
+    assert text.endswith(f"run: sat-optuna report {outcome.study.argument}")
+
+
+def test_of_the_data_of_the_scores_all_is_told(outcome, tickets):
+    images = {"train": 40, "test": len(outcome.study.parts.data.test)}
+    found = map_results(outcome, {r: replace(t, images=images) for r, t in tickets.items()})
+    assert (len(found.rules), found.lacking) == (4, "")

@@ -8,13 +8,15 @@ import pytest
 
 import sat_optuna as sat
 from sat_optuna.attention import ATTENTION
-from sat_optuna.config.config import StudyConfig, TaskConfig, TrainConfig
-from sat_optuna.errors import ConfigError, SatOptunaError, StudyError
+from sat_optuna.config.config import DataConfig, StudyConfig, TaskConfig, TrainConfig
+from sat_optuna.errors import ConfigError, DataError, SatOptunaError, StudyError
+from sat_optuna.evidence.results import RetrainResult, write_result
 from sat_optuna.pipeline.given import read_given, ticket_here
 from sat_optuna.pipeline.transfer import make_transfer
 from sat_optuna.scheme import Scheme
-from sat_optuna.ticket import AttentionSpec, Ticket
+from sat_optuna.ticket import AttentionSpec, Score, Ticket
 from tests.cli.test_commands import error, run
+from tests.data.formats import write_points
 from tests.studies import make_study
 
 SRM = AttentionSpec(kind="srm")
@@ -142,6 +144,72 @@ def test_the_same_call_finds_the_study_also_when_it_was_edited(project):
 
 
 @pytest.mark.parametrize(
+    "later",
+    [
+        {"mlflow_run": "0" * 32},
+        {"scores": (Score(split="test", value=91.0, seed=0, epochs=3),)},
+        {"latency_ms": 3.0, "params": 101},
+    ],
+)
+def test_a_ticket_that_was_retrained_or_logged_again_is_the_same_one(project, later):
+    made = make_transfer(source(project), task="counting", data="trees")
+    again = make_transfer(source(project, **later), task="counting", data="trees")
+    assert again.folder == made.folder
+    with pytest.raises(StudyError, match="is a transfer of another ticket"):  # of a new search
+        make_transfer(source(project, study_uuid="u2"), task="counting", data="trees")
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "train", "wanted"),
+    [
+        ("classification", "mnist5k", {"crop": 8}, {"crop": 0}),
+        ("segmentation", "cued-seg", {"crop": 8}, {"crop": 8}),
+        ("counting", "trees", {"strategy": "graph"}, {"strategy": "auto", "optimizer": "adamw"}),
+        ("counting", "trees", {"strategy": "eager"}, {"strategy": "eager"}),
+        ("segmentation", "cued-seg", {"strategy": "graph"}, {"strategy": "graph"}),
+    ],
+)
+def test_of_the_source_s_training_goes_along_what_the_task_can_have(
+    project, task, data, train, wanted
+):
+    of = "counting" if train.get("crop") else "classification"
+    config = StudyConfig(task=TaskConfig(name=of), train=TrainConfig(**train))
+    ticket = source(project, config=config.to_dict())
+    made = make_transfer(ticket, task=task, data=data).config.train
+    assert {key: getattr(made, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("data", "root", "wanted"),
+    [
+        ("imagefolder", "there", DataConfig("imagefolder", 0.3, 40, 32, root="there")),
+        ("imagefolder", "", DataConfig("imagefolder", 0.3, 40, 32)),
+        ("mnist5k", "", DataConfig("mnist5k")),
+    ],
+)
+def test_the_source_s_own_data_are_read_as_it_read_them(project, data, root, wanted):
+    read = DataConfig("imagefolder", 0.3, 40, 32, root="here")
+    ticket = source(project, config=StudyConfig(data=read).to_dict())
+    asked = {"backbone": "resnet32", "root": root}
+    assert make_transfer(ticket, task="classification", data=data, **asked).config.data == wanted
+
+
+def test_tickets_of_an_earlier_form_of_the_study_go_and_other_files_stay(project):
+    study = make_transfer(source(project, "1-0-0"), task="classification", data="mnist5k")
+    small(study.folder)
+    outcome = read_given(sat.open_study(study.folder))
+    study.tickets.mkdir(exist_ok=True)
+    for role in ("random-3", "random-density", "full-se", "first-k"):
+        replace(outcome.best, role=role).save(study.tickets / f"{role}.json")
+    outcome.best.save(study.tickets / "mine.json")
+    (study.tickets / "full-notes.json").write_text("{}")
+    outcome.write_tickets(mlflow_run=None)
+    assert sorted(path.stem for path in study.tickets.glob("*")) == [
+        *("constant", "full", "full-notes", "mine", "plain", "random-1", "random-2", "ticket")
+    ]
+
+
+@pytest.mark.parametrize(
     ("more", "said"),
     [
         ({"data": "mnist5k"}, "has data.name = 'cued-digits', and 'mnist5k' is asked for; leave"),
@@ -179,6 +247,7 @@ def test_a_study_of_another_ticket_or_of_a_search_is_refused(project):
         ({"data": "mnist6k"}, "'mnist6k'; did you mean 'mnist5k'"),
         ({"backbone": "resnet21"}, "'resnet21'; did you mean 'resnet20'"),
         ({"seeds": (1, 2)}, "seeds is "),
+        ({"init": "imagenet"}, "init is 'imagenet'; write 'scratch' or 'weights'"),
         ({"init": "weights"}, "there are no weights to start from, which are those of the plain"),
     ],
 )
@@ -186,6 +255,17 @@ def test_what_cannot_be_made_is_one_sentence_and_leaves_no_study(project, asked,
     with pytest.raises(SatOptunaError, match=said):
         make_transfer(source(project), **{"task": "classification", "data": "mnist5k"} | asked)
     assert not list(project.glob("studies/*/study.toml"))
+
+
+def test_controls_are_few_or_full(project):
+    with pytest.raises(StudyError, match="controls is 'all'; write 'few' or 'full'"):
+        sat.transfer(
+            source(project),
+            task="classification",
+            data="mnist5k",
+            controls="all",  # type: ignore[arg-type]
+        )
+    assert not (project / "studies").exists()
 
 
 @pytest.mark.parametrize(
@@ -223,6 +303,18 @@ def test_a_constant_control_is_not_transferred(project):
     control.save(project / "constant.json")
     with pytest.raises(StudyError, match="is a constant control, whose gates look at nothing"):
         make_transfer(project / "constant.json", task="classification", data="mnist5k")
+
+
+@pytest.mark.parametrize("role", ["random-density", "random-2", "random-best", "first-k"])
+def test_a_control_that_no_search_found_is_not_transferred(project, role):
+    with pytest.raises(StudyError, match=f"is the control {role}, which no search found, and wou"):
+        make_transfer(source(project, role=role), task="classification", data="mnist5k")
+    assert not (project / "studies").exists()
+
+
+@pytest.mark.parametrize("role", ["searched", "candidate"])
+def test_what_a_search_found_is_transferred(project, role):
+    assert make_transfer(source(project, role=role), task="counting", data="trees").given
 
 
 @pytest.mark.parametrize(
@@ -310,6 +402,42 @@ def test_the_ticket_is_carried_over_once_and_read_again_without_networks(project
     changed = ticket_here(sat.open_study(study.folder))
     assert changed.config["retrain"]["epochs"] == 11
     assert changed.study_uuid == first.study_uuid  # the study is known by it
+
+
+@pytest.mark.parametrize("changed", ["the ticket", "the epochs and back", "given.json"])
+def test_networks_of_other_data_are_never_put_beside_those_of_these(project, changed):
+    """The bytes of the data are compared again whenever the ticket is carried over anew."""
+    herd = write_points(project / "herd", 8)
+    study = make_transfer(source(project), task="counting", data="pointfolder", root=herd)
+    outcome = read_given(sat.open_study(study.folder))
+    job = next(job for job in outcome.jobs if str(job.scheme) == "000-000-00")
+    job.result_path.parent.mkdir(parents=True, exist_ok=True)
+    job.weights_path.write_bytes(b"weights")
+    result = RetrainResult(job.scheme, job.seed, float("nan"), 1, (), metric=7.5)
+    write_result(job, result)
+    outcome.add(result)
+    assert len(read_given(sat.open_study(study.folder)).results) == 1
+
+    def again():
+        toml, given = study.folder / "study.toml", study.work / "given.json"
+        if changed == "the ticket":
+            source(study.folder, "010-010-10").rename(study.folder / "source.json")
+        elif changed == "given.json":
+            given.unlink()
+        else:
+            text = toml.read_text()
+            toml.write_text(text.replace("epochs = 10", "epochs = 11"))
+            ticket_here(sat.open_study(study.folder))
+            toml.write_text(text)
+        return read_given(sat.open_study(study.folder))
+
+    assert len(again().results) == 1  # of the same data
+    source(study.folder).rename(study.folder / "source.json")
+    ticket_here(sat.open_study(study.folder))
+    lines = (herd / "points.csv").read_text().splitlines()
+    (herd / "points.csv").write_text("\n".join(lines[:-9]))
+    with pytest.raises(DataError, match="data set pointfolder is not the one that networks of st"):
+        again()
 
 
 @pytest.mark.parametrize(
