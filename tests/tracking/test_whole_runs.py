@@ -35,7 +35,7 @@ def opened(root: Path) -> MLflowLog:
 
 def log_odd_runs(log: MLflowLog) -> list[str]:
     """Log what has stretched MLflow's rules."""
-    times = {"started": BEGAN, "ended": BEGAN + timedelta(seconds=3)}
+    times: dict[str, Any] = {"started": BEGAN, "ended": BEGAN + timedelta(seconds=3)}
     return [
         log.log_trial(
             0,
