@@ -1,10 +1,11 @@
 """The runs of a study beside its own: each is written once and completely.
 
-A trial or retraining is logged only when it has ended, in four steps: create the run, write the
-artifact, write the batch of numbers, end the run as FINISHED or FAILED. So a run that has ended so
-is complete. If a process was killed in between, its run is ended as KILLED or is still RUNNING,
-and the next process that logs the same child completes it. A summary is begun before its
-retrainings, which are nested in it, and written anew whenever they say something else.
+A trial or retraining is logged only when it has ended: at once where MLflow's runs are a file that
+is known, else in four steps: create the run, write the artifact, write the batch of numbers, end
+the run as FINISHED or FAILED. So a run that has ended so is complete. If a process was killed in
+between, its run is ended as KILLED or is still RUNNING, and the next process that logs the same
+child completes it. A summary is begun before its retrainings, which are nested in it, and written
+anew whenever they say something else.
 """
 
 import time
@@ -15,7 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sat_optuna.processes import is_dead, worker_name
-from sat_optuna.tracking.store import Point, RunStore, TrackingError
+from sat_optuna.tracking.store import RunStore, TrackingError
+from sat_optuna.tracking.whole_runs import Point, WholeRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -103,6 +105,8 @@ class ChildRuns:
         with self._store.guarded(f"log {record.key}"):
             state = {_STATE: record.state}
             child = self._children().get(record.key)
+            if child is None and (made := self._create_whole(record, state)):
+                return made
             if child is None:
                 child, state = self._create(record, state), {}
             if not (child.done or child.busy):
@@ -174,7 +178,32 @@ class ChildRuns:
             for run in self._store.runs(self.experiment, condition + more)
         ]
 
+    def _create_whole(self, record: Record, state: Mapping[str, str]) -> str | None:
+        now = int(1000 * time.time())
+        started = _milliseconds(record.started) or now
+        ended = _milliseconds(record.ended) or now
+        run = WholeRun(
+            name=record.name,
+            status=_STATUS[record.state],
+            started_ms=started,
+            ended_ms=ended,
+            tags=self._tags(record, state),
+            params=record.params,
+            points=_points(record, ended),
+            text=record.artifact,
+        )
+        run_id = self._store.create_whole(self.experiment, run)
+        if run_id is not None:
+            self._children()[record.key] = _Child(run_id, started, done=True, busy=False)
+        return run_id
+
     def _create(self, record: Record, state: Mapping[str, str] = _NONE) -> _Child:
+        tags, started = self._tags(record, state), _milliseconds(record.started)
+        child = _seen(self._store.create(self.experiment, record.name, tags, started))
+        self._children()[record.key] = child
+        return child
+
+    def _tags(self, record: Record, state: Mapping[str, str]) -> dict[str, str]:
         tags = {
             **record.tags,
             **state,
@@ -186,21 +215,23 @@ class ChildRuns:
             tags[_SEARCH] = self.parent
         if parent := self.parent if record.parent is None else record.parent:
             tags["mlflow.parentRunId"] = parent
-        started = _milliseconds(record.started)
-        child = _seen(self._store.create(self.experiment, record.name, tags, started))
-        self._children()[record.key] = child
-        return child
+        return tags
 
     def _complete(self, child: _Child, record: Record, tags: Mapping[str, str]) -> None:
         if record.artifact is not None:
             self._store.write_text(child.run_id, *record.artifact)
         # With the same time as before, MLflow drops points that a killed process wrote already.
         at = _milliseconds(record.ended) or child.started_ms
-        points: list[Point] = [(key, value, at, 0) for key, value in record.metrics.items()]
-        for key, curve in record.curves.items():
-            points += [(key, value, at, epoch) for epoch, value in enumerate(curve, start=1)]
+        points = _points(record, at)
         self._store.write(child.run_id, params=record.params, points=points, tags=tags)
         self._store.end(child.run_id, _STATUS[record.state], _milliseconds(record.ended))
+
+
+def _points(record: Record, at: int) -> list[Point]:
+    points: list[Point] = [(key, value, at, 0) for key, value in record.metrics.items()]
+    for key, curve in record.curves.items():
+        points += [(key, value, at, epoch) for epoch, value in enumerate(curve, start=1)]
+    return points
 
 
 def _seen(run: "Run") -> _Child:

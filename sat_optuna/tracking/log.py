@@ -15,12 +15,14 @@ from typing_extensions import override
 from sat_optuna.errors import SatOptunaWarning
 from sat_optuna.tracking.limits import cut
 from sat_optuna.tracking.patience import Patience
-from sat_optuna.tracking.store import Point, TrackingError
+from sat_optuna.tracking.store import TrackingError
 from sat_optuna.tracking.study_runs import StudyRuns, trial_key
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
+
+    from sat_optuna.tracking.whole_runs import Point
 
 __all__ = ["MLflowLog"]
 

@@ -12,7 +12,7 @@ import shlex
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from sat_optuna.errors import SatOptunaError, errors_as, one_line, readable
 from sat_optuna.files import check_writable, sqlite_url, write_text
 from sat_optuna.tracking.limits import BATCH, NAME, PARAM, POINTS, TAG, cut, finite, keys_of
 from sat_optuna.tracking.views import has_view
+from sat_optuna.tracking.whole_runs import Point, WholeRun, write_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MLFLOW_SETTINGS",
-    "Point",
     "RunStore",
     "StoreLockedError",
     "TrackingError",
@@ -64,8 +64,6 @@ _PLACES = (  # table and column of each path below that of an experiment
     ("model_versions", "storage_location"),
 )
 _STUDY = "sat.study_uuid"  # the tag of an experiment that says whose it is
-
-Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,12 +325,26 @@ class RunStore:
         self, experiment: str, name: str, tags: Mapping[str, str], started_ms: int | None = None
     ) -> "Run":
         """Make a run with the status RUNNING; return it."""
-        tags = {key: cut(text, TAG) for key, text in tags.items()}
-        tags["mlflow.source.name"] = "sat-optuna"
-        name = cut(name, NAME)
+        tags, name = _tags_of_run(tags), cut(name, NAME)
         made = self._client.create_run(experiment, start_time=started_ms, tags=tags, run_name=name)
         self._folders[made.info.run_id] = made.info.artifact_uri
         return made
+
+    def create_whole(self, experiment: str, run: WholeRun) -> str | None:
+        """Make a run that has ended, at once; return its id, or None where that cannot be done.
+
+        Then the same is done step by step: `create`, `write_text`, `write`, `end`.
+
+        Args:
+            experiment: its id.
+            run: of any keys and lengths, as they are given to the others.
+        """
+        if (file := store_file(self._root)) is None:
+            return None
+        params, points = _taken(run.params, run.points)
+        tags, name = _tags_of_run(run.tags), cut(run.name, NAME)
+        taken = replace(run, name=name, tags=tags, params=params, points=points)
+        return write_whole(file, experiment, taken)
 
     def resume(self, run_id: str) -> None:
         """Set a run RUNNING again."""
@@ -404,10 +416,9 @@ class RunStore:
         """
         from mlflow.entities import Metric, Param, RunTag
 
-        keys = keys_of(params)
-        rows = [Param(keys[key], cut(value, PARAM)) for key, value in params.items()]
-        keys = keys_of(dict.fromkeys(key for key, *_ in points))
-        metrics = [Metric(keys[key], finite(value), at, step) for key, value, at, step in points]
+        settings, numbers = _taken(params, points)
+        rows = [Param(key, value) for key, value in settings.items()]
+        metrics = [Metric(*point) for point in numbers]
         texts = [RunTag(key, cut(text, TAG)) for key, text in tags.items()]
         last = max((len(rows) - 1) // BATCH, (len(metrics) - 1) // POINTS, 0)
         for i in range(last + 1):
@@ -422,6 +433,21 @@ class RunStore:
         # A study's name may contain a slash or be "..", which must not lead out of the folder.
         folder = quote(name, safe=" ()").lstrip(".") or "study"
         return (self._root / "artifacts" / folder).as_uri()
+
+
+def _tags_of_run(tags: Mapping[str, str]) -> dict[str, str]:
+    taken = {key: cut(text, TAG) for key, text in tags.items()}
+    return {**taken, "mlflow.source.name": "sat-optuna"}
+
+
+def _taken(
+    params: Mapping[str, object], points: Sequence[Point]
+) -> tuple[dict[str, str], list[Point]]:
+    """Return params and points with keys and values that MLflow takes."""
+    keys = keys_of(params)
+    settings = {keys[key]: cut(value, PARAM) for key, value in params.items()}
+    keys = keys_of(dict.fromkeys(key for key, *_ in points))
+    return settings, [(keys[key], finite(value), at, step) for key, value, at, step in points]
 
 
 def studies_in(root: str | Path) -> dict[str, str]:

@@ -438,9 +438,10 @@ def test_the_environment_wins(root, tmp_path, empty_store, monkeypatch):
 
 KILLED = """
 import os, signal, sys
-from sat_optuna.tracking import MLflowLog
+from sat_optuna.tracking import MLflowLog, whole_runs
 from mlflow import MlflowClient
 
+whole_runs.REVISION = "that of a later MLflow"  # so that runs are written step by step
 call = sys.argv[2]
 log = MLflowLog(sys.argv[1])
 log.open_study("study", "u1")
