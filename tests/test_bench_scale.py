@@ -1,6 +1,7 @@
 """The program for the cost of a long search: that it runs, and its committed table."""
 
 import json
+import shutil
 
 import pytest
 
@@ -22,6 +23,7 @@ def test_a_short_search_is_made_logged_and_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "TRIALS", 12)
     monkeypatch.setattr(scale, "AT", (6, 12))
     monkeypatch.setattr(scale, "NEAR", 4)
+    chromium = shutil.which("chromium")
     rows = [row for measure in scale.PARTS.values() for row in measure()]
     assert [(row["what"].partition(":")[0], row["trials"]) for row in rows] == [
         ("search, a trial", 6),
@@ -31,6 +33,7 @@ def test_a_short_search_is_made_logged_and_looked_at(tmp_path, monkeypatch):
         ("trials --top 20", 12),
         *[("dashboard, first answer", 12)] * 3,
         *[("MLflow, first page", 12)] * 2,
+        *[(f"{page}, the page, in Chromium", 12) for page in ("dashboard", "MLflow") if chromium],
     ]
     assert all(row["wall_ms"] > 0 for row in rows)
     trials = finished_trials(load_study(open_storage(scale.STUDY / "study.db"), "scale"))

@@ -332,15 +332,17 @@ def ranked() -> list[Row]:
 def painted() -> list[Row]:
     """Time both pages in a browser: from the address to what a user came for.
 
-    That is on the dashboard a graph of all trials, on MLflow the best ticket.
+    That is on the dashboard a graph of all trials, on MLflow the best ticket. Where there is no
+    Chromium there is no row.
     """
+    if (chromium := shutil.which("chromium")) is None:
+        sys.stderr.write("no Chromium here, so the pages are not timed\n")
+        return []
     from playwright.sync_api import sync_playwright
 
     rows = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         drawn = f"document.querySelectorAll('.scatterlayer .point').length >= {TRIALS}"
         for what, line, awaited in (
             ("dashboard, the page", ("dashboard", "scale"), drawn),
