@@ -1,38 +1,42 @@
-"""The figures of a report, as PNG files that are written whole or not at all.
-
-Beside each lies the same as SVG where that is small, which a page shows sharp at any size.
+"""The figures of a report, of a truth table and of an evaluation.
 
 Networks, and kinds of attention, differ in marker or line as well as in colour. Colours that meet
 in one figure are told apart in deuteranopia and protanopia too (CIEDE2000 of 10 at least).
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, cast
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import ListedColormap, PowerNorm, to_hex
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Annotation, Text
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from sat_optuna.config.config import IGNORED
+from sat_optuna.evidence.canvas import (
+    CLOUD,
+    INK,
+    OFF,
+    SMALLEST,
+    WIDEST,
+    ink_on,
+    literal,
+    save,
+    wrapped,
+    write_png,
+)
 from sat_optuna.evidence.effects import UNTOLD, Effect, readings
-from sat_optuna.evidence.maps import MapExamples, ShownImage
 from sat_optuna.evidence.statistics import summarise_scores
-from sat_optuna.files import write_atomically
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY, Measure
 
@@ -43,7 +47,6 @@ __all__ = [
     "draw_costs",
     "draw_curves",
     "draw_front",
-    "draw_maps",
     "draw_ranking",
     "draw_search",
     "draw_ticket",
@@ -51,37 +54,13 @@ __all__ = [
     "shares_by_batch",
 ]
 
-_NAMELESS = {"Software": None}  # without matplotlib's version, equal pictures have equal bytes
-_DATELESS = {"Creator": None, "Date": None}
-_LARGEST = 200_000  # bytes of an SVG; of more points than that the PNG is the smaller one
-_INK = "#22303c"
-_OFF = "#cbd3da"
 _KINDS = ("#d55e00", "#0072b2", "#009e73", "#591600", "#00b6f2", "#f2b600", "#468080", "#315945")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<")  # one a kind, in the same order
-# Of masks' classes; a class called background has _OFF.
-_CLASSES = (
-    "#0072b2",
-    "#009e73",
-    "#f2b600",
-    "#d55e00",
-    "#99ccaa",
-    "#591600",
-    "#eeffbb",
-    "#468080",
-    "#00b6f2",
-    "#1100cc",
-    "#315945",
-    "#bb1100",
-)
-_CLOUD = "#9aa5b1"
 _QUIET = "#46515c"
-_ROW, _PITCH, _WIDEST = 18, 0.44, 8.0  # blocks in a row of a ticket; inches a block, and a row
+_ROW, _PITCH = 18, 0.44  # blocks in a row of a ticket; inches a block
 _HEAD = 0.4  # inches above a stage
-_LEADER = {"arrowstyle": "-", "color": _INK, "lw": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
-_SMALLEST = 6.0  # points of a text
-_ROOM = 0.035  # inches from the middle of a text of that size to where it ends
+_LEADER = {"arrowstyle": "-", "color": INK, "lw": 0.6, "shrinkB": 3, "relpos": (0, 0.5)}
 _MANY = 12  # blocks whose names stand side by side
-_TOLD_APART = 8  # classes in a figure of masks that need no names in the masks
 _WRITTEN, _NAMED = 20, 60  # classes up to which counts, and names, can be read
 
 
@@ -99,7 +78,7 @@ _LOOKS = {
     "plain": _Look("#50616f", "s", "--"),
     "full": _Look("#0072b2", "^", "-."),
     "constant": _Look("#009e73", "D", ":"),
-    "random": _Look(_CLOUD, "o", (0, (1, 3)), 6),
+    "random": _Look(CLOUD, "o", (0, (1, 3)), 6),
 }
 _OTHER = _Look("#591600", "v", (0, (5, 1, 1, 1)))
 
@@ -109,46 +88,10 @@ def _look(label: str) -> _Look:
     return _LOOKS.get(label.split("-")[0].split(" ")[0], _OTHER)
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, and beside it as SVG where that is small."""
-    _write_png(figure, path)
-    vector = path.with_suffix(".svg")
-    _write_svg(figure, vector)
-    if vector.stat().st_size > _LARGEST:
-        vector.unlink()
-    return path
-
-
-def _write_png(figure: Figure, path: Path) -> Path:
-    _literal(figure)
-    FigureCanvasAgg(figure)
-    return write_atomically(
-        path,
-        lambda temporary: figure.savefig(temporary, format="png", dpi=160, metadata=_NAMELESS),
-    )
-
-
-def _write_svg(figure: Figure, path: Path) -> Path:
-    FigureCanvasSVG(figure)
-    figure.set_layout_engine("none")  # as it was laid out for the PNG
-    # Names of its parts that hang on the figure alone, and no date.
-    with mpl.rc_context({"svg.hashsalt": "sat_optuna"}):
-        return write_atomically(
-            path,
-            lambda temporary: figure.savefig(temporary, format="svg", metadata=_DATELESS),
-        )
-
-
-def _literal(figure: Figure) -> None:
-    """Let every text stand as it is: names that a user gave may hold dollar signs."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-
-
 def _bare(axes: Axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(colors=_INK)
+    axes.tick_params(colors=INK)
     axes.grid(visible=True, axis="y", color="#eef1f4", zorder=0)
 
 
@@ -173,19 +116,19 @@ def draw_ticket(
         table: what is told of the network and of others, row by row, the heads first.
     """
     rows = _placed(scheme.stages)
-    pitch = max(_PITCH, min(0.62, _WIDEST / max(row[-1].end for row in rows)))
+    pitch = max(_PITCH, min(0.62, WIDEST / max(row[-1].end for row in rows)))
     wide = pitch * max(row[-1].end for row in rows)
     columns = [max(map(len, column)) * 0.075 + 0.25 for column in zip(*table, strict=True)]
     wide = max(wide, sum(columns), 4.6)
-    titles = _wrapped(title, int(wide / 0.105))
+    titles = wrapped(title, int(wide / 0.105))
     longest = max(len(kind) for kind in kinds)
     fontsize = min(9.0, 72 * 0.9 * pitch / longest / 0.92)  # of a wide bold letter
     names, key, empty = [kind.upper() for kind in kinds], "", not any(scheme.choices)
-    if fontsize < _SMALLEST:  # digits as in the scheme's text, which are explained
+    if fontsize < SMALLEST:  # digits as in the scheme's text, which are explained
         signs, fontsize = [str(Scheme((c,), (1,))) for c in range(1, len(kinds) + 1)], 9.0
         key = ", ".join(f"{sign} {name}" for sign, name in zip(signs, names, strict=True))
         names = signs
-    said = ["no block carries attention"] if empty else _wrapped(key, int(wide / 0.08))
+    said = ["no block carries attention"] if empty else wrapped(key, int(wide / 0.08))
     heads = [_HEAD * any(part.first == 0 for part in row) for row in rows]
     deep = [head + pitch + 0.17 for head in heads]
     tall = 0.26 * len(titles) + sum(deep) + 0.2 * len(said) + 0.21 * len(table) + 0.2
@@ -197,7 +140,7 @@ def draw_ticket(
     top = 0.0
 
     def write(x: float, y: float, text: str, **more: Any) -> None:
-        told: dict[str, Any] = {"va": "center", "color": _INK, "fontsize": 8.5}
+        told: dict[str, Any] = {"va": "center", "color": INK, "fontsize": 8.5}
         axes.text(x, y, text, **told | more)
 
     for line in titles:
@@ -210,7 +153,7 @@ def draw_ticket(
             if part.first == 0:
                 write(left, down - 0.2, f"stage {part.stage}")
                 bar = (left, down - 0.09), pitch * (part.blocks - 0.1), 0.03
-                axes.add_patch(Rectangle(*bar, color=_INK, lw=0))
+                axes.add_patch(Rectangle(*bar, color=INK, lw=0))
             for block in range(part.blocks):
                 choice = scheme.choices[start + block]
                 text = names[choice - 1] if choice else "\N{EN DASH}" * (not empty)
@@ -231,7 +174,7 @@ def draw_ticket(
         for column, cell in enumerate(cells):
             x, side = (ends[column], "right") if column else (0, "left")
             write(x, top - 0.1, cell, ha=side, fontweight=weight)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 class _Part(NamedTuple):
@@ -267,21 +210,10 @@ def _placed(stages: Sequence[int]) -> list[list[_Part]]:
     return [row for row in rows if row]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """Return a text in lines of at most so many letters, cut after spaces and dashes."""
-    lines: list[str] = []
-    for piece in re.split(r"(?<=[ -])", text):
-        if lines and len(lines[-1] + piece.rstrip()) <= width:
-            lines[-1] += piece
-        else:
-            lines.append(piece)
-    return [line.rstrip() for line in lines if line.strip()]
-
-
 def _draw_block(
     axes: Axes, at: tuple[float, float], side: float, choice: int, text: str, fontsize: float
 ) -> None:
-    colour = _KINDS[(choice - 1) % len(_KINDS)] if choice else _OFF
+    colour = _KINDS[(choice - 1) % len(_KINDS)] if choice else OFF
     style = f"round,pad=0,rounding_size={0.13 * side}"
     axes.add_patch(FancyBboxPatch(at, side, side, boxstyle=style, fc=colour, ec="none"))
     axes.text(
@@ -290,17 +222,10 @@ def _draw_block(
         text,
         ha="center",
         va="center",
-        color=_ink_on(colour) if choice else _QUIET,
+        color=ink_on(colour) if choice else _QUIET,
         fontsize=fontsize,
         fontweight="bold",
     )
-
-
-def _ink_on(colour: str) -> str:
-    """Return white or black, whichever is easier to read on a colour (WCAG's contrast)."""
-    channels = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return "white" if float(linear @ [0.2126, 0.7152, 0.0722]) < 0.179 else "black"
 
 
 def draw_search(
@@ -327,7 +252,7 @@ def draw_search(
     axes = figure.subplots()
     floor = _floor([reward for _, reward, _ in (*trials, *random)])
     for label, rows, colour, line, face, at in (
-        ("random schemes", random, _CLOUD, "--", "white", 0.0),
+        ("random schemes", random, CLOUD, "--", "white", 0.0),
         (f"sampler: {name}", trials, _LOOKS["ticket"].colour, "-", None, 0.45),
     ):
         before = len(axes.lines)
@@ -349,11 +274,11 @@ def draw_search(
         legend = Legend(axes, drawn, said, frameon=False, fontsize=8, **place)
         axes.add_artist(legend).set_clip_on(False)  # or the layout would not see it
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel("trial (Optuna's number, from 0)", color=_INK)
+    axes.set_xlabel("trial (Optuna's number, from 0)", color=INK)
     unit = "points" if measure.unit == "%" else f"{measure.unit}, higher is better"
-    axes.set_ylabel(f"reward ({measure.title} {unit})", color=_INK)
+    axes.set_ylabel(f"reward ({measure.title} {unit})", color=INK)
     _bare(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _floor(values: Sequence[float]) -> float:
@@ -434,20 +359,20 @@ def draw_front(
         tried, named = list(map(point, trials)), [point(v)[1] for v in references.values()]
         floor = min(_floor([y for _, y in tried]), *named, *(y for _, y in along))
         seen = [(x, y) for x, y in tried if y >= floor]
-        axes.plot(*zip(*seen, strict=True), ".", color=_CLOUD, ms=5, label="tried")
-        axes.plot(*zip(*along, strict=True), "o-", color=_INK, lw=1.4, ms=4, label="front")
+        axes.plot(*zip(*seen, strict=True), ".", color=CLOUD, ms=5, label="tried")
+        axes.plot(*zip(*along, strict=True), "o-", color=INK, lw=1.4, ms=4, label="front")
         for role, values in references.items():
             look = _look(role)
             axes.plot(*point(values), look.marker, color=look.colour, ms=7, label=role)
         if ticket in front:
             look = _LOOKS["ticket"]
             axes.plot(*point(front[ticket]), look.marker, color=look.colour, ms=12, label="ticket")
-        _mark_below(axes, [(x, y) for x, y in tried if y < floor], floor, _CLOUD)
-        axes.set_xlabel(name, color=_INK)
-        axes.set_ylabel(f"validation {measure.title}, {measure.unit}", color=_INK)
+        _mark_below(axes, [(x, y) for x, y in tried if y < floor], floor, CLOUD)
+        axes.set_xlabel(name, color=INK)
+        axes.set_ylabel(f"validation {measure.title}, {measure.unit}", color=INK)
         axes.legend(frameon=False, ncols=5, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8)
         _bare(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_blocks(
@@ -475,7 +400,7 @@ def draw_blocks(
     names = Scheme.parameter_names(scheme.stages)
     gaps = [stage * 0.6 for stage, size in enumerate(scheme.stages) for _ in range(size)]
     places = [block + gap for block, gap in enumerate(gaps)]
-    axes.axhline(0, color=_INK, lw=1)
+    axes.axhline(0, color=INK, lw=1)
     step = 0.6 / len(kinds)
     for effect, reading in zip(effects, readings(effects), strict=True):
         block, kind = names.index(effect.block), kinds.index(effect.kind)
@@ -495,7 +420,7 @@ def draw_blocks(
                 textcoords="offset points",
                 ha="center",
                 va="bottom" if above else "top",
-                color=_INK,
+                color=INK,
                 fontsize=8,
                 rotation=90 if blocks * len(kinds) > _MANY else 0,
             )
@@ -503,8 +428,8 @@ def draw_blocks(
     for kind, name in enumerate(kinds):
         colour, shape = (of[kind % len(of)] for of in (_KINDS, _SHAPES))
         axes.plot([], [], "-", color=colour, marker=shape, label=name.upper())
-    axes.plot([], [], "o", color=_INK, label="in the ticket")
-    axes.plot([], [], "o", color=_INK, mfc="white", label="not in it")
+    axes.plot([], [], "o", color=INK, label="in the ticket")
+    axes.plot([], [], "o", color=INK, mfc="white", label="not in it")
     axes.legend(
         frameon=False, ncols=len(kinds) + 2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8
     )
@@ -512,9 +437,9 @@ def draw_blocks(
     axes.set_xlim(-0.7, places[-1] + 0.7)
     other = f"validation {measure.title} for the better"
     label = "validation points that it adds" if measure.unit == "%" else other
-    axes.set_ylabel(label, color=_INK)
+    axes.set_ylabel(label, color=INK)
     _bare(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_costs(
@@ -563,15 +488,15 @@ def draw_costs(
         labels.append(_Label(x, spread.mean, f"{label}, {number}"))
         low, high = np.nan_to_num([spread.low, spread.high], nan=spread.mean)
         taken += [(x, low, high), *((aside, value, value) for value in values)]
-    axes.set_xlabel(cost, color=_INK)
+    axes.set_xlabel(cost, color=INK)
     unit = f", {measure.unit}" if measure.unit else ""
-    axes.set_ylabel(f"test {measure.title}{unit}", color=_INK)
+    axes.set_ylabel(f"test {measure.title}{unit}", color=INK)
     most = max(costs, default=0)
     axes.set_xlim(min(costs, default=0) - 0.1 * width, most + 0.25 * width)
-    axes.set_title(_bars(networks, measure), loc="left", fontsize=8, color=_INK)
+    axes.set_title(_bars(networks, measure), loc="left", fontsize=8, color=INK)
     _bare(axes)
     _write_labels(axes, labels, taken)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _bars(networks: Mapping[str, tuple[float, Sequence[float]]], measure: Measure) -> str:
@@ -621,12 +546,12 @@ def draw_truth(
         _write(axes, _Label(value, height, label), aside, 0)
     axes.set_ylim(0, top * (1.1 + 0.1 * len(marked)))
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= top])
-    axes.set_xlabel(score, color=_INK)
-    axes.set_ylabel("schemes", color=_INK)
+    axes.set_xlabel(score, color=INK)
+    axes.set_ylabel("schemes", color=INK)
     of = "all" if len(known) == len(means) else f"{len(known):,} of the"
-    axes.set_title(f"{of} {len(means):,} schemes", loc="left", fontsize=9, color=_INK)
+    axes.set_title(f"{of} {len(means):,} schemes", loc="left", fontsize=9, color=INK)
     _bare(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_ranking(
@@ -666,14 +591,14 @@ def draw_ranking(
         f"Kendall's tau {value:.2f}{interval}: 1 the same order, 0 none",
         loc="left",
         fontsize=10,
-        color=_INK,
+        color=INK,
     )
-    axes.set_xlabel(score, color=_INK)
-    axes.set_ylabel(truth, color=_INK)
+    axes.set_xlabel(score, color=INK)
+    axes.set_ylabel(truth, color=INK)
     _bare(axes)
     known = zip(scores.tolist(), truths.tolist(), strict=True)
     _write_labels(axes, labels, [(x, y, y) for x, y in known if not np.isnan(y)])
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_curves(
@@ -710,21 +635,21 @@ def draw_curves(
             markevery=max(1, len(mean) // 6),
             ms=0.7 * look.size,
         )
-        labels.append(_Label(len(mean), mean[-1], "\n".join(_wrapped(label, 24))))
+        labels.append(_Label(len(mean), mean[-1], "\n".join(wrapped(label, 24))))
     last = max((label.x for label in labels), default=1)
     if floor:
-        axes.plot([1, last], [floor[1]] * 2, color=_INK, lw=1, zorder=1)
+        axes.plot([1, last], [floor[1]] * 2, color=INK, lw=1, zorder=1)
         labels.append(_Label(last, floor[1], floor[0]))
     axes.set_xlim(1 - 0.03 * last, last + 0.03 * last)
     ticks = MaxNLocator(8, integer=True).tick_values(1, last)
     axes.set_xticks([tick for tick in ticks if 1 <= tick <= last])
-    axes.set_xlabel("epoch", color=_INK)
-    axes.set_ylabel(score, color=_INK)
+    axes.set_xlabel("epoch", color=INK)
+    axes.set_ylabel(score, color=INK)
     said = f"{_seeds(map(len, curves.values()))} a network; thin: one seed; thick: their mean"
-    axes.set_title(said, loc="left", fontsize=8, color=_INK)
+    axes.set_title(said, loc="left", fontsize=8, color=INK)
     _bare(axes)
     _write_beside(axes, labels)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def shares_by_batch(
@@ -793,13 +718,13 @@ def draw_connections(
         range(step - 1, len(ends), step), [f"{end:,}" for end in ends[step - 1 :: step]]
     )
     axes.set_xlim(-0.5, right)
-    axes.set_xlabel(f"trials so far (sampler: {name})", color=_INK)
+    axes.set_xlabel(f"trials so far (sampler: {name})", color=INK)
     bar = figure.colorbar(picture, ax=axes, pad=0.07)
-    bar.set_label("share that connects the block", color=_INK)
+    bar.set_label("share that connects the block", color=INK)
     said = "star: in the ticket" if taken else "no block is in the ticket"
-    axes.set_title(said, loc="right", fontsize=8, color=_INK)
-    axes.tick_params(colors=_INK)
-    return _save(figure, path)
+    axes.set_title(said, loc="right", fontsize=8, color=INK)
+    axes.tick_params(colors=INK)
+    return save(figure, path)
 
 
 class _Label(NamedTuple):
@@ -821,7 +746,7 @@ def _write(
         textcoords="offset points",
         ha="left" if aside > 0 else "right",
         va="center",
-        color=_INK,
+        color=INK,
         fontsize=9,
         path_effects=[withStroke(linewidth=3, foreground="white")],
         arrowprops=dict(leader) if leader else None,
@@ -847,7 +772,7 @@ def _write_labels(
     if figure is None or not labels:
         return
     canvas = FigureCanvasAgg(figure)
-    _literal(figure)
+    literal(figure)
     figure.draw_without_rendering()  # from here on the places of the data are known
     renderer: Any = cast("Any", canvas).get_renderer()
     inside, point = axes.get_window_extent(), figure.dpi / 72
@@ -876,7 +801,7 @@ def _write_beside(axes: Axes, labels: Sequence[_Label]) -> None:
     if figure is None or not labels:
         return
     FigureCanvasAgg(figure)
-    _literal(figure)
+    literal(figure)
     figure.draw_without_rendering()
     point, inside = figure.dpi / 72, axes.get_window_extent()
     order = sorted(labels, key=lambda label: -label.y)[::-1]  # of equal ones the first on top
@@ -918,177 +843,13 @@ def draw_confusion(
     if count <= _WRITTEN:
         for row, column in np.ndindex(count, count):
             if confusion[row, column]:
-                ink = _ink_on(to_hex(picture.cmap(shares[row, column])))
+                ink = ink_on(to_hex(picture.cmap(shares[row, column])))
                 text = str(confusion[row, column])
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
     if count <= _NAMED:
-        axes.set_xticks(range(count), class_names, rotation=90, fontsize=8, color=_INK)
-        axes.set_yticks(range(count), class_names, fontsize=8, color=_INK)
-    axes.set_xlabel("the network's answer", color=_INK)
-    axes.set_ylabel("true class", color=_INK)
-    axes.set_title(title, fontsize=9, color=_INK)
-    return _write_png(figure, path)
-
-
-def draw_maps(path: Path, examples: MapExamples) -> Path:
-    """Draw test images, their truth and what networks answer: classes or densities.
-
-    Under each answer stands its score on this image, or its count. Where more than eight classes
-    are shown, each has its name, or how that begins, in its deepest region too. Pixels without a
-    class are hatched in the truth.
-
-    Args:
-        path: the PNG file.
-        examples: what is drawn, an image a row.
-    """
-    shown, networks = examples.shown, list(examples.shown[0].answers)
-    heads = [f"image\n{examples.planes}".rstrip(), "truth"]
-    heads += ["\n".join([*_wrapped(n, 18), examples.test.get(n, "")]) for n in networks]
-    height, width = shown[0].truth.shape
-    wide = max(_WIDEST, 0.6 + 1.15 * len(heads))
-    side = (wide - 0.6) / len(heads)  # inches
-    tall = len(shown) * (side * height / width + 0.4) + 3  # enough; cut in the end
-    figure = Figure(figsize=(wide, tall), layout="compressed")
-    grid = figure.subplots(len(shown), len(heads), squeeze=False)
-    for axes, head in zip(grid[0], heads, strict=True):
-        axes.set_title(head, fontsize=9, color=_INK)
-    for row, one in zip(grid, shown, strict=True):
-        row[0].imshow(one.picture)
-        row[0].set_ylabel(f"{one.rank}\nimage {one.number}", fontsize=8, color=_INK)
-        below = ["", one.count, *(one.told[name] for name in networks)]
-        for axes, text in zip(row, below, strict=True):
-            axes.set_xlabel(text, fontsize=8, color=_INK)
-            axes.set(xticks=[], yticks=[])
-            for spine in axes.spines.values():
-                spine.set_color(_CLOUD)
-    maps = [
-        list(zip(row[1:], one.maps, strict=True)) for row, one in zip(grid, shown, strict=True)
-    ]
-    if examples.targets == "density":
-        _draw_densities(figure, grid, [pair for row in maps for pair in row], shown)
-    else:
-        _draw_masks(figure, [pair for row in maps for pair in row], examples.class_names, side)
-    _cut_height(figure)
-    return _save(figure, path)
-
-
-def _cut_height(figure: Figure) -> None:
-    """Make a figure of a fixed width as high as what is in it."""
-    FigureCanvasAgg(figure)
-    _literal(figure)
-    for _ in range(2):  # a colour bar moves with the height
-        figure.draw_without_rendering()
-        boxes = [box for axes in figure.axes if (box := axes.get_tightbbox())]
-        high = Bbox.union(boxes).height
-        high += sum(legend.get_window_extent().height for legend in figure.legends)
-        figure.set_size_inches(figure.get_figwidth(), high / figure.dpi + 0.15)
-
-
-def _draw_densities(
-    figure: Figure,
-    grid: NDArray[Any],
-    maps: Sequence[tuple[Axes, NDArray[Any]]],
-    shown: Sequence[ShownImage],
-) -> None:
-    """Draw densities on one scale, which ends where the truth does.
-
-    It is of square roots, for networks spread out what the truth has at a dot.
-    """
-    most = max(float(one.truth.max()) for one in shown) or 1.0
-    above = any(float(np.nanmax(found)) > most for _, found in maps)
-    picture = None
-    for axes, found in maps:
-        scale = PowerNorm(0.5, vmin=0, vmax=most, clip=True)
-        picture = axes.imshow(found, cmap="cividis", norm=scale, interpolation="none")
-    if picture is not None:
-        more: dict[str, Any] = {"location": "bottom", "shrink": 0.5, "aspect": 40, "pad": 0.02}
-        bar = figure.colorbar(picture, ax=grid, extend="max" if above else "neither", **more)
-        bar.set_label(
-            "density, dots a pixel: one scale for all, of square roots", fontsize=8, color=_INK
-        )
-        bar.ax.tick_params(labelsize=8, colors=_INK)
-
-
-def _draw_masks(
-    figure: Figure,
-    maps: Sequence[tuple[Axes, NDArray[Any]]],
-    class_names: Sequence[str],
-    side: float,
-) -> None:
-    """Draw masks with a legend of the classes in them.
-
-    Args:
-        figure: that the axes are in.
-        maps: axes, and what is drawn in them.
-        class_names: one a class.
-        side: inches that a mask is wide.
-    """
-    found = np.unique(np.concatenate([mask.ravel() for _, mask in maps]))
-    classes = [int(number) for number in found if number != IGNORED]
-    hues = [number for number, name in enumerate(class_names) if name != "background"]
-    if len(hues) > len(_CLASSES):  # the same colour twice, if it must be, but few as they can be
-        hues = [number for number in hues if number in classes]
-    colours = [_OFF] * len(class_names)
-    for order, number in enumerate(hues):
-        colours[number] = _CLASSES[order % len(_CLASSES)]
-    marks = _beginnings(class_names) if len(classes) > _TOLD_APART else [""] * len(class_names)
-    look: dict[str, Any] = {"cmap": ListedColormap(colours), "interpolation": "none"}
-    for axes, mask in maps:
-        hidden = mask == IGNORED
-        if hidden.any():
-            axes.patch.set(hatch="////", edgecolor=_CLOUD, facecolor="white")
-        shown = np.ma.masked_array(mask, hidden)
-        axes.imshow(shown, vmin=-0.5, vmax=len(colours) - 0.5, **look)
-        for number in classes:
-            if marks[number]:
-                _mark_region(axes, mask == number, marks[number], colours[number], side)
-    handles = [
-        Patch(fc=colours[number], ec=_CLOUD, label=_marked(marks[number], class_names[number]))
-        for number in classes
-    ]
-    if len(classes) < len(found):
-        handles.append(Patch(fc="white", ec=_CLOUD, hatch="////", label="no class, not scored"))
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.5 + 0.075 * longest))))
-    place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
-    figure.legend(handles=handles, frameon=False, fontsize=8, labelcolor=_INK, **place)
-
-
-def _beginnings(names: Sequence[str]) -> list[str]:
-    """Return the shortest beginning of each name that no other name has, or the whole name."""
-    return [
-        next(
-            (
-                name[:end]
-                for end in range(1, len(name))
-                if sum(other.startswith(name[:end]) for other in names) == 1
-            ),
-            name,
-        )
-        for name in names
-    ]
-
-
-def _marked(mark: str, name: str) -> str:
-    return name if mark in ("", name) else f"{mark}: {name}"
-
-
-def _mark_region(
-    axes: Axes, where: NDArray[np.bool_], mark: str, colour: str, side: float
-) -> None:
-    """Write a mark where a mask's region is deepest, if there is room for it."""
-    from scipy.ndimage import distance_transform_edt
-
-    depths = distance_transform_edt(np.pad(where, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(int(depths.argmax()), where.shape)
-    if (depths[row, column] - 0.5) * side / where.shape[1] >= _ROOM:
-        axes.text(
-            int(column),
-            int(row),
-            mark,
-            ha="center",
-            va="center",
-            fontsize=_SMALLEST,
-            color=_ink_on(colour),
-            path_effects=[withStroke(linewidth=1, foreground=colour)],
-        )
+        axes.set_xticks(range(count), class_names, rotation=90, fontsize=8, color=INK)
+        axes.set_yticks(range(count), class_names, fontsize=8, color=INK)
+    axes.set_xlabel("the network's answer", color=INK)
+    axes.set_ylabel("true class", color=INK)
+    axes.set_title(title, fontsize=9, color=INK)
+    return write_png(figure, path)

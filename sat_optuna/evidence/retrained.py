@@ -11,7 +11,8 @@ from typing import Any
 
 from sat_optuna.errors import TicketError
 from sat_optuna.evidence.effects import signed
-from sat_optuna.evidence.figures import draw_costs, draw_curves, draw_maps, draw_ticket
+from sat_optuna.evidence.figures import draw_costs, draw_curves, draw_ticket
+from sat_optuna.evidence.map_figures import draw_maps
 from sat_optuna.evidence.maps import MapResults
 from sat_optuna.evidence.pages import markdown_table
 from sat_optuna.evidence.spread import Part

@@ -17,7 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
 from sat_optuna.errors import WriteError
-from sat_optuna.evidence import figures
+from sat_optuna.evidence import canvas, figures, map_figures
 from sat_optuna.evidence.effects import Effect
 from sat_optuna.evidence.figures import (
     draw_blocks,
@@ -26,13 +26,13 @@ from sat_optuna.evidence.figures import (
     draw_costs,
     draw_curves,
     draw_front,
-    draw_maps,
     draw_ranking,
     draw_search,
     draw_ticket,
     draw_truth,
     shares_by_batch,
 )
+from sat_optuna.evidence.map_figures import draw_maps
 from sat_optuna.scheme import Scheme
 from sat_optuna.ticket import ACCURACY
 from tests.evidence.test_maps import counting, segmentation
@@ -133,8 +133,8 @@ DRAWN = [ticket, search, blocks, costs, truth, ranking, curves, connections, fro
 def seen(monkeypatch) -> list[Figure]:
     """The figures that were drawn, as matplotlib has them; none is written."""
     kept: list[Figure] = []
-    for write in ("_save", "_write_png"):
-        monkeypatch.setattr(figures, write, lambda figure, _path: kept.append(figure))
+    for module, write in ((figures, "save"), (figures, "write_png"), (map_figures, "save")):
+        monkeypatch.setattr(module, write, lambda figure, _path: kept.append(figure))
     return kept
 
 
@@ -603,8 +603,8 @@ def test_colours_that_meet_in_a_figure_are_told_apart(vision):
         2.0373, abs=1e-4
     )
     networks = [look.colour for look in (*figures._LOOKS.values(), figures._OTHER)]
-    kinds = (*figures._KINDS, figures._OFF, figures._INK)
-    for together in (networks, kinds, (*figures._CLASSES, figures._OFF, "#ffffff")):
+    kinds = (*figures._KINDS, canvas.OFF, canvas.INK)
+    for together in (networks, kinds, (*map_figures._CLASSES, canvas.OFF, "#ffffff")):
         seen = [lab(colour, vision) for colour in together]
         assert min(ciede2000(a, b) for a, b in combinations(seen, 2)) >= 10
 

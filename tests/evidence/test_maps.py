@@ -15,8 +15,8 @@ from matplotlib.image import imread
 from torch import nn
 
 import sat_optuna as sat
-from sat_optuna.evidence import figures
-from sat_optuna.evidence.figures import draw_maps
+from sat_optuna.evidence import canvas, map_figures
+from sat_optuna.evidence.map_figures import draw_maps
 from sat_optuna.evidence.maps import (
     MapExamples,
     MapResults,
@@ -260,7 +260,7 @@ def counting(most=0.01, answer=0.004):
 def seen(monkeypatch) -> list[Figure]:
     """The figures that were drawn, as matplotlib has them; none is written."""
     kept: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, _path: kept.append(figure))
+    monkeypatch.setattr(map_figures, "save", lambda figure, _path: kept.append(figure))
     return kept
 
 
@@ -347,7 +347,7 @@ def test_many_classes_have_their_names_in_the_masks_too(tmp_path, seen, classes,
     draw_maps(tmp_path / "maps.png", segmentation(classes, side=33))
     truth = seen[0].axes[1]
     colours = drawn_colours(truth)
-    assert colours[0] == figures._OFF
+    assert colours[0] == canvas.OFF
     assert len(set(colours.values())) == classes
     written = [text.get_text() for text in truth.texts]
     said = [text.get_text() for text in seen[0].legends[0].get_texts()]
