@@ -1,14 +1,14 @@
-"""What is wrong with the images of a folder, a sentence each."""
+"""What is wrong with the images of a folder, and what is odd about them, a sentence each."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sat_optuna.data.folder import NUMBERS
 from sat_optuna.data.pixels import Header, read_header
 from sat_optuna.errors import DataError
 
-__all__ = ["constant_images", "known_headers", "odd_images", "some"]
+__all__ = ["constant_images", "header_remarks", "known_headers", "odd_images", "some"]
 
 _SHOWN = 10  # faults of the same kind that are shown
 
@@ -60,6 +60,23 @@ def odd_images(
                 f"{what.removesuffix(' pixels').format(usual)}; {remedy}"
             )
     return faults
+
+
+def header_remarks(headers: Sequence[Header], *, turned: str = "") -> list[str]:
+    """Return what a user should know of images that can be trained on.
+
+    Args:
+        headers: of the images.
+        turned: what else is said where images are turned as EXIF says.
+    """
+    said = []
+    if bands := {header.channels for header in headers} - {3}:
+        said.append(f"the images have {', '.join(map(str, sorted(bands)))} bands, all used")
+    if count := sum(header.orientation != 1 for header in headers):
+        said.append(f"{count} images are turned as EXIF says{turned}")
+    if count := sum(header.transparent for header in headers):
+        said.append(f"{count} images hold transparency, which is left out")
+    return said
 
 
 def constant_images(folder: Path) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from sat_optuna.data.examined import Examined
-from sat_optuna.data.faults import constant_images, known_headers, odd_images, some
+from sat_optuna.data.faults import constant_images, header_remarks, known_headers, odd_images, some
 from sat_optuna.data.folder import BYTES, NUMBERS, FolderImages, Scale
 from sat_optuna.data.images import channel_statistics, pixel_counts
 from sat_optuna.data.layout import (
@@ -484,13 +484,7 @@ def _remarks(
         )
     if scale and scale != BYTES:
         said.append(f"the images hold {scale}, in all parts")
-    if bands := {header.channels for header in headers} - {3}:
-        said.append(f"the images have {', '.join(map(str, sorted(bands)))} bands, all used")
-    if turned := sum(header.orientation != 1 for header in headers):
-        said.append(f"{turned} images are turned as EXIF says")
-    if transparent := sum(header.transparent for header in headers):
-        said.append(f"{transparent} images hold transparency, which is left out")
-    return tuple(said)
+    return (*said, *header_remarks(headers))
 
 
 def _fingerprint(

@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from sat_optuna.config.config import IGNORED
 from sat_optuna.data.examined import Examined
-from sat_optuna.data.faults import constant_images, known_headers, odd_images, some
+from sat_optuna.data.faults import constant_images, header_remarks, known_headers, odd_images, some
 from sat_optuna.data.folder import NUMBERS
 from sat_optuna.data.images import TensorImages, channel_statistics, pixel_counts
 from sat_optuna.data.layout import FLAT_TEST, Layout, by_name, suffixes_of
@@ -510,13 +510,7 @@ def _remarks(headers: Iterable[Header], frame: _Frame, outside: int) -> tuple[st
         low, high = min(sizes, key=np.prod), max(sizes, key=np.prod)
         of = f"{low[0]} x {low[1]}" + f" to {high[0]} x {high[1]}" * (len(sizes) > 1)
         said.append(f"the images, of {of} pixels, are {done}")
-    if bands := {header.channels for header in headers} - {3}:
-        said.append(f"the images have {', '.join(map(str, sorted(bands)))} bands, all used")
-    if turned := sum(header.orientation != 1 for header in headers):
-        said.append(f"{turned} images are turned as EXIF says; their maps must be so already")
-    if transparent := sum(header.transparent for header in headers):
-        said.append(f"{transparent} images hold transparency, which is left out")
-    return tuple(said)
+    return (*said, *header_remarks(headers, turned="; their maps must be so already"))
 
 
 def _fingerprint(

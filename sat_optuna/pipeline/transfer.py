@@ -35,6 +35,8 @@ from sat_optuna.data import DATASETS
 from sat_optuna.errors import SatOptunaError, StudyError
 from sat_optuna.events import OnEvent, ignore
 from sat_optuna.evidence.claims import LOOKS
+from sat_optuna.files import sha256_of
+from sat_optuna.pipeline.done import Done
 from sat_optuna.pipeline.folder import STUDIES, StudyFolder, open_study
 from sat_optuna.pipeline.reading import open_ticket, plugin_files, study_of
 from sat_optuna.pipeline.results import RunResult
@@ -81,7 +83,8 @@ def transfer(
 
     It is trained beside plain, full, its constant control and random tickets of its density, the
     same seeds for all, and judged as each study is. The same call again goes on where it was
-    stopped; what is done is not done again.
+    stopped; what is done is not done again. Another call under the same name is refused, unless
+    nothing has begun and study.toml is as it was written: then it is made anew.
 
     Args:
         ticket: a ticket's JSON file, or what `export --to safetensors` wrote.
@@ -196,7 +199,7 @@ def make_transfer(
             network=replace(config.network, weights=_WEIGHTS),
             retrain=replace(config.retrain, start="weights"),
         )
-    if not (folder / "study.toml").exists():
+    if not (folder / "study.toml").exists() or _is_untouched(folder, source):
         _write(folder, path, source, config)
     for copy, file in _plugins(path, folder).items():
         take_as_run(copy, of=file)
@@ -261,7 +264,25 @@ def _write(folder: Path, path: Path, source: Ticket, config: StudyConfig) -> Non
     names = tuple(str(copy.relative_to(folder)) for copy in plugins)
     config = replace(config, plugins=PluginsConfig(modules=names))
     source.save(folder / _TICKET)
-    write_config(folder / "study.toml", config)
+    (folder / "study.toml").unlink(missing_ok=True)  # of a call before, as nobody has touched it
+    written = write_config(folder / "study.toml", config)
+    made = {written.name: sha256_of(written)}
+    StudyFolder(folder).records.write("transfer", Done({}, made, finished=True))
+
+
+def _is_untouched(folder: Path, source: Ticket) -> bool:
+    """Tell whether a study of a ticket is as it was written: nobody edited it, nothing has begun.
+
+    So a call with a wrong option can be made again with the right one.
+    """
+    study = StudyFolder(folder)
+    record, file = study.records.get("transfer"), folder / "study.toml"
+    if record is None or study.records.get("given") is not None:
+        return False
+    ticket = folder / _TICKET
+    return record.made == {file.name: sha256_of(file)} and (
+        ticket.is_file() and Ticket.load(ticket) == source
+    )
 
 
 def _plugins(path: Path, folder: Path) -> dict[Path, Path]:

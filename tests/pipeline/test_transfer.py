@@ -220,10 +220,15 @@ def test_tickets_of_an_earlier_form_of_the_study_go_and_other_files_stay(project
         ({"init": "weights"}, "has retrain.start = 'scratch', and 'weights' is asked for"),
     ],
 )
-def test_another_transfer_under_the_same_name_is_refused(project, more, said):
+def test_another_transfer_under_the_same_name_is_refused_once_somebody_edited_the_first(
+    project, more, said
+):
     asked: dict[str, Any] = {"task": "classification", "data": "cued-digits", "study": "one"}
     ticket = source(project)
-    make_transfer(ticket, **asked)
+    if "init" not in more:  # whose weights are not at hand
+        make_transfer(ticket, **asked | more)
+    edited = make_transfer(ticket, **asked).folder / "study.toml"  # in the place of the other
+    edited.write_text(f"# mine\n{edited.read_text()}")
     with pytest.raises(StudyError, match=said) as caught:
         make_transfer(ticket, **asked | more)
     assert "give this one another name with --study" in str(caught.value)
